@@ -1,0 +1,80 @@
+# `make demo` and `make test` each do all their own set-up in .venv. Another Python: make test PYTHON=python3.12
+PYTHON ?= python3
+# What `make` installs is jax for the CPU. For another platform install the extra `cuda` or `tpu` in .venv and name it here.
+JAX_PLATFORMS ?= cpu
+export JAX_PLATFORMS
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt
+VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
+PINS := pyproject.toml constraints.txt
+DEMO := runs/demo
+
+.NOTPARALLEL:
+.PHONY: help demo test parity lint format clean
+
+help:  ## print this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
+	$(RUN) train.py configs/gpt2_stdlib.py --directory $(DEMO)
+	$(RUN) eval.py $(DEMO)
+	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "def read_"
+	@echo
+	@echo "Everything lies in $(DEMO): run.json, the curve, the logs and the checkpoints. What to run next:"
+	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'class Queue'"
+	@echo "  $(RUN) train.py configs/gpt2_stdlib.py --help"
+
+test: $(VENV)/.installed-test  ## run the tests
+	$(RUN) -m pytest --ignore=tests/parity $(ARGS)
+
+parity: $(VENV)/.installed-parity  ## compare every family with the reference implementation, live, in float64 (installs torch)
+	$(RUN) -m pytest tests/parity $(ARGS)
+
+lint: $(VENV)/.installed-lint  ## check style and formatting
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+format: $(VENV)/.installed-lint  ## fix what the linter can fix, and format
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of requirements, so that a second call installs nothing. A new Python, pyproject.toml or
+# constraints.txt makes every stamp stale.
+$(VENV)/.python-$(VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "This project needs Python 3.11 or newer; PYTHON=$(PYTHON) is $(or $(VERSION),not there). Name another, for example:"; \
+	  echo "  make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12"; exit 1; }
+	@if $(RUN) -c 'import pip, platform, sys; sys.exit(platform.python_version() != "$(VERSION)")' 2>/dev/null; then \
+	  rm -f $(VENV)/.installed-* $(VENV)/.python-*; \
+	else \
+	  if [ -d $(VENV) ]; then echo "Rebuilding $(VENV): it was not made by Python $(VERSION)."; fi; rm -rf $(VENV); \
+	  echo "Making $(VENV) with Python $(VERSION)."; \
+	  $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }; \
+	fi
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.python-$(VERSION) $(PINS)
+	@$(PIP) ruff
+	@touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.python-$(VERSION) $(PINS)
+	@echo "Installing jax and the rest into $(VENV): once, about two minutes."
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.python-$(VERSION) $(PINS)
+	@echo "Installing jax, the TPU compiler and the test tools into $(VENV): once, about three minutes."
+	@$(PIP) -e '.[test]'
+	@touch $(VENV)/.installed-demo $@
+
+$(VENV)/.installed-parity: $(VENV)/.installed-test
+	@echo "Installing torch and transformers into $(VENV), which only this comparison needs: once, some minutes."
+	@$(PIP) -e '.[test,parity]'
+	@touch $@
