@@ -1,0 +1,1 @@
+"""One file a family: configuration, presets, block, model, and the names of its published weights."""

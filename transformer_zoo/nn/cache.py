@@ -1,0 +1,52 @@
+"""The cache of keys and values: a value that goes in and comes out, never a hidden collection."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from transformer_zoo.nn import checks
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of the tokens seen so far, in slots that all rows fill at the same pace.
+
+    Attributes:
+        kv: (k_LBSGK, v_LBSGK), stacked along the layers as the parameters are.
+        valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
+        length: int32[], the slots written so far.
+    """
+
+    kv: Any
+    valid_BS: jax.Array
+    length: jax.Array
+
+    def admit(self, valid_BT: jax.Array) -> "Cache":
+        """The cache with slots for T more tokens; their keys and values follow, layer by layer, with `append`.
+
+        Raises:
+            ValueError: the slots do not suffice. (Under jit the length is not known, and the caller answers for it.)
+        """
+        slots, T = self.valid_BS.shape[1], valid_BT.shape[1]
+        if (held := checks.concrete(self.length)) is not None and held + T > slots:
+            raise ValueError(
+                f"the cache has {slots} slots and holds {held} tokens, so {T} more do not fit: make it longer"
+            )
+        valid_BS = jax.lax.dynamic_update_slice_in_dim(self.valid_BS, valid_BT, self.length, axis=1)
+        return self.replace(valid_BS=valid_BS, length=self.length + T)
+
+
+def empty(num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any) -> Cache:
+    """A cache with `length` free slots in each of `batch` rows."""
+    zeros = jnp.zeros((num_layers, batch, length, num_heads, head_dim), dtype)
+    return Cache(kv=(zeros, zeros), valid_BS=jnp.zeros((batch, length), bool), length=jnp.zeros((), jnp.int32))
+
+
+def append(layer: Any, new: Any, start: jax.Array | int) -> Any:
+    """One layer's keys and values with `new` written from slot `start` on; just `new` where there is no cache."""
+    if layer is None:
+        return new
+    write = jax.lax.dynamic_update_slice_in_dim
+    return jax.tree.map(lambda old, part: write(old, part.astype(old.dtype), start, axis=1), layer, new)

@@ -1,0 +1,52 @@
+"""The border of a model: JAX clamps a gather out of range and broadcasts a wrong shape in silence; we refuse both.
+
+Shapes are checked always. Values are checked wherever they are known, that is, outside `jax.jit`; inside, the data
+pipeline and `zoo.generate` have checked them before.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def concrete(x: Any) -> np.ndarray | None:
+    """The value on the host, or None under a transformation or when other processes hold parts of it."""
+    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return None
+    return np.asarray(x)
+
+
+def check_tokens(tokens_BT: Any, vocab_size: int, max_length: int | None, name: str = "tokens_BT") -> None:
+    """Raises ValueError unless `tokens_BT` is a non-empty [B, T] of ids in the vocabulary, not beyond the positions."""
+    check_ids(tokens_BT, vocab_size, name, "the vocabulary")
+    if max_length is not None and tokens_BT.shape[1] > max_length:
+        raise ValueError(
+            f"{name} has rows of {tokens_BT.shape[1]} tokens, and the model has {max_length} positions: "
+            "shorten the rows or split them"
+        )
+
+
+def check_ids(ids_BT: Any, size: int, name: str, of: str) -> None:
+    """Raises ValueError unless `ids_BT` is a non-empty integer array [B, T] with values in [0, size)."""
+    if np.ndim(ids_BT) != 2 or 0 in np.shape(ids_BT):
+        raise ValueError(f"{name} has shape {np.shape(ids_BT)}: expected [batch, length], neither of them zero")
+    if not np.issubdtype(ids_BT.dtype, np.integer):
+        raise ValueError(f"{name} is {ids_BT.dtype}: expected integers")
+    if (values := concrete(ids_BT)) is not None and (values.min() < 0 or values.max() >= size):
+        row, column = np.argwhere((values < 0) | (values >= size))[0]
+        raise ValueError(
+            f"{name}[{row}, {column}] is {values[row, column]}, outside of {of}, which has 0 to {size - 1}"
+        )
+
+
+def check_like(x: Any, tokens_BT: Any, name: str) -> None:
+    """Raises ValueError unless `x` is None or has the shape of the tokens."""
+    if x is not None and np.shape(x) != np.shape(tokens_BT):
+        raise ValueError(f"{name} has shape {np.shape(x)} and the tokens {np.shape(tokens_BT)}: they must be equal")
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raises ValueError unless the heads divide the width."""
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide width={width}: every head has the same size")

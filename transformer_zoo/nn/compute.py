@@ -1,0 +1,59 @@
+"""How a model is computed: what no checkpoint fixes and every module is handed."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Knobs of speed, memory and precision; none of them changes what the parameters mean.
+
+    Raises:
+        ValueError: a dtype or a name of rematerialisation that does not exist.
+    """
+
+    dtype: str = "float32"
+    """Of the computation: float32, bfloat16, float16 or float64."""
+    param_dtype: str = "float32"
+    """Of the parameters in memory."""
+    attention: str = "auto"
+    """Which implementation of attention: auto, or a name in `kernels.IMPLEMENTATIONS`."""
+    remat: str = "none"
+    """What the backward pass computes again: none; dots: all but matrix products; full: all but the residual stream."""
+    unroll: int = 1
+    """Layers in one turn of the scan over layers. All of them: about a tenth faster on a CPU, compiles more slowly."""
+
+    def __post_init__(self) -> None:
+        for name in ("dtype", "param_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(DTYPES)}")
+        if self.remat not in REMAT:
+            raise ValueError(f"remat is {self.remat!r}: choose one of {', '.join(REMAT)}")
+        if self.unroll < 1:
+            raise ValueError(f"unroll is {self.unroll}: it counts layers, at least 1")
+
+    @property
+    def wide(self) -> Any:
+        """The dtype of softmax, norm statistics, logits and loss: float32, or float64 when the computation is."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+    @property
+    def dense(self) -> Any:
+        return functools.partial(nn.Dense, dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def dense_general(self) -> Any:
+        return functools.partial(nn.DenseGeneral, dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def layer_norm(self) -> Any:
+        # The two-pass variance: the fast one, E[x^2] - E[x]^2, cancels in float32 where the mean is large.
+        return functools.partial(nn.LayerNorm, dtype=self.dtype, param_dtype=self.param_dtype, use_fast_variance=False)
+
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+REMAT = ("none", "full", "dots")

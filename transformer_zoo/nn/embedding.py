@@ -1,0 +1,41 @@
+"""The table of token embeddings, which is often also the output layer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer_zoo.nn.compute import Compute
+
+
+def padded_vocab(vocab_size: int) -> int:
+    """The rows of a table in memory: a multiple of 128, so that every mesh can shard them (GPT-2's 50257 is odd)."""
+    return -(-vocab_size // 128) * 128
+
+
+class Embedding(nn.Module):
+    """[V, D]: looks tokens up, and scores hidden states against every token."""
+
+    vocab_size: int
+    width: int
+    compute: Compute
+    init: Any
+
+    def setup(self) -> None:
+        self.embedding = self.param("embedding", self._init, (padded_vocab(self.vocab_size), self.width))
+
+    def _init(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        # Rows that stand for no token are zero in every table, fresh or loaded, and get no gradient.
+        table_VD = self.init(key, (self.vocab_size, self.width), self.compute.param_dtype)
+        return jnp.pad(table_VD, ((0, shape[0] - self.vocab_size), (0, 0)))
+
+    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding, tokens_BT, axis=0).astype(self.compute.dtype)
+
+    def attend(self, x_BTD: jax.Array) -> jax.Array:
+        """Scores [B, T, V] of the padded vocabulary, in at least float32; tokens that do not exist never win."""
+        x_BTD, table_VD = x_BTD.astype(self.compute.dtype), self.embedding.astype(self.compute.dtype)
+        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=self.compute.wide)
+        real_V = jnp.arange(logits_BTV.shape[-1]) < self.vocab_size
+        return jnp.where(real_V, logits_BTV, jnp.finfo(logits_BTV.dtype).min)

@@ -1,0 +1,54 @@
+"""Where a token stands: counted over what is real, so that padding and packing change nothing."""
+
+import jax
+import jax.numpy as jnp
+
+from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.checks import check_like
+from transformer_zoo.nn.masks import Mask
+
+
+def place(
+    tokens_BT: jax.Array,
+    valid_BT: jax.Array | None,
+    positions_BT: jax.Array | None,
+    documents_BT: jax.Array | None,
+    cache: Cache | None,
+) -> tuple[jax.Array, Mask, Cache | None]:
+    """What a decoder needs before its first block: positions [B or 1, T], causal mask, the cache with new slots.
+
+    A position is the number of real tokens before it in its row (cached ones included) or, in a packed row, in its
+    document.
+
+    Raises:
+        ValueError: a shape that differs from the tokens', or packed rows together with a cache.
+    """
+    for name, x in (("valid_BT", valid_BT), ("positions_BT", positions_BT), ("documents_BT", documents_BT)):
+        check_like(x, tokens_BT, name)
+    if valid_BT is not None:
+        valid_BT = jnp.asarray(valid_BT).astype(bool)
+    if cache is None:
+        mask = Mask(causal=True, valid_BS=valid_BT, documents_BT=documents_BT, documents_BS=documents_BT)
+        before = 0
+    else:
+        if documents_BT is not None:
+            raise ValueError("documents_BT and a cache do not go together: decode one document in a row")
+        valid_BT = jnp.ones(tokens_BT.shape, bool) if valid_BT is None else valid_BT
+        mask = Mask(causal=True, offset=cache.length)
+        before = cache.valid_BS.sum(axis=1, keepdims=True)
+        cache = cache.admit(valid_BT)
+        mask = mask.replace(valid_BS=cache.valid_BS)
+    if positions_BT is None:
+        positions_BT = before + count(tokens_BT.shape[1], valid_BT, documents_BT)
+    return positions_BT, mask, cache
+
+
+def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) -> jax.Array:
+    """int32[B or 1, T]: how many real tokens stand before each one in its row, or in its document."""
+    if documents_BT is not None:
+        slot_T = jnp.arange(T)
+        starts_BT = jnp.concatenate([jnp.ones_like(documents_BT[:, :1]), jnp.diff(documents_BT, axis=1)], axis=1) != 0
+        return slot_T - jax.lax.cummax(jnp.where(starts_BT, slot_T, 0), axis=1)
+    if valid_BT is not None:
+        return jnp.maximum(jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1, 0)
+    return jnp.arange(T)[None]

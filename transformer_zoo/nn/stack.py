@@ -1,0 +1,43 @@
+"""L equal blocks as one scanned block: parameters are always stacked, [L, ...], whatever the speed knobs."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from transformer_zoo.nn.compute import Compute
+from transformer_zoo.sharding import constrain
+
+_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+def stack(
+    block: nn.Module, x_BTD: jax.Array, per_layer: Any = None, *shared: Any, length: int, compute: Compute
+) -> tuple[jax.Array, Any]:
+    """Runs `x_BTD, out = block(x_BTD, layer, *shared)` over `length` layers.
+
+    Args:
+        block: one block, bound to its parent; its parameters come out stacked along a leading L.
+        per_layer: a tree of arrays [L, ...], of which a layer is handed its own (None: there is none).
+        shared: what is the same for every layer, computed once.
+
+    Returns:
+        The last x_BTD, and the blocks' outs stacked along L. Every block's output is sown as `hidden_BTD`.
+    """
+
+    def layer(block: nn.Module, x_BTD: jax.Array, own: Any) -> tuple[jax.Array, Any]:
+        # The one activation constraint: the residual stream lies by rows (and length), and the rest follows from it.
+        x_BTD, out = block(constrain(x_BTD, "batch length _"), own, *shared)
+        block.sow("intermediates", "hidden_BTD", x_BTD)
+        return x_BTD, out
+
+    if compute.remat != "none":
+        layer = nn.remat(layer, prevent_cse=False, policy=_POLICIES[compute.remat])
+    scan = nn.scan(
+        layer,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=length,
+        unroll=min(compute.unroll, length),
+    )
+    return scan(block, x_BTD, per_layer)

@@ -1,0 +1,97 @@
+"""The families of the zoo. Adding one is a file under `models/` and its line here."""
+
+import dataclasses
+import functools
+from types import ModuleType
+from typing import Any
+
+import jax
+
+from transformer_zoo import trees
+from transformer_zoo.models import gpt2
+from transformer_zoo.nn.embedding import padded_vocab
+
+_FAMILIES: dict[str, ModuleType] = {
+    "gpt2": gpt2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A published architecture by its short name."""
+
+    family: str
+    config: Any
+    hub_id: str
+
+    @functools.cached_property
+    def params(self) -> int:
+        """The number of parameters, as published (without the rows that pad the vocabulary in memory)."""
+        return count_params(self.family, self.config)
+
+
+def families() -> tuple[str, ...]:
+    """The names of the families."""
+    return tuple(_FAMILIES)
+
+
+def family(name: str) -> ModuleType:
+    """The module of a family.
+
+    Raises:
+        ValueError: there is no family of this name.
+    """
+    if name not in _FAMILIES:
+        raise ValueError(
+            f"there is no family {name!r}: choose one of {', '.join(_FAMILIES)}.{trees.nearest(name, _FAMILIES)}"
+        )
+    return _FAMILIES[name]
+
+
+def family_of(config: Any) -> str:
+    """The name of the family that a configuration belongs to.
+
+    Raises:
+        TypeError: it is no family's configuration.
+    """
+    for name, module in _FAMILIES.items():
+        if isinstance(config, module.Config):
+            return name
+    raise TypeError(f"{type(config).__name__} is no architecture: pass the Config of one of {', '.join(_FAMILIES)}")
+
+
+def family_by_model_type(model_type: str) -> str:
+    """The name of the family that a config.json speaks of by its `model_type`.
+
+    Raises:
+        ValueError: no family reads it.
+    """
+    known = {module.HF_MODEL_TYPE: name for name, module in _FAMILIES.items()}
+    if model_type not in known:
+        hint = trees.nearest(str(model_type), known)
+        raise ValueError(f"model_type {model_type!r} is not read: known are {', '.join(known)}.{hint}")
+    return known[model_type]
+
+
+def presets() -> dict[str, Preset]:
+    """Every published architecture by its short name, for `from_pretrained` and `from_config`."""
+    return {
+        name: Preset(family_name, config, hub_id)
+        for family_name, module in _FAMILIES.items()
+        for name, (hub_id, config) in module.PRESETS.items()
+    }
+
+
+def param_shapes(model: Any) -> trees.Tree:
+    """The shapes and dtypes of a model's parameters, without any memory."""
+    inputs = family(family_of(model.config)).example_inputs(model.config)
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def count_params(family_name: str, config: Any) -> int:
+    """The number of parameters of a family's main task."""
+    module = family(family_name)
+    flat = trees.flatten(param_shapes(module.Model(config)))
+    padding = padded_vocab(config.vocab_size) - config.vocab_size
+    tables = [leaf for path, leaf in flat.items() if leaf.shape[0] == padded_vocab(config.vocab_size)]
+    return sum(leaf.size for leaf in flat.values()) - sum(padding * leaf.size // leaf.shape[0] for leaf in tables)

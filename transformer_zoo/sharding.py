@@ -1,0 +1,149 @@
+"""Where parameters and activations lie on a mesh: two small tables, outside the models.
+
+`PARAM_AXES` names the logical axes of every parameter of every family by its path; `MESH_RULES` sends logical axes to
+axes of the mesh. Data parallel, fully sharded (ZeRO-3), tensor and sequence parallel training are settings of one
+program: sizes of the mesh axes. Compute under a mesh inside `with jax.set_mesh(mesh):`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from transformer_zoo import trees
+
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+# path -> logical axes of the trailing dimensions; the layers stacked in front are never sharded. "_": replicated.
+PARAM_AXES = (
+    (r"token_embed/embedding|head/embedding", "vocab embed"),
+    (r"position_embed/embedding", "_ embed"),
+    (r".*/(query|key|value)/kernel", "embed heads _"),
+    (r".*/(query|key|value)/bias", "heads _"),
+    (r".*/out/kernel", "heads _ embed"),
+    (r".*/mlp_up/kernel", "embed mlp"),
+    (r".*/mlp_up/bias", "mlp"),
+    (r".*/mlp_down/kernel", "mlp embed"),
+    (r".*/(out|mlp_down)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
+)
+
+# logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.
+MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": "sequence",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "_": None,
+}
+
+
+def make_mesh(
+    *, data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of all the devices (or those given); one size may be -1, "the rest".
+
+    Raises:
+        ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence), strict=True))
+    asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    known = math.prod(size for size in sizes.values() if size != -1)
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if known < 1 or len(free) > 1:
+        raise ValueError(f"mesh sizes must be positive, and at most one of them -1 (the rest): {asked}")
+    for axis in free:
+        sizes[axis] = max(1, len(devices) // known)
+    if math.prod(sizes.values()) != len(devices):
+        raise ValueError(
+            f"the mesh {asked} does not divide {len(devices)} device(s): "
+            f"choose sizes whose product is {len(devices)}, or leave one at -1"
+        )
+    # Auto: the compiler propagates shardings. jax.make_mesh would make Explicit axes, with which flax's lookups fail.
+    return jax.make_mesh(
+        tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+    )
+
+
+def adopt_mesh(mesh: Mesh) -> Mesh:
+    """A user's own mesh with axes of type Auto; its axes must bear our names.
+
+    Raises:
+        ValueError: an axis has a name that no rule speaks of, so that it would be left unused in silence.
+    """
+    unknown = [axis for axis in mesh.axis_names if axis not in MESH_AXES]
+    if unknown:
+        raise ValueError(f"mesh axes {unknown} are not known: name the axes of the mesh from {list(MESH_AXES)}")
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def spec(axes: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
+    """The partition of an array whose trailing dimensions bear these logical axes."""
+    names = ["_"] * (len(shape) - len(axes.split())) + axes.split()
+    return PartitionSpec(*(_present(MESH_RULES[name], mesh) for name in names))
+
+
+def _present(axes: str | tuple[str, ...] | None, mesh: Any) -> str | tuple[str, ...] | None:
+    """Only the mesh axes that this mesh has and that divide anything: size 1 says nothing."""
+    wanted = axes if isinstance(axes, tuple) else (axes,)
+    found = tuple(axis for axis in wanted if axis is not None and mesh.shape.get(axis, 1) > 1)
+    return found if len(found) > 1 else (found[0] if found else None)
+
+
+def ways(axes: str | tuple[str, ...] | None, mesh: Any) -> int:
+    """Into how many parts an entry of a partition divides its dimension."""
+    return math.prod(mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis is not None)
+
+
+def param_shardings(shapes: Mapping[str, Any], mesh: Mesh) -> trees.Tree:
+    """The sharding of every parameter in a tree of arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        ValueError: a parameter matches no row of `PARAM_AXES` or several, or a mesh axis does not divide its dimension.
+    """
+    flat = trees.flatten(shapes)
+    axes = trees.match(PARAM_AXES, flat)
+    return trees.unflatten({path: _sharding(path, axes[path], leaf.shape, mesh) for path, leaf in flat.items()})
+
+
+def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
+    """The sharding of every array of a batch, [B] or [B, T, ...].
+
+    Raises:
+        ValueError: the mesh does not divide the rows or the length.
+    """
+    axes = ("batch", "batch length")
+    return {
+        name: _sharding(name, " ".join([axes[x.ndim > 1]] + ["_"] * (x.ndim - 2)), x.shape, mesh)
+        for name, x in batch.items()
+    }
+
+
+def _sharding(name: str, axes: str, shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    partition = spec(axes, shape, mesh)
+    for size, entry in zip(shape, partition, strict=True):
+        if size % ways(entry, mesh):
+            raise ValueError(
+                f"{name} has shape {tuple(shape)}, and the mesh axis {entry!r} of size {ways(entry, mesh)} "
+                f"does not divide its dimension of {size}: choose a size of {entry!r} that does"
+            )
+    return NamedSharding(mesh, partition)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, axes: str) -> jax.Array:
+    """Pins an activation to the mesh in force, if there is one. A dimension that the mesh does not divide stays whole:
+    one prompt can be decoded on eight devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    partition = spec(axes, x.shape, mesh)
+    fitting = (entry if size % ways(entry, mesh) == 0 else None for size, entry in zip(x.shape, partition, strict=True))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
