@@ -1,0 +1,1 @@
+"""Objectives: a batch to a loss, which is a sum over real tokens, and metrics."""
