@@ -8,6 +8,9 @@ import jax
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.sharding import constrain
 
+# The paths of stacked parameters: a stack's block bears a name that ends so.
+STACKED = r"(.*/)?\w*blocks/.*"
+
 _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 

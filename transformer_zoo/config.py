@@ -1,0 +1,218 @@
+"""What an experiment fixes: `Run` and its parts. A recipe is a Python file that defines `config = Run(...)`.
+
+Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `--help` prints what is written here.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+from typing import Any, Literal
+
+from transformer_zoo.nn import Compute
+
+
+def positive(part: Any, *names: str) -> None:
+    """Raises ValueError unless each of these fields is at least 1."""
+    for name in names:
+        if getattr(part, name) < 1:
+            raise ValueError(f"{type(part).__name__}.{name} is {getattr(part, name)}: it must be at least 1")
+
+
+def fraction(part: Any, *names: str) -> None:
+    """Raises ValueError unless each of these fields is in [0, 1)."""
+    for name in names:
+        if not 0 <= getattr(part, name) < 1:
+            raise ValueError(f"{type(part).__name__}.{name} is {getattr(part, name)}: it must be in [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where documents come from and how they become rows."""
+
+    source: str = "python_stdlib"
+    """python_stdlib, tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY] or parquet:GLOB[:KEY]."""
+    train_split: str = "train"
+    """Split to train on."""
+    validation_split: str = "validation"
+    """Split to evaluate on."""
+    length: int = 256
+    """Tokens in a row."""
+    packing: Literal["documents", "concat"] = "documents"
+    """documents: whole documents side by side in a row, kept apart; concat: one long text, cut into rows."""
+    workers: int = 0
+    """Processes that prepare batches beside the training one; they change the speed, never the batches."""
+
+    def __post_init__(self) -> None:
+        positive(self, "length")
+        if self.workers < 0:
+            raise ValueError(f"Data.workers is {self.workers}: it must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Where the tokenizer comes from."""
+
+    path: str | None = None
+    """A tokenizer's file or folder. None: a byte-level BPE is trained on the training split, once, and kept."""
+    size: int = 8192
+    """Tokens of a tokenizer that is trained."""
+
+    def __post_init__(self) -> None:
+        positive(self, "size")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How gradients become updates."""
+
+    name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
+    """adamw (Loshchilov and Hutter 2019), adafactor (Shazeer and Stern 2018), lion (Chen et al. 2023), muon (Jordan 2024)."""
+    peak_lr: float = 1e-3
+    """Learning rate at the end of the warmup."""
+    schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
+    """What follows the warmup. inverse_sqrt: Vaswani et al. 2017; wsd: constant, then a linear decay (Hu et al. 2024)."""
+    warmup_steps: int = 0
+    """Steps in which the rate rises linearly from nothing."""
+    decay_steps: int | None = None
+    """Steps of the decay: cosine and linear: all that are left; wsd: the last tenth of the run."""
+    final_lr: float = 0.1
+    """Where the decay ends, as a fraction of the peak."""
+    b1: float = 0.9
+    """Decay of the first moment (momentum)."""
+    b2: float = 0.95
+    """Decay of the second moment."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.1
+    """Of kernels and embeddings; norms and biases are never decayed."""
+    clip_norm: float | None = 1.0
+    """Gradients of a larger global norm are scaled down to it."""
+    freeze: tuple[str, ...] = ()
+    """Regular expressions: parameters whose whole path matches one of them keep their value."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the parameters, which evaluation and export then use."""
+
+    def __post_init__(self) -> None:
+        fraction(self, "b1", "b2", *(["ema"] if self.ema is not None else []))
+        if self.peak_lr <= 0 or self.warmup_steps < 0 or (self.clip_norm is not None and self.clip_norm <= 0):
+            raise ValueError("Optimizer: peak_lr and clip_norm must be positive, and warmup_steps at least 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Sizes of the mesh of devices; their product is the number of devices, and one may be -1, the rest."""
+
+    data: int = -1
+    """Copies of the model, each with its share of the rows."""
+    fsdp: int = 1
+    """Parts into which parameters and optimizer state are divided, besides the rows (fully sharded)."""
+    tensor: int = 1
+    """Parts into which heads, the MLP's width and the vocabulary are divided."""
+    sequence: int = 1
+    """Parts into which the length of the rows is divided."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """The loop."""
+
+    steps: int = 1000
+    """Updates of the parameters."""
+    batch_size: int = 16
+    """Rows in an update, over all devices and accumulation steps."""
+    accumulation: int = 1
+    """Parts in which a batch is computed, one after the other, to save memory."""
+    seed: int = 0
+    """Of fresh parameters, of dropout and of the order of the data."""
+    patience: int = 10
+    """Updates in a row that may be skipped for a loss or gradient that is not finite, before the run stops."""
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "batch_size", "accumulation", "patience")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Loss on held-out documents during training."""
+
+    every: int = 200
+    """Steps between two evaluations; one comes at the end in any case."""
+    batches: int | None = 8
+    """Batches in an evaluation. None: the whole split."""
+
+    def __post_init__(self) -> None:
+        positive(self, "every")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Training state on disk: parameters, optimizer, position in the data."""
+
+    every: int = 200
+    """Steps between two checkpoints; one comes at the end in any case."""
+    keep: int = 2
+    """How many of the latest are kept."""
+    keep_every: int | None = None
+    """Steps whose multiples are kept for ever."""
+
+    def __post_init__(self) -> None:
+        positive(self, "every", "keep")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Logging:
+    """What is written down besides `metrics.jsonl` and the curve."""
+
+    every: int = 10
+    """Steps between two lines."""
+    tensorboard: bool = True
+    """Event files for TensorBoard."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to (needs the extra `wandb`)."""
+
+    def __post_init__(self) -> None:
+        positive(self, "every")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run."""
+
+    model: Any
+    """The architecture: a family's `Config`."""
+    objective: Any
+    """What is learned: an objective of `transformer_zoo.objectives`."""
+    init_from: str | None = None
+    """Start from published weights: a hub id, a preset or a folder. Architecture and tokenizer are then theirs."""
+    directory: str = "runs/default"
+    """Where everything lies that the run writes. A run that is found there goes on."""
+    compute: Compute = Compute()
+    """Precision, memory and speed."""
+    data: Data = Data()
+    vocabulary: Vocabulary = Vocabulary()
+    optimizer: Optimizer = Optimizer()
+    mesh: Mesh = Mesh()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
+
+
+def load_recipe(path: str | Path) -> Run:
+    """The `config` that a recipe defines.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message lists the recipes beside it.
+        ValueError: the file defines no `config = Run(...)`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path("configs")
+        known = ", ".join(sorted(str(p) for p in folder.glob("*.py"))) or "none"
+        raise FileNotFoundError(f"there is no recipe {path} (recipes in {folder}: {known})")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, Run):
+        raise ValueError(f"the recipe {path} must define `config = Run(...)`")
+    return config
