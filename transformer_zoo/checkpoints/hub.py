@@ -1,0 +1,87 @@
+"""From a name to a folder: what is on this machine, and what the Hugging Face hub has.
+
+Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`,
+`HF_HUB_OFFLINE`), so what was downloaded before is found, and a download that breaks off is resumed.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import constants, errors
+
+from transformer_zoo import trees
+from transformer_zoo.checkpoints import safetensors
+
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+FILES = ("config.json", "*.safetensors", safetensors.INDEX, "*token*.json", *TOKENIZERS)
+
+
+def resolve(name: str | os.PathLike[str], presets: Mapping[str, Any], revision: str | None = None) -> Path:
+    """The local folder of a model: the folder itself, or the snapshot of a repository of the hub.
+
+    Args:
+        name: a local folder; a preset's name; or a hub id such as "openai-community/gpt2".
+        presets: name -> an object with a `hub_id`.
+        revision: branch, tag or commit of the repository. None: its main branch.
+
+    Raises:
+        FileNotFoundError: there is no such folder, repository or revision, or the repository has no safetensors.
+        PermissionError: the repository is private or gated.
+        ConnectionError: it is not in the cache, and the hub cannot be reached or the download broke off.
+        ValueError: the name cannot be a hub id; or a revision of a folder was asked for.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"{folder} is a local folder; only a repository of the hub has a revision {revision!r}")
+        return folder
+    if not isinstance(name, str) or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
+        raise FileNotFoundError(f"{folder} is a file: give its folder" if folder.exists() else f"no folder {folder}")
+    repo = presets[name].hub_id if name in presets else name
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"]
+        )
+        if any(Path(snapshot).glob("*.safetensors")):
+            return Path(snapshot)
+        files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
+    except (OSError, ValueError, errors.HTTPError) as error:
+        raise _explained(error, repo, revision, trees.nearest(name, presets)) from error
+    raise safetensors.no_weights(f"{repo} on {constants.ENDPOINT}", files)
+
+
+def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> Exception:
+    """What a failure of the hub's client means to the user, and what to do about it."""
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
+        error = error.__cause__  # it was the hub that said no, and then nothing was found in the cache
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    at = f"{repo!r} on {constants.ENDPOINT}"
+    cache = f"the cache {constants.HF_HUB_CACHE}"
+    login = "log in with `hf auth login` or set HF_TOKEN"
+    match error:
+        case errors.GatedRepoError():
+            return PermissionError(f"{at} is gated ({status}): accept its terms there with your account, then {login}")
+        case errors.RevisionNotFoundError():
+            return FileNotFoundError(f"{at} has no revision {revision!r} ({status})")
+        case errors.RepositoryNotFoundError() if status == 404:
+            return FileNotFoundError(f"there is no folder, no preset and no repository {at} (404).{hint}")
+        case errors.HfHubHTTPError() if status in (401, 403):
+            return PermissionError(
+                f"{at} does not exist or is private ({status}): check the name, or {login} with access to it.{hint}"
+            )
+        case errors.HfHubHTTPError():
+            return ConnectionError(f"the hub does not serve {at} ({status}): try again later. {error}")
+        case errors.HFValidationError():
+            return ValueError(f"{repo!r} is no folder, no preset and no id that the hub could have.{hint}")
+        case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled() if constants.HF_HUB_OFFLINE:
+            return ConnectionError(f"{at} is not wholly in {cache}, and HF_HUB_OFFLINE is set: unset it.{hint}")
+        case errors.LocalEntryNotFoundError() | errors.HTTPError():
+            return ConnectionError(
+                f"{at} is not wholly in {cache} and cannot be fetched: check the name and the connection and try again, "
+                f"files that are complete are kept.{hint} ({error.__cause__ or error})"
+            )
+        case _:
+            return OSError(f"{at} cannot be put into {cache}: {error}")

@@ -1,0 +1,321 @@
+"""Folders of safetensors files: the weights of the Hugging Face layout, read lazily and written atomically.
+
+A file is eight bytes (the header's length, little endian), the header (JSON: name -> dtype, shape, offsets) and the
+tensors one after the other. Nothing in a file is trusted: a header is checked whole before a tensor is looked at.
+Format: https://github.com/huggingface/safetensors#format.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+DTYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32),
+    "U64": np.dtype(np.uint64),
+    "I8": np.dtype(np.int8),
+    "I16": np.dtype(np.int16),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "C64": np.dtype(np.complex64),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
+OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".safetensors")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """A tensor that lies in a file. `np.asarray` maps it: only the pages that are used are read, and they are held for
+    no longer than the array."""
+
+    file: Path
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_folder(folder: str | Path) -> dict[str, Tensor]:
+    """The tensors of a folder by name, from `model.safetensors`, or from the shards of `model.safetensors.index.json`.
+
+    Raises:
+        FileNotFoundError: the folder holds no such file (what it holds instead is named), or a shard is missing.
+        ValueError: a file is damaged, or the index and its shards contradict each other.
+    """
+    folder = Path(folder)
+    if (folder / WEIGHTS).is_file():
+        return read_file(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder / INDEX)
+    raise no_weights(str(folder), (file.name for file in folder.iterdir()))
+
+
+def no_weights(place: str, files: Iterable[str]) -> FileNotFoundError:
+    """The error for a folder or repository without readable weights."""
+    others = sorted(file for file in files if file.endswith(OTHER_FORMATS))
+    message = f"{place} holds no weights that can be read: {WEIGHTS}, or {INDEX} and its shards."
+    if others:
+        message += f" It holds {', '.join(others[:8])}."
+    if any(file.endswith((".bin", ".pt", ".pth", ".ckpt")) for file in others):
+        message += (
+            " Pickles can run code when they are opened and are never read: convert it once with the library that wrote"
+            " it (in transformers, from_pretrained and then save_pretrained), or look for a revision with safetensors."
+        )
+    return FileNotFoundError(message)
+
+
+def read_file(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of one file by name.
+
+    Raises:
+        ValueError: the file is truncated or its header is not valid.
+    """
+    file = Path(file)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        if start == b"version ":
+            raise _damaged(file, "it seems to be a Git LFS pointer and not the weights: run `git lfs pull`")
+        if len(start) < 8 or 8 + length > size:
+            raise _damaged(
+                file, f"its header claims {length} bytes, but the file has {size}: truncated, or not safetensors"
+            )
+        if length > MAX_HEADER_BYTES:
+            raise _damaged(file, f"its header claims {length} bytes, and {MAX_HEADER_BYTES} is the limit of the format")
+        header = _parse(file, stream.read(length))
+    if not isinstance(header, dict):
+        raise _damaged(file, "its header is not a JSON object")
+    header.pop("__metadata__", None)
+    tensors = {name: _tensor(file, name, entry, 8 + length) for name, entry in header.items()}
+
+    end = 8 + length  # the tensors must follow one another from here to the end of the file
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, _bytes(item[1]))):
+        if tensor.offset != end:
+            fault = "overlaps the tensor before it" if tensor.offset < end else "leaves a gap before it"
+            raise _damaged(file, f"{name!r} begins at byte {tensor.offset}, not at {end}: it {fault}")
+        end += _bytes(tensor)
+    if end != size:
+        fault = "truncated" if end > size else "bytes that belong to no tensor"
+        raise _damaged(file, f"its tensors end at byte {end}, but the file has {size}: {fault}")
+    return tensors
+
+
+def _parse(file: Path, text: bytes) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            repeated = [key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1]
+            raise ValueError(f"repeated: {', '.join(repeated[:8])}")
+        return found
+
+    try:
+        return json.loads(text.decode("utf-8"), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise _damaged(file, f"it is not valid JSON in UTF-8 ({error})") from error
+
+
+def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
+    def sizes(value: Any) -> bool:
+        return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)
+
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _damaged(file, f"{name!r} is described by {str(entry)[:80]}, not by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise _damaged(
+            file, f"{name!r} has the dtype {str(dtype)[:80]!r}, and those that are read are {', '.join(DTYPES)}"
+        )
+    if not sizes(shape) or not sizes(offsets) or len(offsets) != 2:
+        raise _damaged(file, f"{name!r} has the shape {str(shape)[:80]} and the offsets {str(offsets)[:80]}")
+    tensor = Tensor(file=file, offset=start + offsets[0], dtype=DTYPES[dtype], shape=tuple(shape))
+    if offsets[0] + _bytes(tensor) != offsets[1]:
+        raise _damaged(
+            file,
+            f"{name!r} of {dtype} {shape} needs {_bytes(tensor)} bytes and its offsets span {offsets[1] - offsets[0]}",
+        )
+    return tensor
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    found = _parse(index, index.read_bytes())
+    where = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+        raise _damaged(index, "it has no weight_map from names of tensors to names of files")
+    shards = sorted(set(where.values()))
+    # A shard is named, not addressed: an index from elsewhere must not make us open a file outside its folder.
+    foreign = [shard for shard in shards if re.search(r"[/\\\0]", shard) or not shard.endswith(".safetensors")]
+    if foreign:
+        raise _damaged(index, f"a shard must be a .safetensors file of the same folder, and it names {foreign[:8]}")
+    absent = [shard for shard in shards if not (index.parent / shard).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{index} names shards that are missing: {', '.join(absent)}. Download or copy them.")
+
+    tensors: dict[str, Tensor] = {}
+    faults = []
+    for shard in shards:
+        inside = read_file(index.parent / shard)
+        faults += [f"{name} is not in {shard}" for name, file in where.items() if file == shard and name not in inside]
+        for name, tensor in inside.items():
+            if name not in where:
+                faults.append(f"{name} of {shard} is not in the index")
+            elif where[name] != shard:
+                faults.append(f"{name} is in {shard}, and the index says {where[name]}")
+            else:
+                tensors[name] = tensor
+    if faults:
+        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise _damaged(index, f"it contradicts its shards: {'; '.join(faults[:20])}{more}")
+    return tensors
+
+
+def _bytes(array: Any) -> int:
+    return math.prod(array.shape) * np.dtype(array.dtype).itemsize
+
+
+def _damaged(file: Path, fault: str) -> ValueError:
+    return ValueError(f"{file} cannot be read: {fault}. If it was downloaded or copied, do so again.")
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_folder(folder: str | Path, tensors: Mapping[str, Any], *, max_shard_bytes: int = 5_000_000_000) -> None:
+    """Writes the tensors as `model.safetensors`, or as numbered shards and their index where they are larger.
+
+    Only one tensor is in memory at a time: each has a `shape` and a `dtype`, and `np.asarray` gets it. Meant for a
+    folder of `staged`, which makes a set of files appear whole or not at all.
+
+    Raises:
+        ValueError: a dtype that safetensors does not have, or `max_shard_bytes` below 1.
+    """
+    folder, tensors = Path(folder), aligned(tensors)
+    shards = _shards(tensors, max_shard_bytes)
+    if len(shards) == 1:
+        return _write_file(folder / WEIGHTS, tensors)
+    where = {}
+    for i, names in enumerate(shards, start=1):
+        shard = f"model-{i:05}-of-{len(shards):05}.safetensors"
+        _write_file(folder / shard, {name: tensors[name] for name in names})
+        where |= dict.fromkeys(names, shard)
+    index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": where}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def aligned(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors in the order in which they are written: wide types first, so that each begins at a multiple of its
+    own width, as readers of other libraries want it."""
+    return dict(sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize))
+
+
+def _shards(tensors: Mapping[str, Any], max_bytes: int) -> list[list[str]]:
+    if max_bytes < 1:
+        raise ValueError(f"max_shard_bytes must be at least 1, not {max_bytes}")
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in tensors.items():
+        filled += _bytes(tensor)
+        if filled > max_bytes and shards[-1]:
+            shards.append([])
+            filled = _bytes(tensor)
+        shards[-1].append(name)
+    return shards
+
+
+def _write_file(file: Path, tensors: Mapping[str, Any]) -> None:
+    # "format" is what transformers looks for before it loads a file.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        dtype, begin = np.dtype(tensor.dtype), end
+        if dtype not in NAMES:
+            raise ValueError(f"cannot write {name!r} to {file}: safetensors has no {dtype}; it has {', '.join(DTYPES)}")
+        end += _bytes(tensor)
+        header[name] = {"dtype": NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            stream.write(np.ascontiguousarray(np.asarray(tensor)).reshape(-1).view(np.uint8))
+
+
+@contextlib.contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `folder` when the block ends well, over those that were there.
+
+    Until every new file lies complete on the disk nothing old is touched; a full disk, or any other failure, leaves
+    `folder` as it was. Weights of an earlier save under other names (shards, say) go, so that the two never mix.
+
+    Raises:
+        OSError: the files could not be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot save in {folder}: it is a file. Choose a folder.")
+    existed = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
+    try:
+        try:
+            yield temporary
+            new = sorted(temporary.iterdir())
+            for file in new:
+                _sync(file)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot save in {folder}: {error.strerror or error}. What was there is as it was, and nothing partial"
+                " is left; free some space or choose another folder",
+            ) from error
+        for file in new:
+            file.replace(folder / file.name)
+        for file in folder.iterdir():
+            if OWN_FILES.fullmatch(file.name) and file.name not in {one.name for one in new}:
+                file.unlink()
+        _sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):  # not empty, so the files arrived
+                folder.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, lie on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

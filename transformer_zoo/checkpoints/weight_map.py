@@ -1,0 +1,294 @@
+"""The engine behind every family's table of published weights, read forwards to load and backwards to save.
+
+A row of `HF_WEIGHTS` is (theirs, ours, layout):
+
+    ("h.*.attn.c_attn.weight", "blocks/attention/{query,key,value}/kernel", "D (n H K) -> n D H K")
+
+`*` counts the layers, which are stacked in our parameter; `{a,b,c}` splits their tensor along the first axis of the
+layout's right side; the axis `V` is the vocabulary, whose rows we pad. Every size follows from our parameter's shape,
+so a row holds for every configuration. Of their tensors only those slices are read that this process's devices need.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
+
+from transformer_zoo import trees
+
+LISTED = 20  # names of one kind in an error message; the rest is counted
+
+
+def load(
+    family: ModuleType,
+    shapes: Mapping[str, Any],
+    tensors: Mapping[str, Any],
+    *,
+    config: Any,
+    task: str,
+    param_dtype: str,
+    shardings: Mapping[str, Any] | None = None,
+    source: str = "the checkpoint",
+) -> trees.Tree:
+    """The parameters of a model, made of published tensors.
+
+    Before anything is made, everything is checked: each of our parameters is filled exactly once; each of their tensors
+    is used once, belongs to another task's head, or is excused by `HF_IGNORE`.
+
+    Args:
+        family: a family's module, with its table.
+        shapes: our parameters, as a tree of `jax.ShapeDtypeStruct`.
+        tensors: theirs by name; each has a `shape` and a `dtype`, and `np.asarray` gets it.
+        config: the family's Config; its `vocab_size` is the size of V in their tensors.
+        task: the task of the model, a key of `TASKS`.
+        param_dtype: what the parameters are cast to, slice by slice.
+        shardings: where the parameters go, a tree like `shapes`. None: whole, to the default device.
+        source: what an error message calls the checkpoint.
+
+    Raises:
+        ValueError: tensors are missing, unexpected, of a wrong shape or type, or there twice. One error lists them all.
+    """
+    flat = trees.flatten(shapes)
+    places = {} if shardings is None else trees.flatten(shardings)
+    rows, inactive = _rows(family, config, flat)
+    names = _Names(family, config, task)
+    faults: dict[str, list[str]] = {}
+    used: dict[str, list[str]] = {}  # ours -> theirs, by layer
+    for row in rows:
+        for theirs in row.names:
+            found = names.find(theirs, tensors)
+            if not found:
+                faults.setdefault("missing", []).append(f"{names.written(theirs)}  (for {row.ours})")
+            elif len(found) > 1:
+                faults.setdefault("there twice", []).append(f"{' and '.join(found)}  (for {row.ours})")
+            elif tuple(tensors[found[0]].shape) != row.shape:
+                is_not = f"{list(tensors[found[0]].shape)}, expected {list(row.shape)} ({row.left})"
+                faults.setdefault("misshapen", []).append(f"{found[0]}  {is_not}")
+            elif not jnp.issubdtype(tensors[found[0]].dtype, jnp.floating):
+                faults.setdefault("not of floating point", []).append(f"{found[0]}  {tensors[found[0]].dtype}")
+            used.setdefault(row.ours, []).extend(found)
+    for name in sorted(set(tensors).difference(*used.values())):
+        if fault := names.fault(name, tensors, inactive):
+            faults.setdefault(fault, []).append(name)
+    if faults:
+        raise ValueError(
+            f"{source} does not fit {family.HF_MODEL_TYPE} for the task {task!r}:\n{_listing(faults)}\n"
+            "Either its config.json does not describe its weights, or they are not those of this task."
+        )
+
+    params = {}
+    for row in rows:
+        for part, path in enumerate(row.paths):
+            views = [row.view(tensors[name], part) for name in used[row.ours]]
+            params[path] = _put(views, row.stacked, flat[path].shape, np.dtype(param_dtype), places.get(path))
+    return trees.unflatten(params)
+
+
+def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: str) -> dict[str, "Export"]:
+    """The published form of a model's parameters, or of any tree of their shapes.
+
+    Each tensor is made when `np.asarray` asks for it, in the dtype it has here; in a run of several processes, all of
+    them must ask for it.
+
+    Args:
+        family: a family's module, with its table.
+        params: our parameters, arrays of JAX or of numpy.
+        config: the family's Config; rows beyond its `vocab_size` are padding and cut off.
+        task: the task of the model, a key of `TASKS`; all but "base" put `HF_PREFIX` before the names of the body.
+    """
+    flat = trees.flatten(params)
+    names = _Names(family, config, task)
+    return {
+        names.written(theirs): Export(row=row, layer=layer, leaves=[flat[path] for path in row.paths])
+        for row in _rows(family, config, flat)[0]
+        for layer, theirs in enumerate(row.names)
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table, with the sizes of one model."""
+
+    theirs: str
+    ours: str
+    paths: tuple[str, ...]
+    left: str  # their axes
+    right: str  # the axes of one layer of ours
+    sizes: Mapping[str, int]
+    layers: int
+
+    @property
+    def stacked(self) -> bool:
+        return "*" in self.theirs
+
+    @property
+    def names(self) -> list[str]:
+        """Their tensors, by layer."""
+        return [self.theirs.replace("*", str(layer)) for layer in range(self.layers)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of their tensor."""
+        groups = re.findall(r"\(.*?\)|\S+", self.left)
+        return tuple(math.prod(self.sizes[axis] for axis in group.strip("()").split()) for group in groups)
+
+    def view(self, tensor: Any, part: int) -> np.ndarray:
+        """Our part of their tensor, not read yet: to split and to transpose an array of numpy is to look at it anew."""
+        array = einops.rearrange(np.asarray(tensor), f"{self.left} -> {self.right}", **self.sizes)
+        return array[part] if len(self.paths) > 1 else array
+
+    def undo(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Their tensor, from our parts."""
+        array = np.stack(parts) if len(parts) > 1 else parts[0]
+        array = array[tuple(slice(self.sizes[axis]) for axis in self.right.split())]
+        return einops.rearrange(array, f"{self.right} -> {self.left}", **self.sizes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """One of their tensors, yet to be made."""
+
+    row: Row
+    layer: int
+    leaves: Sequence[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.row.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.result_type(*(leaf.dtype for leaf in self.leaves))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.row.undo([_host(leaf[self.layer] if self.row.stacked else leaf) for leaf in self.leaves])
+
+
+def _rows(family: ModuleType, config: Any, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+    """The rows for these parameters, and the names that the other rows speak of.
+
+    Raises:
+        ValueError: the table is wrong: a parameter has no row, or several, or not the axes that its row says.
+    """
+    rows, inactive = [], []
+    for theirs, ours, layout in family.HF_WEIGHTS:
+        paths = tuple(_expand(ours))
+        if not any(path in flat for path in paths):
+            inactive.append(theirs)
+            continue
+        left, right = layout.split(" -> ")
+        split, axes = (right.split()[:1], right.split()[1:]) if len(paths) > 1 else ([], right.split())
+        shape = next(tuple(flat[path].shape) for path in paths if path in flat)
+        layers, *rest = shape if "*" in theirs else (1, *shape)
+        if len(rest) != len(axes) or any(path not in flat or tuple(flat[path].shape) != shape for path in paths):
+            raise ValueError(f"the row {(theirs, ours, layout)} of {family.__name__} does not fit shapes like {shape}")
+        sizes = dict(zip(axes, rest)) | dict.fromkeys(split, len(paths))
+        if "V" in sizes:
+            sizes["V"] = config.vocab_size
+        rows.append(Row(theirs=theirs, ours=ours, paths=paths, left=left, right=right, sizes=sizes, layers=layers))
+    filled = [path for row in rows for path in row.paths]
+    if wrong := [path for path in flat if filled.count(path) != 1]:
+        raise ValueError(f"not filled by exactly one row of HF_WEIGHTS in {family.__name__}: {', '.join(wrong)}")
+    return rows, inactive
+
+
+def _expand(path: str) -> Iterator[str]:
+    before, brace, rest = path.partition("{")
+    inside, _, after = rest.partition("}")
+    return (before + choice + after for choice in inside.split(",")) if brace else iter([path])
+
+
+class _Names:
+    """What a family's tensors are called in a checkpoint."""
+
+    def __init__(self, family: ModuleType, config: Any, task: str):
+        tie = {theirs: ours for ours, theirs in family.HF_CONFIG.items()}.get("tie_word_embeddings")
+        self.prefix = family.HF_PREFIX
+        self.write_prefix = "" if task == "base" else self.prefix
+        self.tied = family.HF_TIED if tie is None or getattr(config, tie) else {}
+        self.ignored = [re.compile(pattern) for pattern, _reason in family.HF_IGNORE]
+
+    def written(self, theirs: str) -> str:
+        """The name that a row's tensor gets in a file of ours."""
+        return theirs[1:] if theirs.startswith("/") else self.write_prefix + theirs
+
+    def find(self, theirs: str, tensors: Mapping[str, Any]) -> list[str]:
+        """The name that a row's tensor has here, or its two names: the body's may bear the prefix or not. Of tensors
+        that are tied, a file may hold any one."""
+        aliases = [alias for alias, name in self.tied.items() if name == theirs]
+        return next(filter(None, (self._present(name, tensors) for name in (theirs, *aliases))), [])
+
+    def fault(self, name: str, tensors: Mapping[str, Any], inactive: Sequence[str]) -> str | None:
+        """What is wrong with a tensor that no row uses."""
+        short = name.removeprefix(self.prefix)
+        if tied := self.tied.get(name, self.tied.get(short)):
+            same = all(_same_bytes(tensors[name], tensors[other]) for other in self.find(tied, tensors))
+            return None if same else f"not the same as {tied}, to which config.json ties it"
+        if any(pattern.fullmatch(name) or pattern.fullmatch(short) for pattern in self.ignored):
+            return None
+        other_heads = (re.escape(theirs).replace(r"\*", r"\d+") for theirs in inactive)
+        if any(re.fullmatch(head, f"/{name}") or re.fullmatch(head, short) for head in other_heads):
+            return None
+        return "unexpected"
+
+    def _present(self, theirs: str, tensors: Mapping[str, Any]) -> list[str]:
+        names = [theirs[1:]] if theirs.startswith("/") else dict.fromkeys([self.prefix + theirs, theirs])
+        return [name for name in names if name in tensors]
+
+
+def _same_bytes(one: Any, other: Any) -> bool:
+    if tuple(one.shape) != tuple(other.shape) or one.dtype != other.dtype:
+        return False
+    a, b = (np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (np.asarray(one), np.asarray(other)))
+    return np.array_equal(a, b)
+
+
+def _listing(faults: Mapping[str, Sequence[str]]) -> str:
+    lines = []
+    for kind, found in faults.items():
+        lines += [f"  {kind}:  {name}" for name in found[:LISTED]]
+        lines += [f"  {kind}:  and {len(found) - LISTED} more"] if len(found) > LISTED else []
+    return "\n".join(lines)
+
+
+def _put(
+    views: Sequence[np.ndarray], stacked: bool, shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None
+) -> jax.Array:
+    """Our parameter from views of one layer each; its rows beyond those of the views are padding, and zero."""
+
+    @functools.cache  # devices that hold copies of one slice share it
+    def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
+        array = np.zeros([stop - start for start, stop in bounds], dtype)
+        index = tuple(slice(*bound) for bound in bounds)
+        if not stacked:
+            _fill(array, views[0][index])
+        for i, view in enumerate(views[index[0]] if stacked else ()):
+            _fill(array[i, ...], view[index[1:]])
+        return array
+
+    if sharding is None:
+        return jnp.asarray(read(tuple((0, size) for size in shape)))
+    return jax.make_array_from_callback(
+        shape, sharding, lambda index: read(tuple(part.indices(size)[:2] for part, size in zip(index, shape)))
+    )
+
+
+def _fill(array: np.ndarray, part: np.ndarray) -> None:
+    array[tuple(map(slice, part.shape))] = part
+
+
+def _host(x: Any) -> np.ndarray:
+    """The whole of an array, also where other processes hold parts of it."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        return multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)

@@ -1,0 +1,197 @@
+"""Models with their parameters: from published checkpoints, fresh, and back into the published layout."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from transformer_zoo import registry, sharding, trees
+from transformer_zoo.checkpoints import config_map, hub, safetensors, weight_map
+from transformer_zoo.nn.compute import Compute
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A model and what it needs to run."""
+
+    model: nn.Module
+    params: trees.Tree
+    config: Any
+    """The architecture, a family's Config; also `model.config`."""
+    tokenizer: Any = None
+    """A `transformer_zoo.data.tokenizers.Tokenizer`, or None where the checkpoint has none."""
+
+
+def from_pretrained(
+    name: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+    revision: str | None = None,
+) -> Bundle:
+    """A published model.
+
+    Args:
+        name: a local folder with config.json and safetensors, a preset's name (`presets()`), or a hub id.
+        task: what the model is for, such as "causal-lm". None: what the `architectures` of config.json say.
+        dtype: of the computation: float32, bfloat16, float16, or float64 with jax_enable_x64.
+        param_dtype: of the parameters in memory; likewise.
+        mesh: the parameters arrive sharded over it, and each process reads only what its devices hold.
+        revision: branch, tag or commit of the hub's repository.
+
+    Raises:
+        FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no safetensors in it.
+        PermissionError: the repository is private or gated.
+        ConnectionError: neither in the cache nor to be had from the hub.
+        ValueError: an unknown family or task, a configuration that is not supported, damaged files, or weights that do
+            not fit the configuration.
+    """
+    folder = hub.resolve(name, registry.presets(), revision)
+    source = str(folder / config_map.CONFIG)
+    settings = config_map.read_file(folder)
+    try:
+        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    config = config_map.read(family, settings, source)
+    model = _model(family, config, task or config_map.task_of(family, settings, source), dtype, param_dtype)
+    shapes = registry.param_shapes(model)
+    params = weight_map.load(
+        family,
+        shapes,
+        safetensors.read_folder(folder),
+        config=config,
+        task=model.task,
+        param_dtype=param_dtype,
+        shardings=None if mesh is None else sharding.param_shardings(shapes, sharding.adopt_mesh(mesh)),
+        source=str(folder),
+    )
+    return Bundle(model, params, config, _tokenizer(folder))
+
+
+def from_config(
+    family: str,
+    config: Any,
+    *,
+    task: str | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Bundle:
+    """A model with fresh parameters, as its paper initialises them; the same for a seed whatever the mesh.
+
+    Args:
+        family: a name of `families()`.
+        config: the family's Config, a preset's name, or a mapping with the keys of a config.json.
+        task: what the model is for. None: the family's main task.
+        dtype, param_dtype: as in `from_pretrained`.
+        seed: of the random numbers.
+        mesh: the parameters are made where they belong; no device holds all of them.
+
+    Raises:
+        ValueError: an unknown family, preset or task, or a configuration that is not supported.
+        TypeError: `config` is none of these, or another family's.
+    """
+    module = registry.family(family)
+    model = _model(module, _config(family, config), task, dtype, param_dtype)
+    inputs = module.example_inputs(model.config)
+    mesh = None if mesh is None else sharding.adopt_mesh(mesh)
+    shardings = None if mesh is None else sharding.param_shardings(registry.param_shapes(model), mesh)
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        init = jax.jit(lambda key: model.init(key, *inputs)["params"], out_shardings=shardings)
+        return Bundle(model, init(jax.random.key(seed)), model.config)
+
+
+def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
+    """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files.
+
+    Each tensor has the dtype that the parameter has. The directory gets all of the files or none. In a run of several
+    processes all of them must call this; the first one writes.
+
+    Raises:
+        ValueError: the parameters do not have the shapes of the model.
+        OSError: the files could not be written; those that were there before are unchanged.
+    """
+    model = bundle.model
+    family = registry.family(registry.family_of(model.config))
+    _check_shapes(bundle.params, registry.param_shapes(model))
+    tensors = safetensors.aligned(weight_map.dump(family, bundle.params, config=model.config, task=model.task))
+    if jax.process_index() > 0:
+        for tensor in tensors.values():
+            np.asarray(tensor)  # takes part in gathering it
+        return
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    settings = config_map.write(family, model.config, model.task, dtypes.pop() if len(dtypes) == 1 else None)
+    if bundle.tokenizer is not None:
+        settings = {f"{kind}_token_id": getattr(bundle.tokenizer, f"{kind}_id") for kind in ("bos", "pad")} | settings
+    with safetensors.staged(directory) as folder:
+        safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
+        (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if bundle.tokenizer is not None:
+            bundle.tokenizer.save(folder)
+
+
+def _model(family: ModuleType, config: Any, task: str | None, dtype: str, param_dtype: str) -> nn.Module:
+    compute = Compute(dtype=dtype, param_dtype=param_dtype)
+    if "float64" in (dtype, param_dtype) and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "float64 needs 64-bit types, which JAX leaves off: set JAX_ENABLE_X64=1 in the environment, or call "
+            'jax.config.update("jax_enable_x64", True) first'
+        )
+    if task is None:
+        return family.Model(config, compute=compute)
+    if task not in family.TASKS:
+        raise ValueError(
+            f"{family.HF_MODEL_TYPE} has no task {task!r}: it offers {', '.join(family.TASKS)}."
+            f"{trees.nearest(task, family.TASKS)}"
+        )
+    return family.Model(config, task=task, compute=compute)
+
+
+def _config(name: str, config: Any) -> Any:
+    """A family's Config from what `from_config` takes for one."""
+    family, presets = registry.family(name), registry.presets()
+    if isinstance(config, str):
+        known = [preset for preset, value in presets.items() if value.family == name]
+        if config not in known:
+            hint = trees.nearest(config, known)
+            raise ValueError(f"{name} has no preset {config!r}: it has {', '.join(known)}.{hint}")
+        return presets[config].config
+    if isinstance(config, Mapping):
+        if config.get("model_type", family.HF_MODEL_TYPE) != family.HF_MODEL_TYPE:
+            raise ValueError(
+                f"the config is of model_type {config['model_type']!r}, and {name} is {family.HF_MODEL_TYPE!r}"
+            )
+        return config_map.read(family, config, "the config")
+    if not isinstance(config, family.Config):
+        raise TypeError(
+            f"{name} is built from its Config, the name of a preset or the keys of a config.json, not from {config!r}"
+        )
+    return config
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not any((folder / file).is_file() for file in hub.TOKENIZERS):
+        return None
+    from transformer_zoo.data.tokenizers import Tokenizer  # models without text do not pay for it
+
+    return Tokenizer.load(folder)
+
+
+def _check_shapes(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    ours, expected = ({path: tuple(x.shape) for path, x in trees.flatten(t).items()} for t in (params, shapes))
+    paths = sorted(path for path in ours.keys() | expected if ours.get(path) != expected.get(path))
+    if paths:
+        lines = [f"  {path}  {ours.get(path, 'missing')}, expected {expected.get(path, 'nothing')}" for path in paths]
+        raise ValueError("the parameters are not those of the model:\n" + "\n".join(lines))
