@@ -1,0 +1,90 @@
+"""What the repository says about itself is true: its requirements, its documents, its recipes."""
+
+import ast
+import re
+import runpy
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
+PINS = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
+DOCUMENTS = sorted(ROOT.glob("*.md"))
+RECIPES = sorted((ROOT / "configs").glob("[!_]*.py"))
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_every_requirement_has_one_tested_version(python: str):
+    environment = {"python_version": python, "python_full_version": f"{python}.0"}
+    pins = {}
+    for pin in PINS:
+        if pin.marker is None or pin.marker.evaluate(environment):
+            assert canonicalize_name(pin.name) not in pins, f"{pin.name} has two rows for Python {python}"
+            assert re.fullmatch(r"==[^=*,]+", str(pin.specifier)), f"{pin} does not name one version"
+            pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+    for requirement in RUNTIME + EXTRAS["test"] + EXTRAS["parity"] + EXTRAS["wandb"]:
+        version = pins.get(canonicalize_name(requirement.name))
+        assert version, f"constraints.txt lacks {requirement.name}"
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} against {version}"
+
+
+def test_requirements_are_what_is_imported():
+    distributions = packages_distributions()
+    imported = set()
+    for path in [*(ROOT / "transformer_zoo").rglob("*.py"), *ROOT.glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    imported -= set(sys.stdlib_module_names) | {"transformer_zoo"}
+    # Several distributions may share a name space; one of them declared will do. What is not installed is an extra's.
+    found = {name: {canonicalize_name(dist) for dist in distributions.get(name, [name])} for name in sorted(imported)}
+    declared = names(RUNTIME) | names(EXTRAS["wandb"])
+    undeclared = [name for name, dists in found.items() if not dists & declared]
+    assert not undeclared, f"imported, but not among the dependencies of pyproject.toml: {undeclared}"
+    unused = names(RUNTIME) - set().union(*found.values())
+    assert not unused, f"declared in pyproject.toml, but never imported: {sorted(unused)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_what_exists(document: Path):
+    text = document.read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {"demo", "test", "parity", "lint"} <= targets
+    assert set(re.findall(r"\bmake ([a-z]+)", code)) <= targets
+    files = set(re.findall(r"(?:configs|colab|benchmarks|tools|tests)/[\w/]+\.(?:py|ipynb)", code))
+    files |= set(re.findall(r"\bpython ([\w/]+\.py)", code))
+    files |= {link for link in re.findall(r"\]\(([^)#:]+)\)", text)}
+    missing = sorted(name for name in files if not (ROOT / name).exists())
+    assert not missing, f"{document.name} names {missing}"
+
+
+def test_there_are_recipes():
+    assert RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_recipe_is_read_and_says_how_to_run_it(recipe: Path):
+    from transformer_zoo.config import Run
+
+    module = runpy.run_path(str(recipe))
+    assert isinstance(module["config"], Run)
+    assert f"python train.py configs/{recipe.name}" in (module["__doc__"] or "")
