@@ -1,0 +1,193 @@
+"""Training: the state, the step, and the loop."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from transformer_zoo import optim, registry, sharding, trees
+from transformer_zoo.config import Run
+
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a run must remember; the position in the data lies beside it in a checkpoint.
+
+    Attributes:
+        step: int32[], batches seen.
+        skipped: int32[2], updates left out for a loss or gradient that was not finite: in all, and in a row just now.
+        key: of all dropout of the run.
+        ema: moving average of the parameters, or None.
+    """
+
+    step: jax.Array
+    skipped: jax.Array
+    key: jax.Array
+    params: trees.Tree
+    opt_state: Any
+    ema: trees.Tree | None
+
+
+def make_state(params: trees.Tree, *, optimizer: optax.GradientTransformation, seed: int, ema: bool) -> TrainState:
+    """The state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros(2, jnp.int32),
+        key=jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 1)),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: Any,
+    objective: Any,
+    optimizer: optax.GradientTransformation,
+    rate: optax.Schedule,
+    accumulation: int = 1,
+    ema: float | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One update from one global batch, computed in `accumulation` parts of its rows.
+
+    A loss or gradient that is not finite changes neither parameters nor optimizer; the batch is passed over.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    counts = objective.counts(batch)  # of the whole batch, so that the parts simply add up
+
+    def part(params: trees.Tree, rows: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
+        sums = objective.sums(model, params, rows, key)
+        return objective.loss(sums, counts), sums
+
+    grads, (loss, sums) = _accumulate(part, state.params, batch, key, accumulation)
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = None if ema is None else optax.incremental_update(params, state.ema, 1 - ema)
+    new, old = (params, opt_state, average), (state.params, state.opt_state, state.ema)
+    params, opt_state, average = jax.tree.map(functools.partial(jnp.where, finite), new, old)
+    skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
+    metrics = objective.report(sums, counts) | {
+        "grad_norm": norm, "lr": rate(state.step), "tokens": counts["tokens"],
+        "skipped": skipped[0], "skipped_in_a_row": skipped[1],
+    }  # fmt: skip
+    return TrainState(state.step + 1, skipped, state.key, params, opt_state, average), metrics
+
+
+def _accumulate(function: Any, params: trees.Tree, batch: dict[str, jax.Array], key: jax.Array, parts: int) -> Any:
+    """Sums of gradients, loss and extras over the parts of a batch."""
+    differentiated = jax.value_and_grad(function, has_aux=True)
+
+    def one(rows: dict[str, jax.Array], part: jax.Array | int) -> Any:
+        (loss, sums), grads = differentiated(params, rows, jax.random.fold_in(key, part))
+        return grads, (loss, sums)
+
+    if parts == 1:
+        return one(batch, 0)
+    # Strided parts: rows that lie on a device stay there.
+    strided = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
+    first = jax.tree.map(lambda x: x[0], strided)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first, 0))
+
+    def step(total: Any, xs: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(*xs)), None
+
+    return jax.lax.scan(step, zeros, (strided, jnp.arange(parts)))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A run's compiled parts, and the shapes and places of what goes through them."""
+
+    model: Any
+    mesh: jax.sharding.Mesh
+    optimizer: optax.GradientTransformation
+    state: TrainState
+    """Shapes of the state, each with its sharding."""
+    step: Any
+    """jit of `train_step`: (state, batch) -> (state, metrics); the old state's memory is given to the new one."""
+
+    def fresh(self, seed: int) -> trees.Tree:
+        """Fresh parameters, made where they belong."""
+        inputs = registry.family(registry.family_of(self.model.config)).example_inputs(self.model.config)
+        places = jax.tree.map(lambda x: x.sharding, self.state.params)
+        init = jax.jit(lambda key: self.model.init(key, *inputs)["params"], out_shardings=places)
+        with jax.set_mesh(self.mesh):
+            return init(jax.random.key(seed))
+
+    def begin(self, params: trees.Tree, run: Run) -> TrainState:
+        """The state before the first step, from these parameters."""
+        make = functools.partial(
+            make_state, optimizer=self.optimizer, seed=run.training.seed, ema=run.optimizer.ema is not None
+        )
+        places = jax.tree.map(lambda x: x.sharding, self.state)
+        with jax.set_mesh(self.mesh):
+            return jax.jit(make, out_shardings=places)(params)
+
+
+def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
+    """Everything about a run that needs no data and no memory: its devices may even be those of a TPU that is not there.
+
+    Raises:
+        ValueError: settings that contradict each other: a mesh that divides neither devices nor rows nor parameters, a
+            task that the family does not have, ...
+    """
+    training = run.training
+    family = registry.family(registry.family_of(run.model))
+    mesh = sharding.make_mesh(**dataclasses.asdict(run.mesh), devices=devices)
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if training.batch_size % (training.accumulation * ways):
+        raise ValueError(
+            f"batch_size={training.batch_size} does not divide into accumulation={training.accumulation} x data x fsdp="
+            f"{ways}: choose a multiple of {training.accumulation * ways}"
+        )
+    if run.objective.task not in family.TASKS:
+        raise ValueError(f"the objective needs the task {run.objective.task!r}, and {family.__name__} has {list(family.TASKS)}")
+    model = family.Model(run.model, task=run.objective.task, compute=run.compute)
+    shapes = registry.param_shapes(model)
+    optimizer = optim.make_optimizer(run.optimizer, training.steps, shapes)
+    state = jax.eval_shape(
+        functools.partial(make_state, optimizer=optimizer, seed=0, ema=run.optimizer.ema is not None), shapes
+    )
+    places = sharding.param_shardings(shapes, mesh)
+    whole = sharding.replicated(mesh)
+    shardings = TrainState(
+        step=whole, skipped=whole, key=whole, params=places,
+        opt_state=optim.state_shardings(state.opt_state, shapes, places, mesh),
+        ema=None if run.optimizer.ema is None else places,
+    )  # fmt: skip
+    step = functools.partial(
+        train_step, model=model, objective=run.objective, optimizer=optimizer,
+        rate=optim.schedule(run.optimizer, training.steps), accumulation=training.accumulation, ema=run.optimizer.ema,
+    )  # fmt: skip
+    return Program(
+        model=model,
+        mesh=mesh,
+        optimizer=optimizer,
+        state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
+    )
+
+
+def batch_shapes(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of a global batch, each with its sharding.
+
+    Raises:
+        ValueError: the mesh does not divide the length of the rows.
+    """
+    B, T = run.training.batch_size, run.data.length
+    shapes = {name: jax.ShapeDtypeStruct((B, T), jnp.int32) for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")}
+    shapes |= {"valid_BT": jax.ShapeDtypeStruct((B, T), jnp.bool_), "bytes_B": jax.ShapeDtypeStruct((B,), jnp.int32)}
+    places = sharding.batch_shardings(shapes, mesh)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name]) for name, x in shapes.items()}
