@@ -80,7 +80,7 @@ def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> 
             return ConnectionError(f"{at} is not wholly in {cache}, and HF_HUB_OFFLINE is set: unset it.{hint}")
         case errors.LocalEntryNotFoundError() | errors.HTTPError():
             return ConnectionError(
-                f"{at} is not wholly in {cache} and cannot be fetched: check the name and the connection and try again, "
+                f"{at} is not wholly in {cache} and cannot be fetched: check the name and the connection, try again; "
                 f"files that are complete are kept.{hint} ({error.__cause__ or error})"
             )
         case _:

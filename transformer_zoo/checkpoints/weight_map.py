@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from transformer_zoo import trees
+from transformer_zoo.checkpoints import config_map
 
 LISTED = 20  # names of one kind in an error message; the rest is counted
 
@@ -145,12 +146,12 @@ class Row:
     def view(self, tensor: Any, part: int) -> np.ndarray:
         """Our part of their tensor, not read yet: to split and to transpose an array of numpy is to look at it anew."""
         array = einops.rearrange(np.asarray(tensor), f"{self.left} -> {self.right}", **self.sizes)
-        return array[part] if len(self.paths) > 1 else array
+        return array[part, ...] if len(self.paths) > 1 else array
 
     def undo(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Their tensor, from our parts."""
         array = np.stack(parts) if len(parts) > 1 else parts[0]
-        array = array[tuple(slice(self.sizes[axis]) for axis in self.right.split())]
+        array = array[(*(slice(self.sizes[axis]) for axis in self.right.split()), ...)]
         return einops.rearrange(array, f"{self.right} -> {self.left}", **self.sizes)
 
 
@@ -212,10 +213,10 @@ class _Names:
     """What a family's tensors are called in a checkpoint."""
 
     def __init__(self, family: ModuleType, config: Any, task: str):
-        tie = {theirs: ours for ours, theirs in family.HF_CONFIG.items()}.get("tie_word_embeddings")
         self.prefix = family.HF_PREFIX
         self.write_prefix = "" if task == "base" else self.prefix
-        self.tied = family.HF_TIED if tie is None or getattr(config, tie) else {}
+        tied = config_map.write(family, config, task).get("tie_word_embeddings", True)
+        self.tied = family.HF_TIED if tied else {}  # if not, they are a head's own
         self.ignored = [re.compile(pattern) for pattern, _reason in family.HF_IGNORE]
 
     def written(self, theirs: str) -> str:
@@ -271,9 +272,9 @@ def _put(
         array = np.zeros([stop - start for start, stop in bounds], dtype)
         index = tuple(slice(*bound) for bound in bounds)
         if not stacked:
-            _fill(array, views[0][index])
+            _fill(array, views[0][(*index, ...)])
         for i, view in enumerate(views[index[0]] if stacked else ()):
-            _fill(array[i, ...], view[index[1:]])
+            _fill(array[i, ...], view[(*index[1:], ...)])
         return array
 
     if sharding is None:

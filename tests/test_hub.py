@@ -1,0 +1,265 @@
+"""Names to folders: folders, presets, and a small hub on this machine that fails in the ways the real one does."""
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transformer_zoo.checkpoints import hub, safetensors
+
+ROOT = Path(__file__).parent.parent
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+PRESETS = {"tiny": SimpleNamespace(hub_id="zoo/tiny"), "tiny-large": SimpleNamespace(hub_id="zoo/large")}
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """Repositories as dictionaries from path to content, behind the few addresses that a client asks for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.gated: dict[str, str] = {}  # repository -> the token that opens it
+        self.hidden: set[str] = set()
+        self.broken: dict[str, int] = {}  # path -> how many more times its download breaks off in the middle
+        self.log: list[tuple[str, str, str | None]] = []  # method, path, range
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub, path = self.server, self.path.split("?")[0]
+        hub.log.append((self.command, path, self.headers.get("Range")))
+        found = re.fullmatch(r"/(?:api/models/)?([\w-]+(?:/[\w-]+)?)/(revision|tree|resolve)/([\w-]+)(?:/(.*))?", path)
+        repo, what, revision, file = found.groups() if found else (path, "", "", None)
+        if repo in hub.hidden:
+            return self.fail(
+                401, None
+            )  # what the hub tells strangers about repositories that are private, or do not exist
+        if repo not in hub.repos:
+            return self.fail(404, "RepoNotFound")
+        commit = COMMITS.get(revision, revision)
+        if commit not in COMMITS.values():
+            return self.fail(404, "RevisionNotFound")
+        files = hub.repos[repo]
+        if what == "revision":
+            return self.send({"id": repo, "sha": commit, "siblings": [{"rfilename": name} for name in files]})
+        if what == "tree":
+            entries = [{"type": "file", "path": k, "size": len(x), "oid": f"{hash(x):x}"} for k, x in files.items()]
+            return self.send(entries)
+        if repo in hub.gated and self.headers.get("Authorization") != f"Bearer {hub.gated[repo]}":
+            return self.fail(403, "GatedRepo")
+        if file not in files:
+            return self.fail(404, "EntryNotFound")
+        self.content(file, files[file], commit)
+
+    def content(self, file: str, content: bytes, commit: str) -> None:
+        start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-")).group(1))
+        self.send_response(206 if start else 200)
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("ETag", f'"{hash(content):x}"')
+        self.send_header("Content-Length", str(len(content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.command == "GET":
+            if self.server.broken.get(file, 0) > 0:
+                self.server.broken[file] -= 1
+                content = content[: (start + len(content)) // 2]
+                self.close_connection = True
+            self.wfile.write(content[start:])
+
+    def fail(self, status: int, code: str | None) -> None:
+        self.send_response(status)
+        if code is not None:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def send(self, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Hub]:
+    safetensors.write_folder(tmp_path, {"x": np.arange(200_000.0)})
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    hub = Hub()
+    hub.repos = {
+        "zoo/tiny": {
+            "config.json": b"{}",
+            "model.safetensors": weights,
+            "vocab.json": b"{}",
+            "merges.txt": b"",
+            "tokenizer_config.json": b"{}",
+            "README.md": b"# tiny",
+            "pytorch_model.bin": b"\x80",
+            "onnx/model.safetensors": weights,
+            "flax_model.msgpack": b"",
+        },
+        "zoo/pickled": {"config.json": b"{}", "pytorch_model.bin": b"\x80"},
+        "zoo/gated": {"config.json": b"{}", "model.safetensors": weights},
+    }
+    hub.gated = {"zoo/gated": "hf_secret"}
+    hub.hidden = {"zoo/private"}
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    yield hub
+    hub.shutdown()
+    hub.server_close()
+
+
+CLIENT = """
+import json, sys, types
+from transformer_zoo.checkpoints import hub
+presets = {"tiny": types.SimpleNamespace(hub_id="zoo/tiny"), "tiny-large": types.SimpleNamespace(hub_id="zoo/large")}
+for name, revision in json.loads(sys.argv[1]):
+    try:
+        print(json.dumps(["", str(hub.resolve(name, presets, revision))]))
+    except Exception as error:
+        print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def ask(cache: Path, endpoint: str, *names: str, revision: str | None = None, **env: str) -> list[tuple[str, str]]:
+    """What `resolve` answers in a process of its own, since the client reads its environment when it is imported."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, json.dumps([[name, revision] for name in names])],
+        env=kept | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)} | env,
+        cwd=cache.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def test_download_then_offline(server: Hub, tmp_path: Path):
+    cache = tmp_path / "cache"
+    ((error, first), (_, second)) = ask(cache, server.url, "tiny", "zoo/tiny")
+    assert not error, first
+    assert first == second and Path(first).is_relative_to(cache)
+    # What is not needed is not fetched: other formats, other folders.
+    assert sorted(file.name for file in Path(first).iterdir()) == [
+        "config.json", "merges.txt", "model.safetensors", "tokenizer_config.json", "vocab.json",
+    ]  # fmt: skip
+    assert np.asarray(safetensors.read_folder(first)["x"]).sum() == np.arange(200_000.0).sum()
+    assert sum(method == "GET" and path.endswith("/model.safetensors") for method, path, _ in server.log) == 1
+
+    asked = len(server.log)
+    here, absent = ask(cache, server.url, "tiny", "tiny-larg", HF_HUB_OFFLINE="1")
+    assert here == ("", first)
+    assert absent[0] == "ConnectionError" and "HF_HUB_OFFLINE is set" in absent[1] and "'tiny-large'" in absent[1]
+    assert len(server.log) == asked
+
+
+def test_a_broken_download_is_resumed(server: Hub, tmp_path: Path):
+    # Larger than the ten megabytes in which the client takes what arrives: less than one is not kept.
+    server.repos["zoo/tiny"]["model.safetensors"] = np.arange(5_000_000.0).tobytes()
+    server.broken = {"model.safetensors": 2}
+    ((error, folder),) = ask(tmp_path / "cache", server.url, "tiny")
+    assert not error, folder
+    starts = [wanted for method, path, wanted in server.log if method == "GET" and path.endswith("/model.safetensors")]
+    assert len(starts) == 3 and starts[0] is None
+    first, second = (int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) for wanted in starts[1:])
+    assert 0 < first < second  # each goes on from where the one before broke off
+    assert (Path(folder) / "model.safetensors").read_bytes() == server.repos["zoo/tiny"]["model.safetensors"]
+
+
+def test_revision(server: Hub, tmp_path: Path):
+    (good,) = ask(tmp_path / "cache", server.url, "tiny", revision="v1")
+    assert good[0] == "" and good[1].endswith(COMMITS["v1"])
+    (bad,) = ask(tmp_path / "cache", server.url, "tiny", revision="v7")
+    assert bad[0] == "FileNotFoundError" and "'zoo/tiny'" in bad[1] and "no revision 'v7'" in bad[1]
+
+
+def test_token_opens_a_gated_repository(server: Hub, tmp_path: Path):
+    (good,) = ask(tmp_path / "cache", server.url, "zoo/gated", HF_TOKEN="hf_secret")
+    assert good[0] == ""
+
+
+ERRORS = {
+    "zoo/absent": ("FileNotFoundError", "no folder, no preset and no repository 'zoo/absent'", "(404)"),
+    "tinny": ("FileNotFoundError", "no repository 'tinny'", "Did you mean 'tiny'?"),
+    "zoo/private": ("PermissionError", "'zoo/private'", "(401)", "HF_TOKEN"),
+    "zoo/gated": ("PermissionError", "'zoo/gated'", "gated (403)", "accept its terms", "HF_TOKEN"),
+    "zoo/pickled": (
+        "FileNotFoundError",
+        "zoo/pickled",
+        "It holds pytorch_model.bin",
+        "never read",
+        "model.safetensors",
+    ),
+    "zoo/tiny--x..y": ("ValueError", "'zoo/tiny--x..y'", "no id that the hub could have"),
+    "a b": ("ValueError", "'a b'", "no id that the hub could have"),
+    "./nowhere": ("FileNotFoundError", "no folder nowhere"),
+    "/nowhere": ("FileNotFoundError", "no folder /nowhere"),
+    "a/b/c": ("FileNotFoundError", "no folder a/b/c"),
+}
+
+
+def test_each_failure_is_one_clear_error(server: Hub, tmp_path: Path):
+    answers = ask(tmp_path / "cache", server.url, *ERRORS)
+    for (name, expected), (kind, message) in zip(ERRORS.items(), answers, strict=True):
+        assert kind == expected[0], (name, kind, message)
+        for part in expected[1:]:
+            assert part in message, (name, message)
+        assert len(message.splitlines()) == 1, message
+    assert server.url in answers[0][1]
+
+
+def test_no_connection(tmp_path: Path):
+    ((kind, message),) = ask(tmp_path / "cache", "http://127.0.0.1:9", "zoo/tiny")
+    assert kind == "ConnectionError" and "'zoo/tiny' on http://127.0.0.1:9" in message and "connection" in message
+
+
+# ---- folders, without any hub ----------------------------------------------------------------------------------------
+
+
+def test_folder_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert hub.resolve(tmp_path, PRESETS) == hub.resolve(str(tmp_path), PRESETS) == tmp_path
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve("tiny", PRESETS) == Path("tiny")  # a folder here comes before a name elsewhere
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hub.resolve("~/tiny", PRESETS) == tmp_path / "tiny"
+
+
+def test_folder_has_no_revision(tmp_path: Path):
+    with pytest.raises(ValueError, match="revision 'v1'"):
+        hub.resolve(tmp_path, PRESETS, "v1")
+
+
+def test_path_that_is_no_folder(tmp_path: Path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match="is a file: give its folder"):
+        hub.resolve(str(tmp_path / "model.safetensors"), PRESETS)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        hub.resolve(tmp_path / "absent", PRESETS)
