@@ -1,0 +1,4 @@
+"""From text to batches: documents (`sources`, `stdlib`), tokens (`tokenizers`), rows (`packing`), batches (`pipeline`).
+
+NumPy, grain, TFDS and the tokenizer libraries; nothing here knows a model, and TensorFlow is never imported.
+"""

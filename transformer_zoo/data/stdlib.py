@@ -1,0 +1,124 @@
+"""`python_stdlib`: the standard library of the Python that runs, as a TFDS data set.
+
+About 12 MB of real code and documentation that is on every machine, so there is always something to train on. It is
+prepared and read exactly like any other TFDS data set, in ArrayRecord, without TensorFlow.
+"""
+
+import contextlib
+import hashlib
+import io
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+VALIDATION = 0.05
+"""Share of the documents that are held out."""
+
+_LEFT_OUT_FOLDERS = frozenset(
+    ("test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data", "__pycache__")
+)
+_LEFT_OUT_FILES = frozenset(("html/entities.py", "msilib/schema.py", "msilib/sequence.py", "stringprep.py"))
+"""Tables that a program wrote. `encodings` is nothing else, and the prose of `pydoc_data` is read as prose."""
+
+
+def held_out(path: str) -> bool:
+    """Whether a document belongs to the validation split: a hash of its relative path says so, alike everywhere."""
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") < VALIDATION * 2**64
+
+
+def documents(root: Path | None = None) -> Iterator[dict[str, str]]:
+    """The documents, in order of their paths: `path` (relative, with slashes), `text`, `kind` (code or prose).
+
+    Args:
+        root: the folder of the standard library; None: that of the running Python.
+
+    Raises:
+        FileNotFoundError: there are no sources under `root`, as in a Python that keeps its library in a zip file.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"]) if root is None else root
+    found = False
+    for file in sorted(root.rglob("*.py"), key=lambda file: file.relative_to(root).as_posix()):
+        path = file.relative_to(root).as_posix()
+        generated = path in _LEFT_OUT_FILES or file.name.startswith("_sysconfigdata")
+        if generated or not _LEFT_OUT_FOLDERS.isdisjoint(file.relative_to(root).parent.parts):
+            continue
+        with tokenize.open(file) as stream:  # in the encoding that the file declares
+            text = stream.read()
+        found = True
+        if text.strip():
+            yield {"path": path, "text": text, "kind": "code"}
+    if not found:
+        raise FileNotFoundError(f"{root} holds no Python sources: this Python has no readable standard library")
+
+    from pydoc_data import topics  # half a megabyte of text, needed only here
+
+    for name, text in sorted(topics.topics.items()):
+        yield {"path": f"pydoc_data/topics/{name}", "text": text, "kind": "prose"}
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Nothing: no server knows this data set, and asking would need a network."""
+
+
+class PythonStdlib(tfds.core.GeneratorBasedBuilder):
+    """The standard library as a TFDS builder. Its version names the Python, since another Python holds other files."""
+
+    name = "python_stdlib"
+    VERSION = tfds.core.Version(f"1.{sys.version_info.minor}.{sys.version_info.micro}")
+    url_infos: ClassVar[dict[str, Any]] = {}  # nothing is downloaded; TFDS would look for a table of checksums
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"file_format": "array_record", **kwargs})
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return _Info(
+            builder=self,
+            description=f"The standard library of Python {sys.version.split()[0]}: sources and documentation.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "path": tfds.features.Text(),
+                    "text": tfds.features.Text(),
+                    "kind": tfds.features.Text(),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, str]]]]:
+        return {"train": self._generate_examples(held=False), "validation": self._generate_examples(held=True)}
+
+    def _generate_examples(self, held: bool) -> Iterator[tuple[str, dict[str, str]]]:
+        for document in documents():
+            if held_out(document["path"]) == held:
+                yield document["path"], document
+
+
+def prepare(data_dir: str | Path | None = None) -> Path:
+    """Prepares the data set unless it is there already (seconds), without a word, and returns its folder.
+
+    It is written beside its place and renamed into it, so several processes may prepare it at once and a killed one
+    leaves nothing half done.
+
+    Args:
+        data_dir: the TFDS folder; None: the environment's TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+    """
+    builder = PythonStdlib(data_dir=data_dir)
+    # TFDS reports by printing and by progress bars; this takes a second or two and deserves neither.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        prepare_once(builder)
+    return Path(builder.data_path)
+
+
+def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
+    """`download_and_prepare` that does not mind if another process has just done the same."""
+    config = tfds.download.DownloadConfig(try_download_gcs=False)  # the bucket holds TFRecord, which needs TensorFlow
+    try:
+        builder.download_and_prepare(download_config=config)
+    except OSError:
+        if not builder.data_path.exists():  # the last step is a rename, which fails only if the folder has appeared
+            raise
