@@ -15,9 +15,10 @@ LEVELS = (
     ("models",),
     ("registry", "heads"),
     ("checkpoints", "objectives", "generation", "data", "config"),
-    ("optim", "pretrained", "evaluation"),
-    ("training", "logs"),
-    ("fit", "plots"),
+    ("optim", "pretrained", "evaluation", "diagnosis", "logs", "plots"),
+    ("training", "runs"),
+    ("loop", "fit"),
+    ("commands",),
     ("__init__", "__main__"),
 )
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}

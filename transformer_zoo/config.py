@@ -66,11 +66,11 @@ class Optimizer:
     """How gradients become updates."""
 
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
-    """adamw (Loshchilov and Hutter 2019), adafactor (Shazeer and Stern 2018), lion (Chen et al. 2023), muon (Jordan 2024)."""
+    """Loshchilov and Hutter 2019; Shazeer and Stern 2018 (rates relative to the parameter); Chen 2023; Jordan 2024."""
     peak_lr: float = 1e-3
     """Learning rate at the end of the warmup."""
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
-    """What follows the warmup. inverse_sqrt: Vaswani et al. 2017; wsd: constant, then a linear decay (Hu et al. 2024)."""
+    """What follows the warmup. inverse_sqrt: Vaswani et al. 2017; wsd: constant, then linear to the end (Hu 2024)."""
     warmup_steps: int = 0
     """Steps in which the rate rises linearly from nothing."""
     decay_steps: int | None = None

@@ -1,4 +1,4 @@
-"""Schedules and optimizers, optax chains built by name from `Run.optimizer`; parameters are told apart by their path."""
+"""Schedules and optimizers: optax chains by name, from `Run.optimizer`; parameters are told apart by their path."""
 
 import re
 from typing import Any
@@ -78,9 +78,16 @@ def make_optimizer(settings: Optimizer, steps: int, params: trees.Tree) -> optax
             optax.scale_by_learning_rate(rate),
         ),
         "muon": lambda: optax.contrib.muon(
-            rate, beta=settings.b1, eps=settings.eps, weight_decay=decay, weight_decay_mask=_decayed,
-            adam_b1=settings.b1, adam_b2=settings.b2, adam_weight_decay=decay,
-            muon_weight_dimension_numbers=_muon_axes, consistent_rms=0.2,
+            rate,
+            beta=settings.b1,
+            eps=settings.eps,
+            weight_decay=decay,
+            weight_decay_mask=_decayed,
+            adam_b1=settings.b1,
+            adam_b2=settings.b2,
+            adam_weight_decay=decay,
+            muon_weight_dimension_numbers=_muon_axes,
+            consistent_rms=0.2,
         ),  # fmt: skip
     }[settings.name]()
     clip = optax.identity() if settings.clip_norm is None else optax.clip_by_global_norm(settings.clip_norm)

@@ -137,7 +137,7 @@ class Program:
 
 
 def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
-    """Everything about a run that needs no data and no memory: its devices may even be those of a TPU that is not there.
+    """Everything about a run that needs no data and no memory: its devices may be those of a TPU that is not there.
 
     Raises:
         ValueError: settings that contradict each other: a mesh that divides neither devices nor rows nor parameters, a
@@ -153,7 +153,9 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
             f"{ways}: choose a multiple of {training.accumulation * ways}"
         )
     if run.objective.task not in family.TASKS:
-        raise ValueError(f"the objective needs the task {run.objective.task!r}, and {family.__name__} has {list(family.TASKS)}")
+        raise ValueError(
+            f"the objective needs the task {run.objective.task!r}, and {family.__name__} has {list(family.TASKS)}"
+        )
     model = family.Model(run.model, task=run.objective.task, compute=run.compute)
     shapes = registry.param_shapes(model)
     optimizer = optim.make_optimizer(run.optimizer, training.steps, shapes)
@@ -187,7 +189,10 @@ def batch_shapes(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeS
         ValueError: the mesh does not divide the length of the rows.
     """
     B, T = run.training.batch_size, run.data.length
-    shapes = {name: jax.ShapeDtypeStruct((B, T), jnp.int32) for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")}
+    shapes = {
+        name: jax.ShapeDtypeStruct((B, T), jnp.int32)
+        for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")
+    }
     shapes |= {"valid_BT": jax.ShapeDtypeStruct((B, T), jnp.bool_), "bytes_B": jax.ShapeDtypeStruct((B,), jnp.int32)}
     places = sharding.batch_shardings(shapes, mesh)
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name]) for name, x in shapes.items()}

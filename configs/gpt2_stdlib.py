@@ -1,0 +1,31 @@
+"""A small GPT-2 on the source code of the Python that runs it.
+
+Command:   python train.py configs/gpt2_stdlib.py
+Hardware:  2 CPU cores
+"""
+
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.models import gpt2
+from transformer_zoo.objectives import CausalLM
+
+config = Run(
+    model=gpt2.Config(
+        vocab_size=8192,
+        max_length=256,
+        width=256,
+        num_layers=4,
+        num_heads=4,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+        residual_dropout=0.0,
+        eos_id=0,
+    ),
+    objective=CausalLM(),
+    directory="runs/gpt2_stdlib",
+    data=Data(source="python_stdlib", length=256),
+    vocabulary=Vocabulary(size=8192),
+    optimizer=Optimizer(peak_lr=2e-3, warmup_steps=50),
+    training=Training(steps=600, batch_size=16),
+    evaluation=Evaluation(every=100),
+    checkpoints=Checkpoints(every=200),
+)

@@ -1,0 +1,77 @@
+"""Training state on disk, by Orbax: written beside the training, whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+
+class Checkpoints:
+    """The checkpoints of one run, each a train state and the position in the data.
+
+    A checkpoint appears under its step's name only when all of it is on disk: a process killed at any moment, or a disk
+    that is full, leaves the ones before it as they were.
+    """
+
+    def __init__(self, directory: Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """All the steps there are."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, position: Any) -> None:
+        """Begins to write; the arrays are copied before this returns, so that they may be donated."""
+        if step != self.latest():
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
+            self._manager.save(step, args=args, force=True)
+
+    def restore(self, step: int, state: Any) -> tuple[Any, Any]:
+        """(train state, position in the data) of a step.
+
+        Args:
+            state: shapes with shardings; each process reads what its devices hold.
+
+        Raises:
+            ValueError: the checkpoint is of another architecture or optimizer.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        return restored.state, restored.data
+
+    def restore_parameters(self, step: int, params: Any) -> Any:
+        """The parameters of a step alone: its moving average where the run keeps one.
+
+        Args:
+            params: shapes with shardings.
+        """
+        saved = self._manager.item_metadata(step).state
+        which = "params" if saved["ema"] is None else "ema"
+        args = ocp.args.PyTreeRestore(
+            {which: params},
+            restore_args={which: jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), params)},
+            partial_restore=True,
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state[which]
+
+    def wait(self) -> None:
+        """Until everything is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and releases the folder."""
+        self._manager.close()

@@ -1,0 +1,36 @@
+"""Loss over a whole source of text."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer_zoo import trees
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(model: Any, objective: Any) -> Callable[..., Any]:
+    return jax.jit(lambda params, batch: (objective.sums(model, params, batch), objective.counts(batch)))
+
+
+def evaluate(
+    model: Any, objective: Any, params: trees.Tree, batches: Iterable[dict[str, jax.Array]]
+) -> dict[str, float]:
+    """What the objective reports of all the batches together, and how many tokens, bytes, ... that is.
+
+    Sums are added in float64, and every token counts alike, however the rows are cut.
+
+    Raises:
+        ValueError: there is not one batch, or not one target in them.
+    """
+    run, sums, counts = _compiled(model, objective), {}, {}
+    for batch in batches:
+        for total, part in zip((sums, counts), jax.device_get(run(params, batch)), strict=True):
+            for name, value in part.items():
+                total[name] = total.get(name, 0.0) + np.float64(value)
+    if not any(counts.values()):
+        raise ValueError("there is nothing to evaluate: the source has no document, or none with a target in it")
+    report = {name: float(value) for name, value in objective.report(sums, counts).items()}
+    return report | {name: int(value) for name, value in counts.items()}

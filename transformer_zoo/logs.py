@@ -1,0 +1,100 @@
+"""What a run says while it goes: JSON lines, TensorBoard, Weights & Biases, and one line or bar on the console."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Writer = Callable[[int, Mapping[str, float]], None]
+
+
+def json_lines(path: Path, step: int) -> Writer:
+    """One object a line. Lines of steps after `step`, which a run that was cut off will do again, are dropped."""
+    kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
+    path.write_text("".join(line + "\n" for line in kept))
+    file = path.open("a")
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        # JSON has no infinity and no NaN.
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        file.write(json.dumps({"step": step, **finite}) + "\n")
+        file.flush()
+
+    return write
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """All the objects of a file of JSON lines. A last line that was cut off by a kill is left out."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def tensorboard(directory: Path) -> Writer:
+    """Event files that TensorBoard shows."""
+    # These are the pieces of tensorboard that do without TensorFlow and torch.
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(directory))
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=scalars)))
+        writer.flush()
+
+    return write
+
+
+def wandb(project: str, directory: Path, settings: Mapping[str, Any]) -> Writer:
+    """Weights & Biases.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    try:
+        import wandb as library
+    except ImportError as error:
+        raise ImportError("logging.wandb needs the package: pip install 'transformer-zoo[wandb]'") from error
+    run = library.init(project=project, name=directory.name, dir=str(directory), config=dict(settings), resume="allow")
+    return lambda step, values: run.log(dict(values), step=step)
+
+
+class Bar:
+    """The console: a bar with step, loss, tokens a second and the time left; plain lines where nobody watches."""
+
+    def __init__(self, steps: int, done: int, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
+            TimeRemainingColumn(compact=True), TextColumn("left"),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("compiling", total=steps, completed=done)
+        self._steps = steps
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        self._progress.update(self._task, completed=step)
+
+    def show(self, step: int, values: Mapping[str, float], left: float) -> None:
+        """Training values; `left` is the time to the end, in seconds."""
+        text = f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"
+        self._progress.update(self._task, completed=step, description=text)
+        if not self._console.is_terminal:
+            minutes, seconds = divmod(round(left), 60)
+            self._console.print(f"step {step}/{self._steps}  {text}  {minutes}:{seconds:02d} left")
+
+    def say(self, text: str) -> None:
+        self._console.print(text)

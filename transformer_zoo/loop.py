@@ -1,0 +1,299 @@
+"""A training run from beginning to end: data, model, checkpoints, the loop, evaluation, and what it leaves behind."""
+
+import collections
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from rich.console import Console
+
+from transformer_zoo import logs, plots, runs, sharding, training
+from transformer_zoo.checkpoints.orbax import Checkpoints
+from transformer_zoo.config import Run
+from transformer_zoo.data import pipeline, sources
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.diagnosis import first_not_finite
+from transformer_zoo.evaluation import evaluate
+from transformer_zoo.pretrained import Bundle, from_pretrained
+
+Batch = dict[str, jax.Array]
+
+
+class NotFinite(RuntimeError):
+    """The loss or its gradient was not finite too many times in a row."""
+
+
+def train(run: Run, console: Console | None = None) -> dict[str, float]:
+    """Trains, or goes on where a run in the same folder stopped; evaluates at the end.
+
+    Killed at any moment and started again, a run ends with the same parameters, bit for bit, as one that was let be.
+    SIGTERM saves and returns.
+
+    Returns:
+        The last evaluation on held-out text.
+
+    Raises:
+        ValueError: settings or data that cannot work; nothing has been computed yet.
+        NotFinite: the loss was not finite in `training.patience` updates in a row.
+    """
+    console = console or Console()
+    directory = Path(run.directory)
+
+    # ---- what was here before -----------------------------------------------------------------------------------
+    run, bundle, notes = _begin(run, directory)
+    for note in notes:
+        console.print(f"changed since this run began: {note}", style="yellow")
+
+    # ---- program and data: everything that can be wrong is found out here -----------------------------------------
+    program = training.prepare(run)
+    tokenizer = _tokenizer(run, directory, bundle)
+    if tokenizer.vocab_size > run.model.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
+            "set model.vocab-size to at least that"
+        )
+    shapes = training.batch_shapes(run, program.mesh)
+    batches = _training_batches(run, tokenizer)
+    held_out = lambda: _on_devices(_held_out(run, tokenizer), shapes)
+
+    # ---- state: the latest checkpoint, else published weights, else fresh -----------------------------------------
+    checkpoints = Checkpoints(
+        directory / "checkpoints", keep=run.checkpoints.keep, keep_every=run.checkpoints.keep_every
+    )
+    step = checkpoints.latest() or 0
+    if step:
+        state, position = checkpoints.restore(step, program.state)
+        batches.set_state(position)
+        console.print(f"going on from step {step}")
+    else:
+        params = program.fresh(run.training.seed) if bundle is None else bundle.params
+        state = program.begin(params, run)
+    if jax.process_index() == 0:
+        runs.write(run)
+    record = _writers(run, directory, step)
+    del bundle
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+    console.print(_summary(run, program, tokenizer))
+    stop = _Stop()
+    recent: collections.deque[tuple[int, Batch, dict[str, jax.Array]]] = collections.deque(maxlen=2)
+    clock = _Clock(step)
+    report: dict[str, float] = {}
+    feed = _ahead(batches, lambda rows: _on_device(rows, shapes))
+
+    with logs.Bar(run.training.steps, step, console) as bar, jax.set_mesh(program.mesh), stop:
+        while step < run.training.steps and not stop.now(step):
+            batch, position = next(feed)
+            state, metrics = program.step(state, batch)
+            step += 1
+            # The device is already at this step: what is read now is the step before, so that it never waits for us.
+            recent.append((step, batch, metrics))
+            if len(recent) == 2:
+                _watch(run, program, state, *recent[0], console)
+            last = step == run.training.steps
+            if step % run.logging.every == 0 or last:
+                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                values |= clock.lap(step, values["tokens"])
+                record(step, values)
+                bar.show(step, values, (run.training.steps - step) * clock.seconds_per_step)
+            bar.advance(step)
+            if step % run.evaluation.every == 0 or last:
+                params = state.params if state.ema is None else state.ema
+                report = evaluate(program.model, run.objective, params, held_out())
+                record(step, {f"validation/{name}": value for name, value in report.items()})
+                bar.say(f"step {step}: held out: " + ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
+                _draw(directory)
+                clock.skip()
+            if step % run.checkpoints.every == 0 or last or stop.now(step):
+                checkpoints.save(step, state, position)
+        if recent:
+            _watch(run, program, state, *recent[-1], console)
+    checkpoints.wait()
+    checkpoints.close()
+    if stop.signalled:
+        console.print(f"stopped by a signal at step {step}; the same command goes on from there")
+    return report
+
+
+def _begin(run: Run, directory: Path) -> tuple[Run, Bundle | None, list[str]]:
+    """The run with the architecture it really has, published weights if it starts from some, and what changed."""
+    resumed = (directory / "run.json").is_file() and (directory / "checkpoints").is_dir()
+    if resumed:
+        before = runs.read(directory)
+        if run.init_from is not None and run.init_from == before.init_from:
+            run = dataclasses.replace(run, model=before.model)
+        notes = runs.check_same(before, run)
+        if Checkpoints(directory / "checkpoints").latest() is not None:
+            return run, None, notes
+    bundle = None
+    if run.init_from is not None:
+        bundle = from_pretrained(
+            run.init_from, task=run.objective.task, dtype=run.compute.dtype, param_dtype=run.compute.param_dtype,
+            mesh=sharding.make_mesh(**dataclasses.asdict(run.mesh)),
+        )  # fmt: skip
+        run = dataclasses.replace(run, model=bundle.config)
+    directory.mkdir(parents=True, exist_ok=True)
+    return run, bundle, []
+
+
+def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
+    """The run's own, that of the weights it starts from, the one asked for, or one trained on the training split."""
+    kept = directory / "tokenizer"
+    if kept.is_dir():
+        return Tokenizer.load(kept)
+    if run.vocabulary.path is not None:
+        tokenizer = Tokenizer.load(run.vocabulary.path)
+    elif bundle is not None and bundle.tokenizer is not None:
+        tokenizer = bundle.tokenizer
+    else:
+        documents = sources.source(run.data.source, run.data.train_split)
+        tokenizer = Tokenizer.train((document["text"] for document in documents), run.vocabulary.size)
+    if jax.process_index() == 0:
+        tokenizer.save(kept)
+    return tokenizer
+
+
+def _training_batches(run: Run, tokenizer: Tokenizer) -> Any:
+    return pipeline.batches(
+        sources.source(run.data.source, run.data.train_split), tokenizer,
+        length=run.data.length, batch_size=run.training.batch_size, packing=run.data.packing,
+        seed=run.training.seed, workers=run.data.workers,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+
+
+def _held_out(run: Run, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
+    rows = pipeline.batches(
+        sources.source(run.data.source, run.data.validation_split), tokenizer,
+        length=run.data.length, batch_size=run.training.batch_size, packing=run.data.packing,
+        shuffle=False, epochs=1, process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    for index, batch in enumerate(rows):
+        if index == run.evaluation.batches:
+            return
+        yield batch
+
+
+def _on_device(rows: dict[str, np.ndarray], shapes: dict[str, jax.ShapeDtypeStruct]) -> Batch:
+    """This process's rows as part of the global batch."""
+    return {
+        name: jax.make_array_from_process_local_data(shape.sharding, rows[name], shape.shape)
+        for name, shape in shapes.items()
+    }
+
+
+def _on_devices(batches: Iterator[dict[str, np.ndarray]], shapes: dict[str, jax.ShapeDtypeStruct]) -> Iterator[Batch]:
+    return (_on_device(rows, shapes) for rows in batches)
+
+
+def _ahead(batches: Any, place: Callable[[Any], Batch], size: int = 2) -> Iterator[tuple[Batch, Any]]:
+    """Batches on the devices before they are needed, each with the position in the data right after it."""
+    queue: collections.deque[tuple[Batch, Any]] = collections.deque()
+    for rows in batches:
+        queue.append((place(rows), batches.get_state()))
+        if len(queue) == size:
+            yield queue.popleft()
+    yield from queue
+
+
+def _watch(
+    run: Run,
+    program: training.Program,
+    state: training.TrainState,
+    step: int,
+    batch: Batch,
+    metrics: Any,
+    console: Console,
+) -> None:
+    """Says where a loss or gradient that was not finite came from; ends the run after too many in a row."""
+    in_a_row = int(metrics["skipped_in_a_row"])
+    if not in_a_row:
+        return
+    place = "diagnosed at the first of them"
+    if in_a_row == 1:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step - 1)
+        place = first_not_finite(program.model, run.objective, state.params, batch, key)
+    console.print(f"step {step}: the loss or its gradient is not finite ({place}); the update is left out", style="red")
+    if in_a_row >= run.training.patience:
+        raise NotFinite(
+            f"{in_a_row} updates in a row were not finite, up to step {step}: lower optimizer.peak-lr or "
+            "optimizer.clip-norm, or lengthen the warmup; the last checkpoint is good"
+        )
+
+
+class _Stop:
+    """SIGTERM and the end: a machine that is taken away gives a warning, and the run saves."""
+
+    def __init__(self) -> None:
+        self.signalled = False
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._hear)
+
+    def __exit__(self, *exception: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _hear(self, *_: Any) -> None:
+        self.signalled = True
+
+    def now(self, step: int) -> bool:
+        """Whether to save and stop; all processes of a run answer alike."""
+        if jax.process_count() > 1:
+            self.signalled = multihost_utils.reached_preemption_sync_point(step)
+        return self.signalled
+
+
+class _Clock:
+    """Tokens and seconds between two lines of the log. Evaluation does not count."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._time, self.seconds_per_step = step, time.monotonic(), 0.0
+
+    def lap(self, step: int, tokens: float) -> dict[str, float]:
+        now, steps = time.monotonic(), max(1, step - self._step)
+        self.seconds_per_step = (now - self._time) / steps
+        self._step, self._time = step, now
+        return {"tokens_per_second": tokens / self.seconds_per_step, "seconds_per_step": self.seconds_per_step}
+
+    def skip(self) -> None:
+        self._time = time.monotonic()
+
+
+def _writers(run: Run, directory: Path, step: int) -> logs.Writer:
+    if jax.process_index() != 0:
+        return lambda step, values: None
+    writers = [logs.json_lines(directory / "metrics.jsonl", step)]
+    if run.logging.tensorboard:
+        writers.append(logs.tensorboard(directory / "tensorboard"))
+    if run.logging.wandb is not None:
+        writers.append(logs.wandb(run.logging.wandb, directory, runs.settings(run)))
+
+    def write(step: int, values: Any) -> None:
+        for writer in writers:
+            writer(step, values)
+
+    return write
+
+
+def _draw(directory: Path) -> None:
+    if jax.process_index() == 0:
+        plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), directory / "curve.png", directory.name)
+
+
+def _summary(run: Run, program: training.Program, tokenizer: Tokenizer) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    device = program.mesh.devices.flat[0].device_kind
+    mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
+    return (
+        f"{count / 1e6:.1f} M parameters, {tokenizer.vocab_size} tokens in the vocabulary; "
+        f"{run.training.batch_size} x {run.data.length} tokens a step; {device}, {mesh}"
+    )

@@ -1,0 +1,175 @@
+"""The folder of a run: what it was asked to do, with what, and what came of it.
+
+run.json        every setting, versions, devices, git revision
+tokenizer/      the tokenizer
+checkpoints/    training state by step
+metrics.jsonl   what was measured; curve.png shows it; tensorboard/ too
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from transformer_zoo import config as configuration
+from transformer_zoo import registry, sharding
+from transformer_zoo.checkpoints.orbax import Checkpoints
+from transformer_zoo.config import Run
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.objectives import OBJECTIVES
+from transformer_zoo.pretrained import Bundle
+
+PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+
+# Settings that give the training state its shape, or the data its meaning: a run cannot go on with others.
+FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """A run as plain JSON; the architecture and the objective bear their names."""
+    as_dict = dataclasses.asdict(run)
+    as_dict["model"] = {"family": registry.family_of(run.model), **as_dict["model"]}
+    as_dict["objective"] = {"name": run.objective.task, **as_dict["objective"]}
+    return json.loads(json.dumps(as_dict))
+
+
+def write(run: Run) -> None:
+    """Writes run.json, whole or not at all."""
+    record = {
+        "settings": settings(run),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "git": _git_revision(),
+    }
+    path = Path(run.directory) / "run.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def read(directory: str | os.PathLike[str]) -> Run:
+    """The settings of the run in a folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: its run.json is not one of ours.
+    """
+    path = Path(directory) / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no run: there is no {path}")
+    try:
+        found = json.loads(path.read_text())["settings"]
+        architecture, objective = dict(found.pop("model")), dict(found.pop("objective"))
+        parts: dict[str, Any] = {
+            "model": registry.family(architecture.pop("family")).Config(**architecture),
+            "objective": OBJECTIVES[objective.pop("name")](**objective),
+        }
+        for field in dataclasses.fields(Run):
+            if field.name in found:
+                value = found[field.name]
+                part = field.type if dataclasses.is_dataclass(field.type) else None
+                parts[field.name] = part(**_tuples(value)) if part else value
+        return Run(**parts)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} does not describe a run of this version: {error!r}") from error
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs differ, by their dotted names: (old, new)."""
+    before, after = (_flat(settings(run)) for run in (old, new))
+    names = sorted(before.keys() | after.keys())
+    return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def check_same(old: Run, new: Run) -> list[str]:
+    """The settings that changed since the run began, as lines to tell; those that cannot change are an error.
+
+    Raises:
+        ValueError: the run in the folder has another architecture, tokenizer or optimizer.
+    """
+    changed = {name: pair for name, pair in differences(old, new).items() if name != "directory"}
+    fixed = [f"  {name}: {a!r} there, {b!r} now" for name, (a, b) in changed.items() if name.startswith(FIXED)]
+    if fixed:
+        raise ValueError(
+            f"{new.directory} holds a run with other settings, with which this one cannot go on:\n"
+            + "\n".join(fixed)
+            + "\nGive this run another --directory, or the settings of that one."
+        )
+    return [f"{name}: {a!r}, now {b!r}" for name, (a, b) in changed.items()]
+
+
+def load_run(
+    directory: str | os.PathLike[str], step: int | None = None, mesh: jax.sharding.Mesh | None = None
+) -> Bundle:
+    """The model that a run has trained, as of its latest checkpoint or of a step.
+
+    Where the run keeps a moving average of the parameters, that is what it gives.
+
+    Raises:
+        FileNotFoundError: no run, or no checkpoint (of that step).
+    """
+    directory, run = Path(directory), read(directory)
+    if not (directory / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
+    checkpoints = Checkpoints(directory / "checkpoints")
+    latest = checkpoints.latest()
+    if latest is None or step not in (None, *checkpoints.steps()):
+        known = ", ".join(map(str, checkpoints.steps())) or "none"
+        raise FileNotFoundError(f"{directory} holds no checkpoint of step {step or 'any'} (there are: {known})")
+    model = registry.family(registry.family_of(run.model)).Model(
+        run.model, task=run.objective.task, compute=run.compute
+    )
+    shapes = registry.param_shapes(model)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
+    places = sharding.param_shardings(shapes, mesh)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
+    params = checkpoints.restore_parameters(latest if step is None else step, shapes)
+    checkpoints.close()
+    return Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: leaf for key, part in tree.items() for name, leaf in _flat(part, f"{prefix}.{key}".lstrip(".")).items()
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    """The commit of the source, with a + where files have changed since; None outside a repository."""
+    command = [
+        "git",
+        "-C",
+        str(Path(configuration.__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=40",
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
