@@ -114,8 +114,8 @@ class TfdsSource(Source):
         self._texts = texts
         if re.split(r"[\[+]", split)[0] not in builder.info.splits:
             raise ValueError(
-                f"{self.name} has no split {split!r}: it has {', '.join(sorted(builder.info.splits))}; a part of one is "
-                "written like train[:99%] or train[99%:]"
+                f"{self.name} has no split {split!r}: it has {', '.join(sorted(builder.info.splits))}; a part of "
+                "one is written like train[:99%] or train[99%:]"
             )
         try:
             self._examples = builder.as_data_source(split=split)

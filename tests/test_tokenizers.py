@@ -1,0 +1,378 @@
+"""Text to ids and back, in every file format, and against the libraries that others read the same files with."""
+
+import io
+import json
+import pickle
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from transformer_zoo.data.tokenizers import Tokenizer
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "def encode(self, text):\n    return [self.vocab[c] for c in text]\n",
+    "Naïve café, Größe, 文字化け, and emoji 😀👩‍👩‍👧.",
+    "numbers 12345 and  double  spaces\tand\ttabs",
+    "encode the encoder, decode the decoder; the codes encode",
+] * 8
+
+TRICKY = [
+    "",
+    " ",
+    "a",
+    "  leading and trailing  ",
+    "\r\n\t\x00\x7f",
+    "e\u0301 é ﬁ Ⅷ",
+    "😀\ufe0f👩‍👩‍👧 文\u3000字 \ud7ff\ue000\U0010ffff",
+    "<|endoftext|> [CLS] </s> <s> <extra_id_0>",
+    "x" * 300 + " unusuallylongword" * 20,
+]
+
+
+def random_texts(count, seed=0):
+    """Strings over all of Unicode but the surrogates, most of them near the ASCII range."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        high = rng.choice((0x80, 0x800, 0x10000, 0x110000))
+        codes = (rng.randrange(high) for _ in range(rng.randrange(40)))
+        yield "".join(chr(code) for code in codes if not 0xD800 <= code < 0xE000)
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return Tokenizer.train(SENTENCES, 400)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, bpe):
+    """A folder in each format."""
+    root = tmp_path_factory.mktemp("tokenizers")
+    folder = {name: root / name for name in ("json", "gpt2", "roberta", "wordpiece", "unigram", "sp-bpe")}
+    for path in folder.values():
+        path.mkdir()
+    bpe.save(folder["json"])
+
+    model = json.loads((folder["json"] / "tokenizer.json").read_text())["model"]
+    merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]) + "\n"
+    ordinary = [token for token in sorted(model["vocab"], key=model["vocab"].get) if token != "<|endoftext|>"]
+    styles = {
+        "gpt2": [*ordinary, "<|endoftext|>"],
+        "roberta": ["<s>", "<pad>", "</s>", "<unk>", *ordinary, "<mask>"],
+    }
+    for name, tokens in styles.items():
+        (folder[name] / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+        (folder[name] / "merges.txt").write_text(merges)
+
+    pieces = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz.,;", "文", "字"]
+    pieces += [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"] + ["the", "code", "##code", "en", "de", "##er", "naive"]
+    (folder["wordpiece"] / "vocab.txt").write_text("\n".join(pieces) + "\n")
+
+    for name, kind, ids in (
+        ("unigram", "unigram", {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}),
+        ("sp-bpe", "bpe", {"unk_id": 0, "bos_id": 1, "eos_id": 2, "byte_fallback": True}),
+    ):
+        proto = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(SENTENCES),
+            model_writer=proto,
+            model_type=kind,
+            vocab_size=120 if kind == "unigram" else 360,
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **ids,
+        )
+        file = "spiece.model" if kind == "unigram" else "tokenizer.model"
+        (folder[name] / file).write_bytes(proto.getvalue())
+    (folder["unigram"] / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 10}))
+    return folder
+
+
+NAMES = ("json", "gpt2", "roberta", "wordpiece", "unigram", "sp-bpe")
+BYTE_LEVEL = ("json", "gpt2", "roberta")
+
+
+@pytest.mark.parametrize("name", BYTE_LEVEL)
+def test_byte_level_gives_back_any_text(folders, name):
+    tokenizer = Tokenizer.load(folders[name])
+    assert tokenizer.kind == "byte-level bpe"
+    texts = [*SENTENCES, *TRICKY, *random_texts(300)]
+    for text, encoding in zip(texts, tokenizer.encode_batch(texts)):
+        assert tokenizer.decode(encoding.ids) == text
+        assert encoding.ids.dtype == encoding.offsets.dtype == np.int32
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_offsets_are_spans_of_the_text(folders, name):
+    tokenizer = Tokenizer.load(folders[name])
+    for text in [*SENTENCES[:5], *TRICKY, *random_texts(50, seed=1)]:
+        encoding = tokenizer.encode(text)
+        assert encoding.offsets.shape == (len(encoding), 2)
+        starts, ends = encoding.offsets.T
+        assert (starts >= 0).all() and (starts <= ends).all() and (ends <= len(text)).all()
+        assert (np.diff(starts) >= 0).all() and (np.diff(ends) >= 0).all()
+        if name in BYTE_LEVEL:  # nothing is dropped: the spans leave no hole
+            covered = np.zeros(len(text), bool)
+            for start, end in encoding.offsets:
+                covered[start:end] = True
+            assert covered.all()
+    text = "the naïve code"
+    encoding = tokenizer.encode(text)
+    spans = [text[start:end] for start, end in encoding.offsets]
+    assert "".join(dict.fromkeys(spans)).replace(" ", "") == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_of_the_tokens_add_up_to_those_of_the_text(folders, name):
+    tokenizer = Tokenizer.load(folders[name])
+    texts = [*SENTENCES[:5], *TRICKY, *random_texts(100, seed=2)]
+    for text, (ids, counts) in zip(texts, tokenizer.encode_bytes(texts)):
+        np.testing.assert_array_equal(ids, tokenizer.encode(text).ids)
+        assert len(ids) == len(counts) and (counts >= 0).all()
+        if name in BYTE_LEVEL:
+            assert counts.sum() == len(text.encode())
+        else:  # what is dropped at the end belongs to no token
+            last = tokenizer.encode(text).offsets[:, 1].max(initial=0)
+            assert counts.sum() == len(text[:last].encode())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_special_tokens_are_text_unless_asked_for(folders, name):
+    tokenizer = Tokenizer.load(folders[name])
+    ids = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "cls", "sep", "mask", "pad")}
+    for i in {i for i in ids.values() if i is not None}:
+        token = tokenizer.tokens([i])[0]
+        text = f"the {token} code"
+        assert i not in tokenizer.encode(text).ids
+        encoding = tokenizer.encode(text, special=True)
+        place = list(encoding.ids).index(i)
+        start, end = encoding.offsets[place]
+        assert text[start:end].strip() == token
+        assert list(encoding.ids).count(i) == 1
+        assert token in tokenizer.decode(encoding.ids, special=True)
+        assert token not in tokenizer.decode(encoding.ids)
+
+
+def test_roles_are_found(folders):
+    def roles(name):
+        tokenizer = Tokenizer.load(folders[name])
+        ids = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
+        return {role: i for role, i in ids.items() if i is not None}
+
+    assert roles("json") == {"bos": 0, "eos": 0}
+    last = Tokenizer.load(folders["gpt2"]).vocab_size - 1
+    assert roles("gpt2") == {"bos": last, "eos": last}
+    mask = Tokenizer.load(folders["roberta"]).vocab_size - 1
+    assert roles("roberta") == {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": mask}
+    assert roles("wordpiece") == {"pad": 0, "unk": 2, "cls": 3, "sep": 4, "mask": 5}
+    assert roles("unigram") == {"pad": 0, "eos": 1, "unk": 2}
+    assert roles("sp-bpe") == {"unk": 0, "bos": 1, "eos": 2}
+
+
+def test_files_beside_it_decide_which_tokens_are_special(folders, tmp_path):
+    folder = tmp_path / "t"
+    Tokenizer.load(folders["roberta"]).save(folder)
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": [7, 8]}))
+    assert Tokenizer.load(folder).eos_id == 2  # tokenizer_config.json, which was saved, comes first
+    config = {"bos_token": None, "pad_token": {"content": "</s>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer.load(folder)
+    assert (tokenizer.bos_id, tokenizer.pad_id, tokenizer.eos_id) == (None, 2, 7)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<unk>", "pad_token": "<unk>"}))
+    tokenizer = Tokenizer.load(folder)
+    assert (tokenizer.pad_id, tokenizer.eos_id) == (2, 3)
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<nothing>"}))
+    with pytest.raises(ValueError, match="names '<nothing>' as eos_token, and the vocabulary has no such token"):
+        Tokenizer.load(folder)
+
+
+def test_added_tokens_lie_behind_the_vocabulary(folders, tmp_path):
+    for name in ("gpt2", "wordpiece"):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in folders[name].iterdir():
+            (folder / file.name).write_bytes(file.read_bytes())
+        size = Tokenizer.load(folder).vocab_size
+        added = {size: {"content": "<new>", "special": True}, size + 1: {"content": "brandnew", "special": False}}
+        (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+        tokenizer = Tokenizer.load(folder)
+        assert tokenizer.vocab_size == size + 2
+        assert size not in tokenizer.encode("a <new> b").ids and size in tokenizer.encode("a <new> b", special=True).ids
+        assert size + 1 in tokenizer.encode("a brandnew b").ids
+        added = {size + 1: {"content": "<new>"}}
+        (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+        with pytest.raises(ValueError, match="'<new>' cannot have id"):
+            Tokenizer.load(folder)
+
+
+def test_wordpiece_follows_its_settings(folders, tmp_path):
+    tokenizer = Tokenizer.load(folders["wordpiece"])
+    assert tokenizer.tokens(tokenizer.encode("The Naïve EnCoder, 文字").ids) == [
+        *["the", "naive", "en", "##code", "##r", ",", "文", "字"]
+    ]
+    framed = tokenizer.encode("the code", template=True)
+    assert tokenizer.tokens(framed.ids) == ["[CLS]", "the", "code", "[SEP]"]
+    np.testing.assert_array_equal(framed.offsets, [[0, 0], [0, 3], [4, 8], [0, 0]])
+    vocab = (folders["wordpiece"] / "vocab.txt").read_text()
+    (tmp_path / "vocab.txt").write_text(vocab)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    assert Tokenizer.load(tmp_path).encode("The").ids.tolist() == [2]
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "vocab.txt").write_text(vocab + "The\n")  # capitals: a cased vocabulary
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.tokens(tokenizer.encode("The the").ids) == ["The", "the"]
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(
+        ValueError, match=r"vocab.txt is not a tokenizer that can be read: the vocabulary has no \[UNK\]"
+    ):
+        Tokenizer.load(tmp_path)
+
+
+def test_sentencepiece_is_sentencepiece(folders):
+    for name in ("unigram", "sp-bpe"):
+        tokenizer = Tokenizer.load(folders[name])
+        file = next(file for file in folders[name].iterdir() if file.suffix == ".model")
+        reference = sentencepiece.SentencePieceProcessor(model_file=str(file))
+        for text in [*SENTENCES, *TRICKY, *random_texts(50, seed=3)]:
+            assert tokenizer.encode(text).ids.tolist() == reference.encode(text)
+            assert tokenizer.decode(tokenizer.encode(text).ids) == reference.decode(reference.encode(text))
+    tokenizer = Tokenizer.load(folders["unigram"])
+    size = tokenizer.vocab_size
+    assert tokenizer.tokens([size - 1, size - 10]) == ["<extra_id_0>", "<extra_id_9>"]  # T5's order
+    encoding = tokenizer.encode("the <extra_id_0> code", special=True)
+    assert size - 1 in encoding.ids and encoding.offsets[-1, 1] == len("the <extra_id_0> code")
+    with pytest.raises(ValueError, match="does not say what frames a sequence"):
+        tokenizer.encode("a", template=True)
+
+
+def test_lengths_left_in_a_published_file_do_not_cut_or_pad(bpe, tmp_path):
+    bpe.save(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<|endoftext|>",
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    text = SENTENCES[0]
+    np.testing.assert_array_equal(Tokenizer.load(tmp_path).encode(text).ids, bpe.encode(text).ids)
+    np.testing.assert_array_equal(Tokenizer.load(tmp_path).encode("a").ids, bpe.encode("a").ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_and_pickled_tokenizers_are_the_same(folders, name, tmp_path):
+    tokenizer = Tokenizer.load(folders[name])
+    tokenizer.save(tmp_path / "saved")
+    for file in folders[name].iterdir():
+        assert (tmp_path / "saved" / file.name).read_bytes() == file.read_bytes()
+    for copy in (Tokenizer.load(tmp_path / "saved"), pickle.loads(pickle.dumps(tokenizer))):
+        assert copy.vocab_size == tokenizer.vocab_size
+        assert copy.fingerprint == tokenizer.fingerprint
+        for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"):
+            assert getattr(copy, f"{role}_id") == getattr(tokenizer, f"{role}_id")
+        for text in [*SENTENCES[:5], *TRICKY]:
+            np.testing.assert_array_equal(copy.encode(text).ids, tokenizer.encode(text).ids)
+            np.testing.assert_array_equal(copy.encode(text).offsets, tokenizer.encode(text).offsets)
+
+
+def test_one_file_may_be_named(folders):
+    assert Tokenizer.load(folders["gpt2"] / "vocab.json").kind == "byte-level bpe"
+    assert Tokenizer.load(folders["unigram"] / "spiece.model").kind == "sentencepiece"
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    formats = "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model"
+    (tmp_path / "vocab.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "vocab.json"):
+        with pytest.raises(
+            FileNotFoundError, match=f"is no tokenizer: it must be, or be a folder that holds, .*{formats}"
+        ):
+            Tokenizer.load(path)
+    for file in ("tokenizer.json", "spiece.model"):
+        (tmp_path / file).write_text("{}")
+        with pytest.raises(ValueError, match=f"{file} is not a tokenizer that can be read"):
+            Tokenizer.load(tmp_path / file)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ValueError, match="the settings of the tokenizer in .* are not JSON"):
+        Tokenizer.load(tmp_path)
+
+
+def test_what_cannot_be_encoded_or_decoded(bpe):
+    with pytest.raises(ValueError, match="text 1 has a lone surrogate at character 2"):
+        bpe.encode_batch(["fine", "ab\ud800"])
+    for i in (-1, bpe.vocab_size):
+        with pytest.raises(ValueError, match=f"token id {i} at place 1 is not one of the {bpe.vocab_size}"):
+            bpe.decode([0, i])
+
+
+def test_training(tmp_path):
+    tokenizer = Tokenizer.train(iter(SENTENCES), 300)
+    assert tokenizer.vocab_size == 300
+    assert tokenizer.bos_id == tokenizer.eos_id == tokenizer.id_of("<|endoftext|>") == 0
+    assert len(Tokenizer.train(SENTENCES, 400).encode(SENTENCES[0])) < len(
+        Tokenizer.train(SENTENCES, 257).encode(SENTENCES[0])
+    )
+    assert Tokenizer.train(["ab"], 5000).vocab_size < 300  # too little text for more
+    with pytest.raises(ValueError, match="at least 257"):
+        Tokenizer.train(SENTENCES, 256)
+    for texts in ([], ["", ""]):
+        with pytest.raises(ValueError, match="no text to train"):
+            Tokenizer.train(texts, 300)
+
+
+TRAIN = """
+import sys
+from transformer_zoo.data.tokenizers import Tokenizer
+texts = [line * 20 for line in "the tokens; a token is taken; takes and tokens".split(";")]
+print(Tokenizer.train(texts, 280, sys.argv[1]).fingerprint)
+"""
+
+
+def test_trained_tokenizers_are_kept_by_content(tmp_path, monkeypatch):
+    first = Tokenizer.train(SENTENCES, 300, tmp_path)
+    monkeypatch.setattr(Tokenizer, "_train", lambda *_: pytest.fail("trained again"))
+    assert Tokenizer.train(iter(SENTENCES), 300, tmp_path).fingerprint == first.fingerprint
+    monkeypatch.undo()
+    assert Tokenizer.train(SENTENCES, 301, tmp_path).vocab_size == 301
+    Tokenizer.train([*SENTENCES[:-1], SENTENCES[-1] + "!"], 300, tmp_path)
+    Tokenizer.train(["".join(SENTENCES[:2]), *SENTENCES[2:]], 300, tmp_path)  # the same characters, other documents
+    assert len(list(tmp_path.iterdir())) == 4
+    # Two processes that train at once agree, and leave one folder and no rest.
+    command = [sys.executable, "-c", TRAIN, str(tmp_path / "both")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert len({process.communicate(timeout=60)[0] for process in running}) == 1
+    assert [process.returncode for process in running] == [0, 0]
+    assert len(list((tmp_path / "both").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_transformers_reads_what_is_saved_and_agrees(folders, name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = Tokenizer.load(folders[name])
+    tokenizer.save(tmp_path)
+    for model_type in (None, "gpt2"):
+        if model_type:
+            (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+        for text in [*SENTENCES, *TRICKY[:7], *random_texts(50, seed=4)]:
+            ids = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert tokenizer.encode(text).ids.tolist() == ids
+            assert tokenizer.encode(text, template=True).ids.tolist() == theirs(text)["input_ids"]
+        assert theirs.eos_token_id == tokenizer.eos_id and theirs.pad_token_id == tokenizer.pad_id
+
+
+@pytest.mark.parametrize(("name", "reference"), [("gpt2", "GPT2"), ("roberta", "Roberta"), ("wordpiece", "Bert")])
+def test_bare_files_mean_what_the_reference_takes_them_to_mean(folders, name, reference):
+    transformers = pytest.importorskip("transformers")
+    theirs = getattr(transformers, f"{reference}Tokenizer").from_pretrained(folders[name])
+    tokenizer = Tokenizer.load(folders[name])
+    for text in [*SENTENCES, *TRICKY[:7], *random_texts(50, seed=5)]:
+        assert tokenizer.encode(text, template=True).ids.tolist() == theirs(text)["input_ids"]
