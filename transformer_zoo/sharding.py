@@ -138,12 +138,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def fitting(axes: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
+    """`spec`, except that a dimension that the mesh does not divide stays whole."""
+    partition = spec(axes, shape, mesh)
+    return PartitionSpec(
+        *(entry if size % ways(entry, mesh) == 0 else None for size, entry in zip(shape, partition, strict=True))
+    )
+
+
 def constrain(x: jax.Array, axes: str) -> jax.Array:
     """Pins an activation to the mesh in force, if there is one. A dimension that the mesh does not divide stays whole:
     one prompt can be decoded on eight devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    partition = spec(axes, x.shape, mesh)
-    fitting = (entry if size % ways(entry, mesh) == 0 else None for size, entry in zip(x.shape, partition, strict=True))
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fitting))
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, fitting(axes, x.shape, mesh))

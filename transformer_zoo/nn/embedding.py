@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_zoo.nn.compute import Compute
+from transformer_zoo.sharding import constrain
 
 
 def padded_vocab(vocab_size: int) -> int:
@@ -35,7 +36,9 @@ class Embedding(nn.Module):
 
     def attend(self, x_BTD: jax.Array) -> jax.Array:
         """Scores [B, T, V] of the padded vocabulary, in at least float32; tokens that do not exist never win."""
-        x_BTD, table_VD = x_BTD.astype(self.compute.dtype), self.embedding.astype(self.compute.dtype)
+        # Pinned where the table lies, and so is its gradient: of each piece of a loss, a device adds up its own part.
+        table_VD = constrain(self.embedding.astype(self.compute.dtype), "vocab embed")
+        x_BTD = x_BTD.astype(self.compute.dtype)
         logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=self.compute.wide)
         real_V = jnp.arange(logits_BTV.shape[-1]) < self.vocab_size
         return jnp.where(real_V, logits_BTV, jnp.finfo(logits_BTV.dtype).min)

@@ -1,12 +1,46 @@
 """Scaled dot-product attention, in several implementations of one function. The plain one is the reference."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import PartitionSpec
 
+from transformer_zoo import sharding, trees
 from transformer_zoo.nn.masks import Mask
+
+
+def attend(
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    v_BSGK: jax.Array,
+    *,
+    mask: Mask | None = None,
+    bias: jax.Array | None = None,
+    scale: Any = 1.0,
+    implementation: str = "auto",
+) -> jax.Array:
+    """Attention [B, T, H, K] of H query heads over G key and value heads (G divides H).
+
+    `auto` takes the fused kernel of the platform (that of the mesh in force, which may be one to compile for) if it can
+    do what the mask, the bias and the shapes ask for, and the plain one, `xla`, otherwise.
+
+    Raises:
+        ValueError: an unknown implementation, or one that cannot do what is asked of it.
+    """
+    mask = mask or Mask()
+    name = FUSED.get(_platform(), "xla") if implementation == "auto" else implementation
+    if name not in IMPLEMENTATIONS:
+        hint = trees.nearest(name, IMPLEMENTATIONS)
+        raise ValueError(f"attention {name!r} is not known: choose auto, {', '.join(IMPLEMENTATIONS)}.{hint}")
+    if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, mask, bias)) is not None:
+        if implementation != "auto":
+            raise ValueError(f"attention {name!r} cannot do this: {reason}. Choose 'auto' or 'xla'")
+        name = "xla"
+    return IMPLEMENTATIONS[name](q_BTHK, k_BSGK, v_BSGK, mask=mask, bias=bias, scale=scale)
 
 
 def weights(
@@ -41,23 +75,93 @@ def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
     return mix(weights(q_BTHK, k_BSGK, mask=mask, bias=bias, scale=scale), v_BSGK)
 
 
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": plain}
+def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
+    """NVIDIA's fused attention. What the mask asks for beyond causality goes in as a matrix."""
+    seen = mask.replace(causal=False).dense(q_BTHK.shape[1], k_BSGK.shape[1])
+    return jax.nn.dot_product_attention(
+        _scaled(q_BTHK, scale), k_BSGK, v_BSGK, mask=seen, is_causal=mask.causal, scale=1.0, implementation="cudnn"
+    )
 
 
-def attend(
-    q_BTHK: jax.Array,
-    k_BSGK: jax.Array,
-    v_BSGK: jax.Array,
-    *,
-    mask: Mask | None = None,
-    bias: jax.Array | None = None,
-    scale: Any = 1.0,
-    implementation: str = "auto",
-) -> jax.Array:
-    """Attention [B, T, H, K] of H query heads over G key and value heads (G divides H).
+def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
+    """The TPU's flash attention that skips what a causal mask hides (Dao et al. 2022; the Pallas kernel of JAX).
 
-    Raises:
-        ValueError: an unknown implementation, or one that cannot do what is asked of it.
+    Of its documents and valid keys it makes segments. Outside of a TPU it is interpreted, slowly, for tests.
     """
-    name = "xla" if implementation == "auto" else implementation
-    return IMPLEMENTATIONS[name](q_BTHK, k_BSGK, v_BSGK, mask=mask, bias=bias, scale=scale)
+    B, T, H, _ = q_BTHK.shape
+    documents_BT = jnp.zeros((B, T), jnp.int32) if mask.documents_BT is None else mask.documents_BT
+    sources_BS = jnp.zeros((B, T), jnp.int32) if mask.documents_BS is None else mask.documents_BS
+    if mask.valid_BS is not None:
+        sources_BS = jnp.where(mask.valid_BS, sources_BS, -1)  # the document of no query
+    segmented = mask.documents_BT is not None or mask.valid_BS is not None
+
+    def local(q_BTHK, k_BSGK, v_BSGK, documents_BT, sources_BS):
+        kind = splash_attention.CausalMask if mask.causal else splash_attention.FullMask
+        kernel = splash_attention.make_splash_mha_single_device(
+            splash_attention.MultiHeadMask([kind((T, T))] * q_BTHK.shape[2]),
+            block_sizes=_splash_blocks(T),
+            interpret=_platform() != "tpu",
+        )
+        segments = splash_attention.SegmentIds(documents_BT, sources_BS) if segmented else None
+        heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
+        return jnp.swapaxes(jax.vmap(kernel)(*heads_first, segments), 1, 2)
+
+    arguments = (_scaled(q_BTHK, scale), k_BSGK, v_BSGK, documents_BT, sources_BS)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return local(*arguments)
+    # The compiler cannot divide a kernel: every device runs it over its own rows and heads.
+    heads = sharding.fitting("batch _ heads _", k_BSGK.shape, mesh)
+    rows = PartitionSpec(heads[0])
+    return jax.shard_map(local, in_specs=(heads,) * 3 + (rows,) * 2, out_specs=heads, check_vma=False)(*arguments)
+
+
+def _splash_blocks(T: int) -> splash_attention.BlockSizes:
+    """Square tiles, the largest that divides T: larger ones do not fit the scratch memory of every generation."""
+    tile = next(size for size in (512, 256, 128) if T % size == 0)
+    return splash_attention.BlockSizes(
+        block_q=tile, block_kv=tile, block_q_dkv=tile, block_kv_dkv=tile, block_q_dq=tile, block_kv_dq=tile
+    )  # fmt: skip
+
+
+def _scaled(q_BTHK: jax.Array, scale: Any) -> jax.Array:
+    """Kernels want a constant scale, and ours may differ by layer: the queries bear it."""
+    return (q_BTHK * scale).astype(q_BTHK.dtype)
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": plain, "cudnn": cudnn, "splash": splash}
+FUSED = {"tpu": "splash", "gpu": "cudnn"}  # what a platform does best
+
+
+def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any) -> str | None:
+    """Why a fused implementation cannot do this, or None if it can."""
+    (_, T, _, K), S, dtype, platform = q_BTHK.shape, k_BSGK.shape[1], q_BTHK.dtype, _platform()
+    if bias is not None:
+        return "it takes no bias"
+    if not (isinstance(mask.offset, int) and mask.offset == 0):
+        return "it knows no cache: the first query must stand beside the first key"
+    if jax.sharding.get_abstract_mesh().shape.get(sharding.MESH_RULES["length"], 1) > 1:
+        return "the length is divided over devices"
+    if name == "splash":
+        if platform == "gpu":
+            return "it is made for TPUs"
+        if T != S or T % 128:
+            return f"it needs as many queries as keys, a multiple of 128, and there are {T} and {S}"
+        if dtype not in (jnp.float32, jnp.bfloat16):
+            return f"it computes in float32 or bfloat16, and this is {dtype}"
+    if name == "cudnn":
+        # Other makers' GPUs speak of themselves in other words than NVIDIA's "8.0".
+        capability = str(getattr(jax.local_devices()[0], "compute_capability", None)) if platform == "gpu" else platform
+        if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 8:
+            return f"it needs an NVIDIA GPU of compute capability 8.0 (Ampere) or later, and this is {capability}"
+        if dtype not in (jnp.float16, jnp.bfloat16):
+            return f"it computes in float16 or bfloat16, and this is {dtype}"
+        if K % 8 or K > 128:
+            return f"the size of a head must be a multiple of 8, at most 128, and is {K}"
+    return None
+
+
+def _platform() -> str:
+    """Where a program will run: cpu, gpu or tpu. Compiled ahead of time, it is not where it is traced."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

@@ -1,0 +1,220 @@
+"""Every implementation of attention against the plain one, forward and backward, and how one is chosen."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_zoo import sharding
+from transformer_zoo.nn import kernels
+from transformer_zoo.nn.masks import Mask
+
+B, T, H, K = 2, 384, 4, 32  # three tiles of splash in a row
+
+
+def inputs(kv_heads=H, dtype=jnp.float32, length=T, head_dim=K, rows=B, heads=H):
+    shapes = ((rows, length, heads, head_dim), *[(rows, length, kv_heads, head_dim)] * 2)
+    keys = jax.random.split(jax.random.key(0), 3)
+    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+
+
+def documents():
+    """Two documents and padding in one row, five documents in the other."""
+    ends = np.array([[100, 330, 384, 384, 384], [10, 128, 129, 300, 384]])
+    documents_BT = 1 + (np.arange(T)[None, :, None] >= ends[:, None, :]).sum(-1)
+    documents_BT[0, 330:] = 0
+    return jnp.asarray(documents_BT, jnp.int32)
+
+
+RIGHT = jnp.arange(T) < jnp.array([[T], [250]])
+LEFT = jnp.arange(T) >= jnp.array([[0], [77]])
+MASKS = {
+    "all": Mask(),
+    "causal": Mask(causal=True),
+    "packed": Mask(causal=True, documents_BT=documents(), documents_BS=documents()),
+    "right-padded": Mask(causal=True, valid_BS=RIGHT),
+    "left-padded": Mask(causal=True, valid_BS=LEFT),
+    "encoder": Mask(valid_BS=RIGHT),
+    "packed and padded": Mask(valid_BS=RIGHT, documents_BT=documents(), documents_BS=documents()),
+}
+
+
+def outputs_and_gradients(implementation, mask, *arguments):
+    """Of queries that see something, and in a random direction."""
+    dense = mask.dense(T, T)
+    sees_BT = jnp.ones((B, T), bool) if dense is None else jnp.broadcast_to(dense.any(-1)[:, 0], (B, T))
+    direction = jax.random.normal(jax.random.key(1), (B, T, H, K))
+
+    def function(q, k, v, scale):
+        y_BTHK = kernels.attend(q, k, v, mask=mask, scale=scale, implementation=implementation)
+        y_BTHK = jnp.where(sees_BT[..., None, None], y_BTHK, 0)
+        return (y_BTHK * direction).sum(), y_BTHK
+
+    gradients, y_BTHK = jax.jit(jax.grad(function, (0, 1, 2, 3), has_aux=True))(*arguments)
+    return y_BTHK, *gradients
+
+
+def close(actual, expected, tolerance):
+    *arrays, d_scale = zip(actual, expected, strict=True)
+    for a, e in arrays:
+        assert jnp.linalg.norm(a - e) < tolerance * jnp.linalg.norm(e)
+    # The gradient of the scale is the sum of q * dq, whose terms cancel.
+    assert abs(d_scale[0] - d_scale[1]) < tolerance * jnp.linalg.norm(expected[1]) * (B * T * H * K) ** 0.5
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_splash_is_the_plain_one(name):
+    """The scale is traced: GPT-2's may differ by layer."""
+    arguments = (*inputs(), jnp.float32(0.3))
+    actual, expected = (
+        outputs_and_gradients(implementation, MASKS[name], *arguments) for implementation in ("splash", "xla")
+    )
+    close(actual, expected, 2e-6)
+
+
+def test_splash_with_grouped_queries():
+    arguments = (*inputs(1), jnp.float32(0.125))
+    actual, expected = (outputs_and_gradients(which, MASKS["packed"], *arguments) for which in ("splash", "xla"))
+    close(actual, expected, 2e-6)
+
+
+def test_splash_in_bfloat16_is_as_near_to_the_truth_as_the_plain_one():
+    scale, mask = jnp.float32(0.125), MASKS["causal"]
+    truth = outputs_and_gradients("xla", mask, *(x.astype(jnp.float32) for x in inputs(dtype=jnp.bfloat16)), scale)[0]
+    error = {
+        name: jnp.linalg.norm(outputs_and_gradients(name, mask, *inputs(dtype=jnp.bfloat16), scale)[0] - truth)
+        for name in ("xla", "splash")
+    }
+    assert error["splash"] < 1.5 * error["xla"]
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}], ids=str)
+def test_splash_on_a_mesh(sizes):
+    """Rows and heads are divided where the mesh divides them: here 2 rows, 2 heads of keys."""
+    arguments = (*inputs(2), jnp.float32(0.125))
+    expected = outputs_and_gradients("xla", MASKS["packed"], *arguments)
+    with jax.set_mesh(sharding.make_mesh(**sizes)):
+        close(outputs_and_gradients("splash", MASKS["packed"], *arguments), expected, 2e-6)
+
+
+def compiled_for_tpu(function, *shapes, sizes=None):
+    """The program that the TPU's compiler makes of a function; skips where there is no such compiler."""
+    fit = pytest.importorskip("transformer_zoo.fit")
+    pytest.importorskip("libtpu")
+    mesh = sharding.make_mesh(**(sizes or {"fsdp": 4}), devices=fit.topology_devices("v5e:2x2"))
+    places = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)) for x in shapes]
+    with jax.set_mesh(mesh):
+        return jax.jit(function).lower(*places).compile().as_text()
+
+
+@pytest.mark.parametrize("length, head_dim", [(384, 64), (1024, 128)])
+def test_splash_compiles_for_a_tpu(length, head_dim):
+    """Forward and backward, with grouped queries, documents and padding: as many kernels as there are parts."""
+
+    def function(q, k, v, documents_BT, valid_BS):
+        mask = Mask(causal=True, valid_BS=valid_BS, documents_BT=documents_BT, documents_BS=documents_BT)
+        return kernels.attend(q, k, v, mask=mask, scale=0.125).astype(jnp.float32).sum()
+
+    arguments = [jax.ShapeDtypeStruct((4, length, heads, head_dim), jnp.bfloat16) for heads in (4, 2, 2)]
+    rows = [jax.ShapeDtypeStruct((4, length), dtype) for dtype in (jnp.int32, jnp.bool_)]
+    text = compiled_for_tpu(jax.grad(function, (0, 1, 2)), *arguments, *rows)
+    assert len(re.findall(r'custom_call_target="tpu_custom_call"', text)) == 3  # forward, dq, dk and dv
+
+
+REFUSED = {
+    "bias": ({"bias": jnp.zeros((1, H, T, T))}, "no bias"),
+    "cache": ({"mask": Mask(causal=True, offset=jnp.int32(0))}, "no cache"),
+    "offset": ({"mask": Mask(causal=True, offset=3)}, "no cache"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("implementation", ["splash", "cudnn"])
+def test_what_a_kernel_cannot_do_is_refused_by_implementationand_done_by_auto(implementation, name, monkeypatch):
+    arguments, reason = REFUSED[name]
+    with pytest.raises(ValueError, match=f"attention '{implementation}' cannot do this: .*{reason}"):
+        kernels.attend(*inputs(), **arguments, implementation=implementation)
+    expected = kernels.plain(*inputs(), **({"mask": None, "bias": None, "scale": 1.0} | arguments))
+    monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
+    np.testing.assert_array_equal(kernels.attend(*inputs(), **arguments), expected)
+
+
+def test_more_that_splash_refuses():
+    with pytest.raises(ValueError, match="a multiple of 128, and there are 100 and 100"):
+        kernels.attend(*inputs(length=100), implementation="splash")
+    with pytest.raises(ValueError, match="float32 or bfloat16, and this is float16"):
+        kernels.attend(*inputs(dtype=jnp.float16), implementation="splash")
+    with jax.set_mesh(sharding.make_mesh(data=2, sequence=4)), pytest.raises(ValueError, match="length is divided"):
+        kernels.attend(*inputs(), implementation="splash")
+
+
+def test_more_that_cudnn_refuses(monkeypatch):
+    with pytest.raises(ValueError, match="needs an NVIDIA GPU .* and this is cpu"):
+        kernels.attend(*inputs(dtype=jnp.bfloat16), implementation="cudnn")
+    gpu(monkeypatch, "7.5")
+    with pytest.raises(ValueError, match="compute capability 8.0 .* and this is 7.5"):
+        kernels.attend(*inputs(dtype=jnp.bfloat16), implementation="cudnn")
+    gpu(monkeypatch, "gfx90a")
+    with pytest.raises(ValueError, match="NVIDIA GPU .* and this is gfx90a"):
+        kernels.attend(*inputs(dtype=jnp.bfloat16), implementation="cudnn")
+    gpu(monkeypatch, "9.0")
+    with pytest.raises(ValueError, match="float16 or bfloat16, and this is float32"):
+        kernels.attend(*inputs(), implementation="cudnn")
+    with pytest.raises(ValueError, match="at most 128, and is 160"):
+        kernels.attend(*inputs(dtype=jnp.bfloat16, head_dim=160), implementation="cudnn")
+
+
+def test_an_unknown_implementation():
+    with pytest.raises(ValueError, match="attention 'splush' is not known: .* Did you mean 'splash'?"):
+        kernels.attend(*inputs(), implementation="splush")
+
+
+def gpu(monkeypatch, capability):
+    """Makes the program believe that it runs on a GPU."""
+    device = type("Device", (), {"compute_capability": capability})()
+    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+
+
+@pytest.mark.parametrize(
+    "capability, dtype, chosen",
+    [
+        ("8.0", jnp.bfloat16, "cudnn"),
+        ("12.0", jnp.float16, "cudnn"),
+        ("9.0", jnp.float32, "xla"),
+        ("7.5", jnp.float16, "xla"),
+    ],
+)
+def test_auto_on_a_gpu(monkeypatch, capability, dtype, chosen):
+    gpu(monkeypatch, capability)
+    called = []
+    for name in kernels.IMPLEMENTATIONS:
+        monkeypatch.setitem(kernels.IMPLEMENTATIONS, name, lambda q, *args, name=name, **kw: called.append(name) or q)
+    kernels.attend(*inputs(dtype=dtype), mask=MASKS["packed"])
+    assert called == [chosen]
+
+
+def test_auto_on_a_cpu_is_the_plain_one():
+    expected = kernels.plain(*inputs(), mask=MASKS["packed"], bias=None, scale=0.125)
+    np.testing.assert_array_equal(kernels.attend(*inputs(), mask=MASKS["packed"], scale=0.125), expected)
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_what_cudnn_is_asked_for(monkeypatch, name):
+    """There is no such GPU here: what is handed to `jax.nn.dot_product_attention` is computed by its reference."""
+    asked = {}
+    reference = jax.nn.dot_product_attention
+
+    def fused(q, k, v, **how):
+        asked.update(how)
+        return reference(q, k, v, **how | {"implementation": "xla"})
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
+    monkeypatch.setattr(kernels, "_obstacle", lambda *_: None)
+    arguments = (*inputs(2), jnp.float32(0.3))
+    actual, expected = (outputs_and_gradients(which, MASKS[name], *arguments) for which in ("cudnn", "xla"))
+    close(actual, expected, 2e-6)
+    assert asked["implementation"] == "cudnn" and asked["is_causal"] == MASKS[name].causal
+    assert (asked["mask"] is None) == (name in ("all", "causal"))
