@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, hub, safetensors, weight_map
@@ -103,14 +105,10 @@ def from_config(
         ValueError: an unknown family, preset or task, or a configuration that is not supported.
         TypeError: `config` is none of these, or another family's.
     """
-    module = registry.family(family)
-    model = _model(module, _config(family, config), task, dtype, param_dtype)
-    inputs = module.example_inputs(model.config)
+    model = _model(registry.family(family), _config(family, config), task, dtype, param_dtype)
     mesh = None if mesh is None else sharding.adopt_mesh(mesh)
-    shardings = None if mesh is None else sharding.param_shardings(registry.param_shapes(model), mesh)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        init = jax.jit(lambda key: model.init(key, *inputs)["params"], out_shardings=shardings)
-        return Bundle(model, init(jax.random.key(seed)), model.config)
+        return Bundle(model, _initializer(model, mesh)(jax.random.key(seed)), model.config)
 
 
 def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
@@ -127,19 +125,39 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     family = registry.family(registry.family_of(model.config))
     _check_shapes(bundle.params, registry.param_shapes(model))
     tensors = safetensors.aligned(weight_map.dump(family, bundle.params, config=model.config, task=model.task))
-    if jax.process_index() > 0:
+    if jax.process_index() == 0:
+        _write(directory, bundle, family, tensors, max_shard_bytes)
+    else:
         for tensor in tensors.values():
             np.asarray(tensor)  # takes part in gathering it
-        return
+    multihost_utils.sync_global_devices("save_pretrained")  # whoever returns from here finds the files
+
+
+def _write(
+    directory: str | os.PathLike[str],
+    bundle: Bundle,
+    family: ModuleType,
+    tensors: Mapping[str, Any],
+    max_shard_bytes: int,
+) -> None:
+    model, tokenizer = bundle.model, bundle.tokenizer
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     settings = config_map.write(family, model.config, model.task, dtypes.pop() if len(dtypes) == 1 else None)
-    if bundle.tokenizer is not None:
-        settings = {f"{kind}_token_id": getattr(bundle.tokenizer, f"{kind}_id") for kind in ("bos", "pad")} | settings
+    if tokenizer is not None:
+        settings = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id} | settings
     with safetensors.staged(directory) as folder:
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        if bundle.tokenizer is not None:
-            bundle.tokenizer.save(folder)
+        if tokenizer is not None:
+            tokenizer.save(folder)
+
+
+@functools.lru_cache(maxsize=16)
+def _initializer(model: nn.Module, mesh: jax.sharding.Mesh | None) -> Callable[[jax.Array], trees.Tree]:
+    """A key to fresh parameters; kept, since it takes longer to compile than to run."""
+    inputs = registry.family(registry.family_of(model.config)).example_inputs(model.config)
+    shardings = None if mesh is None else sharding.param_shardings(registry.param_shapes(model), mesh)
+    return jax.jit(lambda key: model.init(key, *inputs)["params"], out_shardings=shardings)
 
 
 def _model(family: ModuleType, config: Any, task: str | None, dtype: str, param_dtype: str) -> nn.Module:

@@ -15,7 +15,7 @@ from huggingface_hub import constants, errors
 from transformer_zoo import trees
 from transformer_zoo.checkpoints import safetensors
 
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model")
+TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
 FILES = ("config.json", "*.safetensors", safetensors.INDEX, "*token*.json", *TOKENIZERS)
 
 

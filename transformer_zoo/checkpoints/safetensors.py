@@ -219,6 +219,7 @@ def write_folder(folder: str | Path, tensors: Mapping[str, Any], *, max_shard_by
 
     Raises:
         ValueError: a dtype that safetensors does not have, or `max_shard_bytes` below 1.
+        FileExistsError: the folder has such files already.
     """
     folder, tensors = Path(folder), aligned(tensors)
     shards = _shards(tensors, max_shard_bytes)
@@ -265,7 +266,7 @@ def _write_file(file: Path, tensors: Mapping[str, Any]) -> None:
         header[name] = {"dtype": NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("wb") as stream:
+    with file.open("xb") as stream:  # never over a file that somebody may have mapped, which would end their process
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             stream.write(np.ascontiguousarray(np.asarray(tensor)).reshape(-1).view(np.uint8))

@@ -1,0 +1,145 @@
+"""Folders that the reference implementation wrote are read, and those that we write are read by it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_zoo import registry
+from transformer_zoo.checkpoints import safetensors
+from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+TINY = {
+    "gpt2": [
+        {"vocab_size": 90, "n_positions": 24, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 40},
+        {"vocab_size": 128, "n_positions": 16, "n_embd": 12, "n_layer": 1, "n_head": 3, "tie_word_embeddings": False},
+        {"vocab_size": 300, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 4, "activation_function": "relu",
+         "scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "layer_norm_epsilon": 1e-3},
+    ],
+}  # fmt: skip
+CASES = [
+    pytest.param(name, task, settings, id=f"{name}-{task}-{i}")
+    for name in registry.families()
+    for task in registry.family(name).TASKS
+    for i, settings in enumerate(TINY[name])
+]
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 1}
+
+
+def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.float64) -> Any:
+    """A random model of the reference, all of whose parameters are random, biases and norms as well."""
+    module = registry.family(family)
+    config = transformers.AutoConfig.for_model(module.HF_MODEL_TYPE, **settings | SPECIAL)
+    torch.manual_seed(0)
+    model = getattr(transformers, module.TASKS[task])(config).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.2)
+    return model
+
+
+def tokens(vocab_size: int, length: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, vocab_size, (2, length))
+
+
+def outputs(model: Any, ids: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        out = model(torch.asarray(ids))
+    return np.asarray((out.logits if "logits" in out else out.last_hidden_state).double())
+
+
+def ours(bundle: Any, ids: np.ndarray) -> np.ndarray:
+    out = bundle.model.apply({"params": bundle.params}, jnp.asarray(ids))
+    return np.asarray(out.hidden_BTD if out.logits is None else out.logits)
+
+
+def assert_identical_tensors(one: Path, other: Path) -> None:
+    a, b = safetensors.read_folder(one), safetensors.read_folder(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape), name
+        assert np.asarray(a[name]).tobytes() == np.asarray(b[name]).tobytes(), name
+
+
+@pytest.mark.parametrize(("family", "task", "settings"), CASES)
+@pytest.mark.parametrize("shard", ["5GB", "4KB"])
+def test_there_and_back(tmp_path: Path, family: str, task: str, settings: dict[str, Any], shard: str):
+    """Theirs, loaded by us, saved by us and loaded by them: the same tensors to the byte, the same outputs."""
+    model = theirs(family, task, settings)
+    model.save_pretrained(tmp_path / "theirs", max_shard_size=shard)
+    assert (tmp_path / "theirs" / "model.safetensors.index.json").exists() == (shard == "4KB")
+    with jax.enable_x64(True):
+        bundle = from_pretrained(tmp_path / "theirs", dtype="float64", param_dtype="float64")
+        assert bundle.model.task == task
+        ids = tokens(settings["vocab_size"], 10)
+        np.testing.assert_allclose(ours(bundle, ids), outputs(model, ids), rtol=1e-9, atol=1e-9)
+        save_pretrained(tmp_path / "ours", bundle, max_shard_bytes=10**9 if shard == "5GB" else 4000)
+    assert_identical_tensors(tmp_path / "theirs", tmp_path / "ours")
+    again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    assert again.dtype == torch.float64
+    np.testing.assert_array_equal(outputs(again, ids), outputs(model, ids))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("family", registry.families())
+def test_narrow_dtypes(tmp_path: Path, family: str, dtype: str):
+    task = list(registry.family(family).TASKS)[-1]
+    model = theirs(family, task, TINY[family][0], getattr(torch, dtype))
+    model.save_pretrained(tmp_path / "theirs")
+    save_pretrained(tmp_path / "ours", from_pretrained(tmp_path / "theirs", param_dtype=dtype))
+    assert_identical_tensors(tmp_path / "theirs", tmp_path / "ours")
+    assert type(model).from_pretrained(tmp_path / "ours").dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize(("family", "task", "settings"), CASES)
+def test_fresh_models_load_there(tmp_path: Path, family: str, task: str, settings: dict[str, Any]):
+    bundle = from_config(family, settings | SPECIAL, task=task)
+    save_pretrained(tmp_path, bundle)
+    module = registry.family(family)
+    model, info = getattr(transformers, module.TASKS[task]).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    config = transformers.AutoConfig.for_model(module.HF_MODEL_TYPE, **settings | SPECIAL)
+    drop = {"architectures", "dtype", "transformers_version", "_name_or_path", "bos_token_id"}
+    strip = lambda config: {key: value for key, value in config.to_dict().items() if key not in drop}
+    assert strip(model.config) == strip(config)
+    ids = tokens(settings["vocab_size"], 10)
+    np.testing.assert_allclose(ours(bundle, ids), outputs(model, ids), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_each_task_reads_the_checkpoints_of_the_others(tmp_path: Path, family: str):
+    """The body is found with and without its prefix, and other heads do not disturb."""
+    module, settings = registry.family(family), TINY[family][0]
+    for task in module.TASKS:
+        theirs(family, task, settings).save_pretrained(tmp_path / task)
+        bundle = from_pretrained(tmp_path / task, task="base")
+        model = getattr(transformers, module.TASKS["base"]).from_pretrained(tmp_path / task, dtype=torch.float32)
+        ids = tokens(settings["vocab_size"], 10)
+        np.testing.assert_allclose(ours(bundle, ids), outputs(model, ids), rtol=2e-4, atol=2e-5)
+
+
+def test_gpt2_with_the_buffers_of_old_versions(tmp_path: Path):
+    """GPT-2 as first published: no prefix, masks among the tensors, a config.json that leaves much unsaid."""
+    model = theirs("gpt2", "causal-lm", TINY["gpt2"][0], torch.float32)
+    model.save_pretrained(tmp_path / "new")
+    tensors = {
+        k.removeprefix("transformer."): np.asarray(x) for k, x in safetensors.read_folder(tmp_path / "new").items()
+    }
+    for layer in range(3):
+        tensors[f"h.{layer}.attn.bias"] = np.ones((1, 1, 24, 24), np.float32)
+        tensors[f"h.{layer}.attn.masked_bias"] = np.asarray(-1e4, np.float32)
+    tensors["lm_head.weight"] = tensors["wte.weight"].copy()
+    safetensors.write_folder(tmp_path, tensors)
+    (tmp_path / "config.json").write_text(
+        '{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_ctx": 24, "n_embd": 16, "n_head": 2,'
+        ' "n_layer": 3, "n_positions": 24, "vocab_size": 90, "n_inner": 40, "task_specific_params": {}}'
+    )
+    ids = tokens(90, 10)
+    np.testing.assert_allclose(ours(from_pretrained(tmp_path), ids), outputs(model, ids), rtol=2e-4, atol=2e-5)

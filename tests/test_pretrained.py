@@ -1,0 +1,383 @@
+"""Models with their parameters: fresh, saved, and loaded again, for every family and task."""
+
+import dataclasses
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_zoo import registry, sharding, trees
+from transformer_zoo.checkpoints import config_map, safetensors
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.pretrained import Bundle, from_config, from_pretrained, save_pretrained
+
+# The keys of a tiny config.json: nothing equal that could be mixed up.
+TINY = {
+    "gpt2": {
+        "vocab_size": 90,
+        "n_positions": 24,
+        "n_embd": 16,
+        "n_layer": 3,
+        "n_head": 2,
+        "n_inner": 40,
+        "eos_token_id": 7,
+    },
+}
+EVERY = [(name, task) for name in registry.families() for task in registry.family(name).TASKS]
+
+
+def assert_same(a: Bundle, b: Bundle) -> None:
+    ours, others = trees.flatten(a.params), trees.flatten(b.params)
+    assert ours.keys() == others.keys() and a.config == b.config and a.model == b.model
+    for path, x in ours.items():
+        assert x.dtype == others[path].dtype, path
+        assert np.asarray(x).tobytes() == np.asarray(others[path]).tobytes(), path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    settings = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in settings.items() if value != "absent"}))
+
+
+def made(family: str = "gpt2", task: str | None = None, **settings: Any) -> Bundle:
+    return from_config(family, TINY[family], task=task, **settings)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    save_pretrained(tmp_path, made())
+    return tmp_path
+
+
+# ---- there and back --------------------------------------------------------------------------------------------------
+
+
+def test_every_family_is_tested():
+    assert TINY.keys() == set(registry.families())
+
+
+@pytest.mark.parametrize(("family", "task"), EVERY)
+def test_saved_and_loaded_is_the_same(tmp_path: Path, family: str, task: str):
+    fresh = made(family, task, seed=1)
+    save_pretrained(tmp_path / "one", fresh)
+    loaded = from_pretrained(tmp_path / "one")  # the task is in the file
+    assert_same(fresh, loaded)
+    save_pretrained(tmp_path / "two", loaded)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    save_pretrained(tmp_path / "shards", loaded, max_shard_bytes=4000)
+    assert len(list((tmp_path / "shards").glob("model-*-of-*.safetensors"))) > 3
+    assert_same(fresh, from_pretrained(tmp_path / "shards"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_saved_in_the_dtype_of_the_parameters(saved: Path, tmp_path: Path, dtype: str):
+    with jax.enable_x64(dtype == "float64"):
+        one = from_pretrained(saved, dtype=dtype, param_dtype=dtype)
+        assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b.astype(dtype)), one.params, made().params))
+        save_pretrained(tmp_path / "again", one)
+        assert_same(one, from_pretrained(tmp_path / "again", dtype=dtype, param_dtype=dtype))
+    assert {x.dtype for x in safetensors.read_folder(tmp_path / "again").values()} == {jnp.dtype(dtype)}
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize(("family", "task"), EVERY)
+def test_mesh_changes_where_parameters_lie_and_nothing_else(tmp_path: Path, family: str, task: str):
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    alone, spread = made(family, task), made(family, task, mesh=mesh)
+    assert_same(alone, spread)
+    save_pretrained(tmp_path, spread)
+    loaded = from_pretrained(tmp_path, mesh=mesh)
+    assert_same(alone, loaded)
+    for bundle in (spread, loaded):
+        expected = sharding.param_shardings(registry.param_shapes(bundle.model), mesh)
+        assert jax.tree.all(jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), bundle.params, expected))
+    assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(loaded.params))
+
+
+PROCESS = """
+import sys, jax
+rank, port, folder, tiny = int(sys.argv[1]), sys.argv[2], sys.argv[3], eval(sys.argv[4])
+jax.distributed.initialize(f"localhost:{port}", 2, rank)
+from transformer_zoo import sharding
+from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
+mesh = sharding.make_mesh(fsdp=2, tensor=2)
+made = from_config("gpt2", tiny, mesh=mesh)
+assert not made.params["blocks"]["mlp_up"]["kernel"].is_fully_addressable
+save_pretrained(folder, made)
+loaded = from_pretrained(folder, mesh=mesh)
+assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), made.params, loaded.params))
+save_pretrained(folder + "/again", loaded)
+"""
+
+
+def test_two_processes_save_and_load_together(tmp_path: Path):
+    """Each holds half of every large parameter; the file is that of one process, to the byte."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                        "PYTHONPATH": str(Path(__file__).parent.parent)}  # fmt: skip
+    arguments = [str(port), str(tmp_path / "two"), repr(TINY["gpt2"])]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank), *arguments], env=env, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, error = process.communicate(timeout=200)
+            assert process.returncode == 0, error.decode()[-2000:]
+    finally:
+        for process in processes:
+            process.kill()
+    save_pretrained(tmp_path / "one", made())
+    again = content(tmp_path / "two" / "again")
+    assert again == content(tmp_path / "one")
+    assert again == {name: (tmp_path / "two" / name).read_bytes() for name in again}
+
+
+def test_the_main_task_is_the_default():
+    assert made().model.task == "causal-lm"
+
+
+def test_seed():
+    one, two, other = made(seed=3), made(seed=3), made(seed=4)
+    assert_same(one, two)
+    table = [x.params["token_embed"]["embedding"] for x in (one, other)]
+    assert not np.any(table[0][:90] == table[1][:90])
+
+
+def test_the_three_ways_to_give_a_config():
+    config = registry.family("gpt2").Config(
+        vocab_size=90, max_length=24, width=16, num_layers=3, num_heads=2, mlp_dim=40, eos_id=7
+    )
+    assert_same(from_config("gpt2", config), made())
+    found = []
+    jax.eval_shape(lambda: found.append(from_config("gpt2", "distilgpt2").config))  # traced only: it is large
+    assert found == [registry.presets()["distilgpt2"].config]
+
+
+def test_dtype_is_that_of_the_computation():
+    bundle = made(dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(bundle.params)} == {np.dtype("float32")}
+    out = jax.eval_shape(bundle.model.apply, {"params": bundle.params}, jnp.ones((1, 4), jnp.int32))
+    assert out.hidden_BTD.dtype == jnp.bfloat16
+
+
+def test_body_without_prefix_serves_a_tied_language_model(tmp_path: Path):
+    body = made(task="base")
+    save_pretrained(tmp_path, body)
+    assert "wte.weight" in safetensors.read_folder(tmp_path)
+    loaded = from_pretrained(tmp_path, task="causal-lm")
+    assert loaded.model.task == "causal-lm" and trees.flatten(loaded.params).keys() == trees.flatten(body.params).keys()
+    edit(tmp_path, tie_word_embeddings=False)
+    with pytest.raises(ValueError, match=r"task 'causal-lm'(?s:.*)missing:  lm_head.weight  \(for head/embedding\)"):
+        from_pretrained(tmp_path, task="causal-lm")
+
+
+def test_untied_head_is_saved_and_left_out_by_the_body(tmp_path: Path):
+    untied = from_config("gpt2", TINY["gpt2"] | {"tie_word_embeddings": False})
+    save_pretrained(tmp_path, untied)
+    np.testing.assert_array_equal(
+        safetensors.read_folder(tmp_path)["lm_head.weight"], untied.params["head"]["embedding"][:90]
+    )
+    assert_same(untied, from_pretrained(tmp_path))
+    assert "head" not in from_pretrained(tmp_path, task="base").params
+
+
+def test_any_tree_of_the_parameters_shape_can_be_written(tmp_path: Path):
+    """Gradients, say, each tensor in the dtype it has."""
+    bundle = made()
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64) / 3, bundle.params)
+    params["final_norm"]["bias"] = np.ones(16, np.float16)
+    save_pretrained(tmp_path, dataclasses.replace(bundle, params=params))
+    tensors = safetensors.read_folder(tmp_path)
+    assert tensors.pop("transformer.ln_f.bias").dtype == np.float16
+    assert {x.dtype for x in tensors.values()} == {np.dtype("float64")}
+    assert "dtype" not in json.loads((tmp_path / "config.json").read_text())
+    np.testing.assert_array_equal(tensors["transformer.wpe.weight"], params["position_embed"]["embedding"])
+
+
+class FakeTokenizer:
+    bos_id, eos_id, pad_id = 7, 7, None
+
+    def __init__(self, fails: bool = False):
+        self.fails = fails
+
+    def save(self, folder: Path) -> None:
+        if self.fails:
+            raise OSError(28, "No space left on device")
+        (folder / "tokenizer.json").write_text("{}")
+
+
+def test_tokenizer_is_saved_beside_the_weights(tmp_path: Path):
+    save_pretrained(tmp_path, dataclasses.replace(made(), tokenizer=FakeTokenizer()))
+    assert sorted(content(tmp_path)) == ["config.json", "model.safetensors", "tokenizer.json"]
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert (settings["bos_token_id"], settings["eos_token_id"], settings["pad_token_id"]) == (7, 7, None)
+
+
+def test_tokenizer_is_loaded_from_the_same_folder(tmp_path: Path):
+    tokenizer = Tokenizer.train(["to be or not to be"], 270)
+    save_pretrained(tmp_path, dataclasses.replace(made(), tokenizer=tokenizer))
+    loaded = from_pretrained(tmp_path).tokenizer
+    np.testing.assert_array_equal(loaded.encode("or not").ids, tokenizer.encode("or not").ids)
+    assert loaded.eos_id == tokenizer.eos_id is not None
+
+
+def test_no_tokenizer(saved: Path):
+    assert from_pretrained(saved).tokenizer is None
+
+
+# ---- what cannot be loaded -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt3"}, "config.json: model_type 'gpt3' is not read: known are gpt2.* Did you mean 'gpt2'"),
+        ({"model_type": "absent"}, "model_type 'None' is not read: known are gpt2"),
+        ({"architectures": ["GPT2ForSequenceClassification"]}, "'GPT2ForSequenceClassification': give the task.*base"),
+        ({"architectures": "absent"}, "names no architectures: give the task.*causal-lm .GPT2LMHeadModel."),
+        ({"n_embd": "absent"}, "n_embd is missing"),
+        ({"n_embd": "16"}, "n_embd is '16', which is not int"),
+        ({"n_head": 3}, "num_heads=3 does not divide width=16"),
+        ({"activation_function": "gelu_newer"}, "gelu_newer"),
+        ({"add_cross_attention": True}, "add_cross_attention is True; only False is supported"),
+        ({"vocab_size": 91}, r"misshapen:  transformer.wte.weight  \[90, 16\], expected \[91, 16\]"),
+        ({"n_layer": 4}, "missing:  transformer.h.3.ln_1.weight"),
+        ({"n_layer": 2}, "unexpected:  transformer.h.2.ln_1.weight"),
+        ({"n_inner": 41}, r"transformer.h.0.mlp.c_fc.weight  \[16, 40\], expected \[16, 41\]"),
+        ({"tie_word_embeddings": False}, "missing:  lm_head.weight"),
+    ],
+)
+def test_config_that_does_not_fit(saved: Path, changes: dict[str, Any], message: str):
+    edit(saved, **changes)
+    before = content(saved)
+    with pytest.raises(ValueError, match=message) as caught:
+        from_pretrained(saved)
+    assert str(saved) in str(caught.value)
+    assert content(saved) == before
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "not a JSON object"), ("\xff", "JSON")])
+def test_config_that_is_no_json(saved: Path, text: str, message: str):
+    (saved / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"config.json is {message}|config.json.*{message}"):
+        from_pretrained(saved)
+
+
+def test_folder_without_config_or_weights(saved: Path):
+    (saved / "model.safetensors").rename(saved / "weights.safetensors")
+    with pytest.raises(FileNotFoundError, match="holds no weights that can be read.*It holds weights.safetensors"):
+        from_pretrained(saved)
+    (saved / "weights.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors.*pytorch_model.bin.*never read"):
+        from_pretrained(saved)
+    (saved / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no config.json"):
+        from_pretrained(saved)
+
+
+def test_truncated_weights(saved: Path):
+    with (saved / "model.safetensors").open("r+b") as stream:
+        stream.truncate(10_000)
+    with pytest.raises(ValueError, match="truncated"):
+        from_pretrained(saved)
+
+
+@pytest.mark.parametrize("load", [lambda folder, **k: from_pretrained(folder, **k),
+                                  lambda folder, **k: from_config("gpt2", TINY["gpt2"], **k)])  # fmt: skip
+def test_settings_that_do_not_exist(saved: Path, load: Any):
+    with pytest.raises(ValueError, match="gpt2 has no task 'causal_lm': it offers base, causal-lm.* mean 'causal-lm'"):
+        load(saved, task="causal_lm")
+    with pytest.raises(ValueError, match="dtype is 'bf16': choose one of float32, bfloat16"):
+        load(saved, dtype="bf16")
+    with pytest.raises(ValueError, match="JAX_ENABLE_X64=1"):
+        load(saved, dtype="float64")
+    with pytest.raises(ValueError, match="jax_enable_x64"):
+        load(saved, param_dtype="float64")
+    with pytest.raises(ValueError, match="mesh axes .'model'. are not known"):
+        load(saved, mesh=jax.make_mesh((8,), ("model",)))
+
+
+def test_mesh_that_does_not_divide(saved: Path):
+    with pytest.raises(ValueError, match="does not divide"):
+        from_pretrained(saved, mesh=sharding.make_mesh(tensor=8))  # two heads
+    with pytest.raises(ValueError, match="does not divide"):
+        from_config("gpt2", TINY["gpt2"], mesh=sharding.make_mesh(tensor=8))
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "error", "message"),
+    [
+        ("gtp2", {}, ValueError, "no family 'gtp2'.* Did you mean 'gpt2'"),
+        ("gpt2", "gpt2-lage", ValueError, "gpt2 has no preset 'gpt2-lage': it has gpt2, .* Did you mean 'gpt2-large'"),
+        ("gpt2", {"n_embd": 16}, ValueError, "vocab_size is missing"),
+        ("gpt2", {"model_type": "bert"}, ValueError, "of model_type 'bert', and gpt2 is 'gpt2'"),
+        ("gpt2", 12, TypeError, "not from 12"),
+    ],
+)
+def test_configs_that_are_none(family: str, config: Any, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        from_config(family, config)
+
+
+# ---- what cannot be saved --------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_another_model_are_not_saved(saved: Path):
+    before = content(saved)
+    bundle = made()
+    flat = trees.flatten(bundle.params)
+    del flat["final_norm/bias"]
+    flat["position_embed/embedding"] = flat["position_embed/embedding"][:-1]
+    flat["blocks/extra/kernel"] = np.ones(3)
+    with pytest.raises(ValueError) as caught:
+        save_pretrained(saved, dataclasses.replace(bundle, params=trees.unflatten(flat)))
+    for line in (
+        "final_norm/bias  missing, expected (16,)",
+        "position_embed/embedding  (23, 16), expected (24, 16)",
+        "blocks/extra/kernel  (3,), expected nothing",
+    ):
+        assert line in str(caught.value)
+    assert content(saved) == before
+
+
+def test_full_disk(saved: Path):
+    """The weights, and then the tokenizer, find the disk full: what was there is whole, and nothing is beside it."""
+    before = content(saved)
+    bundle = made(seed=5)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="as it was"):
+            save_pretrained(saved, bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert content(saved) == before
+    with pytest.raises(OSError, match="No space left"):
+        save_pretrained(saved, dataclasses.replace(bundle, tokenizer=FakeTokenizer(fails=True)))
+    assert content(saved) == before
+    assert_same(from_pretrained(saved), made())
+
+
+def test_config_json_is_complete(saved: Path):
+    """A config.json of ours names every key, so that no reader needs a default."""
+    settings = config_map.read_file(saved)
+    family = registry.family("gpt2")
+    for entry in family.HF_CONFIG.values():
+        assert (entry[0] if isinstance(entry, tuple) else entry) in settings
