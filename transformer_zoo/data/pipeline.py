@@ -1,0 +1,276 @@
+"""Batches from documents, on grain: shuffle, tokenise, pack, share out among processes, in the background.
+
+The order of rows is a function of the seed alone. Neither the number of processes that train, nor the workers that
+prepare, nor where a run was interrupted changes a single row. What makes that so is the **group**: a fixed number of
+documents next to each other in the epoch's permutation. A group is read, tokenised and packed by itself, so its rows
+follow from its number alone; any worker can make it; and a position in the data is two integers, a group and a row of
+it. Packing across an endless stream, as in grain's own packing, would tie the rows to how the stream was cut up for
+workers, and a table of all lengths would need a pass over the corpus before the first step. A group costs neither: the
+permutation is computed index by index, and only the group at hand is in memory. The price is one partly filled row or
+so a group, under a percent, and that every training process tokenises every group in order to know which rows are its
+own: text is a few bytes a token, and where that is too much for one core, there are `workers`.
+"""
+
+import math
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+from transformer_zoo.data.packing import Rows, pack, pad
+from transformer_zoo.data.tokenizers import Tokenizer
+
+GROUP_TOKENS = 1 << 18
+"""Tokens that a group should have at least, so that what is left over in its last row does not count."""
+
+
+class Pipeline:
+    """An iterator of batches whose position can be saved and restored exactly.
+
+    A batch is a dictionary of the arrays of `packing.pack`: `tokens_BT`, `targets_BT`, `valid_BT`, `documents_BT`,
+    `positions_BT` and `bytes_B`. Every token of every document is a target exactly once in an epoch. Rows run on from
+    one epoch into the next; where the epochs end, the last batch is filled up with empty rows.
+
+    One pass over everything, as for evaluation, is `shuffle=False, epochs=1`.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        tokenizer: Tokenizer,
+        *,
+        length: int,
+        batch_size: int,
+        packing: str = "documents",
+        shuffle: bool = True,
+        seed: int = 0,
+        epochs: int | None = None,
+        workers: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        group: int | None = None,
+    ) -> None:
+        """Checks everything, reads a few documents, and starts nothing yet.
+
+        Args:
+            source: a random-access sequence of dictionaries with a document's text under "text".
+            tokenizer: must have an end-of-text token; it begins with `bos_id`, or with `eos_id` where there is none.
+            length: tokens in a row, T.
+            batch_size: rows of a global batch, of which a process gets `batch_size / process_count`.
+            packing: `documents`: whole documents side by side, kept apart; `concat`: one long text, cut into rows.
+            shuffle: another order of documents, and of rows within a group, in each epoch.
+            seed: of the order.
+            epochs: passes over the source; None: without end.
+            workers: processes that prepare groups; 0: a thread does.
+            process_index: which slice of each global batch this process gets.
+            process_count: how many processes train together.
+            group: documents in a group; None: enough for `GROUP_TOKENS` tokens, by the lengths of a few of them.
+
+        Raises:
+            ValueError: a setting out of its range, an empty source, a tokenizer without an end-of-text token.
+        """
+        if packing not in ("documents", "concat"):
+            raise ValueError(f"packing={packing!r}: it must be documents or concat")
+        for name, value, least in (
+            ("length", length, 2),
+            ("batch_size", batch_size, 1),
+            ("epochs", epochs, 1),
+            ("workers", workers, 0),
+            ("process_count", process_count, 1),
+            ("group", group, 1),
+            ("seed", seed, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value}: it must be at least {least}")
+        if not 0 <= process_index < process_count:
+            raise ValueError(
+                f"process_index={process_index}: it must be from 0 to process_count - 1 = {process_count - 1}"
+            )
+        if batch_size % process_count:
+            raise ValueError(f"batch_size={batch_size} rows cannot be shared out evenly to {process_count} processes")
+        if not len(source):
+            raise ValueError("the source has no documents")
+        if tokenizer.eos_id is None:
+            raise ValueError(
+                "the tokenizer has no end-of-text token (eos), so the end of a document cannot be predicted"
+            )
+        group = group or _group_size(source, length)
+        self._settings = {
+            "length": length,
+            "packing": packing,
+            "shuffle": shuffle,
+            "seed": seed,
+            "documents": len(source),
+            "group": group,
+            "tokenizer": tokenizer.fingerprint,
+        }
+        self._batch_size = batch_size
+        self._rows_here = batch_size // process_count
+        self._first_here = process_index * self._rows_here
+        self._workers = workers
+        self._groups_per_epoch = math.ceil(len(source) / group)
+
+        documents = grain.MapDataset.source(source)
+        make = partial(_make_rows, tokenizer=tokenizer, length=length, concat=packing == "concat", shuffle=shuffle)
+        if shuffle:
+            # Grain adds the epoch to the seed: hash it, or the second epoch of seed 0 would be the first of seed 1.
+            documents = documents.shuffle(seed=int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        self._groups = documents.batch(group, batch_fn=list).random_map(make, seed=seed).repeat(epochs)
+        self._iterator: Any = None
+        self._go_to(0, 0)
+
+    def __iter__(self) -> Iterator[Rows]:
+        return self
+
+    def __next__(self) -> Rows:
+        """This process's rows of the next global batch.
+
+        Raises:
+            StopIteration: the epochs are over.
+            ValueError: no document of a whole epoch has any text.
+        """
+        parts, taken = [], 0
+        while taken < self._batch_size and self._fill():
+            count = min(self._batch_size - taken, self._count - self._row)
+            first = max(self._first_here - taken, 0)
+            last = max(min(self._first_here + self._rows_here - taken, count), first)
+            parts.append({name: values[self._row + first : self._row + last] for name, values in self._rows.items()})
+            taken += count
+            self._row += count
+        if not taken:
+            raise StopIteration
+        return pad({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, self._rows_here)
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the source that are complete."""
+        return self._group // self._groups_per_epoch
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, the same on every process, as a dictionary for JSON.
+
+        It can be restored with another number of workers or processes, another batch size or more epochs.
+        """
+        done = self._rows is not None and self._row == self._count
+        position = {"group": self._group + 1, "row": 0} if done else {"group": self._group, "row": self._row}
+        return {**position, "settings": dict(self._settings)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position that `get_state` gave.
+
+        Raises:
+            ValueError: the state of a pipeline whose rows are others; the message names the settings that differ.
+        """
+        saved = state["settings"]
+        differ = [name for name in self._settings | saved if saved.get(name) != self._settings.get(name)]
+        if differ:
+            lines = [f"  {name}: {saved.get(name)} then, {self._settings.get(name)} now" for name in differ]
+            raise ValueError("the data's saved position belongs to other rows:\n" + "\n".join(lines))
+        self._stop()
+        self._go_to(state["group"], state["row"])
+
+    def close(self) -> None:
+        """Ends the workers. The position stays, and the next batch, if one is asked for, starts them again."""
+        state = self.get_state()
+        self._stop()
+        self._go_to(state["group"], state["row"])
+
+    def _stop(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def _go_to(self, group: int, row: int) -> None:
+        self._group, self._row = group, row
+        self._rows: Rows | None = None
+
+    @property
+    def _count(self) -> int:
+        """Rows of the current group."""
+        return len(self._rows["bytes_B"])
+
+    def _fill(self) -> bool:
+        """Goes on to the next group with rows left; False if the epochs are over."""
+        without_rows = 0
+        while self._rows is None or self._row == self._count:
+            if self._rows is not None:
+                self._go_to(self._group + 1, 0)
+            if self._iterator is None:
+                self._iterator = self._start()
+            try:
+                self._rows = next(self._iterator)
+            except StopIteration:
+                return False
+            if self._row > self._count:
+                raise ValueError(
+                    f"the data's saved position is row {self._row} of group {self._group}, which has {self._count} "
+                    "rows: the documents are not those of the run that saved it"
+                )
+            without_rows = 0 if self._count else without_rows + 1
+            if without_rows == self._groups_per_epoch:
+                raise ValueError("no document of the source has any text")
+        return True
+
+    def _start(self) -> Iterator[Rows]:
+        """The groups from the current one on, prepared in the background."""
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        groups = self._groups[self._group :].to_iter_dataset(ahead)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # grain reads flags, which only programs that absl itself runs have parsed
+            # By pipe and not by shared memory, which a killed run would leave behind for good.
+            by_pipe = grain.experimental.DatasetOptions(min_shm_size=1 << 62)
+            groups = grain.experimental.WithOptionsIterDataset(groups, by_pipe)
+            options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
+            groups = groups.mp_prefetch(options, worker_init_fn=_begin_worker)
+        return iter(groups)
+
+
+def _make_rows(
+    documents: list[dict[str, Any]],
+    rng: np.random.Generator,
+    *,
+    tokenizer: Tokenizer,
+    length: int,
+    concat: bool,
+    shuffle: bool,
+) -> Rows:
+    """The rows of a group. Empty documents have nothing to predict and are left out."""
+    texts = [document["text"] for document in documents if document["text"]]
+    encoded = []
+    for text, (ids, counts) in zip(texts, tokenizer.encode_bytes(texts)):
+        dropped = len(text.encode()) - counts.sum()  # at the end of the text, by tokenizers that are not byte-level
+        encoded.append((ids, np.append(counts, dropped)))
+    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    rows = pack(encoded, length, start=start, end=tokenizer.eos_id, concat=concat)
+    if shuffle:
+        order = rng.permutation(len(rows["bytes_B"]))
+        rows = {name: values[order] for name, values in rows.items()}
+    return rows
+
+
+def _group_size(source: Any, length: int) -> int:
+    """Documents in a group, by the mean length of a few evenly spaced ones; the same for a source wherever it is."""
+    sample = np.linspace(0, len(source) - 1, min(len(source), 32)).astype(int)
+    characters = max(1.0, float(np.mean([len(source[i]["text"]) for i in sample.tolist()])))
+    characters_per_token = 4
+    wanted = characters_per_token * max(GROUP_TOKENS, 64 * length) / characters
+    return min(len(source), max(16, math.ceil(wanted)))
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Runs first in each worker: the workers share the cores as it is, and must not outlive a run that was killed."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
