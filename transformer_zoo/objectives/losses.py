@@ -56,9 +56,8 @@ def _split(x_BT: jax.Array, chunks: int) -> jax.Array:
 def _sums(head: Callable, used: list, hidden: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple:
     logits = head(hidden, *used)
     highest = jax.lax.stop_gradient(logits.max(axis=-1))
-    # A comparison rather than a gather: a vocabulary divided over devices stays so, and no gradient is a scatter.
-    is_target = targets[..., None] == jnp.arange(logits.shape[-1])
-    score = jnp.where(is_target, logits, 0).sum(axis=-1)
+    # Where nothing is to be predicted the target may be no token at all.
+    score = jnp.take_along_axis(logits, targets[..., None], axis=-1, mode="clip")[..., 0]
     loss = highest + jnp.log(jnp.exp(logits - highest[..., None]).sum(axis=-1)) - score
     weights = weights.astype(logits.dtype)
     return (loss * weights).sum(), ((score == highest) * weights).sum()
