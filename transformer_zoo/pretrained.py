@@ -91,7 +91,7 @@ def from_config(
     param_dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
 ) -> Bundle:
-    """A model with fresh parameters, as its paper initialises them; the same for a seed whatever the mesh.
+    """A model with fresh parameters, as its paper initialises them; for a seed the same, to rounding, on every mesh.
 
     Args:
         family: a name of `families()`.
