@@ -343,7 +343,8 @@ def test_trained_tokenizers_are_kept_by_content(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert Tokenizer.train(SENTENCES, 301, tmp_path).vocab_size == 301
     Tokenizer.train([*SENTENCES[:-1], SENTENCES[-1] + "!"], 300, tmp_path)
-    Tokenizer.train(["".join(SENTENCES[:2]), *SENTENCES[2:]], 300, tmp_path)  # the same characters, other documents
+    first, second, *rest = SENTENCES
+    Tokenizer.train([first + second[0], second[1:], *rest], 300, tmp_path)  # the same characters, other documents
     assert len(list(tmp_path.iterdir())) == 4
     # Two processes that train at once agree, and leave one folder and no rest.
     command = [sys.executable, "-c", TRAIN, str(tmp_path / "both")]
@@ -376,3 +377,25 @@ def test_bare_files_mean_what_the_reference_takes_them_to_mean(folders, name, re
     tokenizer = Tokenizer.load(folders[name])
     for text in [*SENTENCES, *TRICKY[:7], *random_texts(50, seed=5)]:
         assert tokenizer.encode(text, template=True).ids.tolist() == theirs(text)["input_ids"]
+    for token in {
+        token for token in tokenizer.tokens(range(6)) if token in ("<s>", "</s>", "<pad>", "[MASK]", "[SEP]")
+    }:
+        text = f"the {token} code{token}"
+        assert tokenizer.encode(text, template=True, special=True).ids.tolist() == theirs(text)["input_ids"]
+
+
+def test_mask_of_roberta_takes_the_space_before_it(folders):
+    """As in the files that were published with the model: the word behind the mask is the one with the space."""
+    tokenizer = Tokenizer.load(folders["roberta"])
+    encoding = tokenizer.encode("the <mask> code", special=True)
+    assert "".join(tokenizer.tokens(encoding.ids)) == "the<mask>Ġcode"
+
+
+def test_a_space_put_in_front_has_no_bytes(folders, tmp_path):
+    for file in folders["roberta"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_prefix_space": True}))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.tokens(tokenizer.encode("the").ids)[0].startswith("Ġ")
+    for text, (_, counts) in zip(SENTENCES, tokenizer.encode_bytes(SENTENCES)):
+        assert counts.sum() == len(text.encode())

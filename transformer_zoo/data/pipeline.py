@@ -157,9 +157,7 @@ class Pipeline:
 
         It can be restored with another number of workers or processes, another batch size or more epochs.
         """
-        done = self._rows is not None and self._row == self._count
-        position = {"group": self._group + 1, "row": 0} if done else {"group": self._group, "row": self._row}
-        return {**position, "settings": dict(self._settings)}
+        return {"group": self._group, "row": self._row, "settings": dict(self._settings)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a position that `get_state` gave.
@@ -177,9 +175,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Ends the workers. The position stays, and the next batch, if one is asked for, starts them again."""
-        state = self.get_state()
         self._stop()
-        self._go_to(state["group"], state["row"])
+        self._go_to(self._group, self._row)
 
     def _stop(self) -> None:
         if self._iterator is not None:

@@ -521,8 +521,7 @@ def _bytes_by_offsets(text: str, encoding: Encoding) -> np.ndarray:
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     widths = 1 + (codes >= 0x80).astype(np.int32) + (codes >= 0x800) + (codes >= 0x10000)
     bytes_before = np.concatenate([[0], np.cumsum(widths)])
-    ends = np.maximum.accumulate(encoding.offsets[:, 1]) if len(encoding) else np.empty(0, np.int32)
-    return np.diff(bytes_before[ends], prepend=0).astype(np.int32)
+    return np.diff(bytes_before[encoding.offsets[:, 1]], prepend=0).astype(np.int32)
 
 
 def _hash(texts: Sequence[str]) -> str:
