@@ -27,7 +27,7 @@ class Preset:
     @functools.cached_property
     def params(self) -> int:
         """The number of parameters, as published (without the rows that pad the vocabulary in memory)."""
-        return count_params(self.family, self.config)
+        return count_params(family(self.family).Model(self.config))
 
 
 def families() -> tuple[str, ...]:
@@ -88,10 +88,9 @@ def param_shapes(model: Any) -> trees.Tree:
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
 
 
-def count_params(family_name: str, config: Any) -> int:
-    """The number of parameters of a family's main task."""
-    module = family(family_name)
-    flat = trees.flatten(param_shapes(module.Model(config)))
+def count_params(model: Any) -> int:
+    """The number of a model's parameters, without the rows that pad the vocabulary in memory."""
+    config, flat = model.config, trees.flatten(param_shapes(model))
     padding = padded_vocab(config.vocab_size) - config.vocab_size
     tables = [leaf for path, leaf in flat.items() if leaf.shape[0] == padded_vocab(config.vocab_size)]
     return sum(leaf.size for leaf in flat.values()) - sum(padding * leaf.size // leaf.shape[0] for leaf in tables)

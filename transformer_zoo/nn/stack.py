@@ -11,6 +11,28 @@ from transformer_zoo.sharding import constrain
 # The paths of stacked parameters: a stack's block bears a name that ends so.
 STACKED = r"(.*/)?\w*blocks/.*"
 
+
+class Layers(list):
+    """A tree for each layer, where otherwise one tree of arrays [L, ...] stands.
+
+    Decoding on a CPU takes parameters and cache so: of stacked arrays XLA copies a layer's slice before it multiplies,
+    and that takes longer than the product with a single token.
+    """
+
+    @classmethod
+    def of(cls, stacked: Any) -> "Layers":
+        """The slices of a stacked tree; of numpy arrays they are views."""
+        return cls(_layer(stacked, i) for i in range(len(jax.tree.leaves(stacked)[0])))
+
+
+jax.tree_util.register_pytree_node(Layers, lambda layers: (tuple(layers), None), lambda _, trees: Layers(trees))
+
+
+def _layer(tree: Any, i: int) -> Any:
+    """What a layer is handed of a tree of arrays [L, ...] and of `Layers`."""
+    return jax.tree.map(lambda x: x[i], tree, is_leaf=lambda x: isinstance(x, Layers))
+
+
 _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -26,7 +48,14 @@ def stack(
 
     Returns:
         The last x_BTD, and the blocks' outs stacked along L. Every block's output is sown as `hidden_BTD`.
+        Where the parameters come as `Layers`, so do the outs; trees of `per_layer` may, and nothing is sown.
     """
+    if isinstance(params := block.variables.get("params"), Layers):
+        outs, block = Layers(), block.clone(parent=None, name=None)
+        for i in range(length):
+            x_BTD, out = block.apply({"params": params[i]}, x_BTD, _layer(per_layer, i), *shared)
+            outs.append(out)
+        return x_BTD, outs
 
     def layer(block: nn.Module, x_BTD: jax.Array, own: Any) -> tuple[jax.Array, Any]:
         # The one activation constraint: the residual stream lies by rows (and length), and the rest follows from it.

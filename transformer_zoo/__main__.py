@@ -1,0 +1,219 @@
+"""The command line: `python -m transformer_zoo {list, info, generate, convert, fit}`.
+
+Exit codes: 0 done, 1 what was asked for cannot be done, 2 it was not understood; and 3, of `fit`, it does not fit.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+# Imported where they are needed, so that --help is quick: everything that imports jax.
+
+PROGRAM = "python -m transformer_zoo"
+Name = tyro.conf.Positional[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class List:
+    """The families and their published models."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from transformer_zoo import registry
+
+        families = Table("family", "tasks")
+        for name in registry.families():
+            families.add_row(name, ", ".join(registry.family(name).TASKS))
+        presets = Table("family", "preset", "hub id")
+        presets.add_column("parameters", justify="right")
+        for name, preset in registry.presets().items():
+            presets.add_row(preset.family, name, preset.hub_id, f"{preset.params:,}")
+        Console().print(families, presets)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info:
+    """A model's configuration, its parameters and the memory they take. No weights are read."""
+
+    name: Name
+    """A preset, its hub id, a folder with a config.json, or a run's folder."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from transformer_zoo import registry, trees
+
+        model = _model(self.name)
+        family = registry.family_of(model.config)
+        fields = Table("setting", "value", title=f"{self.name}: {family}, {model.task}")
+        for field in dataclasses.fields(model.config):
+            fields.add_row(field.name, str(getattr(model.config, field.name)))
+
+        shapes = trees.flatten(registry.param_shapes(model))
+        table = Table("parameter", "shape")
+        table.add_column("count", justify="right")
+        for path, leaf in shapes.items():
+            table.add_row(path, " x ".join(map(str, leaf.shape)), f"{leaf.size:,}")
+        count = sum(leaf.size for leaf in shapes.values())
+        table.add_section()
+        table.add_row("in memory, the vocabulary padded", "", f"{count:,}")
+        table.add_row("as published", "", f"{registry.count_params(model):,}")
+        for dtype, size in (("float32", 4), ("bfloat16", 2)):
+            table.add_row(f"memory in {dtype}", "", f"{count * size / 2**30:,.2f} GiB")
+        Console().print(fields, table)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Goes on writing a text."""
+
+    name: Name
+    """A preset, a hub id, a folder with published weights, or a run's folder."""
+    prompt: str = ""
+    """The text to go on with. Empty: from the start of a text."""
+    max_new_tokens: int = 100
+    """Stop after so many tokens, if the model does not end the text before."""
+    temperature: float = 0.0
+    """0: always the most probable token. 1: as the model says; between them, bolder or safer."""
+    top_k: int | None = None
+    """Sample from this many tokens, the most probable ones."""
+    top_p: float | None = None
+    """Sample from the fewest tokens that together have this probability."""
+    seed: int = 0
+    """Another seed, another sample."""
+    dtype: str = "float32"
+    """Of the computation and the parameters of a published model: float32 or bfloat16."""
+
+    def __call__(self) -> int:
+        import transformer_zoo as zoo
+
+        if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
+            raise ValueError(
+                "--top-k and --top-p choose what to sample from: give a --temperature above 0, such as 0.8"
+            )
+        sampling: Any = zoo.Greedy()
+        if self.temperature != 0:
+            sampling = zoo.Sample(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        m = _load(self.name, self.dtype)
+        answer = zoo.generate(m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed)
+        print(self.prompt + answer)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Writes a model in the Hugging Face layout, which the rest of the world reads."""
+
+    source: Name
+    """A run's folder, a preset, a hub id, or a folder with published weights."""
+    target: tyro.conf.Positional[Path]
+    """The folder to write: config.json, model.safetensors, the tokenizer's files."""
+    dtype: str | None = None
+    """Of the weights in the files. None: that of a run's parameters; float32 for published ones."""
+
+    def __call__(self) -> int:
+        import jax
+
+        import transformer_zoo as zoo
+
+        m = _load(self.source, self.dtype or "float32")
+        if self.dtype is not None:
+            m = dataclasses.replace(m, params=jax.tree.map(lambda x: x.astype(self.dtype), m.params))
+        zoo.save_pretrained(self.target, m)
+        print(f"{self.target} holds {self.source}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Compiles a recipe's train step for a TPU topology, with no TPU attached, and says whether it fits."""
+
+    recipe: Name
+    """A recipe such as configs/gpt2_stdlib.py."""
+    topology: str
+    """Chips such as v5e:4x4."""
+    settings: tyro.conf.Positional[tuple[str, ...]] = ()
+    """After `--`: settings of the recipe to override, as for train.py."""
+
+    def __call__(self) -> int:
+        from transformer_zoo import commands
+
+        return commands.train([self.recipe, "--aot", self.topology, *self.settings])
+
+
+COMMANDS = {"list": List, "info": Info, "generate": Generate, "convert": Convert, "fit": Fit}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command; what a user can set right ends as one message, not as a traceback."""
+    if (wrong := _misspelt(arguments)) is not None:
+        from transformer_zoo.trees import nearest
+
+        name, fault, known = wrong
+        print(f"error: {fault}.{nearest(name, known) or f' Try {PROGRAM} --help'}", file=sys.stderr)
+        return 2
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, args=arguments or ["--help"], prog=PROGRAM, description="Models of the zoo, from the command line."
+    )
+    try:
+        return command()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
+    """(name, fault, known names) of a command or option that there is not: a line's worth, where tyro prints a page."""
+    if not arguments or arguments[0].startswith("-"):
+        return None
+    command, *rest = arguments
+    if command not in COMMANDS:
+        return command, f"there is no command {command!r}", list(COMMANDS)
+    known = ["--help", *(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(COMMANDS[command]))]
+    rest = rest[: rest.index("--")] if "--" in rest else rest
+    options = [text.partition("=")[0].replace("_", "-") for text in rest if text.startswith("--")]
+    return next(
+        ((option, f"{command} has no option {option}", known) for option in options if option not in known), None
+    )
+
+
+def _load(name: str, dtype: str) -> Any:
+    """A run's model, or a published one."""
+    from transformer_zoo import pretrained, runs
+
+    if (Path(name) / "run.json").is_file():
+        return runs.load_run(name)
+    return pretrained.from_pretrained(name, dtype=dtype, param_dtype=dtype)
+
+
+def _model(name: str) -> Any:
+    """The model of a run, a folder or a preset, without its parameters."""
+    from transformer_zoo import registry, runs, trees
+    from transformer_zoo.checkpoints import config_map
+
+    if (Path(name) / "run.json").is_file():
+        run = runs.read(name)
+        return registry.family(registry.family_of(run.model)).Model(run.model, task=run.objective.task)
+    if Path(name).is_dir():
+        settings, source = config_map.read_file(name), str(Path(name) / config_map.CONFIG)
+        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
+        return family.Model(
+            config_map.read(family, settings, source), task=config_map.task_of(family, settings, source)
+        )
+    presets = registry.presets()
+    for key, preset in presets.items():
+        if name in (key, preset.hub_id):
+            return registry.family(preset.family).Model(preset.config)
+    raise FileNotFoundError(f"there is no folder and no preset {name!r}.{trees.nearest(name, presets)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

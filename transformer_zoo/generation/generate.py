@@ -1,0 +1,196 @@
+"""Prefill, then decode with the cache, in one compiled program."""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_zoo import registry, trees
+from transformer_zoo.generation.sampling import Greedy
+from transformer_zoo.nn import checks
+from transformer_zoo.nn.stack import STACKED, Layers
+
+BUCKET = 32  # prompts and answers are padded to multiples of it, so that few lengths are ever compiled
+
+
+def generate(
+    m: Any,
+    prompts: str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray | jax.Array,
+    *,
+    max_new_tokens: int,
+    sampling: Any = Greedy(),  # noqa: B008 (it is frozen)
+    seed: int = 0,
+    stop: int | str | Sequence[int | str] = (),
+    valid_BT: Any = None,
+) -> str | list[str] | np.ndarray:
+    """Continues each prompt, and returns what is new.
+
+    A row's answer depends on its prompt, its place in the batch and the seed, and not on the other rows. A row ends
+    with the model's `eos_id` or a stop token; when all have ended, so does the loop.
+
+    Args:
+        m: a model, its parameters and its tokenizer, as `from_pretrained` and `from_config` return them.
+        prompts: a text or several, or token ids: [B, T], or B rows of unequal lengths.
+        max_new_tokens: at most so many for a prompt.
+        sampling: `Greedy()`, or `Sample(temperature=, top_k=, top_p=)`.
+        seed: the same seed, the same answers.
+        stop: more token ids that end a row; beside text prompts also texts, before the first of which the answer is
+            cut off.
+        valid_BT: for an array of ids, which of them are real; the rest is padding, on either side.
+
+    Returns:
+        For text the new text, without what ended it: a string for a string, a list for a list. For token ids
+        int32[B, max_new_tokens], where a row that has ended repeats the token that ended it.
+
+    Raises:
+        ValueError: an empty batch or prompt, ids outside of the vocabulary, more tokens than the model has positions,
+            text without a tokenizer, a model without a language model's output.
+    """
+    config = m.model.config
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
+    if not hasattr(sampling, "choose"):
+        raise TypeError(f"sampling={sampling!r}: pass Greedy() or Sample(temperature=, top_k=, top_p=)")
+    _check_model(m.model)
+    stops = [stop] if isinstance(stop, (int, str)) else list(stop)
+    stop_ids = sorted({config.eos_id, *(s for s in stops if not isinstance(s, str))} - {None})
+    stop_texts = [s for s in stops if isinstance(s, str)]
+
+    texts = [prompts] if isinstance(prompts, str) else prompts
+    if is_text := len(texts) > 0 and isinstance(texts[0], str):
+        rows = _encode(m.tokenizer, texts)
+    else:
+        rows = _rows(prompts, valid_BT)
+        if stop_texts:
+            raise ValueError(f"stop={stop_texts}: texts end text prompts only; for token ids, pass token ids")
+    _check_rows(rows, config, max_new_tokens)
+
+    new_BN = _run(m, rows, max_new_tokens, sampling, seed, stop_ids)
+    if not is_text:
+        return new_BN
+    answers = [_decode(m.tokenizer, row, new, stop_ids, stop_texts) for row, new in zip(rows, new_BN)]
+    return answers[0] if isinstance(prompts, str) else answers
+
+
+def _check_model(model: Any) -> None:
+    if not hasattr(registry.family(registry.family_of(model.config)), "init_cache"):
+        raise ValueError(f"{registry.family_of(model.config)} is an encoder and does not generate")
+    if model.task != "causal-lm":
+        raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task='causal-lm'")
+
+
+def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> None:
+    if not rows:
+        raise ValueError("the batch is empty: pass at least one prompt")
+    for i, row in enumerate(rows):
+        if not row.size:
+            raise ValueError(f"prompt {i} is empty: there is nothing to continue")
+        checks.check_ids(row[None], config.vocab_size, f"prompt {i}", "the vocabulary")
+        if len(row) + max_new_tokens > config.max_length:
+            raise ValueError(
+                f"prompt {i} has {len(row)} tokens and max_new_tokens is {max_new_tokens}, and the model has "
+                f"{config.max_length} positions: shorten the prompt or ask for fewer tokens"
+            )
+
+
+def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
+    """The real tokens of each prompt."""
+    rows = [np.asarray(row) if len(row) else np.zeros(0, int) for row in prompts]
+    if valid_BT is None:
+        return rows
+    checks.check_like(valid_BT, prompts, "valid_BT")
+    return [row[keep] for row, keep in zip(rows, np.asarray(valid_BT, bool))]
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
+    """Text as rows of ids; where there is no text, the token that starts a text, if there is one."""
+    if tokenizer is None:
+        raise ValueError("the model came without a tokenizer: pass token ids instead of text")
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return [np.asarray(tokenizer.encode(text).ids if text else start, np.int32) for text in texts]
+
+
+def _decode(tokenizer: Any, row: np.ndarray, new: np.ndarray, stop_ids: list[int], stop_texts: list[str]) -> str:
+    """The new text: the whole less the prompt, since a token's text may depend on what stands before it."""
+    ends = np.flatnonzero(np.isin(new, stop_ids))
+    new = new[: ends[0]] if ends.size else new
+    whole, before = tokenizer.decode(np.concatenate([row, new])), tokenizer.decode(row)
+    text = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
+    return text[: min((at for stop in stop_texts if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def _run(m: Any, rows: list[np.ndarray], max_new: int, sampling: Any, seed: int, stop_ids: list[int]) -> np.ndarray:
+    """int32[B, max_new], by a program for lengths rounded up."""
+    longest, positions = max(map(len, rows)), m.model.config.max_length
+    room = min(_round_up(max_new), positions - longest)
+    T = min(_round_up(longest), positions - room)
+    tokens_BT, valid_BT = np.zeros((len(rows), T), np.int32), np.zeros((len(rows), T), bool)
+    for i, row in enumerate(rows):
+        tokens_BT[i, T - len(row) :], valid_BT[i, T - len(row) :] = row, True
+    params = jax.tree.map(jnp.asarray, m.params)
+    place = jax.tree.leaves(params)[0].sharding
+    device, *others = place.device_set
+    by_layer = not others and device.platform == "cpu"
+    with jax.set_mesh(place.mesh) if others else jax.default_device(device):
+        new_BN = _program(
+            _by_layer(params, device) if by_layer else params, tokens_BT, valid_BT, jax.random.key(seed),
+            np.int32(max_new), np.asarray(stop_ids, np.int32),
+            model=m.model, sampling=sampling, room=room, by_layer=by_layer,
+        )  # fmt: skip
+    return np.asarray(new_BN)[:, :max_new]
+
+
+def _round_up(n: int) -> int:
+    return -(-n // BUCKET) * BUCKET
+
+
+def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
+    """The same memory, seen layer by layer: see `Layers`."""
+    return {
+        name: part
+        if not isinstance(part, dict)
+        else jax.device_put(Layers.of(jax.tree.map(np.asarray, part)), device)
+        if re.fullmatch(STACKED, f"{name}/")
+        else _by_layer(part, device)
+        for name, part in params.items()
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "room", "by_layer"))
+def _program(params, tokens_BT, valid_BT, key, max_new, stop_ids, *, model, sampling, room, by_layer):
+    """Left-padded prompts to int32[B, room], of which the first max_new are asked for."""
+    family, (B, T) = registry.family(registry.family_of(model.config)), tokens_BT.shape
+    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B))
+
+    def next_token(n, tokens_BT, valid_BT, cache):
+        out = model.apply({"params": params}, tokens_BT, valid_BT, cache=cache)
+        # The logits of the last position; `out.logits`, those of all, are never computed.
+        logits_BTV = model.apply({"params": params}, out.hidden_BTD[:, -1:], method="logits")
+        keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, n)
+        return sampling.choose(keys_B, logits_BTV[:, 0, : model.config.vocab_size]), out.cache
+
+    def ended(token_B):
+        return (token_B[:, None] == stop_ids).any(axis=1)
+
+    def more(state):
+        n, _, done_B, _, _ = state
+        return (n < max_new) & ~done_B.all()
+
+    def step(state):
+        n, token_B, done_B, new_BN, cache = state
+        chosen_B, cache = next_token(n, token_B[:, None], None, cache)
+        token_B = jnp.where(done_B, token_B, chosen_B)
+        new_BN = jax.lax.dynamic_update_slice_in_dim(new_BN, token_B[:, None], n, axis=1)
+        return n + 1, token_B, done_B | ended(token_B), new_BN, cache
+
+    cache = family.init_cache(model.config, B, T + room, model.compute.dtype)
+    cache = cache.replace(kv=Layers.of(cache.kv)) if by_layer else cache
+    token_B, cache = next_token(0, tokens_BT, valid_BT, cache)
+    new_BN = jnp.tile(token_B[:, None], (1, room))
+    n, token_B, _, new_BN, _ = jax.lax.while_loop(more, step, (1, token_B, ended(token_B), new_BN, cache))
+    # What was not reached repeats the token that ended the row.
+    return jnp.where(jnp.arange(room) < n, new_BN, token_B[:, None])
