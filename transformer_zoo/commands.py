@@ -1,6 +1,7 @@
 """The commands behind train.py and eval.py: arguments in, exit code out."""
 
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -95,12 +96,11 @@ def _evaluate(chosen: _Evaluate) -> int:
     source = chosen.source or (run.data.source if run else "python_stdlib")
     split = chosen.split or (run.data.validation_split if run else "validation")
     length = chosen.length or (run.data.length if run else min(1024, bundle.config.max_length))
-    rows = pipeline.batches(
+    rows = pipeline.Pipeline(
         sources.source(source, split), bundle.tokenizer, length=length, batch_size=chosen.batch_size,
         packing=run.data.packing if run else "documents", shuffle=False, epochs=1,
     )  # fmt: skip
-    limited = (batch for index, batch in enumerate(rows) if index != chosen.batches)
-    report = evaluate(bundle.model, objective, bundle.params, limited)
+    report = evaluate(bundle.model, objective, bundle.params, itertools.islice(rows, chosen.batches))
     table = Table(title=f"{chosen.model} on {source}, {split}")
     table.add_column("measure")
     table.add_column("value", justify="right")

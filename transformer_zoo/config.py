@@ -9,20 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformer_zoo.nn import Compute
-
-
-def positive(part: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is at least 1."""
-    for name in names:
-        if getattr(part, name) < 1:
-            raise ValueError(f"{type(part).__name__}.{name} is {getattr(part, name)}: it must be at least 1")
-
-
-def fraction(part: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is in [0, 1)."""
-    for name in names:
-        if not 0 <= getattr(part, name) < 1:
-            raise ValueError(f"{type(part).__name__}.{name} is {getattr(part, name)}: it must be in [0, 1)")
+from transformer_zoo.nn.checks import check_rates, check_sizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +30,7 @@ class Data:
     """Processes that prepare batches beside the training one; they change the speed, never the batches."""
 
     def __post_init__(self) -> None:
-        positive(self, "length")
+        check_sizes(self, "length")
         if self.workers < 0:
             raise ValueError(f"Data.workers is {self.workers}: it must be at least 0")
 
@@ -58,7 +45,7 @@ class Vocabulary:
     """Tokens of a tokenizer that is trained."""
 
     def __post_init__(self) -> None:
-        positive(self, "size")
+        check_sizes(self, "size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +80,7 @@ class Optimizer:
     """Decay of an exponential moving average of the parameters, which evaluation and export then use."""
 
     def __post_init__(self) -> None:
-        fraction(self, "b1", "b2", *(["ema"] if self.ema is not None else []))
+        check_rates(self, "b1", "b2", "ema")
         if self.peak_lr <= 0 or self.warmup_steps < 0 or (self.clip_norm is not None and self.clip_norm <= 0):
             raise ValueError("Optimizer: peak_lr and clip_norm must be positive, and warmup_steps at least 0")
 
@@ -128,7 +115,7 @@ class Training:
     """Updates in a row that may be skipped for a loss or gradient that is not finite, before the run stops."""
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "batch_size", "accumulation", "patience")
+        check_sizes(self, "steps", "batch_size", "accumulation", "patience")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}")
 
@@ -143,7 +130,7 @@ class Evaluation:
     """Batches in an evaluation. None: the whole split."""
 
     def __post_init__(self) -> None:
-        positive(self, "every")
+        check_sizes(self, "every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,7 +145,7 @@ class Checkpoints:
     """Steps whose multiples are kept for ever."""
 
     def __post_init__(self) -> None:
-        positive(self, "every", "keep")
+        check_sizes(self, "every", "keep")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,7 +160,7 @@ class Logging:
     """Project of Weights & Biases to log to (needs the extra `wandb`)."""
 
     def __post_init__(self) -> None:
-        positive(self, "every")
+        check_sizes(self, "every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

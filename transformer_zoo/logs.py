@@ -94,7 +94,7 @@ class Bar:
         self._progress.update(self._task, completed=step, description=text)
         if not self._console.is_terminal:
             minutes, seconds = divmod(round(left), 60)
-            self._console.print(f"step {step}/{self._steps}  {text}  {minutes}:{seconds:02d} left")
+            self.say(f"step {step}/{self._steps}  {text}  {minutes}:{seconds:02d} left")
 
     def say(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(text, soft_wrap=True, highlight=False)

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import signal
 import threading
 import time
@@ -59,9 +60,8 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
-    shapes = training.batch_shapes(run, program.mesh)
     batches = _training_batches(run, tokenizer)
-    held_out = lambda: _on_devices(_held_out(run, tokenizer), shapes)
+    held_out = lambda: (_on_device(rows, program.batch) for rows in _held_out(run, tokenizer))
 
     # ---- state: the latest checkpoint, else published weights, else fresh -----------------------------------------
     checkpoints = Checkpoints(
@@ -81,12 +81,12 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     del bundle
 
     # ---- the loop -------------------------------------------------------------------------------------------------
-    console.print(_summary(run, program, tokenizer))
+    console.print(_summary(run, program, tokenizer), soft_wrap=True, highlight=False)
     stop = _Stop()
     recent: collections.deque[tuple[int, Batch, dict[str, jax.Array]]] = collections.deque(maxlen=2)
     clock = _Clock(step)
     report: dict[str, float] = {}
-    feed = _ahead(batches, lambda rows: _on_device(rows, shapes))
+    feed = _ahead(batches, lambda rows: _on_device(rows, program.batch))
 
     with logs.Bar(run.training.steps, step, console) as bar, jax.set_mesh(program.mesh), stop:
         while step < run.training.steps and not stop.now(step):
@@ -117,6 +117,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             _watch(run, program, state, *recent[-1], console)
     checkpoints.wait()
     checkpoints.close()
+    batches.close()
     if stop.signalled:
         console.print(f"stopped by a signal at step {step}; the same command goes on from there")
     return report
@@ -139,7 +140,6 @@ def _begin(run: Run, directory: Path) -> tuple[Run, Bundle | None, list[str]]:
             mesh=sharding.make_mesh(**dataclasses.asdict(run.mesh)),
         )  # fmt: skip
         run = dataclasses.replace(run, model=bundle.config)
-    directory.mkdir(parents=True, exist_ok=True)
     return run, bundle, []
 
 
@@ -156,12 +156,13 @@ def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
         documents = sources.source(run.data.source, run.data.train_split)
         tokenizer = Tokenizer.train((document["text"] for document in documents), run.vocabulary.size)
     if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
         tokenizer.save(kept)
     return tokenizer
 
 
 def _training_batches(run: Run, tokenizer: Tokenizer) -> Any:
-    return pipeline.batches(
+    return pipeline.Pipeline(
         sources.source(run.data.source, run.data.train_split), tokenizer,
         length=run.data.length, batch_size=run.training.batch_size, packing=run.data.packing,
         seed=run.training.seed, workers=run.data.workers,
@@ -170,15 +171,12 @@ def _training_batches(run: Run, tokenizer: Tokenizer) -> Any:
 
 
 def _held_out(run: Run, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
-    rows = pipeline.batches(
+    rows = pipeline.Pipeline(
         sources.source(run.data.source, run.data.validation_split), tokenizer,
         length=run.data.length, batch_size=run.training.batch_size, packing=run.data.packing,
         shuffle=False, epochs=1, process_index=jax.process_index(), process_count=jax.process_count(),
     )  # fmt: skip
-    for index, batch in enumerate(rows):
-        if index == run.evaluation.batches:
-            return
-        yield batch
+    return itertools.islice(rows, run.evaluation.batches)
 
 
 def _on_device(rows: dict[str, np.ndarray], shapes: dict[str, jax.ShapeDtypeStruct]) -> Batch:
@@ -187,10 +185,6 @@ def _on_device(rows: dict[str, np.ndarray], shapes: dict[str, jax.ShapeDtypeStru
         name: jax.make_array_from_process_local_data(shape.sharding, rows[name], shape.shape)
         for name, shape in shapes.items()
     }
-
-
-def _on_devices(batches: Iterator[dict[str, np.ndarray]], shapes: dict[str, jax.ShapeDtypeStruct]) -> Iterator[Batch]:
-    return (_on_device(rows, shapes) for rows in batches)
 
 
 def _ahead(batches: Any, place: Callable[[Any], Batch], size: int = 2) -> Iterator[tuple[Batch, Any]]:

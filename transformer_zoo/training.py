@@ -70,7 +70,7 @@ def train_step(
         return objective.loss(sums, counts), sums
 
     grads, (loss, sums) = _accumulate(part, state.params, batch, key, accumulation)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -115,6 +115,8 @@ class Program:
     optimizer: optax.GradientTransformation
     state: TrainState
     """Shapes of the state, each with its sharding."""
+    batch: dict[str, jax.ShapeDtypeStruct]
+    """Shapes of a global batch, each with its sharding."""
     step: Any
     """jit of `train_step`: (state, batch) -> (state, metrics); the old state's memory is given to the new one."""
 
@@ -173,11 +175,15 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
         train_step, model=model, objective=run.objective, optimizer=optimizer,
         rate=optim.schedule(run.optimizer, training.steps), accumulation=training.accumulation, ema=run.optimizer.ema,
     )  # fmt: skip
+    batch = batch_shapes(run, mesh)
+    # Traced for what a model itself refuses, such as rows longer than its positions.
+    jax.eval_shape(functools.partial(run.objective.sums, model), shapes, batch)
     return Program(
         model=model,
         mesh=mesh,
         optimizer=optimizer,
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings),
+        batch=batch,
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
     )
 

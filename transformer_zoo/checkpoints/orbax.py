@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 
@@ -17,6 +16,7 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "data": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
             ),
@@ -33,7 +33,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, position: Any) -> None:
         """Begins to write; the arrays are copied before this returns, so that they may be donated."""
         if step != self.latest():
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position))
+            args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(position))
             self._manager.save(step, args=args, force=True)
 
     def restore(self, step: int, state: Any) -> tuple[Any, Any]:
@@ -45,7 +45,7 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is of another architecture or optimizer.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(state), data=ocp.args.JsonRestore())
+        args = ocp.args.Composite(state=_restore(state), data=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         return restored.state, restored.data
 
@@ -55,14 +55,9 @@ class Checkpoints:
         Args:
             params: shapes with shardings.
         """
-        saved = self._manager.item_metadata(step).state
-        which = "params" if saved["ema"] is None else "ema"
-        args = ocp.args.PyTreeRestore(
-            {which: params},
-            restore_args={which: jax.tree.map(lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding), params)},
-            partial_restore=True,
-        )
-        return self._manager.restore(step, args=ocp.args.Composite(state=args)).state[which]
+        which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
+        args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
+        return self._manager.restore(step, args=args).state[which]
 
     def wait(self) -> None:
         """Until everything is on disk.
@@ -75,3 +70,8 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and releases the folder."""
         self._manager.close()
+
+
+def _restore(shapes: Any, **options: Any) -> ocp.args.PyTreeRestore:
+    """What to read, and where it goes."""
+    return ocp.args.PyTreeRestore(shapes, ocp.checkpoint_utils.construct_restore_args(shapes), **options)

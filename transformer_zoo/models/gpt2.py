@@ -11,7 +11,7 @@ import numpy as np
 
 from transformer_zoo.nn import Attention, Cache, Compute, Embedding, Mask, Output, cache, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
-from transformer_zoo.nn.checks import check_heads, check_ids, check_tokens
+from transformer_zoo.nn.checks import check_heads, check_ids, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import place
 
 
@@ -20,7 +20,7 @@ class Config:
     """The architecture: what a checkpoint fixes.
 
     Raises:
-        ValueError: heads that do not divide the width, or an unknown activation.
+        ValueError: sizes below 1, heads that do not divide the width, an unknown activation, no rate of dropout.
     """
 
     vocab_size: int = 50257
@@ -43,7 +43,9 @@ class Config:
     eos_id: int | None = 50256
 
     def __post_init__(self) -> None:
+        check_sizes(self, "vocab_size", "max_length", "width", "num_layers", "num_heads", "mlp_dim")
         check_heads(self.width, self.num_heads)
+        check_rates(self, "embed_dropout", "attention_dropout", "residual_dropout")
         check_activation(self.activation)
 
 

@@ -46,6 +46,20 @@ def check_like(x: Any, tokens_BT: Any, name: str) -> None:
         raise ValueError(f"{name} has shape {np.shape(x)} and the tokens {np.shape(tokens_BT)}: they must be equal")
 
 
+def check_sizes(settings: Any, *names: str) -> None:
+    """Raises ValueError unless each of these fields is at least 1, or None."""
+    for name in names:
+        if (size := getattr(settings, name)) is not None and size < 1:
+            raise ValueError(f"{name} is {size}: it must be at least 1")
+
+
+def check_rates(settings: Any, *names: str) -> None:
+    """Raises ValueError unless each of these fields is in [0, 1), or None."""
+    for name in names:
+        if (rate := getattr(settings, name)) is not None and not 0 <= rate < 1:
+            raise ValueError(f"{name} is {rate}: it must be at least 0 and less than 1")
+
+
 def check_heads(width: int, num_heads: int) -> None:
     """Raises ValueError unless the heads divide the width."""
     if num_heads < 1 or width % num_heads:

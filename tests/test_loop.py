@@ -1,0 +1,247 @@
+"""A run from beginning to end, and what may befall it on the way."""
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from rich.console import Console
+
+from transformer_zoo import loop, runs
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.models import gpt2
+from transformer_zoo.objectives import CausalLM
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of forty small files."""
+    folder = tmp_path_factory.mktemp("texts")
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven", "wizards", "brew"]
+    rng = random.Random(0)
+    for index in range(40):
+        (folder / f"{index:02}.txt").write_text(" ".join(rng.choices(words, k=rng.randrange(5, 120))))
+    return folder
+
+
+def tiny(texts: Path, directory: Path, **changes: object) -> Run:
+    settings = dict(
+        model=gpt2.Config(vocab_size=300, max_length=32, width=32, num_layers=2, num_heads=2, eos_id=0),
+        objective=CausalLM(),
+        directory=str(directory),
+        data=Data(source=f"text:{texts}/*.txt", length=32),
+        vocabulary=Vocabulary(size=300),
+        optimizer=Optimizer(peak_lr=1e-2, warmup_steps=2, ema=0.9),
+        training=Training(steps=12, batch_size=16, accumulation=2),
+        evaluation=Evaluation(every=5, batches=2),
+        checkpoints=Checkpoints(every=5, keep=2),
+        logging=Logging(every=1, tensorboard=False),
+    )
+    return Run(**(settings | changes))
+
+
+def quiet(**options: object) -> Console:
+    return Console(file=io.StringIO(), width=200, **options)
+
+
+def final(directory: Path) -> tuple[dict, dict]:
+    """The arrays of the latest checkpoint, and the position in the data."""
+    step = max(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
+    state = ocp.PyTreeCheckpointer().restore(directory.absolute() / "checkpoints" / str(step) / "state")
+    position = json.loads((directory / "checkpoints" / str(step) / "data" / "metadata").read_text())
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}, position
+
+
+def assert_same(one: Path, other: Path) -> None:
+    (arrays, position), (others, other_position) = final(one), final(other)
+    assert position == other_position
+    assert arrays.keys() == others.keys() and len(arrays) > 40
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+
+
+def test_a_run_learns_and_leaves_everything_behind(texts: Path, tmp_path: Path) -> None:
+    run = tiny(texts, tmp_path / "run", training=Training(steps=60, batch_size=8), logging=Logging(every=5))
+    report = loop.train(run, quiet())
+    directory = tmp_path / "run"
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.6 * losses[0]
+    assert report["bits_per_byte"] < 2 and report["loss"] == lines[-1]["validation/loss"]
+    assert (directory / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((directory / "tensorboard").glob("events*"))
+    record = json.loads((directory / "run.json").read_text())
+    assert record["settings"]["model"]["width"] == 32 and record["versions"]["jax"] == jax.__version__
+    assert runs.read(directory) == run
+    bundle = runs.load_run(directory)
+    assert bundle.tokenizer.decode(bundle.tokenizer.encode("a lazy dog").ids) == "a lazy dog"
+    assert bundle.config == run.model
+
+
+def test_a_run_that_is_stopped_and_goes_on_is_the_same_run(texts: Path, tmp_path: Path) -> None:
+    loop.train(tiny(texts, tmp_path / "whole"), quiet())
+    part = tiny(texts, tmp_path / "part")
+    stop = loop._Stop.now
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Stop, "now", lambda self, step: stop(self, step) or step == 7)
+        loop.train(part, quiet())
+    assert not (tmp_path / "part" / "checkpoints" / "12").exists()
+    loop.train(part, quiet())
+    assert_same(tmp_path / "whole", tmp_path / "part")
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "part")]
+    losses = [[(line["step"], line.get("loss")) for line in map(json.loads, lines)] for lines in metrics]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_trained_again(texts: Path, tmp_path: Path) -> None:
+    run = tiny(texts, tmp_path / "run", training=Training(steps=3, batch_size=8))
+    loop.train(run, quiet())
+    before = final(tmp_path / "run")[0]
+    loop.train(run, quiet())
+    assert all(np.array_equal(array, before[name]) for name, array in final(tmp_path / "run")[0].items())
+
+
+def test_other_settings_in_the_same_folder_are_refused(texts: Path, tmp_path: Path) -> None:
+    loop.train(tiny(texts, tmp_path, training=Training(steps=3, batch_size=8)), quiet())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"(?s)model\.num_layers: 2 there, 3 now.*--directory"):
+        deeper = gpt2.Config(vocab_size=300, max_length=32, width=32, num_layers=3, num_heads=2)
+        loop.train(tiny(texts, tmp_path, model=deeper), quiet())
+    with pytest.raises(ValueError, match=r"optimizer\.name"):
+        loop.train(tiny(texts, tmp_path, optimizer=Optimizer(name="lion", ema=0.9)), quiet())
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": Training(steps=2, batch_size=6, accumulation=1)}, "batch_size=6 does not divide"),
+        ({"vocabulary": Vocabulary(size=301)}, "tokenizer has 301 tokens and the model 300"),
+        ({"data": 64}, "64 tokens, and the model has 32 positions"),
+        ({"optimizer": Optimizer(freeze=("nothing",))}, "'nothing' matches no parameter"),
+        ({"optimizer": Optimizer(warmup_steps=50)}, "do not fit into 12 steps"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(
+    texts: Path, tmp_path: Path, changes: dict, words: str
+) -> None:
+    directory = tmp_path / "run"
+    if "data" in changes:
+        changes = {"data": Data(source=f"text:{texts}/*.txt", length=changes["data"])}
+    with pytest.raises(ValueError, match=words):
+        loop.train(tiny(texts, directory, **changes), quiet())
+    assert not (directory / "checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_is_named_and_ends_the_run(texts: Path, tmp_path: Path) -> None:
+    console = quiet(record=True)
+    training = Training(steps=40, batch_size=8, patience=3)
+    run = tiny(texts, tmp_path, optimizer=Optimizer(peak_lr=1e30, clip_norm=None), training=training)
+    with pytest.raises(loop.NotFinite, match="3 updates in a row"):
+        loop.train(run, console)
+    said = console.export_text()
+    assert "is not finite (the output of" in said
+
+
+RECIPE = """
+from transformer_zoo.config import *
+from transformer_zoo.models import gpt2
+from transformer_zoo.objectives import CausalLM
+
+config = Run(
+    model=gpt2.Config(vocab_size=300, max_length=32, width=32, num_layers=2, num_heads=2, eos_id=0),
+    objective=CausalLM(),
+    data=Data(source="text:{texts}/*.txt", length=32, packing="documents", workers={workers}),
+    vocabulary=Vocabulary(size=300),
+    optimizer=Optimizer(peak_lr=1e-2, warmup_steps=5),
+    training=Training(steps=60, batch_size=8, accumulation=2),
+    evaluation=Evaluation(every=20, batches=1),
+    checkpoints=Checkpoints(every=4, keep=2),
+    logging=Logging(every=1, tensorboard=False),
+)
+"""
+
+
+def start(recipe: Path, directory: Path, cache: Path) -> subprocess.Popen:
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "",
+    }
+    command = [sys.executable, "train.py", str(recipe), "--directory", str(directory)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_step(process: subprocess.Popen, directory: Path, step: int) -> None:
+    """Until the run has logged a step, or has ended."""
+    log = directory / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and f'"step": {step},' in log.read_text():
+            return
+        time.sleep(0.005)
+
+
+def test_killed_ten_times_at_random_moments_and_the_same_in_the_end(texts: Path, tmp_path: Path) -> None:
+    """Dropout, accumulation, packing and shuffling are on (the published configuration has dropout)."""
+    recipe, cache = tmp_path / "recipe.py", tmp_path / "cache"
+    recipe.write_text(RECIPE.format(texts=texts, workers=0))
+    undisturbed = start(recipe, tmp_path / "whole", cache)
+    output = undisturbed.communicate(timeout=300)[0]
+    assert undisturbed.returncode == 0, output
+    rng = random.Random()
+    kills = 0
+    for index in range(10):
+        process = start(recipe, tmp_path / "killed", cache)
+        wait_for_step(process, tmp_path / "killed", rng.randrange(6 * index, 6 * index + 6) or 1)
+        time.sleep(rng.random() * 0.1)
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 8, "the run ended before it could be killed"
+    last = start(recipe, tmp_path / "killed", cache)
+    output = last.communicate(timeout=300)[0]
+    assert last.returncode == 0, output
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_sigterm_saves_and_exits_with_0(texts: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    text = RECIPE.format(texts=texts, workers=1)
+    recipe.write_text(text.replace("steps=60", "steps=100000").replace("every=4", "every=99999"))
+    process = start(recipe, tmp_path / "run", tmp_path / "cache")
+    wait_for_step(process, tmp_path / "run", 5)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    saved = [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert len(saved) == 1 and int(saved[0].name) >= 5
+    assert "goes on from there" in output
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_were_there(texts: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk that is full."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(RECIPE.format(texts=texts, workers=0).replace("steps=60", "steps=8"))
+    first = start(recipe, tmp_path / "run", tmp_path / "cache")
+    first.communicate(timeout=120)
+    before = final(tmp_path / "run")
+    script = f"ulimit -f 8; exec {sys.executable} train.py {recipe} --directory {tmp_path / 'run'} --training.steps 16"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    after = final(tmp_path / "run")
+    assert before[1] == after[1]
+    assert all(np.array_equal(array, after[0][name]) for name, array in before[0].items())
