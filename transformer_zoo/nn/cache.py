@@ -27,9 +27,12 @@ class Cache:
         """The cache with slots for T more tokens; their keys and values follow, layer by layer, with `append`.
 
         Raises:
-            ValueError: the slots do not suffice. (Under jit the length is not known, and the caller answers for it.)
+            ValueError: the rows are not those of the cache, or the slots do not suffice. (Under jit the length is not
+                known, and the caller answers for it.)
         """
-        slots, T = self.valid_BS.shape[1], valid_BT.shape[1]
+        (rows, slots), (B, T) = self.valid_BS.shape, valid_BT.shape
+        if rows != B:
+            raise ValueError(f"the cache has {rows} rows and the tokens {B}: make a cache for as many rows")
         if (held := checks.concrete(self.length)) is not None and held + T > slots:
             raise ValueError(
                 f"the cache has {slots} slots and holds {held} tokens, so {T} more do not fit: make it longer"
