@@ -1,0 +1,233 @@
+"""Every registered family as small models, made by rule: no test names a family, so that the next one is tested too."""
+
+import dataclasses
+import functools
+import inspect
+import random
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer_zoo import registry, sharding, trees
+from transformer_zoo.nn import Compute
+
+# Sizes that one can compute with in a moment, by the name of a field. Eight devices divide what is divided.
+SMALL = {
+    "vocab_size": 90,
+    "max_length": 24,
+    "width": 32,
+    "num_layers": 3,
+    "num_heads": 8,
+    "num_kv_heads": 8,
+    "mlp_dim": 40,
+}
+# What random configurations draw from. A head divides each of the widths.
+RANDOM = {
+    "vocab_size": (11, 77, 128, 129, 300),
+    "max_length": (12, 17, 24),
+    "width": (8, 24, 48),
+    "num_layers": (1, 2, 3, 5),
+    "num_heads": (1, 2, 4),
+    "mlp_dim": (12, 40, 100),
+    "activation": ("gelu", "gelu_new", "relu", "silu", "tanh"),
+    "norm_epsilon": (1e-12, 1e-6, 1e-5, 1e-2),
+    "init_std": (0.02,),
+}
+# What a model is called with, as all families call it: token ids, and the mask that says which of them are real.
+MASKS = {"tokens_BT": "valid_BT", "source_BS": "valid_BS", "target_BT": "target_valid_BT"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A family's small model for one of its tasks."""
+
+    family: str
+    task: str
+    config: Any
+    compute: Compute = Compute()
+
+    @property
+    def module(self) -> ModuleType:
+        return registry.family(self.family)
+
+    @property
+    def model(self) -> Any:
+        return self.module.Model(self.config, task=self.task, compute=self.compute)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The names of the model's arguments."""
+        return tuple(inspect.signature(self.module.Model.__call__).parameters)[1:]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Those of its arguments that are token ids."""
+        return tuple(name for name in self.takes if name in MASKS)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the last of the ids are read from left to right."""
+        return "cache" in self.takes
+
+    def with_(self, **changes: Any) -> "Case":
+        """The same with other fields of the config or of `compute`."""
+        fields = {field.name for field in dataclasses.fields(Compute)}
+        compute = {name: value for name, value in changes.items() if name in fields}
+        config = {name: value for name, value in changes.items() if name not in fields}
+        return dataclasses.replace(
+            self,
+            config=dataclasses.replace(self.config, **config),
+            compute=dataclasses.replace(self.compute, **compute),
+        )
+
+    def wide(self) -> "Case":
+        """The same in float64, where what is equal is equal to a dozen digits."""
+        return self.with_(dtype="float64", param_dtype="float64")
+
+    def params(self, seed: int = 0, scale: float = 0.2) -> trees.Tree:
+        return random_params(self.model, seed, scale)
+
+    def tokens(self, batch: int, length: int, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, self.config.vocab_size, (batch, length), np.int32)
+
+
+def small(family: str, **changes: Any) -> Any:
+    """The Config with small sizes; dropout rates that can be told apart.
+
+    A size that has no small value above would make every test slow, so it is an error: give it one.
+    """
+    Config = registry.family(family).Config
+    values = {}
+    for field in dataclasses.fields(Config):
+        if field.name in SMALL:
+            values[field.name] = SMALL[field.name]
+        elif field.name.endswith("_id") and field.default is not None:
+            values[field.name] = field.default % SMALL["vocab_size"]
+        elif field.name.endswith("dropout"):
+            values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
+        elif isinstance(field.default, int) and field.default > 64:
+            raise ValueError(f"{family}: tests/families.py has no small value for the field {field.name!r}")
+    return Config(**values | changes)
+
+
+def without_dropout(config: Any) -> Any:
+    return dataclasses.replace(config, **{name: 0.0 for name in dropouts(config)})
+
+
+def dropouts(config: Any) -> dict[str, float]:
+    """The dropout rates of a configuration."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("dropout")}
+
+
+def random_config(family: str, seed: int) -> Any:
+    """A configuration drawn at random: sizes, activation, epsilon, what may be None, and every switch."""
+    # Python's generator of choices: the same for a seed on every version and machine.
+    draw = random.Random(f"{family} {seed}")
+    Config = registry.family(family).Config
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        if field.name in RANDOM:
+            optional = (None,) if field.default is None else ()
+            values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
+        elif isinstance(field.default, bool):
+            values[field.name] = draw.random() < 0.5
+        elif field.name == "num_kv_heads":
+            values[field.name] = draw.choice([n for n in (1, 2, 4) if values["num_heads"] % n == 0])
+        elif field.name.endswith("_id") and field.default is not None:
+            values[field.name] = draw.randrange(min(RANDOM["vocab_size"]))
+    return without_dropout(small(family, **values))
+
+
+def cases(*wanted: str, tasks: str = "main") -> list[Any]:
+    """A case of each family (its main task, or `tasks="all"`) whose model takes all these arguments."""
+    found = []
+    for family in registry.families():
+        module = registry.family(family)
+        names = module.TASKS if tasks == "all" else [main_task(family)]
+        found += [Case(family=family, task=task, config=without_dropout(small(family))) for task in names]
+    return [case for case in found if all(name in case.takes for name in wanted)]
+
+
+def main_task(family: str) -> str:
+    """The task of a model that was not told any."""
+    return next(field.default for field in dataclasses.fields(registry.family(family).Model) if field.name == "task")
+
+
+def name_of(case: Any) -> str:
+    """What pytest calls a case."""
+    return f"{case.family}-{case.task}" if isinstance(case, Case) else str(case)
+
+
+def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
+    """Parameters that hide nothing: biases are not zero nor norms one. Rows that pad the vocabulary are zero."""
+    draw = np.random.default_rng(seed)
+    shapes = trees.flatten(registry.param_shapes(model))
+    axes = trees.match(sharding.PARAM_AXES, shapes)
+    params = {}
+    for path, leaf in shapes.items():
+        values = scale * draw.standard_normal(leaf.shape) + path.endswith("scale")
+        if "vocab" in axes[path].split():
+            axis = axes[path].split().index("vocab") - len(axes[path].split())
+            values = np.swapaxes(values, 0, axis)
+            values[model.config.vocab_size :] = 0
+            values = np.swapaxes(values, 0, axis)
+        params[path] = jax.numpy.asarray(values, leaf.dtype)
+    return trees.unflatten(params)
+
+
+# Programs of tests run once: half of the time of the compiler goes into making them fast.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.partial(compiled, static_argnames=("model", "method", "mutable", "train"))
+def apply(
+    model: Any, params: Any, *args: Any, key: Any = None, method: Any = None, mutable: Any = False, train: bool = False,
+    **inputs: Any,
+) -> Any:  # fmt: skip
+    """`model.apply`, compiled once for a model and shapes, whichever test asks."""
+    rngs = None if key is None else {"dropout": key}
+    mode = {"train": train} if method is None else {"method": method}
+    return model.apply({"params": params}, *args, **inputs, **mode, rngs=rngs, mutable=mutable)
+
+
+@functools.partial(compiled, static_argnames=("model", "train"))
+def gradients(
+    model: Any, params: Any, direction: Any, *, key: Any = None, train: bool = False, **inputs: Any
+) -> tuple[Any, trees.Tree]:
+    """What a model says (logits, or hidden states where it has no head), and its gradients in this direction."""
+
+    def function(params: Any) -> Any:
+        rngs = None if key is None else {"dropout": key}
+        result = said(model.apply({"params": params}, **inputs, train=train, rngs=rngs))
+        return (result * direction).sum(), result
+
+    grads, result = jax.grad(function, has_aux=True)(params)
+    return result, grads
+
+
+@functools.partial(compiled, static_argnames=("model",))
+def fresh(model: Any, key: Any, *ids: Any) -> trees.Tree:
+    """Parameters as the model initialises them."""
+    return model.init(key, *ids)["params"]
+
+
+def said(output: Any) -> Any:
+    """What a model is for: its logits, or its hidden states where it has no head."""
+    return output.hidden_BTD if output.logits is None else output.logits
+
+
+def difference(actual: Any, expected: Any) -> float:
+    """The largest max |a - b| / max |b| of the arrays of two trees.
+
+    What is mathematically zero, as the gradient of a key's bias, is noise: an array counts as at least a thousandth as
+    large as the largest.
+    """
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected))]
+    for a, b in pairs:
+        assert a.shape == b.shape and a.dtype == b.dtype, (a.shape, b.shape, a.dtype, b.dtype)
+        assert np.isfinite(a).all() and np.isfinite(b).all()
+    sizes = [np.abs(b).max(initial=0) for _, b in pairs]
+    return max(np.abs(a - b).max(initial=0) / max(size, max(sizes) / 1000) for (a, b), size in zip(pairs, sizes))

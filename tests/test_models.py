@@ -1,0 +1,585 @@
+"""What holds for every family: checked over the registry, in float64 where equal means equal to a dozen digits."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+import families
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from transformer_zoo import registry, trees
+from transformer_zoo.generation.generate import generate
+from transformer_zoo.nn.embedding import padded_vocab
+from transformer_zoo.pretrained import Bundle
+
+EXACT = 1e-12
+
+
+def each(*takes: str, **how: str) -> Any:
+    """Once for every family whose model takes these arguments."""
+    return pytest.mark.parametrize("case", families.cases(*takes, **how), ids=families.name_of)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+float64 = pytest.mark.usefixtures("x64")
+
+
+def inputs(case: families.Case, batch: int = 1, length: int = 6) -> dict[str, np.ndarray]:
+    """Token ids for each argument that takes them; what a decoder reads is `length` long, what it looks at longer."""
+    lengths = {name: length + len(case.ids) - 1 - i for i, name in enumerate(case.ids)}
+    return {name: case.tokens(batch, lengths[name], seed=i) for i, name in enumerate(case.ids)}
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape)
+
+
+def outputs(case: families.Case) -> int:
+    """The width of what a model says."""
+    args = case.module.example_inputs(case.config)
+    return families.said(jax.eval_shape(case.model.init_with_output, jax.random.key(0), *args)[0]).shape[-1]
+
+
+# ---- who sees whom --------------------------------------------------------------------------------------------------
+
+
+@float64
+@each(tasks="all")
+def test_who_sees_whom(case: families.Case):
+    """By gradient: what is said at a place depends on no token behind it, not by a digit, and on all before it."""
+    case, T = case.wide(), 6
+    given = inputs(case, length=T)
+    direction = random(outputs(case))
+
+    def speak(delta_BTD: jax.Array) -> jax.Array:
+        def shift(function: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            embedded = function(*args, **kwargs)
+            is_table = context.module.name == "token_embed" and context.method_name == "__call__"
+            return embedded + delta_BTD if is_table and embedded.shape == delta_BTD.shape else embedded
+
+        with nn.intercept_methods(shift):
+            return (families.said(case.model.apply({"params": params}, **given)) @ direction)[0]
+
+    params = case.params()
+    influence = families.compiled(jax.jacrev(speak))(jnp.zeros((1, T, case.config.width)))
+    seen = np.abs(influence).sum(axis=(1, 3)) > 0
+    np.testing.assert_array_equal(seen, np.tri(T, dtype=bool) if case.causal else np.ones((T, T), bool))
+
+
+@float64
+@pytest.mark.parametrize(
+    ("case", "ids"), [(case, ids) for case in families.cases() for ids in case.ids], ids=families.name_of
+)
+def test_padding_is_ignored(case: families.Case, ids: str):
+    """On either side and whatever it is filled with, in what is said and in the gradients."""
+    case = case.wide()
+    given, params = inputs(case), case.params()
+    real = given[ids].shape[1]
+    is_said = ids == case.ids[-1]
+    direction = random(1, given[case.ids[-1]].shape[1], outputs(case))
+    expected = families.gradients(case.model, params, direction, **given)
+
+    def padded(left: int, right: int, fill: int, real: int = real) -> Any:
+        widths = ((0, 0), (left, right))
+        ids_BT = np.pad(given[ids], widths, constant_values=fill)
+        mask = {families.MASKS[ids]: np.pad(np.ones((1, real), bool), ((0, 0), (left, ids_BT.shape[1] - left - real)))}
+        wide = np.pad(direction, (*widths, (0, 0))) if is_said else direction
+        said, grads = families.gradients(case.model, params, wide, **given | {ids: ids_BT} | mask)
+        return said[:, left : left + real] if is_said else said, grads
+
+    for left, right in ((0, 3), (3, 0)):
+        actual = padded(left, right, fill=0)
+        assert families.difference(actual, expected) < EXACT
+        np.testing.assert_array_equal(padded(left, right, fill=case.config.vocab_size - 1)[0], actual[0])
+    nothing = families.gradients(
+        case.model, params, np.ones((1, direction.shape[1] + 3 * is_said, direction.shape[2])),
+        **given | {ids: np.zeros((1, real + 3), np.int32), families.MASKS[ids]: np.zeros((1, real + 3), bool)},
+    )  # fmt: skip
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(nothing))
+
+
+@float64
+@each("documents_BT")
+def test_packed_is_unpacked(case: families.Case):
+    """Documents side by side in a row are what they are alone, in what is said and in the gradients."""
+    case = case.wide()
+    params = case.params()
+    lengths, numbers = (5, 3, 4), (4, 2, 9)
+    tokens_BT = case.tokens(3, 5)
+    valid_BT = np.arange(5) < np.array(lengths)[:, None]
+    direction = random(3, 5, outputs(case)) * valid_BT[..., None]
+
+    def pack(x_BT: np.ndarray) -> np.ndarray:
+        return np.pad(x_BT[valid_BT], [(0, 2)] + [(0, 0)] * (x_BT.ndim - 2))[None]
+
+    documents_BT = pack(np.array(numbers)[:, None] * valid_BT).astype(np.int32)
+    said, expected = families.gradients(case.model, params, direction, tokens_BT=tokens_BT, valid_BT=valid_BT)
+    packed = {"tokens_BT": pack(tokens_BT), "documents_BT": documents_BT}
+    actual, grads = families.gradients(case.model, params, pack(direction), **packed)
+    assert families.difference(actual[0, : sum(lengths)], said[valid_BT]) < EXACT
+    assert families.difference(grads, expected) < EXACT
+    if "positions_BT" in case.takes:
+        packed["positions_BT"] = pack(np.arange(5, dtype=np.int32) + 0 * tokens_BT)
+        again = families.said(families.apply(case.model, params, **packed))
+        assert families.difference(again[0, : sum(lengths)], said[valid_BT]) < EXACT
+
+
+@float64
+@each("positions_BT")
+def test_positions(case: families.Case):
+    """By default they count what is real; others change what is said; where a token stands does not."""
+    case = case.wide()
+    params = case.params()
+    given = inputs(case, length=6)
+    said = lambda positions_BT, **more: families.said(
+        families.apply(case.model, params, **given, **more, positions_BT=positions_BT)
+    )
+    counted = np.arange(6, dtype=np.int32)[None]
+    expected = said(counted)
+    assert families.difference(families.said(families.apply(case.model, params, **given)), expected) < EXACT
+    assert families.difference(said(counted + 7), expected) > 1e-3
+    left = {"valid_BT": np.arange(6)[None] >= 2}
+    assert families.difference(said(None, **left)[:, 2:], said(np.maximum(counted - 2, 0), **left)[:, 2:]) < EXACT
+
+
+# ---- the cache ------------------------------------------------------------------------------------------------------
+
+
+@float64
+@each("tokens_BT", "cache")
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_cached_is_uncached(case: families.Case, side: str):
+    """Prompts of 2 and 4 tokens, padded, and then pieces of 1, 1, 3 and 1: each says what the whole row says there."""
+    case = case.wide()
+    params = case.params()
+    prompts, more, width = np.array([2, 4]), 6, 4
+    whole = case.tokens(2, width + more)
+    valid_BT = np.arange(width + more) < (prompts + more)[:, None]
+    expected = families.said(families.apply(case.model, params, tokens_BT=whole, valid_BT=valid_BT))
+
+    slots = np.arange(width)[None] - (width - prompts[:, None] if side == "left" else 0)
+    real_BT = (slots >= 0) & (slots < prompts[:, None])
+    cache = case.module.init_cache(case.config, 2, width + more, jnp.float64)
+    given = np.where(real_BT, np.take_along_axis(whole, slots.clip(0), 1), 5)
+    out = families.apply(case.model, params, tokens_BT=given, valid_BT=real_BT, cache=cache)
+    for row, real in enumerate(prompts):
+        assert families.difference(families.said(out)[row][real_BT[row]], expected[row, :real]) < EXACT
+    start = 0
+    for piece in (1, 1, 3, 1):
+        places = prompts[:, None] + start + np.arange(piece)
+        out = families.apply(case.model, params, tokens_BT=np.take_along_axis(whole, places, 1), cache=out.cache)
+        there = np.take_along_axis(np.asarray(expected), places[..., None], 1)
+        assert families.difference(families.said(out), there) < EXACT
+        start += piece
+    assert out.cache.length == width + more
+
+
+@float64
+@each("tokens_BT", "cache")
+def test_token_by_token(case: families.Case):
+    """From nothing to the last position."""
+    case, T = case.wide(), case.config.max_length or 24
+    params = case.params()
+    tokens_BT = case.tokens(2, T)
+    expected = families.said(families.apply(case.model, params, tokens_BT=tokens_BT))
+    cache = case.module.init_cache(case.config, 2, T, jnp.float64)
+    for t in range(T):
+        out = families.apply(case.model, params, tokens_BT=tokens_BT[:, t : t + 1], cache=cache)
+        assert families.difference(families.said(out)[:, 0], expected[:, t]) < EXACT
+        cache = out.cache
+
+
+# ---- knobs ----------------------------------------------------------------------------------------------------------
+
+
+def equations(jaxpr: Any) -> Any:
+    """All equations of a program, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+@float64
+@each()
+def test_knobs_change_nothing(case: families.Case):
+    """Rematerialised and unrolled programs say the same and have the same gradients, dropout included."""
+    case = case.with_(**dataclasses.asdict(families.small(case.family))).wide()
+    params, given = case.params(), inputs(case)
+    direction = random(1, given[case.ids[-1]].shape[1], outputs(case))
+    how = {"key": jax.random.key(3), "train": True} | given
+    expected = families.gradients(case.model, params, direction, **how)
+    for knob in ({"remat": "dots", "unroll": 99}, {"remat": "full"}, {"unroll": 2}):
+        actual = families.gradients(case.with_(**knob).model, params, direction, **how)
+        assert families.difference(actual, expected) < EXACT, knob
+
+
+@each()
+def test_knobs_do_what_they_say(case: families.Case):
+    def program(**knob: Any) -> list[Any]:
+        model, given = case.with_(**knob).model, inputs(case)
+        loss = lambda params: families.said(model.apply({"params": params}, **given)).sum()
+        return list(equations(jax.make_jaxpr(jax.grad(loss))(registry.param_shapes(model)).jaxpr))
+
+    products = lambda knob: sum(equation.primitive.name == "dot_general" for equation in program(remat=knob))
+    assert products("none") < products("dots") < products("full")
+    layers = case.config.num_layers
+    for unroll in (1, 2, layers):
+        loops = [e.params["unroll"] for e in program(unroll=unroll) if e.primitive.name == "scan"]
+        assert set(loops) == {unroll}
+
+
+@float64
+@each(tasks="all")
+def test_intermediates(case: families.Case):
+    """Attention weights and hidden states of every layer, on request, which changes nothing that the model says."""
+    case, T = case.wide(), 6
+    params = case.params()
+    given = inputs(case, 2, T)
+    ids = case.ids[-1]
+    valid_BT = np.arange(T) >= np.array([[0], [2]])
+    given[families.MASKS[ids]] = valid_BT
+    expected = families.apply(case.model, params, **given)
+    output, asked = families.apply(case.model, params, **given, mutable=("intermediates",))
+    real = lambda out: families.said(out)[valid_BT] if families.said(out).ndim == 3 else families.said(out)
+    assert families.difference(real(output), real(expected)) < EXACT
+
+    asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
+    layers, width = case.config.num_layers, case.config.width
+    hidden = [x for path, x in asked.items() if path.endswith("blocks/hidden_BTD")]
+    assert hidden and all(x.shape[0] == layers and x.shape[-1] == width for x in hidden)
+    assert all(families.difference(x[i], x[i + 1]) > 1e-3 for x in hidden for i in range(layers - 1))
+    weights = [x for path, x in asked.items() if path.endswith("weights_BHTS")]
+    assert weights and all(x.shape[:3] == (layers, 2, case.config.num_heads) for x in weights)
+    for weights_LBHTS in weights:
+        np.testing.assert_allclose(weights_LBHTS.sum(-1), 1, rtol=1e-12)
+    own = next(x for x in weights if x.shape[-2:] == (T, T))  # of what is said, to itself
+    seen_BTS = valid_BT[:, None, :] & (np.tri(T, dtype=bool) if case.causal else True)
+    has_any = seen_BTS.any(-1)  # a query that sees nothing is nobody's business
+    nonzero = np.moveaxis(np.asarray(own) > 0, 2, 0)  # [H, L, B, T, S]
+    assert (nonzero == seen_BTS)[:, :, has_any].all()
+
+
+@each("tokens_BT")
+def test_fused_attention_says_the_same(case: families.Case):
+    """The TPU's kernel, interpreted, inside a whole model: padding and the scales of the layers arrive there."""
+    case = case.with_(num_layers=2, **({"max_length": 128} if case.config.max_length else {}))
+    params, tokens_BT = case.params(), case.tokens(1, 128)
+    valid_BT = np.arange(128)[None] < 100
+    speak = lambda case: families.said(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
+    fused, plain = speak(case.with_(attention="splash")), speak(case.with_(attention="xla"))
+    assert 0 < families.difference(fused[:, :100], plain[:, :100]) < 1e-5
+
+
+# ---- fresh parameters -----------------------------------------------------------------------------------------------
+
+# What the papers say of fresh weights: the standard deviation of a normal distribution, by path. (Norms' scales are
+# one, biases zero, everywhere.)
+FRESH: dict[str, Callable[[Any], Any]] = {
+    "gpt2": lambda cfg: (
+        (r".*/(out|mlp_down)/kernel", cfg.init_std / (2 * cfg.num_layers) ** 0.5),
+        (r".*/embedding|.*/(query|key|value|mlp_up)/kernel", cfg.init_std),
+    ),
+}
+
+
+@each()
+def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
+    """Mean, spread and shape of the distributions, to five standard errors of as many numbers."""
+    case = case.with_(width=64, vocab_size=500)
+    init = lambda seed: families.fresh(case.model, jax.random.key(seed), *case.module.example_inputs(case.config))
+    params = trees.flatten(init(0))
+    weights = {}
+    for path, x in params.items():
+        x, name = np.asarray(x, np.float64), path.rpartition("/")[2]
+        assert name in ("bias", "scale", "kernel", "embedding"), path
+        if name in ("bias", "scale"):
+            assert (x == (name == "scale")).all(), path
+        elif len(x) == padded_vocab(500):
+            assert not x[500:].any(), path
+            weights[path] = x[:500]
+        else:
+            weights[path] = x
+    for path, std in trees.match(FRESH[case.family](case.config), weights).items():
+        x = weights[path].ravel() / std
+        error = 5 / x.size**0.5
+        assert abs(x.mean()) < error, path
+        assert abs(x.var() - 1) < error * 2**0.5, (path, x.std())
+        assert abs((x**4).mean() - 3) < error * 96**0.5, path  # no other shape, and not cut off
+        if re.search("blocks/", path):
+            first, second = weights[path][0].ravel() / std, weights[path][1].ravel() / std
+            assert abs((first * second).mean()) < 5 / first.size**0.5, path  # layers are drawn one by one
+    assert families.difference(init(1), init(0)) > 0.1
+
+
+# ---- what is set is read --------------------------------------------------------------------------------------------
+
+
+def other(name: str, value: Any) -> Any:
+    """Another value that a field may have."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return next(choice for choice in families.RANDOM[name] if choice != value)
+    return value // 2 if isinstance(value, int) else value / 2
+
+
+@each()
+def test_every_field_of_the_config_is_read(case: families.Case):
+    """Each changes the program that makes the parameters, reads or trains; or else what is generated."""
+    config = families.small(case.family)
+
+    def program(config: Any) -> str:
+        small = dataclasses.replace(case, config=config)
+
+        def everything(key: jax.Array) -> Any:
+            given = {name: jnp.zeros((1, 4), jnp.int32) for name in small.ids}
+            output, variables = small.model.init_with_output(key, **given)
+            return variables, output, small.model.apply(variables, **given, train=True, rngs={"dropout": key})
+
+        return jax.jit(everything).lower(jax.random.key(0)).as_text()
+
+    before = program(config)
+    assert program(dataclasses.replace(config)) == before  # so that a difference means something
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    changed = {name: dataclasses.replace(config, **{name: other(name, value)}) for name, value in fields.items()}
+    unread = [name for name in fields if program(changed[name]) == before]
+    if not case.causal:
+        assert not unread, f"nothing reads {unread}"
+        return
+
+    params, prompts = case.params(), case.tokens(8, 3)
+    answer = lambda config: generate(
+        Bundle(dataclasses.replace(case, config=config).model, params, config), prompts, max_new_tokens=8
+    )
+    config = dataclasses.replace(config, **{name: None for name in unread})
+    words = answer(config)
+    row, end = np.argwhere(words[:, :-1] != words[:, 1:])[0]
+    for name in unread:
+        stopped = answer(dataclasses.replace(config, **{name: int(words[row, end])}))[row]
+        assert (stopped[: end + 1] == words[row, : end + 1]).all() and (stopped[end:] == words[row, end]).all(), name
+
+
+# ---- dropout --------------------------------------------------------------------------------------------------------
+
+
+@each()
+def test_dropout(case: families.Case):
+    """Only in training; by the key; at the rates of the config, each somewhere; and every layer draws its own."""
+    plain, case = case, case.with_(**dataclasses.asdict(families.small(case.family)))
+    rates = families.dropouts(case.config)
+    if not rates:
+        pytest.skip("this family has no dropout")
+    params, given = case.params(), inputs(case, 4, 20)
+    speak = lambda case, **how: families.said(families.apply(case.model, params, **given, **how))
+    np.testing.assert_array_equal(speak(case), speak(plain, train=True))
+    one, again, two = (speak(case, train=True, key=jax.random.key(k)) for k in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert min(families.difference(one, two), families.difference(one, speak(case))) > 1e-2
+
+    def watch(function: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        result = function(*args, **kwargs)
+        if isinstance(context.module, nn.Dropout):
+            context.module.sow("intermediates", "dropped", jnp.where(args[0] == 0, -1, result == 0))
+        return result
+
+    with nn.intercept_methods(watch):
+        rngs = {"dropout": jax.random.key(0)}
+        run = lambda params: case.model.apply(
+            {"params": params}, **given, train=True, rngs=rngs, mutable="intermediates"
+        )
+        asked = trees.flatten(families.compiled(run)(params)[1]["intermediates"])
+    dropped = {path: [np.asarray(x) for x in found] for path, found in asked.items() if path.endswith("dropped")}
+    met = set()
+    for path, found in dropped.items():
+        for x in found:
+            live = x[x >= 0]
+            near = [name for name, rate in rates.items() if abs(live.mean() - rate) < 5 * (rate / live.size) ** 0.5]
+            assert near, f"{path} drops {live.mean():.3f}, and the rates are {rates}"
+            met |= set(near)
+            if "blocks/" in path:
+                assert x.shape[0] == case.config.num_layers
+                assert all((x[i] != x[i + 1]).mean() > 0.05 for i in range(len(x) - 1)), f"{path}: layers agree"
+            assert (x[..., 0, :, :] != x[..., 1, :, :]).any(), f"{path}: rows agree"
+    assert met == set(rates), f"nothing is dropped at the rates of {set(rates) - met}"
+
+
+# ---- precision ------------------------------------------------------------------------------------------------------
+
+
+@each(tasks="all")
+def test_bfloat16(case: families.Case):
+    """Computation in bfloat16 stays near that in float32; parameters, gradients and logits are float32."""
+    params, given = case.params(), inputs(case, 2, 12)
+    low = case.with_(dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(registry.param_shapes(low.model))} == {jnp.dtype("float32")}
+    stored = case.with_(param_dtype="bfloat16")
+    assert {x.dtype for x in jax.tree.leaves(registry.param_shapes(stored.model))} == {jnp.dtype("bfloat16")}
+    expected, actual = (families.apply(c.model, params, **given) for c in (case, low))
+    assert actual.hidden_BTD.dtype == jnp.bfloat16
+    if actual.logits is not None:
+        assert actual.logits.dtype == jnp.float32
+    error = jnp.linalg.norm(families.said(actual) - families.said(expected)) / jnp.linalg.norm(families.said(expected))
+    assert 1e-4 < error < 2e-2
+    loss = lambda params: families.said(low.model.apply({"params": params}, **given)).astype(jnp.float32).sum()
+    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(jax.grad(loss), params))} == {jnp.dtype("float32")}
+
+
+@float64
+@each(tasks="all")
+def test_float64_is_float64_from_end_to_end(case: families.Case):
+    """No number on the way, forwards or backwards, is of fewer bits: one would cost half of the digits."""
+    case, given = case.wide(), inputs(case)
+    loss = lambda params: families.said(case.model.apply({"params": params}, **given)).sum()
+    program = jax.make_jaxpr(jax.value_and_grad(loss))(registry.param_shapes(case.model))
+    found = {
+        str(var.aval.dtype)
+        for equation in equations(program.jaxpr)
+        for var in (*equation.invars, *equation.outvars)
+        if jnp.issubdtype(var.aval.dtype, jnp.floating) and not getattr(var.aval, "weak_type", False)
+    }
+    assert found == {"float64"}
+
+
+# ---- lengths --------------------------------------------------------------------------------------------------------
+
+
+@each()
+def test_the_shortest_and_the_longest_rows(case: families.Case):
+    params, longest = case.params(), case.config.max_length or 64
+    rows = {name: case.tokens(1, longest) for name in case.ids}
+    whole, one = (
+        families.said(families.apply(case.model, params, **{name: x[:, :n] for name, x in rows.items()}))
+        for n in (longest, 1)
+    )
+    assert whole.shape[:2] == (1, longest) and one.shape[:2] == (1, 1)
+    assert jnp.isfinite(whole).all() and jnp.isfinite(one).all()
+    if len(case.ids) == 1:
+        assert (families.difference(one[:, 0], whole[:, 0]) < 1e-5) == case.causal
+
+
+# ---- the padded vocabulary ------------------------------------------------------------------------------------------
+
+
+@each("tokens_BT")
+def test_tokens_that_do_not_exist(case: families.Case):
+    """The rows that pad the vocabulary win no softmax and get no gradient."""
+    V = case.config.vocab_size
+    params, given = case.params(), inputs(case, 2)
+    out = families.apply(case.model, params, **given)
+    if not hasattr(case.module.Model, "logits"):
+        pytest.skip("this family has no output over the vocabulary")
+    assert out.logits.shape == (2, 6, V)
+    logits = families.apply(case.model, params, out.hidden_BTD, method="logits")
+    assert logits.shape == (2, 6, padded_vocab(V)) and padded_vocab(V) > V
+    np.testing.assert_allclose(logits[..., :V], out.logits, rtol=1e-6, atol=1e-6)
+    assert (logits[..., V:] == jnp.finfo(logits.dtype).min).all()
+
+    def loss(params: Any) -> jax.Array:
+        hidden = case.model.apply({"params": params}, **given).hidden_BTD
+        return jax.nn.log_softmax(case.model.apply({"params": params}, hidden, method="logits"))[..., 0].sum()
+
+    tables = [g for g in jax.tree.leaves(families.compiled(jax.grad(loss))(params)) if padded_vocab(V) in g.shape]
+    assert tables and all(not g[V:].any() and (g[:V] != 0).any(1).sum() == V for g in tables)
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+def refused(case: families.Case, words: str, cache: Any = None, **given: Any) -> None:
+    """Outside of jit, before anything is computed, with one error."""
+    if "cache" in case.takes:
+        given["cache"] = cache
+    with pytest.raises(ValueError, match=words):
+        case.model.apply({"params": {}}, **given)
+
+
+@each(tasks="all")
+def test_bad_ids(case: families.Case):
+    V, longest = case.config.vocab_size, case.config.max_length
+    for ids in case.ids:
+        given = inputs(case, 2)
+        tokens_BT = given[ids]
+        for wrong in (-1, V, 2**31 - 1):
+            bad = tokens_BT.copy()
+            bad[1, 2] = wrong
+            refused(case, rf"{ids}\[1, 2\] is {wrong}, outside of the vocabulary, which has 0 to {V - 1}",
+                    **given | {ids: bad})  # fmt: skip
+        for dtype in (np.float32, np.bool_):
+            refused(case, f"{ids} is .*: expected integers", **given | {ids: tokens_BT.astype(dtype)})
+        for shape in ((0, 6), (2, 0), (6,), (2, 6, 1)):
+            refused(case, rf"{ids} has shape \({shape[0]},", **given | {ids: np.zeros(shape, np.int32)})
+        if longest is not None:
+            refused(case, f"{ids} has rows of {longest + 1} tokens, and the model has {longest} positions",
+                    **given | {ids: np.zeros((2, longest + 1), np.int32)})  # fmt: skip
+        mask = families.MASKS[ids]
+        for shape in ((2, 5), (1, 6), (6,), (2, 6, 1)):
+            refused(case, rf"{mask} has shape \({shape[0]},.* and the tokens \(2, ", **given | {mask: np.ones(shape)})
+
+
+@each()
+def test_arguments_that_differ_in_shape(case: families.Case):
+    for name in {"positions_BT", "documents_BT", "segments_BT"}.intersection(case.takes):
+        wrong = {name: np.zeros((2, 5), np.int32)}
+        refused(case, rf"{name} has shape \(2, 5\) and the tokens \(2, 6\)", **inputs(case, 2) | wrong)
+
+
+@each("positions_BT")
+def test_positions_that_do_not_exist(case: families.Case):
+    longest = case.config.max_length
+    if longest is None:
+        pytest.skip("any position exists")
+    for wrong in (-1, longest):
+        positions_BT = np.zeros((2, 6), np.int32)
+        positions_BT[0, 3] = wrong
+        words = rf"positions_BT\[0, 3\] is {wrong}, outside of the positions, which has 0 to {longest - 1}"
+        refused(case, words, **inputs(case, 2), positions_BT=positions_BT)
+
+
+@each("tokens_BT", "cache")
+def test_bad_caches(case: families.Case):
+    make = lambda *sizes: case.module.init_cache(case.config, *sizes)
+    given = inputs(case, 2)
+    refused(case, "the cache has 5 slots and holds 0 tokens, so 6 more do not fit", **given, cache=make(2, 5))
+    full = make(2, 8).replace(length=jnp.int32(4))
+    refused(case, "the cache has 8 slots and holds 4 tokens, so 6 more do not fit", **given, cache=full)
+    for rows in (1, 3):
+        refused(case, f"the cache has {rows} rows and the tokens 2", **given, cache=make(rows, 8))
+    if "documents_BT" in case.takes:
+        refused(case, "documents_BT and a cache do not go together",
+                **given, documents_BT=np.ones((2, 6), np.int32), cache=make(2, 8))  # fmt: skip
+    longest = case.config.max_length
+    for length in (0, -1) if longest is None else (0, -1, longest + 1):
+        with pytest.raises(ValueError, match=f"a cache of {length} tokens"):
+            make(2, length)
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_configurations_that_contradict_themselves(family: str):
+    good = families.small(family)
+    for field in dataclasses.fields(good):
+        value = getattr(good, field.name)
+        if field.name in families.SMALL and value is not None:
+            for wrong in (0, -3):
+                with pytest.raises(ValueError, match=f"{field.name}(=| is ){wrong}"):
+                    dataclasses.replace(good, **{field.name: wrong})
+        if field.name.endswith("dropout"):
+            for wrong in (-0.1, 1.0):
+                with pytest.raises(ValueError, match=f"{field.name} is {wrong}"):
+                    dataclasses.replace(good, **{field.name: wrong})
+        if isinstance(value, str):
+            with pytest.raises(ValueError, match=f"{field.name} 'gelo' is not known: choose one of .*gelu"):
+                dataclasses.replace(good, **{field.name: "gelo"})
+    with pytest.raises(ValueError, match="num_heads=7 does not divide width=32"):
+        dataclasses.replace(good, num_heads=7)
