@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import os
 import signal
 import threading
 import time
@@ -22,9 +23,12 @@ from transformer_zoo.data import pipeline, sources
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.diagnosis import first_not_finite
 from transformer_zoo.evaluation import evaluate
-from transformer_zoo.pretrained import Bundle, from_pretrained
+from transformer_zoo.pretrained import Bundle, from_pretrained, load_tokenizer
 
 Batch = dict[str, jax.Array]
+
+# Tokenizers that were trained here, by their corpus: the second run on a corpus does not train one again.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "tokenizers"
 
 
 class NotFinite(RuntimeError):
@@ -149,12 +153,12 @@ def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
     if kept.is_dir():
         return Tokenizer.load(kept)
     if run.vocabulary.path is not None:
-        tokenizer = Tokenizer.load(run.vocabulary.path)
+        tokenizer = load_tokenizer(run.vocabulary.path)
     elif bundle is not None and bundle.tokenizer is not None:
         tokenizer = bundle.tokenizer
     else:
         documents = sources.source(run.data.source, run.data.train_split)
-        tokenizer = Tokenizer.train((document["text"] for document in documents), run.vocabulary.size)
+        tokenizer = Tokenizer.train((document["text"] for document in documents), run.vocabulary.size, CACHE)
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         tokenizer.save(kept)

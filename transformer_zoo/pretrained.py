@@ -199,6 +199,18 @@ def _config(name: str, config: Any) -> Any:
     return config
 
 
+def load_tokenizer(name: str | os.PathLike[str]) -> Any:
+    """The `data.tokenizers.Tokenizer` of a file, a folder, or a model on the hub.
+
+    Raises:
+        FileNotFoundError: no such path or model, or no tokenizer in it; and the hub's errors, as `from_pretrained`.
+    """
+    path = Path(name).expanduser()
+    from transformer_zoo.data.tokenizers import Tokenizer
+
+    return Tokenizer.load(path if path.exists() else hub.resolve(name, registry.presets(), weights=False))
+
+
 def _tokenizer(folder: Path) -> Any:
     if not any((folder / file).is_file() for file in hub.TOKENIZERS):
         return None

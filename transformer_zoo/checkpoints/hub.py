@@ -16,16 +16,20 @@ from transformer_zoo import trees
 from transformer_zoo.checkpoints import safetensors
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
-FILES = ("config.json", "*.safetensors", safetensors.INDEX, "*token*.json", *TOKENIZERS)
+WEIGHTS = ("*.safetensors", safetensors.INDEX)
+REST = ("config.json", "*token*.json", *TOKENIZERS)
 
 
-def resolve(name: str | os.PathLike[str], presets: Mapping[str, Any], revision: str | None = None) -> Path:
+def resolve(
+    name: str | os.PathLike[str], presets: Mapping[str, Any], revision: str | None = None, *, weights: bool = True
+) -> Path:
     """The local folder of a model: the folder itself, or the snapshot of a repository of the hub.
 
     Args:
         name: a local folder; a preset's name; or a hub id such as "openai-community/gpt2".
         presets: name -> an object with a `hub_id`.
         revision: branch, tag or commit of the repository. None: its main branch.
+        weights: False: the configuration and the tokenizer are enough.
 
     Raises:
         FileNotFoundError: there is no such folder, repository or revision, or the repository has no safetensors.
@@ -43,9 +47,9 @@ def resolve(name: str | os.PathLike[str], presets: Mapping[str, Any], revision: 
     repo = presets[name].hub_id if name in presets else name
     try:
         snapshot = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=list(FILES), ignore_patterns=["*/*"]
+            repo, revision=revision, allow_patterns=[*REST, *(WEIGHTS if weights else ())], ignore_patterns=["*/*"]
         )
-        if any(Path(snapshot).glob("*.safetensors")):
+        if not weights or any(Path(snapshot).glob("*.safetensors")):
             return Path(snapshot)
         files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
     except (OSError, ValueError, errors.HTTPError) as error:
