@@ -40,7 +40,7 @@ class Vocabulary:
     """Where the tokenizer comes from."""
 
     path: str | None = None
-    """A file, a folder, or a model's hub id. None: a byte-level BPE is trained on the training split, once, and kept."""
+    """A file, a folder, or a model's hub id. None: a byte-level BPE is trained on the training split, and kept."""
     size: int = 8192
     """Tokens of a tokenizer that is trained."""
 
