@@ -54,7 +54,7 @@ def make_mesh(
     asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     known = math.prod(size for size in sizes.values() if size != -1)
     free = [axis for axis, size in sizes.items() if size == -1]
-    if known < 1 or len(free) > 1:
+    if any(size < 1 for size in sizes.values() if size != -1) or len(free) > 1:
         raise ValueError(f"mesh sizes must be positive, and at most one of them -1 (the rest): {asked}")
     for axis in free:
         sizes[axis] = max(1, len(devices) // known)
