@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import math
 import random
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,10 @@ import jax
 import numpy as np
 
 from transformer_zoo import registry, sharding, trees
+from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
 from transformer_zoo.nn import Compute
+from transformer_zoo.objectives import OBJECTIVES
+from transformer_zoo.training import Program, TrainState, prepare
 
 # Sizes that one can compute with in a moment, by the name of a field. Eight devices divide what is divided.
 SMALL = {
@@ -231,3 +235,71 @@ def difference(actual: Any, expected: Any) -> float:
         assert np.isfinite(a).all() and np.isfinite(b).all()
     sizes = [np.abs(b).max(initial=0) for _, b in pairs]
     return max(np.abs(a - b).max(initial=0) / max(size, max(sizes) / 1000) for (a, b), size in zip(pairs, sizes))
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def causal_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
+    """A batch for the next token's prediction: each row's documents side by side, and padding."""
+    names = ("tokens_BT", "targets_BT", "documents_BT", "positions_BT", "valid_BT")
+    batch = {name: np.zeros((len(rows), length), bool if name == "valid_BT" else np.int32) for name in names}
+    for row, documents in enumerate(rows):
+        at = 0
+        for number, document in enumerate(documents, start=1):
+            span = slice(at, at := at + len(document))
+            batch["tokens_BT"][row, span] = document
+            batch["targets_BT"][row, span] = np.roll(document, -1)
+            batch["documents_BT"][row, span] = number
+            batch["positions_BT"][row, span] = np.arange(len(document))
+            batch["valid_BT"][row, span] = np.arange(len(document)) < len(document) - 1
+    return batch | {"bytes_B": np.array([3 * sum(map(len, documents)) for documents in rows], np.int32)}
+
+
+def documents(config: Any, rows: int, length: int, seed: int = 0) -> list[list[np.ndarray]]:
+    """Documents of random tokens for each row, which they fill all but a little."""
+    draw = np.random.default_rng(seed)
+    cuts = [np.sort(draw.choice(np.arange(2, length), 2, replace=False)) for _ in range(rows)]
+    return [[draw.integers(0, config.vocab_size, n, np.int32) for n in (cut[0], cut[1] - cut[0])] for cut in cuts]
+
+
+BATCHES = {"causal-lm": causal_lm}  # by the task of an objective
+
+
+def learners() -> list[Any]:
+    """Each family with each objective that it can be trained for."""
+    return [
+        Case(family=family, task=task, config=small(family))
+        for family in registry.families()
+        for task in OBJECTIVES
+        if task in registry.family(family).TASKS
+    ]
+
+
+def run(case: Case, rows: int = 8, length: int = 16, **parts: Any) -> Run:
+    """A run of this model, with these parts of it."""
+    defaults = {
+        "objective": OBJECTIVES[case.task](),
+        "optimizer": Optimizer(weight_decay=0.1),
+        "mesh": Mesh(data=1),
+        "training": Training(steps=10, batch_size=rows),
+    }
+    return Run(model=case.config, compute=case.compute, data=Data(length=length), **defaults | parts)
+
+
+def begin(run: Run, params: trees.Tree) -> tuple[Program, TrainState]:
+    """A run's program on as many devices as its mesh has, and its state before the first step."""
+    sizes = dataclasses.astuple(run.mesh)
+    program = prepare(run, jax.devices()[: math.prod(sizes)])
+    params = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, program.state.params)
+    return program, program.begin(params, run)
+
+
+def steps(program: Program, state: TrainState, *batches: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, Any]]:
+    """The state after these batches, and the metrics of the last."""
+    with jax.set_mesh(program.mesh):
+        step = program.step.lower(program.state, program.batch).compile({"xla_backend_optimization_level": 0})
+        for batch in batches:
+            places = {name: like.sharding for name, like in program.batch.items()}
+            state, metrics = step(state, jax.device_put(batch, places))
+    return state, metrics

@@ -1,0 +1,251 @@
+"""Where things lie changes nothing but where they lie: on eight simulated devices, over the registry."""
+
+import dataclasses
+import math
+from typing import Any
+
+import families
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from transformer_zoo import registry, sharding, trees
+from transformer_zoo.config import Mesh, Optimizer, Training
+from transformer_zoo.training import prepare
+
+EXACT = 1e-12
+MESHES = {
+    "data 8": Mesh(data=8),
+    "fsdp 8": Mesh(data=1, fsdp=8),
+    "tensor 8": Mesh(data=1, tensor=8),
+    "2 x 2 x 2": Mesh(data=2, fsdp=2, tensor=2),
+    "data 4 x sequence 2": Mesh(data=4, sequence=2),
+}
+# The gradient of a key's bias is zero but for rounding, which Adam would blow up to the size of a step: not with this.
+ADAMW = Optimizer(weight_decay=0.1, eps=1e-6, ema=0.5)
+
+each = pytest.mark.parametrize("case", families.learners(), ids=families.name_of)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def batch_of(case: families.Case, **how: Any) -> dict[str, np.ndarray]:
+    return families.BATCHES[case.task](families.documents(case.config, 8, 16, **how), 16)
+
+
+def trained(case: families.Case, rows: int = 8, batch: Any = None, **parts: Any) -> tuple[Any, Any, Any]:
+    """(program, state, metrics) after one step."""
+    run = families.run(case, rows, **{"optimizer": ADAMW} | parts)
+    program, state = families.begin(run, case.params())
+    return program, *families.steps(program, state, batch_of(case) if batch is None else batch)
+
+
+def assert_same(actual: tuple[Any, Any, Any], expected: tuple[Any, Any, Any]) -> None:
+    """Loss, gradient norm and all other metrics; parameters, optimizer state and average."""
+    (_, state, metrics), (_, other, others) = actual, expected
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], others[name], rtol=EXACT, err_msg=name)
+    assert families.difference(state.params, other.params) < EXACT
+    assert families.difference(state.ema, other.ema) < EXACT
+    assert families.difference(state.opt_state, other.opt_state) < EXACT
+
+
+# ---- one step on every mesh -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def on_one_device() -> Any:
+    """The result of a step on one device, once for a case."""
+    results: dict[families.Case, Any] = {}
+
+    def result(case: families.Case) -> Any:
+        if case not in results:
+            results[case] = trained(case)
+        return results[case]
+
+    return result
+
+
+@each
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_step_is_the_same_on_every_mesh(case: families.Case, mesh: str, on_one_device: Any):
+    """With dropout; and everything stays where it belongs."""
+    case = case.wide()
+    program, state, metrics = actual = trained(case, mesh=MESHES[mesh])
+    assert_same(actual, on_one_device(case))
+    before = jax.tree.leaves(case.params())
+    assert any((np.asarray(x) != y).any() for x, y in zip(jax.tree.leaves(state.params), before))
+
+    places = jax.tree.leaves(jax.tree.map(lambda x: x.sharding, program.state))
+    for leaf, place in zip(jax.tree.leaves(state), places, strict=True):
+        assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+    flat = trees.flatten(state.params)
+    for path, axes in trees.match(sharding.PARAM_AXES, flat).items():
+        # Written out once more: the product of the mesh's sizes along the axes that the table names.
+        rules = [sharding.MESH_RULES[axis] for axis in axes.split()]
+        ways = math.prod(getattr(MESHES[mesh], rule) for rule in rules if isinstance(rule, str))
+        assert {shard.data.size for shard in flat[path].addressable_shards} == {flat[path].size // ways}, path
+
+
+@each
+def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any):
+    """Four parts, whose documents differ in number and length, and the logits of each in four pieces. (Each part draws
+    its own dropout: without.)"""
+    case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
+    objective = dataclasses.replace(families.run(case).objective, pieces=4)
+    parts = Training(steps=10, batch_size=8, accumulation=4)
+    assert_same(trained(case, training=parts, objective=objective), on_one_device(case))
+
+
+@each
+def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, on_one_device: Any):
+    case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
+    rows = families.documents(case.config, 8, 16)
+    alone = [[document] for documents in rows for document in documents]
+    batch = families.BATCHES[case.task](alone, 16)
+    assert batch["tokens_BT"].shape == (16, 16)
+    assert_same(trained(case, rows=16, batch=batch), on_one_device(case))
+
+
+# ---- what is large is divided ---------------------------------------------------------------------------------------
+
+
+@each
+@pytest.mark.parametrize("mesh", [Mesh(data=1, fsdp=8), Mesh(data=1, tensor=8)], ids=["fsdp", "tensor"])
+def test_every_large_parameter_is_divided(case: families.Case, mesh: Mesh):
+    """Fresh parameters, their average and the optimizer's moments: no device holds more than an eighth of those of more
+    than a megabyte, nor ever did."""
+    with jax.enable_x64(False):
+        case = case.with_(width=512, mlp_dim=1024, num_layers=2, vocab_size=1900)
+        run = families.run(case, mesh=mesh, optimizer=ADAMW)
+        program = prepare(run, jax.devices())
+        state = program.begin(program.fresh(0), run)
+    large = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema)) if leaf.nbytes > 2**20]
+    assert len(large) >= 4 * 6, "the model is too small for this test"
+    for leaf in large:
+        assert [shard.data.nbytes * 8 for shard in leaf.addressable_shards] == [leaf.nbytes] * 8
+
+
+# ---- the tables -----------------------------------------------------------------------------------------------------
+
+PUBLISHED = [(name, task) for name, p in registry.presets().items() for task in registry.family(p.family).TASKS]
+
+
+@pytest.mark.parametrize(("preset", "task"), PUBLISHED)
+def test_every_parameter_of_every_preset_has_one_row(preset: str, task: str):
+    published = registry.presets()[preset]
+    shapes = registry.param_shapes(registry.family(published.family).Model(published.config, task=task))
+    flat = trees.flatten(shapes)
+    for path, axes in trees.match(sharding.PARAM_AXES, flat).items():
+        assert len(axes.split()) <= flat[path].ndim, f"{path} has fewer dimensions than axes: {axes}"
+        assert set(axes.split()) <= set(sharding.MESH_RULES), path
+    places = trees.flatten(sharding.param_shardings(shapes, sharding.make_mesh(fsdp=8)))
+    for path, leaf in flat.items():
+        divided = math.prod(leaf.shape) // math.prod(places[path].shard_shape(leaf.shape))
+        assert divided == 8 or leaf.size < 2**20, f"{path} {leaf.shape} stays whole"
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_every_parameter_of_other_configurations_has_one_row(family: str):
+    """Untied, grouped, without biases: what no preset may have."""
+    for seed in range(8):
+        for task in (module := registry.family(family)).TASKS:
+            shapes = registry.param_shapes(module.Model(families.random_config(family, seed), task=task))
+            trees.match(sharding.PARAM_AXES, trees.flatten(shapes))
+
+
+def test_rules_speak_of_axes_that_exist():
+    for rule in sharding.MESH_RULES.values():
+        for axis in rule if isinstance(rule, tuple) else (rule,):
+            assert axis is None or axis in sharding.MESH_AXES
+
+
+def test_a_parameter_without_a_row_is_named():
+    with pytest.raises(ValueError, match="no rule:  blocks/gate/weights"):
+        sharding.param_shardings({"blocks": {"gate": {"weights": np.zeros(8)}}}, sharding.make_mesh(fsdp=8))
+
+
+# ---- meshes ---------------------------------------------------------------------------------------------------------
+
+
+def test_mesh_sizes():
+    mesh = sharding.make_mesh(data=-1, tensor=2)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2, "sequence": 1}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+    assert sharding.make_mesh(devices=jax.devices()[:1]).size == 1
+    assert sharding.make_mesh(fsdp=-1, data=8).shape["fsdp"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"data": 3}, r"data=3, fsdp=1, tensor=1, sequence=1 does not divide 8 device\(s\)"),
+        ({"data": 16}, r"data=16, .* does not divide 8 device\(s\): choose sizes whose product is 8"),
+        ({"data": -1, "tensor": 3}, r"data=-1, fsdp=1, tensor=3, .* does not divide 8"),
+        ({"data": -1, "fsdp": -1}, "at most one of them -1"),
+        ({"data": 0, "fsdp": 8}, "mesh sizes must be positive"),
+        ({"data": -2, "fsdp": -4}, "mesh sizes must be positive"),
+        ({"data": -8}, "mesh sizes must be positive"),
+        ({}, r"does not divide 8 device\(s\)"),
+    ],
+    ids=str,
+)
+def test_meshes_that_cannot_be(sizes: dict[str, int], words: str):
+    with pytest.raises(ValueError, match=words):
+        sharding.make_mesh(**sizes)
+
+
+def test_adopting_a_mesh():
+    theirs = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 2)
+    ours = sharding.adopt_mesh(theirs)
+    assert dict(ours.shape) == {"fsdp": 4, "tensor": 2} and set(ours.axis_types) == {AxisType.Auto}
+    assert sharding.spec("embed heads _", (3, 8, 8, 4), ours) == PartitionSpec(None, "fsdp", "tensor", None)
+    with pytest.raises(ValueError, match=r"mesh axes \['model'\] are not known: .*'fsdp', 'tensor', 'sequence'"):
+        sharding.adopt_mesh(jax.make_mesh((4, 2), ("data", "model")))
+
+
+@each
+def test_a_mesh_that_does_not_divide_the_model(case: families.Case):
+    """Four heads on eight devices: one error that names parameter, axis and size, before anything is made."""
+    case = case.with_(num_heads=4)
+    with pytest.raises(ValueError, match=r"blocks/.* has shape .* mesh axis 'tensor' of size 8 does not divide .* 4"):
+        prepare(families.run(case, mesh=Mesh(data=1, tensor=8)))
+
+
+@each
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (
+            {"mesh": Mesh(data=8), "training": Training(batch_size=12)},
+            "batch_size=12 does not divide into .*=8",
+        ),
+        (
+            {"mesh": Mesh(data=4, sequence=2), "length": 15},
+            "BT has shape .* 'sequence' of size 2 does not divide",
+        ),
+        ({"mesh": Mesh(data=2), "training": Training(batch_size=8, accumulation=8)}, "choose a multiple of 16"),
+        ({"mesh": Mesh(data=3)}, "does not divide 8"),
+    ],
+    ids=["rows", "length", "accumulation", "devices"],
+)
+def test_a_mesh_that_does_not_divide_the_batch(case: families.Case, parts: dict[str, Any], words: str):
+    sizes = dataclasses.astuple(parts["mesh"])
+    devices = jax.devices()[: math.prod(sizes)] if math.prod(sizes) != 3 else None
+    with pytest.raises(ValueError, match=words):
+        prepare(families.run(case, **parts), devices)
+
+
+def test_constraints_without_a_mesh_and_where_it_does_not_divide():
+    x = np.ones((3, 16, 4))
+    assert sharding.constrain(x, "batch length _") is x
+    mesh = sharding.make_mesh(data=4, sequence=2)
+    assert sharding.fitting("batch length _", x.shape, mesh) == PartitionSpec(None, "sequence", None)
+    with jax.set_mesh(mesh):
+        placed = jax.jit(lambda x: sharding.constrain(x, "batch length _"))(x)
+    assert placed.addressable_shards[0].data.shape == (3, 8, 4)
