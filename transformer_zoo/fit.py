@@ -1,0 +1,344 @@
+"""Does a run fit a TPU slice? Its real train step, compiled by the real TPU compiler, with no TPU attached."""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from rich.console import Console
+from rich.table import Table
+
+from transformer_zoo import training, trees
+from transformer_zoo.config import Run
+
+GIB = 2**30
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
+# What the compiler leaves to a program of a device's memory, in GiB, and the slices that are offered. A device is a
+# chip, except for tpu7x, whose chips are two devices each.
+GENERATIONS = {"v5e": (15.75, _FLAT), "v6e": (31.24, _FLAT), "v5p": (95.73, _CUBES), "tpu7x": (94.74, _CUBES)}
+TOPOLOGIES = tuple(f"{name}:{shape}" for name, (_, shapes) in GENERATIONS.items() for shape in shapes)
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# For what does not fit: how long other settings are tried, and how many that fit are enough.
+SECONDS, ENOUGH = 120, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What one step of a run needs. All bytes are those of one device."""
+
+    topology: str
+    mesh: dict[str, int]
+    num_params: int
+    arguments: dict[str, int]
+    """Parameters, optimizer, and the rest: batch, counters, moving average."""
+    total: int
+    """Arguments, temporaries and what of the output does not take the arguments' place."""
+    limit: int
+    seconds: float | None = None
+    """Of compilation; None where the arguments alone are too much, and nothing was compiled."""
+    temporaries: int | None = None
+    output: int | None = None
+    collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """Kind -> how many a step, and bytes of their results."""
+    largest: tuple[tuple[int, str], ...] = ()
+    """Bytes and description of what takes the most, where it does not fit."""
+
+    @property
+    def fits(self) -> bool:
+        return self.total <= self.limit
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+    """The devices of a TPU slice that need not exist, to compile for.
+
+    Raises:
+        ValueError: an unknown topology.
+        ImportError: the TPU compiler, libtpu, is not installed.
+    """
+    if topology not in TOPOLOGIES:
+        known = "; ".join(f"{name}: {' '.join(shapes)}" for name, (_, shapes) in GENERATIONS.items())
+        hint = trees.nearest(topology, TOPOLOGIES)
+        raise ValueError(f"the topology {topology!r} is not known.{hint} Known are {known}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError("the TPU compiler is not installed: pip install 'transformer-zoo[tpu]'")
+    # Nobody is to look for a TPU, nor to talk about not having found one.
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling takes no chip from anybody
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }.items():
+        os.environ.setdefault(name, value)
+    jax.config.update("jax_platforms", "cpu")
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+
+
+def fit(run: Run, topology: str) -> Report:
+    """Compiles the train step of `run` for a TPU slice.
+
+    Raises:
+        ValueError: an unknown topology, or settings that contradict each other or the number of devices.
+        ImportError: libtpu is not installed.
+    """
+    program = training.prepare(run, topology_devices(topology))
+    batch = training.batch_shapes(run, program.mesh)
+    state = program.state
+    params = jax.tree.leaves(state.params)
+    arguments = {"parameters": _bytes(params), "optimizer": _bytes(jax.tree.leaves(state.opt_state))}
+    arguments["batch and rest"] = _bytes(jax.tree.leaves((state, batch))) - sum(arguments.values())
+    report = Report(
+        topology=topology,
+        mesh={axis: size for axis, size in program.mesh.shape.items() if size > 1},
+        num_params=sum(math.prod(x.shape) for x in params),
+        arguments=arguments,
+        total=sum(arguments.values()),
+        limit=int(GENERATIONS[topology.split(":")[0]][0] * GIB),
+    )
+    if not report.fits:
+        return dataclasses.replace(report, largest=_largest_arguments(state))
+    start = time.perf_counter()
+    with jax.set_mesh(program.mesh), tempfile.TemporaryDirectory() as folder:
+        lowered = program.step.lower(state, batch)
+        try:
+            compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
+        except jax.errors.JaxRuntimeError as error:
+            needed = re.search(
+                r"\(([\d.]+)([KMGT])\) exceeds available HBM|Used ([\d.]+)([KMGT]) of .* hbm", str(error)
+            )
+            if needed is None:
+                raise
+            number, unit = (group for group in needed.groups() if group is not None)
+            total = int(float(number) * 1024 ** ("KMGT".index(unit) + 1))
+            temporaries = total - report.total
+            return dataclasses.replace(
+                report,
+                total=total,
+                temporaries=temporaries,
+                largest=_largest(Path(folder)),
+                seconds=time.perf_counter() - start,
+            )
+    memory = compiled.memory_analysis()
+    output = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return dataclasses.replace(
+        report,
+        seconds=time.perf_counter() - start,
+        temporaries=memory.temp_size_in_bytes,
+        output=output,
+        total=memory.argument_size_in_bytes + memory.temp_size_in_bytes + output,
+        collectives=count_collectives(compiled.as_text()),
+    )
+
+
+def main(run: Run, topology: str) -> int:
+    """Prints what `fit` finds. Returns 0 if it fits and 3 if not; then it also says what takes the most, and which
+    changes of settings, one at a time or together, would make it fit."""
+    console = Console()
+    with console.status(f"compiling for {topology}"):
+        report = fit(run, topology)
+    console.print(_table(report))
+    if report.fits:
+        console.print(f"It fits: {_size(report.limit - report.total)} of a device are left.")
+        return 0
+    over = _size(report.total - report.limit)
+    console.print(f"It does not fit: {_size(report.total)} of {_size(report.limit)}, {over} too much. Most is taken by")
+    for size, what in report.largest:
+        console.print(f"  {_size(size):>10}  {what}", markup=False, soft_wrap=True)
+    with console.status("trying other settings"):
+        remedies, untried = suggest(run, topology)
+    for settings, total in remedies:
+        console.print(f"It fits with {settings}: {_size(total)}", markup=False, soft_wrap=True)
+    if not remedies:
+        console.print("No change of settings that was tried makes it fit: take a larger slice or a smaller model.")
+    if untried:
+        console.print(f"Not tried for want of time: {', '.join(untried)}", markup=False, soft_wrap=True)
+    return 3
+
+
+def suggest(run: Run, topology: str) -> tuple[list[tuple[str, int]], list[str]]:
+    """Settings that make a run fit, with the bytes it then needs, and those that there was no time to try."""
+    start, found = time.perf_counter(), []
+    candidates = list(_candidates(run, len(topology_devices(topology))))
+    while candidates and len(found) < ENOUGH and time.perf_counter() - start < SECONDS:
+        settings, changed = candidates.pop(0)
+        try:
+            report = fit(changed, topology)
+        except ValueError:  # batch, mesh and parameters do not divide that way
+            continue
+        if report.fits:
+            found.append((settings, report.total))
+    return found, [settings for settings, _ in candidates] if len(found) < ENOUGH else []
+
+
+def _candidates(run: Run, devices: int) -> Iterator[tuple[str, Run]]:
+    """Single changes, the least harmful first; then the first two of them together, the first three..."""
+    changes = {
+        "compute.remat": "full",
+        "compute.dtype": "bfloat16",
+        "objective.pieces": 8,
+        "mesh": {"fsdp": devices, "data": 1, "tensor": 1, "sequence": 1},
+        "training.accumulation": 2 * run.training.accumulation,
+        "training.batch_size": run.training.batch_size // 2,
+        "compute.param_dtype": "bfloat16",
+    }
+    together, names = run, []
+    combined = []
+    for path, value in changes.items():
+        part, *field = path.split(".")
+        old = getattr(run, part)
+        values = {field[0]: value} if field else value
+        if any(not hasattr(old, name) for name in values) or all(getattr(old, name) == v for name, v in values.items()):
+            continue
+        settings = " ".join(f"--{part}.{name.replace('_', '-')} {v}" for name, v in values.items())
+        yield settings, dataclasses.replace(run, **{part: dataclasses.replace(old, **values)})
+        together = dataclasses.replace(together, **{part: dataclasses.replace(getattr(together, part), **values)})
+        names.append(settings)
+        combined.append((" ".join(names), together))
+    yield from combined[1:]
+
+
+def count_collectives(text: str) -> dict[str, tuple[int, int]]:
+    """Collective operations of one device in a step, and the bytes of their results, by kind.
+
+    Args:
+        text: the optimised program. What stands in a loop counts as often as the loop turns, which is read off its
+            condition; the parts of an operation that runs beside others (they share a channel) count once.
+    """
+    computations = _computations(text)
+    times: Counter[str] = Counter()
+
+    def visit(name: str, count: int) -> None:
+        times[name] += count
+        for line in computations[name].values():
+            for role, callee in re.findall(r"\b(calls|body|to_apply)=%([\w.\-]+)", line):
+                visit(callee, count * (_turns(line, computations) if role == "body" else 1))
+
+    visit(next(name for name in computations if f"ENTRY %{name} " in text), 1)
+    operation = re.compile(rf"(.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
+    found: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for name, count in times.items():
+        for label, line in computations[name].items():
+            if match := operation.match(line):
+                shapes, kind, start = match.groups()
+                sizes = [_shape_bytes(shape) for shape in re.findall(r"\w+\[[\d,]*\]", shapes)]
+                channel = re.search(r"channel_id=(\d+)", line)
+                found[kind][channel[1] if channel else label] = (count, max(sizes) if start else sum(sizes))
+    return {
+        kind: (sum(n for n, _ in found[kind].values()), sum(n * size for n, size in found[kind].values()))
+        for kind in COLLECTIVES
+        if kind in found
+    }
+
+
+def _computations(text: str) -> dict[str, dict[str, str]]:
+    """Computation -> operation -> its definition; ROOT is also the name of the last operation."""
+    computations: dict[str, dict[str, str]] = {}
+    operations: dict[str, str] = {}
+    for line in text.splitlines():
+        if head := re.match(r"(?:ENTRY )?%([\w.\-]+) \(.*\{$", line):
+            operations = computations[head[1]] = {}
+        elif definition := re.match(r"\s+(ROOT )?%([\w.\-]+) = (.*)", line):
+            operations[definition[2]] = definition[3]
+            if definition[1]:
+                operations["ROOT"] = definition[3]
+    return computations
+
+
+def _turns(loop: str, computations: dict[str, dict[str, str]]) -> int:
+    """How often a loop turns: scans, and the compiler's own loops, count from 0 up to a constant in constant steps.
+    Any other loop counts once."""
+    condition, body = (computations[re.search(rf"{role}=%([\w.\-]+)", loop)[1]] for role in ("condition", "body"))
+    compare = re.search(r" compare\(%([\w.\-]+), %([\w.\-]+)\), direction=LT", condition["ROOT"])
+    place = compare and re.search(r"index=(\d+)", condition[compare[1]])
+    counters = re.findall(r"%([\w.\-]+)", body["ROOT"].partition(" tuple(")[2].partition(")")[0])
+    add = place and re.search(r" add\(%[\w.\-]+, %([\w.\-]+)\)", body[counters[int(place[1])]])
+    if not add:
+        return 1
+    limit, step = (re.search(r"constant\((\d+)\)", line) for line in (condition[compare[2]], body[add[1]]))
+    return -(-int(limit[1]) // int(step[1])) if limit and step else 1
+
+
+def _shape_bytes(shape: str) -> int:
+    """Of `bf16[24,2048]`."""
+    dtype, dims = re.fullmatch(r"(\w+)\[([\d,]*)\]", shape).groups()
+    bits = re.search(r"\d+", dtype)
+    return math.prod(int(size) for size in dims.split(",") if size) * (int(bits[0]) if bits else 8) // 8
+
+
+def _bytes(leaves: list[Any]) -> int:
+    """Of arrays, or of their shapes with shardings, on one device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def _largest_arguments(state: Any, count: int = 5) -> tuple[tuple[int, str], ...]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    sizes = ((_bytes([x]), f"{x.dtype}{list(x.shape)}  {jax.tree_util.keystr(path)}") for path, x in leaves)
+    return tuple(sorted(sizes, reverse=True)[:count])
+
+
+def _largest(folder: Path, count: int = 5) -> tuple[tuple[int, str], ...]:
+    """What takes the most, from the compiler's own record of a program for which there is no room."""
+    report = next(folder.rglob("*memory-usage-report.txt"), None)
+    if report is None:
+        return ()
+    program = next(folder.rglob("*after_optimizations.txt")).read_text()
+    main_memory = report.read_text().split("\n\n")[0]
+    blocks: Counter[str] = Counter()
+    for line in main_memory.splitlines():
+        if re.match(r"\s*[\d.]+\w+\(", line):  # cumulative size; size; offset; values; shapes that take turns
+            shapes = re.findall(r"\w+\[[\d,]+\]", line.rsplit(";", 1)[1])
+            blocks[max(shapes, key=_shape_bytes)] += 1
+    ranked = sorted(blocks, key=lambda shape: -blocks[shape] * _shape_bytes(shape))[:count]
+    return tuple((n * _shape_bytes(x), f"{n} x {x}  {_origin(x, program)}") for x in ranked if (n := blocks[x]))
+
+
+def _origin(shape: str, program: str) -> str:
+    """Where in the model an array of this shape, or one layer's part of it, is made: the most telling of the names."""
+    layer = re.sub(r"\[\d+,", "[", shape) if shape.count(",") > 1 else shape
+    names = re.findall(rf"= (?:{re.escape(shape)}|{re.escape(layer)})\{{\S* [\w\-]+\(.*?op_name=\"([^\"]*)\"", program)
+    telling = [name for name in names if not re.search(r"dynamic_|broadcast_in_dim|squeeze|transpose$", name)]
+    parts = max(telling or names, key=len, default="").split("/")
+    return "/".join([part for part in parts if part not in _SCAFFOLD][-5:])
+
+
+_SCAFFOLD = ("jit(train_step)", "while", "body", "closed_call", "checkpoint", "rematted_computation")
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
+
+
+def _table(report: Report) -> Table:
+    generation, slice_ = report.topology.split(":")
+    mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items()) or "one device"
+    table = Table(title=f"A train step on {generation} {slice_}, {mesh}: bytes on one device")
+    table.add_column("")
+    table.add_column("count", justify="right")
+    table.add_column("bytes", justify="right")
+    table.add_row("arguments: parameters", f"{report.num_params:,}", _size(report.arguments["parameters"]))
+    for name in ("optimizer", "batch and rest"):
+        table.add_row(f"           {name}", "", _size(report.arguments[name]))
+    if report.temporaries is not None:
+        table.add_row("temporaries", "", _size(report.temporaries))
+    if report.output is not None:
+        table.add_row("output, not in the place of arguments", "", _size(report.output))
+    share = report.total / report.limit
+    table.add_row(f"total, of {_size(report.limit)}", f"{share:.0%}", _size(report.total), end_section=True)
+    for kind, (count, size) in report.collectives.items():
+        table.add_row(f"{kind} a step", f"{count:,}", _size(size))
+    if report.seconds is not None:
+        table.add_row("seconds to compile", f"{report.seconds:.0f}", "")
+    return table
