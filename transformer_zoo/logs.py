@@ -65,6 +65,12 @@ def wandb(project: str, directory: Path, settings: Mapping[str, Any]) -> Writer:
     return lambda step, values: run.log(dict(values), step=step)
 
 
+def line(values: Mapping[str, float]) -> str:
+    """Measurements in a line: `loss 4.031, bits per byte 1.522, tokens 32,768`."""
+    number = lambda value: f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in values.items())
+
+
 class Bar:
     """The console: a bar with step, loss, tokens a second and the time left; plain lines where nobody watches."""
 

@@ -112,7 +112,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
                 params = state.params if state.ema is None else state.ema
                 report = evaluate(program.model, run.objective, params, held_out())
                 record(step, {f"validation/{name}": value for name, value in report.items()})
-                bar.say(f"step {step}: held out: " + ", ".join(f"{name} {value:.4g}" for name, value in report.items()))
+                bar.say(f"step {step}: held out: {logs.line(report)}")
                 _draw(directory)
                 clock.skip()
             if step % run.checkpoints.every == 0 or last or stop.now(step):
