@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 import optax.contrib
 from jax.sharding import Mesh, NamedSharding
@@ -44,7 +43,7 @@ def schedule(settings: Optimizer, steps: int) -> optax.Schedule:
         "cosine": lambda: optax.cosine_decay_schedule(peak, decay, alpha=settings.final_lr),
         "linear": lambda: optax.linear_schedule(peak, final, decay),
         "constant": lambda: optax.constant_schedule(peak),
-        "inverse_sqrt": lambda: lambda step: peak * jax.lax.rsqrt(1.0 + jnp.maximum(step, 0) / max(warmup, 1)),
+        "inverse_sqrt": lambda: lambda step: peak * jax.lax.rsqrt((1.0 + warmup + step) / max(warmup, 1)),
         "wsd": lambda: optax.linear_schedule(peak, final, decay, transition_begin=left - decay),
     }[settings.schedule]()
     # The first update already moves: a rate of zero would waste a batch.
@@ -65,33 +64,24 @@ def make_optimizer(settings: Optimizer, steps: int, params: trees.Tree) -> optax
     frozen = trees.select(settings.freeze, paths)
     if len(frozen) == len(paths):
         raise ValueError(f"freeze={list(settings.freeze)} matches every parameter: nothing is left to train")
-    rate, decay = schedule(settings, steps), settings.weight_decay
-    update = {
-        "adamw": lambda: optax.adamw(
-            rate, settings.b1, settings.b2, eps=settings.eps, weight_decay=decay, mask=_decayed
-        ),
-        "lion": lambda: optax.lion(rate, settings.b1, settings.b2, weight_decay=decay, mask=_decayed),
-        "adafactor": lambda: optax.chain(
-            _per_layer(optax.adafactor()),  # without a rate it gives the step itself, of the parameter's own scale
-            optax.scale(-1.0),
-            optax.add_decayed_weights(decay, _decayed),
-            optax.scale_by_learning_rate(rate),
-        ),
+    b1, b2, eps = settings.b1, settings.b2, settings.eps
+    # Directions to go against; how far, and what decays, is the same for all. (A rate of -1 undoes optax's own sign.)
+    direction = {
+        "adamw": lambda: optax.scale_by_adam(b1, b2, eps),
+        "lion": lambda: optax.scale_by_lion(b1, b2),
+        # Without a rate it goes as far as the parameter is large.
+        "adafactor": lambda: optax.chain(_per_layer(optax.adafactor()), optax.scale(-1.0)),
         "muon": lambda: optax.contrib.muon(
-            rate,
-            beta=settings.b1,
-            eps=settings.eps,
-            weight_decay=decay,
-            weight_decay_mask=_decayed,
-            adam_b1=settings.b1,
-            adam_b2=settings.b2,
-            adam_weight_decay=decay,
-            muon_weight_dimension_numbers=_muon_axes,
-            consistent_rms=0.2,
-        ),  # fmt: skip
-    }[settings.name]()
-    clip = optax.identity() if settings.clip_norm is None else optax.clip_by_global_norm(settings.clip_norm)
-    chain = optax.chain(clip, update)
+            -1.0, beta=b1, eps=eps, adam_b1=b1, adam_b2=b2,
+            muon_weight_dimension_numbers=_muon_axes, consistent_rms=0.2,
+        ),
+    }[settings.name]()  # fmt: skip
+    chain = optax.chain(
+        optax.identity() if settings.clip_norm is None else optax.clip_by_global_norm(settings.clip_norm),
+        direction,
+        optax.add_decayed_weights(settings.weight_decay, _decayed),
+        optax.scale_by_learning_rate(schedule(settings, steps)),
+    )
     if not frozen:
         return chain
     labels = trees.map_paths(lambda path, _: "frozen" if path in frozen else "trained", params)
@@ -107,24 +97,33 @@ def _muon_axes(params: trees.Tree) -> trees.Tree:
     return trees.unflatten({path: pair and optax.contrib.MuonDimensionNumbers(*pair) for path, pair in axes.items()})
 
 
+_UNSTACKED = "unstacked"
+
+
 def _per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """Treats every layer of a stacked parameter as a parameter of its own, for optimizers with statistics of a whole
     tensor: Adafactor's root mean squares and factors must not mix layers."""
 
-    def split(tree: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
-        flat = trees.flatten(tree)
-        layers = {path: leaf for path, leaf in flat.items() if re.fullmatch(STACKED, path)}
-        return trees.unflatten(layers), trees.unflatten({path: flat[path] for path in flat.keys() - layers.keys()})
+    def split(tree: trees.Tree) -> dict[str, trees.Tree]:
+        """The parameters of each stack, and those of none."""
+        parts: dict[str, dict[str, Any]] = {}
+        for path, leaf in trees.flatten(tree).items():
+            stack = re.fullmatch(STACKED, path)
+            parts.setdefault(stack["stack"].replace("/", "_") if stack else _UNSTACKED, {})[path] = leaf
+        return {name: trees.unflatten(flat) for name, flat in parts.items()}
+
+    def each(name: str, function: Any, part: trees.Tree, *rest: Any) -> Any:
+        stacked = name != _UNSTACKED and jax.tree.leaves(part)  # of a frozen stack there is nothing here
+        return (jax.vmap(function) if stacked else function)(part, *rest)
 
     def init(params: trees.Tree) -> Any:
-        layers, rest = split(params)
-        return jax.vmap(inner.init)(layers), inner.init(rest)
+        return {name: each(name, inner.init, part) for name, part in split(params).items()}
 
     def update(updates: trees.Tree, state: Any, params: trees.Tree | None = None) -> tuple[trees.Tree, Any]:
-        (layers, rest), (layers_params, rest_params) = split(updates), split(params)
-        layers, layers_state = jax.vmap(inner.update)(layers, state[0], layers_params)
-        rest, rest_state = inner.update(rest, state[1], rest_params)
-        return trees.unflatten(trees.flatten(layers) | trees.flatten(rest)), (layers_state, rest_state)
+        owners = split(params)
+        new = {name: each(name, inner.update, part, state[name], owners[name]) for name, part in split(updates).items()}
+        flat = {path: leaf for part, _ in new.values() for path, leaf in trees.flatten(part).items()}
+        return trees.unflatten(flat), {name: state for name, (_, state) in new.items()}
 
     return optax.GradientTransformation(init, update)
 

@@ -9,7 +9,7 @@ from transformer_zoo.nn.compute import Compute
 from transformer_zoo.sharding import constrain
 
 # The paths of stacked parameters: a stack's block bears a name that ends so.
-STACKED = r"(.*/)?\w*blocks/.*"
+STACKED = r"(?P<stack>(.*/)?\w*blocks)/.*"
 
 
 class Layers(list):
