@@ -77,9 +77,9 @@ def train_step(
     average = None if ema is None else optax.incremental_update(params, state.ema, 1 - ema)
     new, old = (params, opt_state, average), (state.params, state.opt_state, state.ema)
     params, opt_state, average = jax.tree.map(functools.partial(jnp.where, finite), new, old)
-    skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
+    skipped = jnp.where(finite, state.skipped.at[1].set(0), state.skipped + 1)
     metrics = objective.report(sums, counts) | {
-        "grad_norm": norm, "lr": rate(state.step), "tokens": counts["tokens"],
+        "grad_norm": norm, "lr": rate(state.step - state.skipped[0]), "tokens": counts["tokens"],
         "skipped": skipped[0], "skipped_in_a_row": skipped[1],
     }  # fmt: skip
     return TrainState(state.step + 1, skipped, state.key, params, opt_state, average), metrics
