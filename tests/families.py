@@ -295,11 +295,12 @@ def begin(run: Run, params: trees.Tree) -> tuple[Program, TrainState]:
     return program, program.begin(params, run)
 
 
-def steps(program: Program, state: TrainState, *batches: dict[str, np.ndarray]) -> tuple[TrainState, dict[str, Any]]:
-    """The state after these batches, and the metrics of the last."""
+def compile_step(program: Program) -> Any:
+    """The train step: (state, batch) -> (state, metrics)."""
     with jax.set_mesh(program.mesh):
-        step = program.step.lower(program.state, program.batch).compile({"xla_backend_optimization_level": 0})
-        for batch in batches:
-            places = {name: like.sharding for name, like in program.batch.items()}
-            state, metrics = step(state, jax.device_put(batch, places))
-    return state, metrics
+        return program.step.lower(program.state, program.batch).compile({"xla_backend_optimization_level": 0})
+
+
+def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """A batch where the program wants it."""
+    return jax.device_put(batch, {name: like.sharding for name, like in program.batch.items()})

@@ -42,7 +42,8 @@ def trained(case: families.Case, rows: int = 8, batch: Any = None, **parts: Any)
     """(program, state, metrics) after one step."""
     run = families.run(case, rows, **{"optimizer": ADAMW} | parts)
     program, state = families.begin(run, case.params())
-    return program, *families.steps(program, state, batch_of(case) if batch is None else batch)
+    batch = families.place(program, batch_of(case) if batch is None else batch)
+    return program, *families.compile_step(program)(state, batch)
 
 
 def assert_same(actual: tuple[Any, Any, Any], expected: tuple[Any, Any, Any]) -> None:
