@@ -184,29 +184,29 @@ def suggest(run: Run, topology: str) -> tuple[list[tuple[str, int]], list[str]]:
 
 
 def _candidates(run: Run, devices: int) -> Iterator[tuple[str, Run]]:
-    """Single changes, the least harmful first; then the first two of them together, the first three..."""
+    """Single changes, the least harmful first; then the first two of them together, the first three, ..."""
     changes = {
         "compute.remat": "full",
         "compute.dtype": "bfloat16",
-        "objective.pieces": 8,
-        "mesh": {"fsdp": devices, "data": 1, "tensor": 1, "sequence": 1},
+        "objective.pieces": 4,
         "training.accumulation": 2 * run.training.accumulation,
+        "mesh.fsdp": devices,
         "training.batch_size": run.training.batch_size // 2,
         "compute.param_dtype": "bfloat16",
     }
-    together, names = run, []
-    combined = []
+    flags, together, combined = [], run, []
     for path, value in changes.items():
-        part, *field = path.split(".")
-        old = getattr(run, part)
-        values = {field[0]: value} if field else value
-        if any(not hasattr(old, name) for name in values) or all(getattr(old, name) == v for name, v in values.items()):
+        part, field = path.split(".")
+        if getattr(getattr(run, part), field, value) in (value, -1):
             continue
-        settings = " ".join(f"--{part}.{name.replace('_', '-')} {v}" for name, v in values.items())
-        yield settings, dataclasses.replace(run, **{part: dataclasses.replace(old, **values)})
+        # All in one direction: the other axes of the mesh make room.
+        values = {axis: 1 for axis in ("data", "tensor", "sequence")} if part == "mesh" else {}
+        values[field] = value
+        flag = " ".join(f"--{part}.{name.replace('_', '-')} {x}" for name, x in values.items())
+        yield flag, dataclasses.replace(run, **{part: dataclasses.replace(getattr(run, part), **values)})
+        flags.append(flag)
         together = dataclasses.replace(together, **{part: dataclasses.replace(getattr(together, part), **values)})
-        names.append(settings)
-        combined.append((" ".join(names), together))
+        combined.append((" ".join(flags), together))
     yield from combined[1:]
 
 
@@ -324,7 +324,7 @@ def _size(count: int) -> str:
 def _table(report: Report) -> Table:
     generation, slice_ = report.topology.split(":")
     mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items()) or "one device"
-    table = Table(title=f"A train step on {generation} {slice_}, {mesh}: bytes on one device")
+    table = Table(title=f"{generation} {slice_}, {mesh}: a step on one device")
     table.add_column("")
     table.add_column("count", justify="right")
     table.add_column("bytes", justify="right")

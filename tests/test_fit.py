@@ -1,0 +1,171 @@
+"""Whether a run fits a TPU slice: topologies, collectives counted, the table, and what is said when it does not."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from transformer_zoo import fit, sharding
+from transformer_zoo.config import Data, Mesh, Run, Training
+from transformer_zoo.models import gpt2
+from transformer_zoo.nn import Compute
+from transformer_zoo.objectives import CausalLM
+
+libtpu = pytest.mark.skipif(
+    fit.importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"
+)
+
+
+def run(batch_size=4, length=128, width=128, num_layers=2, **settings):
+    config = gpt2.Config(
+        vocab_size=500, max_length=length, width=width, num_layers=num_layers, num_heads=2,
+        embed_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
+    )  # fmt: skip
+    return Run(
+        model=config,
+        objective=CausalLM(),
+        data=Data(length=length),
+        mesh=Mesh(data=1, fsdp=-1),
+        training=Training(batch_size=batch_size),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("name, hint", [("v5e4x4", "v5e:4x4"), ("v5:2x2", "v5e:2x2"), ("h100", None)])
+def test_an_unknown_topology(name, hint):
+    with pytest.raises(ValueError, match="is not known.* Known are v5e: 1x1 2x2 2x4 4x4") as error:
+        fit.topology_devices(name)
+    assert hint is None or f"Did you mean {hint!r}?" in str(error.value)
+
+
+def test_without_the_compiler(monkeypatch):
+    monkeypatch.setattr(fit.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'transformer-zoo\[tpu\]'"):
+        fit.topology_devices("v5e:4x4")
+
+
+@libtpu
+def test_every_topology_that_is_offered_exists_and_makes_a_mesh():
+    for name in fit.TOPOLOGIES:
+        chips = math.prod(int(size) for size in name.split(":")[1].split("x"))
+        devices = fit.topology_devices(name)
+        assert len(devices) == chips * (2 if name.startswith("tpu7x") else 1), name
+        if chips <= 64:
+            assert sharding.make_mesh(fsdp=-1, devices=devices).shape["fsdp"] == len(devices)
+
+
+@libtpu
+@pytest.mark.parametrize("generation", fit.GENERATIONS)
+def test_the_memory_of_a_device_is_what_the_compiler_says(generation):
+    limit, shapes = fit.GENERATIONS[generation]
+    mesh = sharding.make_mesh(data=-1, devices=fit.topology_devices(f"{generation}:{shapes[1]}"))
+    x = jax.ShapeDtypeStruct(
+        (mesh.size, 200, 2**28),
+        jnp.float32,
+        sharding=sharding.batch_shardings({"x": jnp.zeros((mesh.size, 1, 1))}, mesh)["x"],
+    )
+    with pytest.raises(jax.errors.JaxRuntimeError, match=rf"exceeds available HBM \({limit}G\)"):
+        jax.jit(jnp.sin).lower(x).compile()
+
+
+PROGRAM = """
+HloModule step
+
+%region_add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%condition (p: (u32[], f32[8,4])) -> pred[] {
+  %limit = u32[]{:T(128)} constant(8)
+  %p = (u32[]{:T(128)}, f32[8,4]) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%body (p.1: (u32[], f32[8,4])) -> (u32[], f32[8,4]) {
+  %p.1 = (u32[]{:T(128)}, f32[8,4]) parameter(0)
+  %i.1 = u32[]{:T(128)} get-tuple-element(%p.1), index=0
+  %x = f32[8,4] get-tuple-element(%p.1), index=1
+  %two = u32[]{:T(128)} constant(2)
+  %next = u32[]{:T(128)} add(%i.1, %two), metadata={op_name="while/body/add"}
+  %send = (f32[8,4]{1,0:T(8,128)}, f32[8,4]{1,0:T(8,128)}, u32[]{:S(2)}) collective-permute-start(%x), channel_id=3
+  %sent = f32[8,4]{1,0} collective-permute-done(%send)
+  ROOT %tuple = (u32[]{:T(128)}, f32[8,4]) tuple(%next, /*index=1*/%sent)
+}
+
+%first_part (q: bf16[2,4]) -> bf16[8,4] {
+  ROOT %gather.1 = bf16[8,4]{1,0} all-gather(%q), channel_id=5, dimensions={0}
+}
+
+%second_part (r: bf16[2,4]) -> bf16[8,4] {
+  ROOT %gather.2 = bf16[8,4]{1,0} all-gather(%r), channel_id=5, dimensions={0}
+}
+
+ENTRY %main (x.1: f32[8,4], y: bf16[2,4]) -> f32[] {
+  %loop = (u32[], f32[8,4]) while(%start), condition=%condition, body=%body
+  %fusion.1 = bf16[8,4] fusion(%y), kind=kCustom, calls=%first_part
+  %fusion.2 = bf16[8,4] fusion(%y), kind=kCustom, calls=%second_part
+  ROOT %total = (f32[], f32[16]) all-reduce(%a, %b), channel_id=7, to_apply=%region_add
+}
+"""
+
+
+def test_collectives_are_counted_with_their_loops_and_once_each():
+    assert fit.count_collectives(PROGRAM) == {
+        "all-gather": (1, 64),  # two parts of one operation
+        "all-reduce": (1, 4 + 64),
+        "collective-permute": (4, 4 * 128),  # 8 in steps of 2
+    }
+
+
+@libtpu
+def test_a_run_that_fits(capsys, monkeypatch):
+    small = run(compute=Compute(dtype="bfloat16", remat="full"))
+    report = fit.fit(small, "v5e:2x2")
+    params = 4 * report.num_params
+    assert report.fits and report.mesh == {"fsdp": 4}
+    assert params / 4 < report.arguments["parameters"] < params / 2  # a quarter each, but for norms and biases
+    assert abs(report.arguments["optimizer"] - 2 * report.arguments["parameters"]) < 100
+    assert report.temporaries > 0 and report.total >= sum(report.arguments.values()) + report.temporaries
+    count, size = report.collectives["all-gather"]
+    assert count > 0 and size > 0
+    assert report.seconds > 0
+    monkeypatch.setattr(fit, "fit", lambda *_: report)
+    assert fit.main(small, "v5e:2x2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and "It fits" in lines[-1]
+    assert sum("arguments: parameters" in line for line in lines) == 1
+
+
+@libtpu
+def test_a_run_that_does_not_fit(capsys, monkeypatch):
+    """Every layer's MLP keeps arrays of 1 GiB for the backward pass, unless it computes them again."""
+    monkeypatch.setattr(fit, "ENOUGH", 1)
+    assert fit.main(run(batch_size=2**12, num_layers=8), "v5e:1x1") == 3
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) <= 40
+    assert re.search(r"It does not fit: [\d.]+ GiB of 15.75 GiB, [\d.]+ GiB too much", out)
+    assert re.search(r"\d x f32\[8,4096,128,512\]  .*blocks/mlp_", out)
+    assert "It fits with --compute.remat full: " in out
+
+
+@libtpu
+def test_parameters_alone_that_do_not_fit():
+    report = fit.fit(run(width=2**15, num_layers=40), "v5e:2x2")
+    assert not report.fits and report.seconds is None
+    assert report.total == sum(report.arguments.values())
+    assert "mlp" in report.largest[0][1]
+
+
+def test_changes_are_single_ones_first_and_then_more_and_more_together():
+    candidates = list(fit._candidates(run(batch_size=64), 16))
+    singles = [settings for settings, _ in candidates if settings.count("--") == 1]
+    assert singles[0] == "--compute.remat full"
+    assert dict(candidates)["--training.batch-size 32"].training.batch_size == 32
+    assert dict(candidates)["--compute.remat full --compute.dtype bfloat16"].compute == Compute(
+        remat="full", dtype="bfloat16"
+    )
+    already = run(batch_size=64, compute=Compute(remat="full", dtype="bfloat16"))
+    assert not any("--compute.remat" in settings for settings, _ in fit._candidates(already, 16))
