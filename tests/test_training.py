@@ -289,11 +289,10 @@ def test_muon_makes_matrices_orthogonal(tree: trees.Tree):
             assert np.quantile(values, 0.05) > 0.5 and values.max() < 1.3, path
             met += 1
     assert met == 12
-    adam = Optimizer(name="adamw", schedule="constant", peak_lr=0.1, weight_decay=0.0, b2=settings.b1)
-    bias = "final_norm/bias"  # what is no matrix is Adam's
-    expected = trees.flatten(updates(adam, tree, gradient(tree, 0))[0])[bias]
-    np.testing.assert_allclose(np.sign(change[bias]), np.sign(expected))
-    np.testing.assert_allclose(np.abs(change[bias]).mean(), 0.1, rtol=0.1)
+    # What is no matrix is Adam's (with Nesterov's momentum): at first a step of one size against the gradient's sign.
+    bias, grad = change["final_norm/bias"], trees.flatten(gradient(tree, 0))["final_norm/bias"]
+    assert (np.sign(bias) == -np.sign(grad)).all() and np.ptp(np.abs(bias)) < 1e-4
+    assert 0.1 < np.abs(bias).mean() < 0.2
 
 
 # ---- schedules ------------------------------------------------------------------------------------------------------
