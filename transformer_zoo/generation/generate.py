@@ -68,6 +68,9 @@ def generate(
         if stop_texts:
             raise ValueError(f"stop={stop_texts}: texts end text prompts only; for token ids, pass token ids")
     _check_rows(rows, config, max_new_tokens)
+    for token in stop_ids:
+        if not 0 <= token < config.vocab_size:
+            raise ValueError(f"stop token {token} is outside of the vocabulary, which has 0 to {config.vocab_size - 1}")
 
     new_BN = _run(m, rows, max_new_tokens, sampling, seed, stop_ids)
     if not is_text:
@@ -87,6 +90,8 @@ def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> Non
     if not rows:
         raise ValueError("the batch is empty: pass at least one prompt")
     for i, row in enumerate(rows):
+        if row.ndim != 1:
+            raise ValueError(f"prompt {i} is not a row of token ids: pass [B, T], or a list of rows")
         if not row.size:
             raise ValueError(f"prompt {i} is empty: there is nothing to continue")
         checks.check_ids(row[None], config.vocab_size, f"prompt {i}", "the vocabulary")
@@ -99,7 +104,7 @@ def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> Non
 
 def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
     """The real tokens of each prompt."""
-    rows = [np.asarray(row) if len(row) else np.zeros(0, int) for row in prompts]
+    rows = [np.asarray(row) for row in prompts]
     if valid_BT is None:
         return rows
     checks.check_like(valid_BT, prompts, "valid_BT")
