@@ -159,13 +159,40 @@ def test_parameters_alone_that_do_not_fit():
     assert "mlp" in report.largest[0][1]
 
 
-def test_changes_are_single_ones_first_and_then_more_and_more_together():
-    candidates = list(fit._candidates(run(batch_size=64), 16))
-    singles = [settings for settings, _ in candidates if settings.count("--") == 1]
-    assert singles[0] == "--compute.remat full"
-    assert dict(candidates)["--training.batch-size 32"].training.batch_size == 32
-    assert dict(candidates)["--compute.remat full --compute.dtype bfloat16"].compute == Compute(
-        remat="full", dtype="bfloat16"
-    )
-    already = run(batch_size=64, compute=Compute(remat="full", dtype="bfloat16"))
-    assert not any("--compute.remat" in settings for settings, _ in fit._candidates(already, 16))
+def tried(monkeypatch, settings, fits):
+    """The flags that are suggested for a run, where `fits` says of a changed run whether it does."""
+    reports = []
+
+    def pretend(changed, topology):
+        reports.append(changed)
+        return fit.Report(topology=topology, mesh={}, num_params=1, arguments={}, total=1, limit=int(fits(changed)))
+
+    monkeypatch.setattr(fit, "fit", pretend)
+    monkeypatch.setattr(fit, "topology_devices", lambda topology: [None] * 16)
+    found, untried = fit.suggest(settings, "v5e:4x4")
+    return [flags for flags, _ in found], untried, reports
+
+
+def test_single_changes_are_tried_first(monkeypatch):
+    found, untried, reports = tried(monkeypatch, run(batch_size=64), lambda r: r.training.batch_size == 32)
+    assert found == ["--training.batch-size 32"] and not untried
+    assert reports[0].compute.remat == "full" and reports[0].compute.dtype == "float32"
+
+
+def test_then_more_and_more_together(monkeypatch):
+    enough = lambda r: r.compute == Compute(remat="full", dtype="bfloat16")
+    found, _, _ = tried(monkeypatch, run(batch_size=64), enough)
+    assert found == ["--compute.remat full --compute.dtype bfloat16"]
+
+
+def test_what_is_so_already_or_does_not_divide_is_not_tried(monkeypatch):
+    settings = run(batch_size=1, compute=Compute(remat="full", dtype="bfloat16"))
+    found, _, reports = tried(monkeypatch, settings, lambda r: False)
+    assert not found and all(r.training.batch_size == 1 for r in reports)
+    assert not any(r.compute == settings.compute and r.objective == settings.objective for r in reports)
+
+
+def test_time_runs_out(monkeypatch):
+    monkeypatch.setattr(fit, "SECONDS", -1)
+    found, untried, reports = tried(monkeypatch, run(), lambda r: True)
+    assert not found and not reports and untried[0] == "--compute.remat full"

@@ -8,7 +8,6 @@ import re
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,50 +163,65 @@ def main(run: Run, topology: str) -> int:
     if not remedies:
         console.print("No change of settings that was tried makes it fit: take a larger slice or a smaller model.")
     if untried:
-        console.print(f"Not tried for want of time: {', '.join(untried)}", markup=False, soft_wrap=True)
+        console.print(f"There was no time to try {len(untried)} more, such as {untried[0]}", soft_wrap=True)
     return 3
 
 
 def suggest(run: Run, topology: str) -> tuple[list[tuple[str, int]], list[str]]:
-    """Settings that make a run fit, with the bytes it then needs, and those that there was no time to try."""
-    start, found = time.perf_counter(), []
-    candidates = list(_candidates(run, len(topology_devices(topology))))
-    while candidates and len(found) < ENOUGH and time.perf_counter() - start < SECONDS:
-        settings, changed = candidates.pop(0)
-        try:
-            report = fit(changed, topology)
-        except ValueError:  # batch, mesh and parameters do not divide that way
-            continue
-        if report.fits:
-            found.append((settings, report.total))
-    return found, [settings for settings, _ in candidates] if len(found) < ENOUGH else []
+    """Settings that make a run fit, with the bytes it then needs, and those that there was no time to try.
+
+    Single changes come first; only where none of them is enough, the first two together, the first three, ...
+    """
+    start, found, untried = time.perf_counter(), [], []
+    changes = _changes(run, len(topology_devices(topology)))
+    together = [changes[:count] for count in range(2, len(changes) + 1)]
+    for enough, group in ((ENOUGH, [[change] for change in changes]), (1, together)):
+        for chosen in group:
+            flags = " ".join(
+                f"--{path.replace('_', '-')} {value}" for change in chosen for path, value in change.items()
+            )
+            if len(found) == enough:
+                break
+            if time.perf_counter() - start > SECONDS:
+                untried.append(flags)
+                continue
+            try:
+                report = fit(_changed(run, chosen), topology)
+            except ValueError:  # batch, mesh and parameters do not divide that way
+                continue
+            if report.fits:
+                found.append((flags, report.total))
+        if found:
+            break
+    return found, untried
 
 
-def _candidates(run: Run, devices: int) -> Iterator[tuple[str, Run]]:
-    """Single changes, the least harmful first; then the first two of them together, the first three, ..."""
-    changes = {
-        "compute.remat": "full",
-        "compute.dtype": "bfloat16",
-        "objective.pieces": 4,
-        "training.accumulation": 2 * run.training.accumulation,
-        "mesh.fsdp": devices,
-        "training.batch_size": run.training.batch_size // 2,
-        "compute.param_dtype": "bfloat16",
-    }
-    flags, together, combined = [], run, []
-    for path, value in changes.items():
+def _changes(run: Run, devices: int) -> list[dict[str, Any]]:
+    """Changes of settings that save memory, the least harmful first."""
+    mesh = {"mesh.data": 1, "mesh.fsdp": devices, "mesh.tensor": 1, "mesh.sequence": 1}
+    changes = [
+        {"compute.remat": "full"},
+        {"compute.dtype": "bfloat16"},
+        {"objective.pieces": 4},
+        {"training.accumulation": 2 * run.training.accumulation},
+        {} if run.mesh.fsdp in (-1, devices) else mesh,
+        {"training.batch_size": run.training.batch_size // 2},
+        {"compute.param_dtype": "bfloat16"},
+    ]
+
+    def new(path: str, value: Any) -> bool:
         part, field = path.split(".")
-        if getattr(getattr(run, part), field, value) in (value, -1):
-            continue
-        # All in one direction: the other axes of the mesh make room.
-        values = {axis: 1 for axis in ("data", "tensor", "sequence")} if part == "mesh" else {}
-        values[field] = value
-        flag = " ".join(f"--{part}.{name.replace('_', '-')} {x}" for name, x in values.items())
-        yield flag, dataclasses.replace(run, **{part: dataclasses.replace(getattr(run, part), **values)})
-        flags.append(flag)
-        together = dataclasses.replace(together, **{part: dataclasses.replace(getattr(together, part), **values)})
-        combined.append((" ".join(flags), together))
-    yield from combined[1:]
+        return getattr(getattr(run, part), field, value) != value
+
+    return [change for change in changes if any(new(*item) for item in change.items())]
+
+
+def _changed(run: Run, changes: list[dict[str, Any]]) -> Run:
+    for change in changes:
+        for path, value in change.items():
+            part, field = path.split(".")
+            run = dataclasses.replace(run, **{part: dataclasses.replace(getattr(run, part), **{field: value})})
+    return run
 
 
 def count_collectives(text: str) -> dict[str, tuple[int, int]]:
