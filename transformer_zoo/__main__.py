@@ -89,8 +89,8 @@ class Generate:
     """Sample from the fewest tokens that together have this probability."""
     seed: int = 0
     """Another seed, another sample."""
-    dtype: str = "float32"
-    """Of the computation and the parameters of a published model: float32 or bfloat16."""
+    dtype: str | None = None
+    """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
@@ -117,17 +117,12 @@ class Convert:
     target: tyro.conf.Positional[Path]
     """The folder to write: config.json, model.safetensors, the tokenizer's files."""
     dtype: str | None = None
-    """Of the weights in the files. None: that of a run's parameters; float32 for published ones."""
+    """Of the weights in the files: float32, bfloat16 or float16. None: as a run has them; float32 otherwise."""
 
     def __call__(self) -> int:
-        import jax
-
         import transformer_zoo as zoo
 
-        m = _load(self.source, self.dtype or "float32")
-        if self.dtype is not None:
-            m = dataclasses.replace(m, params=jax.tree.map(lambda x: x.astype(self.dtype), m.params))
-        zoo.save_pretrained(self.target, m)
+        zoo.save_pretrained(self.target, _load(self.source, self.dtype))
         print(f"{self.target} holds {self.source}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
         return 0
 
@@ -185,13 +180,20 @@ def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
     )
 
 
-def _load(name: str, dtype: str) -> Any:
-    """A run's model, or a published one."""
+def _load(name: str, dtype: str | None) -> Any:
+    """A run's model or a published one, its parameters and computation in this dtype."""
+    import jax
+
     from transformer_zoo import pretrained, runs
 
-    if (Path(name) / "run.json").is_file():
-        return runs.load_run(name)
-    return pretrained.from_pretrained(name, dtype=dtype, param_dtype=dtype)
+    if not (Path(name) / "run.json").is_file():
+        return pretrained.from_pretrained(name, dtype=dtype or "float32", param_dtype=dtype or "float32")
+    m = runs.load_run(name)
+    if dtype is None:
+        return m
+    compute = dataclasses.replace(m.model.compute, dtype=dtype, param_dtype=dtype)
+    params = jax.tree.map(lambda x: x.astype(dtype), m.params)
+    return dataclasses.replace(m, model=m.model.clone(compute=compute), params=params)
 
 
 def _model(name: str) -> Any:

@@ -1,0 +1,216 @@
+"""`python -m transformer_zoo`: each command does its work, and each mistake is one line and an exit code."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import transformer_zoo as zoo
+from transformer_zoo import loop, registry, runs, trees
+from transformer_zoo.__main__ import COMMANDS, main
+from transformer_zoo.config import Data, Evaluation, Logging, Mesh, Run, Training, Vocabulary
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.models import gpt2
+from transformer_zoo.objectives import CausalLM
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """A small published model with its tokenizer."""
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    tokenizer = Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 280)
+    config = gpt2.Config(
+        vocab_size=tokenizer.vocab_size, max_length=64, width=32, num_layers=2, num_heads=4, eos_id=tokenizer.eos_id
+    )
+    m = zoo.from_config("gpt2", config, seed=1)
+    zoo.save_pretrained(folder, dataclasses.replace(m, tokenizer=tokenizer))
+    return str(folder)
+
+
+def out_of(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def fault(capsys, code: int, *arguments: str) -> str:
+    """The one line that a mistake ends with."""
+    assert main(list(arguments)) == code
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err.count("\n") == 1, captured
+    return captured.err
+
+
+@pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_is_quick(arguments):
+    """It does not start jax, and explains every option."""
+    code = (
+        "import sys; from transformer_zoo.__main__ import main\n"
+        f"try: main({[*arguments, '--help']})\n"
+        "except SystemExit as done: assert done.code == 0\n"
+        "assert 'jax' not in sys.modules"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 2 + 3 * os.getloadavg()[0]  # two seconds on a machine that is ours
+    command = COMMANDS[arguments[0]] if arguments else None
+    names = [field.name for field in dataclasses.fields(command)] if command else list(COMMANDS)
+    for name in names:
+        assert (
+            name in COMMANDS or name.replace("_", "-") in done.stdout or name in ("name", "source", "target", "recipe")
+        )
+
+
+def test_as_a_module(folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "transformer_zoo", "generate", folder, "--max-new-tokens", "0"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "error: max_new_tokens=0: ask for at least 1"
+
+
+def test_list(capsys):
+    text = out_of(capsys, "list")
+    for name, preset in registry.presets().items():
+        assert name in text and preset.hub_id in text and f"{preset.params:,}" in text
+    assert all(task in text for task in gpt2.TASKS)
+
+
+def test_published_counts():
+    assert registry.presets()["gpt2"].params == 124_439_808
+    assert registry.presets()["gpt2-xl"].params == 1_557_611_200
+
+
+@pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])
+def test_info_of_a_preset(capsys, name):
+    text = out_of(capsys, "info", name)
+    for path in trees.flatten(registry.param_shapes(gpt2.Model(gpt2.Config()))):
+        assert path in text
+    assert "124,439,808" in text and "124,475,904" in text and "0.46 GiB" in text
+    assert "norm_epsilon" in text and "1e-05" in text
+
+
+def test_info_of_a_folder_reads_no_weights(capsys, folder, tmp_path):
+    (tmp_path / "config.json").write_bytes((Path(folder) / "config.json").read_bytes())
+    text = out_of(capsys, "info", str(tmp_path))
+    assert "gpt2, causal-lm" in text and "2 x 32 x 4 x 8" in text
+
+
+def test_generate(capsys, folder):
+    m = zoo.from_pretrained(folder)
+    options = ["--prompt", "def", "--max-new-tokens", "9"]
+    assert out_of(capsys, "generate", folder, *options) == "def" + zoo.generate(m, "def", max_new_tokens=9) + "\n"
+    sampling = zoo.Sample(temperature=0.7, top_k=50, top_p=0.9)
+    expected = zoo.generate(m, "def", max_new_tokens=9, sampling=sampling, seed=3)
+    options += ["--temperature", "0.7", "--top-k", "50", "--top-p", "0.9", "--seed", "3"]
+    assert out_of(capsys, "generate", folder, *options) == "def" + expected + "\n"
+    assert out_of(capsys, "generate", folder, "--max-new-tokens=4") == zoo.generate(m, "", max_new_tokens=4) + "\n"
+
+
+def test_convert(capsys, folder, tmp_path):
+    text = out_of(capsys, "convert", folder, str(tmp_path / "copy"))
+    assert "model.safetensors" in text and "tokenizer.json" in text
+    for name in ("model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "copy" / name).read_bytes() == (Path(folder) / name).read_bytes()
+    out_of(capsys, "convert", folder, str(tmp_path / "half"), "--dtype", "bfloat16")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    half, whole = (
+        trees.flatten(zoo.from_pretrained(path, param_dtype="float32").params) for path in (tmp_path / "half", folder)
+    )
+    for path, x in whole.items():
+        np.testing.assert_array_equal(half[path], np.asarray(x).astype("bfloat16").astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    """The folder of a run of two steps."""
+    folder = tmp_path_factory.mktemp("cli-run")
+    for i in range(20):
+        (folder / f"{i}.txt").write_text("the quick brown fox jumps over the lazy dog " * 3)
+    run = Run(
+        model=gpt2.Config(vocab_size=280, max_length=32, width=16, num_layers=1, num_heads=2, eos_id=0),
+        objective=CausalLM(),
+        directory=str(folder / "run"),
+        data=Data(source=f"text:{folder}/*.txt", length=16),
+        vocabulary=Vocabulary(size=280),
+        mesh=Mesh(data=8),
+        training=Training(steps=2, batch_size=8),
+        evaluation=Evaluation(every=2, batches=1),
+        logging=Logging(tensorboard=False),
+    )
+    loop.train(run, Console(file=io.StringIO()))
+    return run.directory
+
+
+def test_a_run_is_a_model_too(capsys, run, tmp_path):
+    m = runs.load_run(run)
+    assert "gpt2, causal-lm" in out_of(capsys, "info", run)
+    expected = "the" + zoo.generate(m, "the", max_new_tokens=7) + "\n"
+    assert out_of(capsys, "generate", run, "--prompt", "the", "--max-new-tokens", "7") == expected
+    out_of(capsys, "convert", run, str(tmp_path / "copy"))
+    assert out_of(capsys, "generate", str(tmp_path / "copy"), "--prompt", "the", "--max-new-tokens", "7") == expected
+    out_of(capsys, "convert", run, str(tmp_path / "half"), "--dtype", "bfloat16")
+    half, whole = (trees.flatten(zoo.from_pretrained(tmp_path / name).params) for name in ("half", "copy"))
+    for path, x in whole.items():
+        np.testing.assert_array_equal(half[path], np.asarray(x).astype("bfloat16").astype(np.float32))
+    assert out_of(capsys, "generate", run, "--max-new-tokens", "3", "--dtype", "bfloat16")
+
+
+def test_fit_is_the_train_step_s(monkeypatch):
+    from transformer_zoo import commands
+
+    seen = []
+    monkeypatch.setattr(commands, "train", lambda arguments: seen.append(arguments) or 3)
+    assert main(["fit", "configs/x.py", "--topology", "v5e:4x4", "--", "--mesh.fsdp", "16"]) == 3
+    assert seen == [["configs/x.py", "--aot", "v5e:4x4", "--mesh.fsdp", "16"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generat", "x"], "error: there is no command 'generat'. Did you mean 'generate'?"),
+        (["zzz"], "error: there is no command 'zzz'. Try python -m transformer_zoo --help"),
+        (["generate", "x", "--promt", "a"], "error: generate has no option --promt. Did you mean '--prompt'?"),
+        (["generate", "x", "--max_new_token=3"], "no option --max-new-token. Did you mean '--max-new-tokens'?"),
+        (["fit", "x", "--topologie", "v5e:4x4"], "Did you mean '--topology'?"),
+    ],
+    ids=str,
+)
+def test_a_misspelt_name(capsys, arguments, message):
+    assert message in fault(capsys, 2, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["generate"], ["generate", "x", "--max-new-tokens", "many"], ["convert", "x"]], ids=str
+)
+def test_arguments_that_cannot_be(arguments):
+    with pytest.raises(SystemExit) as done:
+        main(arguments)
+    assert done.value.code == 2
+
+
+def test_what_cannot_be_done(capsys, folder, tmp_path):
+    assert "no preset 'gtp2'. Did you mean 'gpt2'?" in fault(capsys, 1, "info", "gtp2")
+    assert "has no config.json" in fault(capsys, 1, "info", str(tmp_path))
+    assert "no folder" in fault(capsys, 1, "generate", str(tmp_path / "nothing"))
+    assert "has no config.json" in fault(capsys, 1, "convert", str(tmp_path), str(tmp_path / "target"))
+    assert not (tmp_path / "target").exists()
+    assert "the model has 64 positions" in fault(capsys, 1, "generate", folder, "--max-new-tokens", "99")
+    assert "give a --temperature above 0" in fault(capsys, 1, "generate", folder, "--top-k", "3")
+    assert "temperature=-1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")
