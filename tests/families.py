@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo import registry, sharding, trees
@@ -37,7 +38,6 @@ RANDOM = {
     "mlp_dim": (12, 40, 100),
     "activation": ("gelu", "gelu_new", "relu", "silu", "tanh"),
     "norm_epsilon": (1e-12, 1e-6, 1e-5, 1e-2),
-    "init_std": (0.02,),
 }
 # What a model is called with, as all families call it: token ids, and the mask that says which of them are real.
 MASKS = {"tokens_BT": "valid_BT", "source_BS": "valid_BS", "target_BT": "target_valid_BT"}
@@ -108,7 +108,7 @@ def small(family: str, **changes: Any) -> Any:
         if field.name in SMALL:
             values[field.name] = SMALL[field.name]
         elif field.name.endswith("_id") and field.default is not None:
-            values[field.name] = field.default % SMALL["vocab_size"]
+            values[field.name] = field.default % changes.get("vocab_size", SMALL["vocab_size"])
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:
@@ -132,7 +132,9 @@ def random_config(family: str, seed: int) -> Any:
     Config = registry.family(family).Config
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
-        if field.name in RANDOM:
+        if isinstance(field.default, str):
+            values[field.name] = RANDOM[field.name][seed % len(RANDOM[field.name])]  # each comes round
+        elif field.name in RANDOM:
             optional = (None,) if field.default is None else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
         elif isinstance(field.default, bool):
@@ -177,7 +179,7 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
             values = np.swapaxes(values, 0, axis)
             values[model.config.vocab_size :] = 0
             values = np.swapaxes(values, 0, axis)
-        params[path] = jax.numpy.asarray(values, leaf.dtype)
+        params[path] = jnp.asarray(values, leaf.dtype)
     return trees.unflatten(params)
 
 
@@ -304,3 +306,45 @@ def compile_step(program: Program) -> Any:
 def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """A batch where the program wants it."""
     return jax.device_put(batch, {name: like.sharding for name, like in program.batch.items()})
+
+
+# ---- beside a reference ---------------------------------------------------------------------------------------------
+
+
+@functools.partial(compiled, static_argnames=("case", "prompt"))
+def told(
+    case: Case, params: trees.Tree, direction: Any, tokens_BT: Any, valid_BT: Any = None, prompt: int | None = None
+) -> tuple[Any, Any, trees.Tree]:
+    """What a model says [B, T, ...], all its hidden states [L + 1, B, T, D], the gradients in a direction.
+
+    The hidden states are the embeddings, what the blocks say, and last what the model itself returns.
+
+    Args:
+        prompt: so many tokens are read at once, and the rest one by one, with a cache. None: all at once, without.
+    """
+
+    def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
+        more = {} if cache is None else {"cache": cache}
+        output = case.model.apply({"params": params}, *given, **more)
+        _, asked = case.model.apply({"params": params}, *given, **more, mutable="intermediates")
+        asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
+        find = lambda name: next(value for path, value in asked.items() if path.endswith(name))
+        layers = [find("embedded_BTD")[None], find("blocks/hidden_BTD")[:-1], output.hidden_BTD[None]]
+        return output.cache, (said(output), jnp.concatenate(layers))
+
+    def read(params: trees.Tree) -> Any:
+        given = (tokens_BT, valid_BT)
+        if prompt is None:
+            return step(params, None, given)[1]
+        cache = case.module.init_cache(case.config, *tokens_BT.shape, case.compute.dtype)
+        cache, first = step(params, cache, [x[:, :prompt] for x in given])
+        columns = [jnp.moveaxis(x[:, prompt:, None], 1, 0) for x in given]
+        _, rest = jax.lax.scan(functools.partial(step, params), cache, columns)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, jnp.moveaxis(b[..., 0, :], 0, -2)], axis=-2), first, rest)
+
+    def function(params: trees.Tree) -> Any:
+        words, hidden = read(params)
+        return (words * direction).sum(), (words, hidden)
+
+    grads, (words, hidden) = jax.grad(function, has_aux=True)(params)
+    return words, hidden, grads

@@ -291,7 +291,7 @@ def test_muon_makes_matrices_orthogonal(tree: trees.Tree):
     assert met == 12
     # What is no matrix is Adam's (with Nesterov's momentum): at first a step of one size against the gradient's sign.
     bias, grad = change["final_norm/bias"], trees.flatten(gradient(tree, 0))["final_norm/bias"]
-    assert (np.sign(bias) == -np.sign(grad)).all() and np.ptp(np.abs(bias)) < 1e-4
+    assert (np.sign(bias) == -np.sign(grad)).all() and np.ptp(np.abs(bias)) < 1e-3
     assert 0.1 < np.abs(bias).mean() < 0.2
 
 

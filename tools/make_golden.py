@@ -1,0 +1,60 @@
+"""Writes tests/goldens/*.npz: what the reference implementation says, for the tests that run without it.
+
+    python tools/make_golden.py            (needs the extra `parity`; every file is the same whenever it is made)
+
+A file holds one small random configuration of a family for a task, its weights (numbers of half precision, to be
+computed with in double), three rows of tokens, one of them padded on the right and one on the left, and in double
+precision what the reference makes of them: what it says, all its hidden states, and the gradients of all weights.
+Whatever stands at padding is zero.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import families  # noqa: E402
+from parity import reference  # noqa: E402
+
+from transformer_zoo import registry  # noqa: E402
+from transformer_zoo.checkpoints import config_map  # noqa: E402
+
+SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_heads": 2, "mlp_dim": 6}
+
+
+def golden(family: str, task: str) -> dict[str, np.ndarray]:
+    """The arrays of a file."""
+    small = families.small(family)
+    sizes = {name: size for name, size in SIZES.items() if hasattr(small, name)}
+    case = families.Case(family=family, task=task, config=families.without_dropout(families.small(family, **sizes)))
+    model = reference.build(case, seed=0)
+    tokens_BT = (5 + 7 * np.arange(3 * 6).reshape(3, 6) ** 2) % case.config.vocab_size
+    valid_BT = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
+    shape = (*tokens_BT.shape, case.config.width if task == "base" else case.config.vocab_size)
+    direction = np.cos(np.arange(np.prod(shape)).reshape(shape)).astype(np.float16) * valid_BT[..., None]
+    said, hidden, grads = reference.told(model, direction, tokens_BT, valid_BT)
+    return {
+        "config": np.array(json.dumps(config_map.write(case.module, case.config, task), sort_keys=True)),
+        "shapes": np.array(json.dumps({name: grad.shape for name, grad in grads.items()})),
+        "tokens_BT": tokens_BT.astype(np.int32),
+        "valid_BT": valid_BT,
+        "direction": direction,
+        "said": said * valid_BT[..., None],
+        "hidden": hidden * valid_BT[..., None],
+        # One after the other in one array each, which is smaller than many arrays.
+        "weights": np.concatenate([reference.tensors(model)[name].astype(np.float16).ravel() for name in grads]),
+        "gradients": np.concatenate([grad.ravel() for grad in grads.values()]),
+    }
+
+
+if __name__ == "__main__":
+    for family in registry.families():
+        for task in registry.family(family).TASKS:
+            path = ROOT / "tests" / "goldens" / f"{family}-{task}.npz"
+            path.parent.mkdir(exist_ok=True)
+            np.savez_compressed(path, **golden(family, task))
+            print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1024:.1f} KiB")
