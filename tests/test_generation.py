@@ -29,8 +29,9 @@ def case(request):
 
 
 @pytest.fixture(autouse=True)
-def small_buckets(monkeypatch):
-    monkeypatch.setattr(module, "BUCKET", 8)
+def small_bucket(monkeypatch):
+    """One that nearly all prompts and answers here fit into, so that few programs are compiled."""
+    monkeypatch.setattr(module, "BUCKET", 16)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +74,8 @@ def test_greedy_is_the_plain_loop(case):
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_that_the_caller_made(case, side):
     m = bundle(case)
-    rows = [case.tokens(1, 5)[0], case.tokens(1, 9, seed=1)[0]]
-    padded, valid = np.zeros((2, 9), np.int32), np.zeros((2, 9), bool)
+    rows = [case.tokens(1, length, seed=length)[0] for length in (5, 9, 1, 7)]
+    padded, valid = np.zeros((4, 9), np.int32), np.zeros((4, 9), bool)
     for i, row in enumerate(rows):
         part = slice(9 - len(row), None) if side == "left" else slice(len(row))
         padded[i, part], valid[i, part] = row, True
@@ -86,26 +87,26 @@ def test_padding_that_the_caller_made(case, side):
 def test_a_row_is_its_own(case):
     """A sample depends on prompt, place and seed, and not on the other rows."""
     m, sampling = bundle(case), Sample(temperature=1.5)
-    rows = case.tokens(3, 6).tolist()
+    rows = case.tokens(4, 6).tolist()
     kwargs = {"max_new_tokens": 12, "sampling": sampling}
     samples = generate(m, rows, seed=3, **kwargs)
     assert (generate(m, rows, seed=3, **kwargs) == samples).all()
-    assert (generate(m, [rows[0], [5], [6, 7]], seed=3, **kwargs)[0] == samples[0]).all()
+    assert (generate(m, [rows[0], [5], [6, 7], [8] * 9], seed=3, **kwargs)[0] == samples[0]).all()
+    assert (generate(m, [rows[0]], seed=3, **kwargs)[0] == samples[0]).all()
     assert (generate(m, rows, seed=4, **kwargs) != samples).any()
-    same = generate(m, [rows[0]] * 2, seed=3, **kwargs)
+    same = generate(m, [rows[0]] * 4, seed=3, **kwargs)
     assert (same[0] != same[1]).any()  # equal prompts are still sampled apart
 
 
 def test_samples_follow_the_distribution(case):
     m = bundle(case, scale=0.05)
     row = case.tokens(1, 4)[0]
-    logits = families.apply(m.model, m.params, row[None]).logits[0, -1]
-    expected = np.asarray(jax.nn.softmax(logits / 0.5))
-    new = generate(m, [row] * 4000, max_new_tokens=1, sampling=Sample(temperature=0.5))[:, 0]
+    logits = np.asarray(families.apply(m.model, m.params, row[None]).logits[0, -1], np.float64)
+    expected = by_definition(logits, 0.5, 9, None)
+    new = generate(m, [row] * 4000, max_new_tokens=1, sampling=Sample(temperature=0.5, top_k=9))[:, 0]
     seen = np.bincount(new, minlength=len(expected)) / 4000
     assert np.abs(seen - expected).max() < 5 * np.sqrt(expected.max() / 4000)
-    kept = set(np.argsort(expected)[-3:].tolist())
-    assert set(generate(m, [row] * 500, max_new_tokens=1, sampling=Sample(top_k=3))[:, 0].tolist()) == kept
+    assert ((seen > 0) == (expected > 0)).all()
 
 
 def test_a_prompt_up_to_the_last_position(case):
@@ -117,23 +118,22 @@ def test_a_prompt_up_to_the_last_position(case):
 
 
 def test_stop_tokens(case):
-    """A row that has ended repeats what ended it, and the other goes on."""
-    m = bundle(case)
-    rows = case.tokens(2, 6).tolist()
-    free = generate(m, rows, max_new_tokens=16, sampling=Sample(temperature=3.0))
-    stop = int(next(token for token in free[0] if token not in free[1]))
+    """A row that has ended repeats what ended it, and the others go on."""
+    m, sampling = bundle(case), Sample(temperature=1.5)
+    rows = case.tokens(4, 6).tolist()
+    free = generate(m, rows, max_new_tokens=16, sampling=sampling)
+    stop = int(next(token for token in free[0] if token not in free[1:]))
     end = free[0].tolist().index(stop)
-    stopped = generate(m, rows, max_new_tokens=16, sampling=Sample(temperature=3.0), stop=stop)
+    stopped = generate(m, rows, max_new_tokens=16, sampling=sampling, stop=stop)
     assert (stopped[0, : end + 1] == free[0, : end + 1]).all() and (stopped[0, end:] == stop).all()
-    assert (stopped[1] == free[1]).all()
-    with_eos = dataclasses.replace(case, config=dataclasses.replace(case.config, eos_id=stop))
-    assert (
-        generate(bundle(with_eos), rows, max_new_tokens=16, sampling=Sample(temperature=3.0), stop=(88, 89)) == stopped
-    ).all()
+    assert (stopped[1:] == free[1:]).all()
+    assert (generate(m, rows, max_new_tokens=16, sampling=sampling, stop=[stop, stop]) == stopped).all()
+    with_eos = bundle(dataclasses.replace(case, config=dataclasses.replace(case.config, eos_id=stop)))
+    assert (generate(with_eos, rows, max_new_tokens=16, sampling=sampling) == stopped).all()
 
 
-def test_the_loop_ends_when_all_rows_have(case, monkeypatch):
-    """Every token's sampling is counted on the host: after the last stop there is none."""
+def test_the_loop_ends_when_all_rows_have(case):
+    """Every choice of tokens is counted on the host: after the last stop there is none."""
     counted = []
 
     @dataclasses.dataclass(frozen=True)
@@ -142,23 +142,26 @@ def test_the_loop_ends_when_all_rows_have(case, monkeypatch):
             jax.debug.callback(lambda: counted.append(1))
             return super().choose(keys_B, logits_BV)
 
-    m, rows = bundle(case), case.tokens(2, 5).tolist()
-    first = generate(m, rows, max_new_tokens=30)
-    stops = [int(first[0, 0]), int(first[1, 2])]
-    answer = generate(m, rows, max_new_tokens=30, sampling=Counting(), stop=stops)
+    m, rows = bundle(case), case.tokens(4, 5).tolist()
+    first = generate(m, rows, max_new_tokens=16)
+    stops = sorted({int(token) for token in (first[0, 0], first[1, 2], first[2, 1], first[3, 2])})
+    answer = generate(m, rows, max_new_tokens=16, sampling=Counting(), stop=stops)
     jax.effects_barrier()
     last = max(min(row.tolist().index(stop) for stop in stops if stop in row) for row in first)
     assert len(counted) == last + 1
-    assert all(row[-1] in stops for row in answer)
+    assert np.isin(answer[:, -1], stops).all()
 
 
 def test_lengths_share_programs(case):
-    m = bundle(case)
-    module._program.clear_cache()
-    for length, new in ((3, 5), (8, 8), (5, 1), (1, 7)):
-        generate(m, case.tokens(2, length), max_new_tokens=new)
-        generate(dataclasses.replace(m, params=case.params(seed=1)), case.tokens(2, length), max_new_tokens=new, seed=9)
-    assert module._program._cache_size() == 1
+    m, others = bundle(case), bundle(case, seed=1)
+    generate(m, case.tokens(4, 3), max_new_tokens=5)
+    programs = module._program._cache_size()
+    for length, new in ((16, 16), (5, 1), (1, 7)):
+        generate(m, case.tokens(4, length), max_new_tokens=new, seed=9)
+        generate(others, case.tokens(4, length), max_new_tokens=new)
+    assert module._program._cache_size() == programs
+    generate(m, case.tokens(4, 17), max_new_tokens=1)
+    assert module._program._cache_size() == programs + 1
 
 
 def test_bfloat16(case):
@@ -169,18 +172,20 @@ def test_bfloat16(case):
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes.kv)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.parametrize("axes", [{"tensor": 8}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str)
-def test_on_a_mesh(case, axes):
-    """Divided parameters give the tokens of a single device, for a batch that the mesh divides or not."""
-    m = bundle(case, scale=0.1)
+@pytest.mark.parametrize(
+    ("axes", "batch", "sampling"),
+    [({"tensor": 8}, 1, Greedy()), ({"data": 2, "fsdp": 2, "tensor": 2}, 4, Sample(temperature=1.5))],
+    ids=str,
+)
+def test_on_a_mesh(case, axes, batch, sampling):
+    """Divided parameters give the tokens of a single device, whether the mesh divides the batch or not."""
+    m, rows = bundle(case), case.tokens(batch, 7)
     mesh = sharding.make_mesh(**axes)
     params = jax.device_put(m.params, sharding.param_shardings(registry.param_shapes(m.model), mesh))
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params))
+    expected = generate(m, rows, max_new_tokens=9, sampling=sampling, seed=1)
     divided = dataclasses.replace(m, params=params)
-    for batch, sampling in ((1, Greedy()), (4, Sample())):
-        rows = case.tokens(batch, 7)
-        expected = generate(m, rows, max_new_tokens=9, sampling=sampling, seed=1)
-        assert (generate(divided, rows, max_new_tokens=9, sampling=sampling, seed=1) == expected).all()
+    assert (generate(divided, rows, max_new_tokens=9, sampling=sampling, seed=1) == expected).all()
 
 
 def test_params_are_views_on_a_cpu(case):
@@ -283,19 +288,20 @@ def by_definition(logits: np.ndarray, temperature: float, top_k: int | None, top
     return shares / shares.sum()
 
 
-@pytest.mark.parametrize("top_p", [None, 1e-6, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("top_p", [None, 1e-6, 0.5, 0.9, 1.0])
 @pytest.mark.parametrize("top_k", [None, 1, 3, 1000])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_filter_is_the_definition(top_k, top_p, dtype):
+@pytest.mark.parametrize(("dtype", "temperature"), [("float32", 0.7), ("float64", 2.0), ("float64", 1e-3)])
+def test_filter_is_the_definition(top_k, top_p, dtype, temperature):
     draw = np.random.default_rng(0)
     with jax.enable_x64(True):
-        for scale, temperature in ((1, 1.0), (30, 0.7), (0.01, 2.0), (5, 1e-3)):
-            logits = draw.standard_normal((6, 50)).astype(dtype) * scale
+        sampling = Sample(temperature=temperature, top_k=top_k, top_p=top_p)
+        for scale in (0.01, 1, 30):
+            logits = draw.standard_normal((6, 50)) * scale
             logits[1] = np.round(logits[1])  # ties
             logits[2] = 0.0
-            logits[3, ::2] = np.finfo(dtype).min  # as a model marks tokens that there are not
+            logits[3, ::2] = -1e30  # as a model marks tokens that there are not
             logits = logits.astype(dtype)
-            filtered = Sample(temperature=temperature, top_k=top_k, top_p=top_p).filter(jnp.asarray(logits))
+            filtered = jax.jit(sampling.filter)(jnp.asarray(logits))
             shares = np.asarray(jax.nn.softmax(filtered, axis=-1))
             for row, share in zip(logits, shares):
                 expected = by_definition(row.astype(np.float64), temperature, top_k, top_p)
