@@ -137,7 +137,7 @@ def test_what_a_kernel_cannot_do_is_refused_by_implementationand_done_by_auto(im
     with pytest.raises(ValueError, match=f"attention '{implementation}' cannot do this: .*{reason}"):
         kernels.attend(*inputs(), **arguments, implementation=implementation)
     expected = kernels.plain(*inputs(), **({"mask": None, "bias": None, "scale": 1.0} | arguments))
-    monkeypatch.setattr(kernels, "_platform", lambda: "tpu")
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     np.testing.assert_array_equal(kernels.attend(*inputs(), **arguments), expected)
 
 
@@ -174,7 +174,7 @@ def test_an_unknown_implementation():
 def gpu(monkeypatch, capability):
     """Makes the program believe that it runs on a GPU."""
     device = type("Device", (), {"compute_capability": capability})()
-    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
+    monkeypatch.setattr(sharding, "platform", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
 
 

@@ -146,6 +146,12 @@ def fitting(axes: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
     )
 
 
+def platform() -> str:
+    """Where a program will run: cpu, gpu or tpu. Compiled ahead of time, it is not where it is traced."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def constrain(x: jax.Array, axes: str) -> jax.Array:
     """Pins an activation to the mesh in force, if there is one. A dimension that the mesh does not divide stays whole:
     one prompt can be decoded on eight devices."""

@@ -32,7 +32,7 @@ def attend(
         ValueError: an unknown implementation, or one that cannot do what is asked of it.
     """
     mask = mask or Mask()
-    name = FUSED.get(_platform(), "xla") if implementation == "auto" else implementation
+    name = FUSED.get(sharding.platform(), "xla") if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:
         hint = trees.nearest(name, IMPLEMENTATIONS)
         raise ValueError(f"attention {name!r} is not known: choose auto, {', '.join(IMPLEMENTATIONS)}.{hint}")
@@ -100,7 +100,7 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
         kernel = splash_attention.make_splash_mha_single_device(
             splash_attention.MultiHeadMask([kind((T, T))] * q_BTHK.shape[2]),
             block_sizes=_splash_blocks(T),
-            interpret=_platform() != "tpu",
+            interpret=sharding.platform() != "tpu",
         )
         segments = splash_attention.SegmentIds(documents_BT, sources_BS) if segmented else None
         heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
@@ -135,7 +135,7 @@ FUSED = {"tpu": "splash", "gpu": "cudnn"}  # what a platform does best
 
 def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any) -> str | None:
     """Why a fused implementation cannot do this, or None if it can."""
-    (_, T, _, K), S, dtype, platform = q_BTHK.shape, k_BSGK.shape[1], q_BTHK.dtype, _platform()
+    (_, T, _, K), S, dtype, platform = q_BTHK.shape, k_BSGK.shape[1], q_BTHK.dtype, sharding.platform()
     if bias is not None:
         return "it takes no bias"
     if not (isinstance(mask.offset, int) and mask.offset == 0):
@@ -159,9 +159,3 @@ def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias:
         if K % 8 or K > 128:
             return f"the size of a head must be a multiple of 8, at most 128, and is {K}"
     return None
-
-
-def _platform() -> str:
-    """Where a program will run: cpu, gpu or tpu. Compiled ahead of time, it is not where it is traced."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
