@@ -83,7 +83,9 @@ def topology_devices(topology: str) -> list[jax.Device]:
     }.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    # A host has four chips, says the compiler, and of a slice of one chip wants to hear that it has one.
+    host = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **host).devices
 
 
 def fit(run: Run, topology: str) -> Report:
