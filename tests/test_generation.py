@@ -155,13 +155,13 @@ def test_the_loop_ends_when_all_rows_have(case):
 def test_lengths_share_programs(case):
     m, others = bundle(case), bundle(case, seed=1)
     generate(m, case.tokens(4, 3), max_new_tokens=5)
-    programs = module._program._cache_size()
+    programs = module._on_cpu._cache_size()
     for length, new in ((16, 16), (5, 1), (1, 7)):
         generate(m, case.tokens(4, length), max_new_tokens=new, seed=9)
         generate(others, case.tokens(4, length), max_new_tokens=new)
-    assert module._program._cache_size() == programs
+    assert module._on_cpu._cache_size() == programs
     generate(m, case.tokens(4, 17), max_new_tokens=1)
-    assert module._program._cache_size() == programs + 1
+    assert module._on_cpu._cache_size() == programs + 1
 
 
 def test_bfloat16(case):
@@ -249,14 +249,14 @@ def test_stop_texts(case, tokenizer):
         ("text", {}, "without a tokenizer"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
         ([[1]], {"stop": "\n"}, "texts end text prompts only"),
-        ([[1]], {"stop": 90}, "stop token 90 is outside of the vocabulary"),
+        ([[1]], {"stop": 90}, r"stop\[0, 0\] is 90, outside of the vocabulary"),
         (np.ones((1, 4), int), {"valid_BT": np.ones((1, 3), bool)}, "valid_BT has shape"),
         (np.ones((1, 4), int), {"valid_BT": np.zeros((1, 4), bool)}, "prompt 0 is empty"),
         ([[1] * 95], {"max_new_tokens": 2}, "the model has 96 positions"),
     ],
 )
 def test_bad_requests(case, prompts, change, message, monkeypatch):
-    monkeypatch.setattr(module, "_program", None)  # nothing is computed
+    monkeypatch.setattr(module, "_run", None)  # nothing is computed
     with pytest.raises(ValueError, match=message):
         generate(bundle(case), prompts, **{"max_new_tokens": 1} | change)
 
@@ -288,8 +288,11 @@ def by_definition(logits: np.ndarray, temperature: float, top_k: int | None, top
     return shares / shares.sum()
 
 
-@pytest.mark.parametrize("top_p", [None, 1e-6, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("top_k", [None, 1, 3, 1000])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"),
+    [(None, None), (1, None), (3, None), (1000, None), (None, 1e-6), (None, 0.5), (None, 0.9), (None, 1.0), (3, 0.5),
+     (20, 0.9)],
+)  # fmt: skip
 @pytest.mark.parametrize(("dtype", "temperature"), [("float32", 0.7), ("float64", 2.0), ("float64", 1e-3)])
 def test_filter_is_the_definition(top_k, top_p, dtype, temperature):
     draw = np.random.default_rng(0)
