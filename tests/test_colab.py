@@ -25,7 +25,9 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
-    parameters.source = f'MODEL = "{tmp_path}/model"\nSOURCE = "text:{tmp_path}/*.txt"\nSTEPS, LENGTH, BATCH = 10, 32, 8'
+    parameters.source = (
+        f'MODEL = "{tmp_path}/model"\nSOURCE = "text:{tmp_path}/*.txt"\nSTEPS, LENGTH, BATCH = 10, 32, 8'
+    )
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MPLBACKEND", "agg")
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
