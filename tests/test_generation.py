@@ -24,7 +24,7 @@ TEXTS = [
 
 @pytest.fixture(params=CASES, ids=families.name_of)
 def case(request):
-    config = dataclasses.replace(request.param.config, max_length=96, eos_id=None)
+    config = dataclasses.replace(request.param.config, max_length=96, num_layers=2, eos_id=None)
     return dataclasses.replace(request.param, config=config)
 
 
@@ -297,14 +297,14 @@ def by_definition(logits: np.ndarray, temperature: float, top_k: int | None, top
 def test_filter_is_the_definition(top_k, top_p, dtype, temperature):
     draw = np.random.default_rng(0)
     with jax.enable_x64(True):
-        sampling = Sample(temperature=temperature, top_k=top_k, top_p=top_p)
+        filtered_of = jax.jit(Sample(temperature=temperature, top_k=top_k, top_p=top_p).filter)
         for scale in (0.01, 1, 30):
             logits = draw.standard_normal((6, 50)) * scale
             logits[1] = np.round(logits[1])  # ties
             logits[2] = 0.0
             logits[3, ::2] = -1e30  # as a model marks tokens that there are not
             logits = logits.astype(dtype)
-            filtered = jax.jit(sampling.filter)(jnp.asarray(logits))
+            filtered = filtered_of(jnp.asarray(logits))
             shares = np.asarray(jax.nn.softmax(filtered, axis=-1))
             for row, share in zip(logits, shares):
                 expected = by_definition(row.astype(np.float64), temperature, top_k, top_p)
