@@ -6,7 +6,10 @@ python eval.py openai-community/gpt2 --source "text:notes/*.md" --split train
 
 import sys
 
-from transformer_zoo.commands import evaluate_command
+from transformer_zoo.pages import use_huge_pages
 
 if __name__ == "__main__":
+    use_huge_pages()
+    from transformer_zoo.commands import evaluate_command
+
     sys.exit(evaluate_command(sys.argv[1:]))

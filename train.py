@@ -9,7 +9,10 @@ The same command again goes on where the last one stopped.
 
 import sys
 
-from transformer_zoo.commands import train
+from transformer_zoo.pages import use_huge_pages
 
 if __name__ == "__main__":
+    use_huge_pages()
+    from transformer_zoo.commands import train
+
     sys.exit(train(sys.argv[1:]))

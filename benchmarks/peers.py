@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,11 @@ def start(serve: Callable[..., None], *arguments: Any) -> tuple[str, Callable[[A
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=serve, args=(there, *arguments), daemon=True)
+    # As people run it: how we start our own programs (`transformer_zoo.pages`) is not handed on.
+    tunables = os.environ.pop("GLIBC_TUNABLES", None)
     process.start()
+    if tunables is not None:
+        os.environ["GLIBC_TUNABLES"] = tunables
     there.close()  # so that a peer that dies ends the wait for its answer
 
     @atexit.register

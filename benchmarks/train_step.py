@@ -30,6 +30,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from transformer_zoo.pages import use_huge_pages
+
 PEAK = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -226,4 +228,5 @@ def serve_torch(pipe: Any, folder: str, settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as train.py does
     main(tyro.cli(Settings, description=__doc__))

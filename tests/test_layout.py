@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
 LEVELS = (
-    ("trees",),
+    ("trees", "pages"),
     ("sharding",),
     ("nn",),
     ("models",),
