@@ -20,7 +20,7 @@ help:  ## print this list
 demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
 	$(RUN) train.py configs/gpt2_stdlib.py --directory $(DEMO)
 	$(RUN) eval.py $(DEMO)
-	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "def read_"
+	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "def read_" --temperature 0.7 --max-new-tokens 120
 	@echo
 	@echo "Everything lies in $(DEMO): run.json, the curve, the logs and the checkpoints. What to run next:"
 	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'class Queue'"

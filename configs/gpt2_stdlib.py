@@ -6,6 +6,7 @@ Hardware:  2 CPU cores
 
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
 from transformer_zoo.models import gpt2
+from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import CausalLM
 
 config = Run(
@@ -21,11 +22,12 @@ config = Run(
         eos_id=0,
     ),
     objective=CausalLM(),
+    compute=Compute(unroll=4),
     directory="runs/gpt2_stdlib",
     data=Data(source="python_stdlib", length=256),
     vocabulary=Vocabulary(size=8192),
-    optimizer=Optimizer(peak_lr=2e-3, warmup_steps=50),
-    training=Training(steps=600, batch_size=16),
-    evaluation=Evaluation(every=100),
-    checkpoints=Checkpoints(every=200),
+    optimizer=Optimizer(peak_lr=2e-3, warmup_steps=25),
+    training=Training(steps=250, batch_size=16),
+    evaluation=Evaluation(every=50),
+    checkpoints=Checkpoints(every=50),
 )

@@ -5,7 +5,7 @@ import os
 import sys
 
 _VARIABLE, _HUGE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of mallopt(3)
 
 
 def use_huge_pages() -> None:
@@ -22,5 +22,6 @@ def use_huge_pages() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such thing
     if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
