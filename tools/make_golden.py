@@ -29,10 +29,10 @@ SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_he
 
 def golden(family: str, task: str) -> dict[str, np.ndarray]:
     """The arrays of a file."""
-    config = families.random_config(family, seed=0)
+    config = families.random_config(family, seed=6)
     config = dataclasses.replace(config, **{name: size for name, size in SIZES.items() if hasattr(config, name)})
     case = families.Case(family=family, task=task, config=config)
-    model = reference.build(case, seed=0)
+    model = reference.build(case, seed=6)
     tokens_BT = (5 + 7 * np.arange(3 * 6).reshape(3, 6) ** 2) % case.config.vocab_size
     valid_BT = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
     shape = (*tokens_BT.shape, case.config.width if task == "base" else case.config.vocab_size)
