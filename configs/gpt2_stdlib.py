@@ -1,7 +1,8 @@
 """A small GPT-2 on the source code of the Python that runs it.
 
 Command:   python train.py configs/gpt2_stdlib.py
-Hardware:  2 CPU cores
+Hardware:  2 CPU cores, about four minutes
+Result:    held-out loss 5.97 at step 50, 5.54 at 100, 5.38 at 150, 5.20 at 200, 5.10 at 250: 1.90 bits a byte
 """
 
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
