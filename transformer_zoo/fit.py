@@ -96,8 +96,7 @@ def fit(run: Run, topology: str) -> Report:
         ImportError: libtpu is not installed.
     """
     program = training.prepare(run, topology_devices(topology))
-    batch = training.batch_shapes(run, program.mesh)
-    state = program.state
+    state, batch = program.state, program.batch
     params = jax.tree.leaves(state.params)
     arguments = {"parameters": _bytes(params), "optimizer": _bytes(jax.tree.leaves(state.opt_state))}
     arguments["batch and rest"] = _bytes(jax.tree.leaves((state, batch))) - sum(arguments.values())

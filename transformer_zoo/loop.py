@@ -64,7 +64,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
-    batches = _training_batches(run, tokenizer)
+    batches = _batches(run, tokenizer, run.data.train_split, seed=run.training.seed, workers=run.data.workers)
     held_out = lambda: (_on_device(rows, program.batch) for rows in _held_out(run, tokenizer))
 
     # ---- state: the latest checkpoint, else published weights, else fresh -----------------------------------------
@@ -165,21 +165,17 @@ def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
     return tokenizer
 
 
-def _training_batches(run: Run, tokenizer: Tokenizer) -> Any:
+def _batches(run: Run, tokenizer: Tokenizer, split: str, **how: Any) -> pipeline.Pipeline:
+    """This process's rows of a split."""
     return pipeline.Pipeline(
-        sources.source(run.data.source, run.data.train_split), tokenizer,
+        sources.source(run.data.source, split), tokenizer,
         length=run.data.length, batch_size=run.training.batch_size, packing=run.data.packing,
-        seed=run.training.seed, workers=run.data.workers,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        process_index=jax.process_index(), process_count=jax.process_count(), **how,
     )  # fmt: skip
 
 
 def _held_out(run: Run, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
-    rows = pipeline.Pipeline(
-        sources.source(run.data.source, run.data.validation_split), tokenizer,
-        length=run.data.length, batch_size=run.training.batch_size, packing=run.data.packing,
-        shuffle=False, epochs=1, process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
+    rows = _batches(run, tokenizer, run.data.validation_split, shuffle=False, epochs=1)
     return itertools.islice(rows, run.evaluation.batches)
 
 

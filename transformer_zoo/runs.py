@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from transformer_zoo import config as configuration
-from transformer_zoo import registry, sharding
+from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
@@ -90,7 +90,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs differ, by their dotted names: (old, new)."""
-    before, after = (_flat(settings(run)) for run in (old, new))
+    before, after = (_flat(run) for run in (old, new))
     names = sorted(before.keys() | after.keys())
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
 
@@ -142,12 +142,9 @@ def load_run(
     return Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: leaf for key, part in tree.items() for name, leaf in _flat(part, f"{prefix}.{key}".lstrip(".")).items()
-    }
+def _flat(run: Run) -> dict[str, Any]:
+    """The settings by their dotted names, as on the command line."""
+    return {path.replace("/", "."): value for path, value in trees.flatten(settings(run)).items()}
 
 
 def _version(name: str) -> str | None:
