@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from transformer_zoo.data import tokenizers
 from transformer_zoo.data.tokenizers import Tokenizer
 
 SENTENCES = [
@@ -167,7 +168,7 @@ def test_roles_are_found(folders):
     last = Tokenizer.load(folders["gpt2"]).vocab_size - 1
     assert roles("gpt2") == {"bos": last, "eos": last}
     mask = Tokenizer.load(folders["roberta"]).vocab_size - 1
-    assert roles("roberta") == {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": mask}
+    assert roles("roberta") == {"bos": 0, "pad": 1, "eos": 2, "unk": 3, "mask": mask, "cls": 0, "sep": 2}
     assert roles("wordpiece") == {"pad": 0, "unk": 2, "cls": 3, "sep": 4, "mask": 5}
     assert roles("unigram") == {"pad": 0, "eos": 1, "unk": 2}
     assert roles("sp-bpe") == {"unk": 0, "bos": 1, "eos": 2}
@@ -289,7 +290,8 @@ def test_one_file_may_be_named(folders):
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    formats = "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, tokenizer.model"
+    formats = "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, spm.model, "
+    formats += "sentencepiece.bpe.model, tokenizer.model"
     (tmp_path / "vocab.json").write_text("{}")
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "vocab.json"):
         with pytest.raises(
@@ -338,7 +340,7 @@ print(Tokenizer.train(texts, 280, sys.argv[1]).fingerprint)
 
 def test_trained_tokenizers_are_kept_by_content(tmp_path, monkeypatch):
     first = Tokenizer.train(SENTENCES, 300, tmp_path)
-    monkeypatch.setattr(Tokenizer, "_train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(tokenizers, "_train_bpe", lambda *_: pytest.fail("trained again"))
     assert Tokenizer.train(iter(SENTENCES), 300, tmp_path).fingerprint == first.fingerprint
     monkeypatch.undo()
     assert Tokenizer.train(SENTENCES, 301, tmp_path).vocab_size == 301

@@ -31,6 +31,8 @@ class Data:
 
     def __post_init__(self) -> None:
         check_sizes(self, "length")
+        if self.packing not in ("documents", "concat"):
+            raise ValueError(f"Data.packing is {self.packing!r}: it must be documents or concat")
         if self.workers < 0:
             raise ValueError(f"Data.workers is {self.workers}: it must be at least 0")
 
@@ -40,9 +42,13 @@ class Vocabulary:
     """Where the tokenizer comes from."""
 
     path: str | None = None
-    """A file, a folder, or a model's hub id. None: a byte-level BPE is trained on the training split, and kept."""
+    """A file, a folder, or a model's hub id. None: one is trained on the training split, and kept."""
+    kind: Literal["bpe", "roberta", "wordpiece"] = "bpe"
+    """Of a tokenizer that is trained: byte-level BPE, the same with the special tokens of RoBERTa, BERT's WordPiece."""
     size: int = 8192
     """Tokens of a tokenizer that is trained."""
+    lower_case: bool = False
+    """WordPiece that is trained leaves out capitals and accents."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "size")
@@ -172,7 +178,8 @@ class Run:
     objective: Any
     """What is learned: an objective of `transformer_zoo.objectives`."""
     init_from: str | None = None
-    """Start from published weights: a hub id, a preset or a folder. Architecture and tokenizer are then theirs."""
+    """Start from other weights: a run's folder, or a published model: hub id, preset or folder. Architecture and
+    tokenizer are then theirs; where they are for another task, its head is fresh."""
     directory: str = "runs/default"
     """Where everything lies that the run writes. A run that is found there goes on."""
     compute: Compute = Compute()

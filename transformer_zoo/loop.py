@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import os
 import signal
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
@@ -20,10 +20,12 @@ from transformer_zoo import logs, plots, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline, sources
+from transformer_zoo.data.packing import Rows
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.diagnosis import first_not_finite
 from transformer_zoo.evaluation import evaluate
-from transformer_zoo.pretrained import Bundle, from_pretrained, load_tokenizer
+from transformer_zoo.objectives.objective import MakeRows
+from transformer_zoo.pretrained import Bundle, load_tokenizer
 
 Batch = dict[str, jax.Array]
 
@@ -64,8 +66,11 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
-    batches = _batches(run, tokenizer, run.data.train_split, seed=run.training.seed, workers=run.data.workers)
-    held_out = lambda: (_on_device(rows, program.batch) for rows in _held_out(run, tokenizer))
+    make_rows = run.objective.rows(tokenizer, run.data)
+    batches = _batches(run, make_rows, run.data.train_split, seed=run.training.seed, workers=run.data.workers)
+    held_out = _HeldOut(
+        _batches(run, make_rows, run.data.validation_split, shuffle=False, epochs=1), run.evaluation.batches
+    )
 
     # ---- state: the latest checkpoint, else published weights, else fresh -----------------------------------------
     checkpoints = Checkpoints(
@@ -78,6 +83,9 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
         console.print(f"going on from step {step}")
     else:
         params = program.fresh(run.training.seed) if bundle is None else bundle.params
+        if jax.tree.structure(params) != jax.tree.structure(program.state.params):
+            raise ValueError(f"the objective {run.objective.name} trains more than one model: init_from cannot start it")
+        params = run.objective.begin(params, functools.partial(_load, run))
         state = program.begin(params, run)
     if jax.process_index() == 0:
         runs.write(run)
@@ -110,7 +118,8 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             bar.advance(step)
             if step % run.evaluation.every == 0 or last:
                 params = state.params if state.ema is None else state.ema
-                report = evaluate(program.model, run.objective, params, held_out())
+                rows = (_on_device(rows, program.batch) for rows in held_out)
+                report = evaluate(program.model, run.objective, params, rows)
                 record(step, {f"validation/{name}": value for name, value in report.items()})
                 bar.say(f"step {step}: held out: {logs.line(report)}")
                 _draw(directory)
@@ -139,12 +148,15 @@ def _begin(run: Run, directory: Path) -> tuple[Run, Bundle | None, list[str]]:
             return run, None, notes
     bundle = None
     if run.init_from is not None:
-        bundle = from_pretrained(
-            run.init_from, task=run.objective.task, dtype=run.compute.dtype, param_dtype=run.compute.param_dtype,
-            mesh=sharding.make_mesh(**dataclasses.asdict(run.mesh)),
-        )  # fmt: skip
+        bundle = _load(run, run.init_from, task=run.objective.task, labels=getattr(run.model, "labels", None))
         run = dataclasses.replace(run, model=bundle.config)
     return run, bundle, []
+
+
+def _load(run: Run, name: str, **how: Any) -> Bundle:
+    """Other weights, in this run's precision and on its devices."""
+    mesh = sharding.make_mesh(**dataclasses.asdict(run.mesh))
+    return runs.load(name, dtype=run.compute.dtype, param_dtype=run.compute.param_dtype, mesh=mesh, **how)
 
 
 def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
@@ -158,28 +170,42 @@ def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
         tokenizer = bundle.tokenizer
     else:
         documents = sources.source(run.data.source, run.data.train_split)
-        tokenizer = Tokenizer.train((document["text"] for document in documents), run.vocabulary.size, CACHE)
+        texts, how = (document["text"] for document in documents), run.vocabulary
+        tokenizer = Tokenizer.train(texts, how.size, CACHE, kind=how.kind, lower_case=how.lower_case)
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         tokenizer.save(kept)
     return tokenizer
 
 
-def _batches(run: Run, tokenizer: Tokenizer, split: str, **how: Any) -> pipeline.Pipeline:
+def _batches(run: Run, make_rows: MakeRows, split: str, **how: Any) -> pipeline.Pipeline:
     """This process's rows of a split."""
     return pipeline.Pipeline(
-        sources.source(run.data.source, split), tokenizer,
-        length=run.data.length, batch_size=run.training.batch_size, packing=run.data.packing,
+        sources.source(run.data.source, split), make_rows, batch_size=run.training.batch_size,
         process_index=jax.process_index(), process_count=jax.process_count(), **how,
     )  # fmt: skip
 
 
-def _held_out(run: Run, tokenizer: Tokenizer) -> Iterator[dict[str, np.ndarray]]:
-    rows = _batches(run, tokenizer, run.data.validation_split, shuffle=False, epochs=1)
-    return itertools.islice(rows, run.evaluation.batches)
+class _HeldOut:
+    """The batches of an evaluation, again and again: a bounded number is kept, a whole split is read anew each time."""
+
+    def __init__(self, batches: pipeline.Pipeline, count: int | None) -> None:
+        self._batches, self._count, self._start = batches, count, batches.get_state()
+        self._kept: list[Rows] = []
+
+    def __iter__(self) -> Iterator[Rows]:
+        if not self._kept:
+            self._batches.set_state(self._start)
+            rows = itertools.islice(self._batches, self._count)
+            if self._count is None:
+                yield from rows
+            else:
+                self._kept = list(rows)
+            self._batches.close()
+        yield from self._kept
 
 
-def _on_device(rows: dict[str, np.ndarray], shapes: dict[str, jax.ShapeDtypeStruct]) -> Batch:
+def _on_device(rows: Rows, shapes: dict[str, jax.ShapeDtypeStruct]) -> Batch:
     """This process's rows as part of the global batch."""
     return {
         name: jax.make_array_from_process_local_data(shape.sharding, rows[name], shape.shape)

@@ -15,9 +15,11 @@ import os
 import re
 import shutil
 import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -25,7 +27,11 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 END_OF_TEXT = "<|endoftext|>"
-"""The special token of tokenizers trained here, as in GPT-2: it stands before and after every document."""
+"""The special token of a byte-level BPE trained here, as in GPT-2: it stands before and after every document."""
+
+BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+Kind = Literal["bpe", "roberta", "wordpiece"]
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
@@ -42,7 +48,15 @@ CONVENTIONS: Usual = {
 }
 """Names by which a special token is known where no file says which it is (GPT-2's and RoBERTa's own files do not)."""
 
-FORMATS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("tokenizer.model",))
+FORMATS = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("spm.model",),
+    ("sentencepiece.bpe.model",),
+    ("tokenizer.model",),
+)
 """What is read, the first that a folder has."""
 
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -50,13 +64,20 @@ SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.js
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Encoding:
-    """A text as tokens."""
+    """A text, or a pair of texts, as tokens."""
 
     ids: np.ndarray
     """int32[n]: the tokens."""
     offsets: np.ndarray
     """int32[n, 2]: the characters of the text, first and one past the last, that each token stands for. Tokens that
     share a character, as the bytes of an emoji do, all have its span; what a template adds has an empty one."""
+    texts: np.ndarray
+    """int32[n]: which text a token is of, 0 or 1; -1 for what a template adds."""
+    segments: np.ndarray
+    """int32[n]: the segment as the template numbers it for the model: all 0 without one, or where it knows none."""
+    words: np.ndarray
+    """int32[n]: the token's word, from 0 in each text; -1 where there is none. Whitespace and, save in sentencepiece's
+    models, punctuation divide words."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,22 +119,34 @@ class Tokenizer:
         """A short hash of all that decides what it does."""
         return hashlib.sha256(self._backend.serialized).hexdigest()[:16]
 
-    def encode(self, text: str, *, special: bool = False, template: bool = False) -> Encoding:
-        """The tokens of one text. See `encode_batch`."""
-        return self.encode_batch([text], special=special, template=template)[0]
+    def encode(self, text: str, pair: str | None = None, *, special: bool = False, template: bool = False) -> Encoding:
+        """The tokens of one text, or of a text and its pair. See `encode_batch`."""
+        pairs = None if pair is None else [pair]
+        return self.encode_batch([text], pairs, special=special, template=template)[0]
 
-    def encode_batch(self, texts: Sequence[str], *, special: bool = False, template: bool = False) -> list[Encoding]:
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        special: bool = False,
+        template: bool = False,
+    ) -> list[Encoding]:
         """The tokens of some texts, cut on all cores.
 
         Args:
+            texts: the texts, or the first of each pair.
+            pairs: the second text of each pair; its tokens follow those of the first.
             special: read special tokens where the text spells them out; otherwise they are ordinary characters.
-            template: add what the tokenizer adds to a sequence, such as [CLS] and [SEP].
+            template: add what the tokenizer adds to a sequence or a pair, such as [CLS] a [SEP] b [SEP].
 
         Raises:
-            ValueError: a text with a lone surrogate, which is no Unicode text; a template of a bare sentencepiece
-                model, whose file does not hold one.
+            ValueError: a text with a lone surrogate, which is no Unicode text; as many texts as pairs are not given; a
+                template of a bare sentencepiece model, whose file does not hold one.
         """
-        return self._backend.encode(_checked(texts), special, template)
+        if pairs is not None and len(pairs) != len(texts):
+            raise ValueError(f"{len(texts)} texts and {len(pairs)} texts to pair them with: there must be as many")
+        return self._backend.encode(_checked(texts), pairs and _checked(pairs), special, template)
 
     def encode_bytes(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """What training needs of some texts: ids, int32[n], and by how many UTF-8 bytes of the text each token goes on.
@@ -175,7 +208,11 @@ class Tokenizer:
             names = [chosen for chosen in names if path.name in chosen]
         if not names:
             formats = ", ".join(" with ".join(names) for names in FORMATS)
-            raise FileNotFoundError(f"{path} is no tokenizer: it must be, or be a folder that holds, one of {formats}")
+            alone = (folder / "vocab.json").is_file() and not (folder / "merges.txt").is_file()
+            raise FileNotFoundError(
+                f"{path} is no tokenizer: it must be, or be a folder that holds, one of {formats}"
+                + (". There is a vocab.json, and without its merges.txt no text can be cut by it" if alone else "")
+            )
         files = {name: (folder / name).read_bytes() for name in names[0]}
         files |= {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
         try:
@@ -190,32 +227,57 @@ class Tokenizer:
             raise ValueError(f"{folder / names[0][0]} is not a tokenizer that can be read: {error}") from error
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, cache_dir: str | Path | None = None) -> "Tokenizer":
-        """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019, section 2.2) with GPT-2's way to split words.
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        cache_dir: str | Path | None = None,
+        *,
+        kind: Kind = "bpe",
+        lower_case: bool = False,
+    ) -> "Tokenizer":
+        """Learns a vocabulary from texts. The same texts give the same tokenizer.
 
-        Every text can be written in it, since all 256 bytes are tokens. The same texts give the same tokenizer.
+        - `bpe`: a byte-level BPE (Sennrich et al. 2016; Radford et al. 2019, section 2.2) with GPT-2's way to split
+          words. Every text can be written in it, since all 256 bytes are tokens.
+        - `roberta`: the same with the special tokens and the frame of a masked language model, <s> a </s></s> b </s>
+          (Liu et al. 2019, section 4.4).
+        - `wordpiece`: BERT's words and special tokens (Devlin et al. 2019, section 3), [CLS] a [SEP] b [SEP]. The
+          longest piece first, as BERT reads it; which pieces there are is found by merging the most frequent pairs.
 
         Args:
             texts: what to learn from; they are held in memory.
-            vocab_size: tokens wanted, the special one and the 256 bytes among them; short texts yield fewer.
+            vocab_size: tokens wanted, special ones and bytes or characters among them; short texts yield fewer.
             cache_dir: where trained tokenizers are kept, by a hash of the texts and the size; None: it is not kept.
+            lower_case: of `wordpiece`: capitals become small letters, and accents are left out.
 
         Raises:
-            ValueError: no text, or a size below 257.
+            ValueError: no text, an unknown kind, lower case of a byte-level one, or too small a size.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if vocab_size < 257:
-            raise ValueError(f"vocab_size={vocab_size}: it must be at least 257, the 256 bytes and {END_OF_TEXT}")
+        least = {"bpe": 256 + 1, "roberta": 256 + 5, "wordpiece": 64}
+        if kind not in least:
+            raise ValueError(f"kind={kind!r}: a tokenizer that is trained is one of {', '.join(least)}")
+        if lower_case and kind != "wordpiece":
+            raise ValueError(f"lower_case is a choice of kind=wordpiece; {kind} writes every byte of a text")
+        if vocab_size < least[kind]:
+            raise ValueError(f"vocab_size={vocab_size}: for kind={kind} it must be at least {least[kind]}")
         if not any(texts):
             raise ValueError("there is no text to train a tokenizer on")
+        learn = {
+            "bpe": _train_bpe,
+            "roberta": _train_roberta,
+            "wordpiece": functools.partial(_train_wordpiece, lower_case),
+        }
         if cache_dir is None:
-            return cls._train(_checked(texts), vocab_size)
-        folder = Path(cache_dir).expanduser() / f"bpe-{vocab_size}-{_hash(texts)}"
+            return learn[kind](_checked(texts), vocab_size)
+        name = f"{kind}{'-lower' if lower_case else ''}-{vocab_size}-{_hash(texts)}"
+        folder = Path(cache_dir).expanduser() / name
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
             try:
-                cls._train(_checked(texts), vocab_size).save(partial)
+                learn[kind](_checked(texts), vocab_size).save(partial)
                 partial.chmod(0o755)
                 partial.rename(folder)
             except OSError:
@@ -225,17 +287,62 @@ class Tokenizer:
                 shutil.rmtree(partial, ignore_errors=True)
         return cls.load(folder)
 
-    @classmethod
-    def _train(cls, texts: list[str], vocab_size: int) -> "Tokenizer":
-        tokenizer = _byte_level(models.BPE(), add_prefix_space=False, trim_offsets=False)
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts, trainer, length=len(texts))
-        return cls(_Library(tokenizer.to_str()), {"bos": END_OF_TEXT, "eos": END_OF_TEXT}, {})
+
+# Training
+
+
+def _train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
+    tokenizer = _merged_bytes(texts, vocab_size, [END_OF_TEXT])
+    return Tokenizer(_Library(tokenizer.to_str()), {"bos": END_OF_TEXT, "eos": END_OF_TEXT}, {})
+
+
+def _train_roberta(texts: list[str], vocab_size: int) -> Tokenizer:
+    """The special tokens are where RoBERTa has them: all in front but the mask, which is the last of all."""
+    tokenizer = _as_roberta(_merged_bytes(texts, vocab_size - 1, ["<s>", "<pad>", "</s>", "<unk>"]))
+    backend = _Library(tokenizer.to_str())
+    return Tokenizer(backend, _roles({}, backend, CONVENTIONS), {})
+
+
+def _merged_bytes(texts: list[str], vocab_size: int, special: list[str]) -> tokenizers.Tokenizer:
+    tokenizer = _byte_level(models.BPE(), add_prefix_space=False, trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    return tokenizer
+
+
+def _train_wordpiece(lower_case: bool, texts: list[str], vocab_size: int) -> Tokenizer:
+    """The library's own trainer of WordPiece gives other pieces in every process; its trainer of BPE does not.
+
+    So pairs are merged in words that begin with a mark: what begins with it begins a word, and all else goes on in one.
+    """
+    mark = "\N{LOWER ONE EIGHTH BLOCK}"
+    normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    counts = Counter("".join(normalizer.normalize_str(text) for text in texts))
+    usual = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
+    alphabet = sorted(usual[: min(1000, vocab_size // 4)])  # as many characters as BERT's vocabularies have
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizer
+    begin = pre_tokenizers.Metaspace(replacement=mark, prepend_scheme="always", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), begin])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=[mark, *alphabet],
+        limit_alphabet=1 + len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    merged = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    pieces = [token[1:] if token.startswith(mark) else f"##{token}" for token, _ in merged if token != mark]
+    pieces = dict.fromkeys([*BERT_TOKENS, *alphabet, *(f"##{c}" for c in alphabet), *pieces])
+    vocab = "".join(f"{piece}\n" for piece in list(pieces)[:vocab_size]).encode()
+    backend, usual = _from_wordpiece([vocab], {"do_lower_case": lower_case}, {})
+    return Tokenizer(backend, _roles({}, backend, usual), {})
 
 
 # Files
@@ -247,10 +354,12 @@ def _build(names: tuple[str, ...], files: dict[str, bytes], settings: dict[str, 
         "tokenizer.json": _from_tokenizer_json,
         "vocab.json": _from_vocab_and_merges,
         "vocab.txt": _from_wordpiece,
-        "spiece.model": _from_sentencepiece,
+        "spiece.model": functools.partial(_from_sentencepiece, lower_case=True),
+        "spm.model": _from_sentencepiece,
+        "sentencepiece.bpe.model": _from_fairseq,
         "tokenizer.model": _from_sentencepiece,
     }[names[0]]
-    config = settings["tokenizer_config.json"]
+    config = settings["config.json"] | settings["tokenizer_config.json"]
     added = {int(i): dict(token) for i, token in config.get("added_tokens_decoder", {}).items()}
     added |= {i: {"content": token} for token, i in settings["added_tokens.json"].items() if i not in added}
     backend, usual = read([files[name] for name in names], config, added)
@@ -260,9 +369,12 @@ def _build(names: tuple[str, ...], files: dict[str, bytes], settings: dict[str, 
 def _roles(settings: dict[str, dict[str, Any]], backend: Any, usual: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The special tokens by role. A file that says null means that there is none."""
     roles: dict[str, str] = {}
+    if backend.id_of("<mask>") is not None:  # RoBERTa and its kin: what frames a sequence is its begin and end
+        usual = {**usual, "cls": ("[CLS]", "<s>"), "sep": ("[SEP]", "</s>")}
     for role in ROLES:
-        named = [s for s in ("tokenizer_config.json", "special_tokens_map.json") if f"{role}_token" in settings[s]]
-        i = settings["config.json"].get(f"{role}_token_id")
+        files = ("tokenizer_config.json", "special_tokens_map.json")
+        named = [file for file in files if f"{role}_token" in settings.get(file, {})]
+        i = settings.get("config.json", {}).get(f"{role}_token_id")
         if named:
             token = settings[named[0]][f"{role}_token"]
             token = token["content"] if isinstance(token, dict) else token
@@ -285,29 +397,55 @@ def _from_tokenizer_json(contents: list[bytes], config: dict, added: dict) -> "t
 
 
 def _from_vocab_and_merges(contents: list[bytes], config: dict, added: dict) -> "tuple[_Library, Usual]":
-    """Byte-level BPE as GPT-2's files have it, or RoBERTa's, which frame a sequence with <s> and </s>."""
+    """Byte-level BPE as GPT-2's files have it, or RoBERTa's or DeBERTa's, which frame a sequence."""
     vocab = json.loads(contents[0])
     lines = contents[1].decode().split("\n")
     lines = lines[1:] if lines[0].startswith("#version") else lines
     merges = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip()]
     space = config.get("add_prefix_space", False)
     tokenizer = _byte_level(models.BPE(vocab, merges), add_prefix_space=space, trim_offsets=False)
-    special = [END_OF_TEXT]
     if all(token in vocab for token in ("<s>", "</s>", "<mask>")):
-        special = ["<s>", "<pad>", "</s>", "<unk>", AddedToken("<mask>", lstrip=True)]
-        ends = ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"])
-        tokenizer.post_processor = processors.RobertaProcessing(*ends, trim_offsets=False, add_prefix_space=space)
-    tokenizer.add_special_tokens([token for token in special if str(getattr(token, "content", token)) in vocab])
+        tokenizer = _as_roberta(tokenizer, add_prefix_space=space)
+    elif all(token in vocab for token in BERT_TOKENS):  # DeBERTa's
+        tokenizer.post_processor = _frame("[CLS]", "[SEP]", vocab)
+        tokenizer.add_special_tokens([*BERT_TOKENS[:-1], AddedToken("[MASK]", lstrip=True)])
+    elif END_OF_TEXT in vocab:
+        tokenizer.add_special_tokens([END_OF_TEXT])
     return _Library(_with_added(tokenizer, added).to_str()), CONVENTIONS
 
 
+def _as_roberta(tokenizer: tokenizers.Tokenizer, add_prefix_space: bool = False) -> tokenizers.Tokenizer:
+    """The special tokens and the frame of RoBERTa; a mask takes the space before it, and is added if there is none."""
+    ids = tokenizer.get_vocab()
+    tokenizer.add_special_tokens([token for token in ("<s>", "<pad>", "</s>", "<unk>") if token in ids])
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=False, add_prefix_space=add_prefix_space
+    )
+    return tokenizer
+
+
+def _frame(cls: str, sep: str, vocab: Mapping[str, int]) -> processors.TemplateProcessing:
+    """[CLS] a [SEP] b [SEP] in two segments, as in BERT; where it is </s> that separates, as in RoBERTa, it is
+    <s> a </s></s> b </s> in one."""
+    middle, second = (f"{sep}:0 {sep}:0", 0) if sep == "</s>" else (f"{sep}:0", 1)
+    return processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {middle} $B:{second} {sep}:{second}",
+        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
+    )
+
+
 def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[_Library, Usual]":
-    """WordPiece as BERT's files have it (Devlin et al. 2019)."""
+    """WordPiece as BERT's files have it (Devlin et al. 2019), or MPNet's, with the special tokens of RoBERTa."""
     lines = contents[0].decode().split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     vocab = {token.rstrip("\r"): i for i, token in enumerate(lines)}
     words = [token for token in vocab if not (token.startswith("[") and token.endswith("]"))]
-    unk, cls, sep = (_content(config.get(f"{role}_token"), f"[{role.upper()}]") for role in ("unk", "cls", "sep"))
+    usual = {role: f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")}
+    if "[CLS]" not in vocab and "<s>" in vocab:
+        usual |= {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
+    unk, cls, sep, pad, mask = (_content(config.get(f"{role}_token"), token) for role, token in usual.items())
     for token in (unk, cls, sep):
         if token not in vocab:
             raise ValueError(f"the vocabulary has no {token}, which every WordPiece vocabulary has")
@@ -321,17 +459,20 @@ def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls}:0 $A:0 {sep}:0",
-        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
-        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
-    )
-    pad, mask = (_content(config.get(f"{role}_token"), f"[{role.upper()}]") for role in ("pad", "mask"))
-    tokenizer.add_special_tokens([token for token in (pad, unk, cls, sep, mask) if token in vocab])
+    tokenizer.post_processor = _frame(cls, sep, vocab)
+    special = [token for token in (pad, unk, cls, sep) if token in vocab]
+    special += [AddedToken(mask, lstrip=mask == "<mask>")] if mask in vocab else []
+    tokenizer.add_special_tokens(special)
     return _Library(_with_added(tokenizer, added).to_str()), CONVENTIONS
 
 
-def _from_sentencepiece(contents: list[bytes], config: dict, added: dict) -> "tuple[_SentencePiece, Usual]":
+def _from_sentencepiece(
+    contents: list[bytes], config: dict, added: dict, lower_case: bool = False
+) -> "tuple[_SentencePiece, Usual]":
+    """T5's and LLaMA's models as they are; with [CLS] and [SEP], ALBERT's or DeBERTa's, which frame a sequence.
+
+    ALBERT's, alone among them, was made for lower case; `lower_case` is what holds of it where no file says.
+    """
     processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
     size = processor.get_piece_size()
     # T5's sentinels lie behind the model's own pieces, the last one first.
@@ -339,7 +480,27 @@ def _from_sentencepiece(contents: list[bytes], config: dict, added: dict) -> "tu
     extra |= {i: token["content"] for i, token in added.items() if i >= size}
     ids = {role: getattr(processor, f"{role}_id")() for role in ("bos", "eos", "unk", "pad")}
     usual = {role: (processor.id_to_piece(i),) if i >= 0 else () for role, i in ids.items()}
-    return _SentencePiece(contents[0], extra), CONVENTIONS | usual
+    backend = _SentencePiece(contents[0], extra)
+    cls, sep = backend.id_of("[CLS]"), backend.id_of("[SEP]")
+    if cls is not None and sep is not None:
+        frame = _Frame(cls, sep, 1, True)
+        backend = _SentencePiece(contents[0], extra, frame=frame, lower_case=config.get("do_lower_case", lower_case))
+    return backend, CONVENTIONS | usual
+
+
+def _from_fairseq(contents: list[bytes], config: dict, added: dict) -> "tuple[_SentencePiece, Usual]":
+    """XLM-R's: the ids are fairseq's, <s> <pad> </s> <unk>, then the model's own from its fourth on, and last <mask>.
+
+    Raises:
+        ValueError: the model or the files beside it say otherwise, as CamemBERT's do; it needs its tokenizer.json then.
+    """
+    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
+    size = processor.get_piece_size()
+    first = tuple(processor.id_to_piece(i) for i in range(3))
+    if first != ("<unk>", "<s>", "</s>") or config.get("bos_token_id", 0) != 0:
+        raise ValueError("its ids are not numbered like XLM-R's, which begin with <s>, and it has no tokenizer.json")
+    extra = {i: token["content"] for i, token in added.items() if i > size} | {1: "<pad>", size + 1: "<mask>"}
+    return _SentencePiece(contents[0], extra, fairseq=True, frame=_Frame(0, 2, 2, False)), CONVENTIONS
 
 
 def _byte_level(model: models.Model, *, add_prefix_space: bool, trim_offsets: bool) -> tokenizers.Tokenizer:
@@ -389,17 +550,25 @@ class _Library:
             widths[i] = len(token)
         return widths
 
-    def encode(self, texts: list[str], special: bool, template: bool) -> list[Encoding]:
+    def encode(self, texts: list[str], pairs: list[str] | None, special: bool, template: bool) -> list[Encoding]:
         tokenizer = self._special if special else self._plain
-        encodings = tokenizer.encode_batch(texts, add_special_tokens=template)
+        batch = texts if pairs is None else list(zip(texts, pairs))
         return [
-            Encoding(ids=np.array(e.ids, np.int32), offsets=np.array(e.offsets, np.int32).reshape(-1, 2))
-            for e in encodings
+            Encoding(
+                ids=np.array(e.ids, np.int32),
+                offsets=np.array(e.offsets, np.int32).reshape(-1, 2),
+                texts=_numbers(e.sequence_ids),
+                segments=np.array(e.type_ids if template else [0] * len(e), np.int32),
+                words=_numbers(e.word_ids),
+            )
+            for e in tokenizer.encode_batch(batch, add_special_tokens=template)
         ]
 
     def encode_bytes(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         if self._widths is None:
-            return [(e.ids, _bytes_by_offsets(text, e)) for text, e in zip(texts, self.encode(texts, False, False))]
+            return [
+                (e.ids, _bytes_by_offsets(text, e)) for text, e in zip(texts, self.encode(texts, None, False, False))
+            ]
         pairs = []
         for text, encoding in zip(texts, self._plain.encode_batch_fast(texts, add_special_tokens=False)):
             ids = np.array(encoding.ids, np.int32)
@@ -407,7 +576,7 @@ class _Library:
             if counts.sum() != len(
                 text.encode()
             ):  # something was added, dropped or rewritten, such as a space in front
-                counts = _bytes_by_offsets(text, self.encode([text], False, False)[0])
+                counts = _bytes_by_offsets(text, self.encode([text], None, False, False)[0])
             pairs.append((ids, counts))
         return pairs
 
@@ -430,76 +599,168 @@ class _Library:
         return _Library, (self.serialized.decode(),)
 
 
+class _Frame(NamedTuple):
+    """What stands around the tokens of a sentencepiece model: cls a sep b sep."""
+
+    cls: int
+    sep: int
+    between: int
+    """How many separators stand between two texts."""
+    segments: bool
+    """Whether the second text and what ends it are a segment of their own."""
+
+
 class _SentencePiece:
-    """The `sentencepiece` library, from the bytes of a model, and tokens with ids behind the model's."""
+    """The `sentencepiece` library, from the bytes of a model, and tokens that the model does not hold.
+
+    Args:
+        extra: those tokens, by id.
+        fairseq: ids as fairseq numbers them: <s> 0, <unk> 3, and one more than the model's from its fourth piece on.
+        frame: what a template adds; None: the model does not say.
+        lower_case: text is prepared as for ALBERT: no capitals, no accents, plain quotation marks.
+    """
 
     kind = "sentencepiece"
 
-    def __init__(self, model: bytes, extra: Mapping[int, str]) -> None:
-        self._model, self._extra = model, dict(extra)
+    def __init__(
+        self,
+        model: bytes,
+        extra: Mapping[int, str],
+        *,
+        fairseq: bool = False,
+        frame: _Frame | None = None,
+        lower_case: bool = False,
+    ) -> None:
+        self._arguments = {"fairseq": fairseq, "frame": frame, "lower_case": lower_case}
+        self._model, self._extra, self._frame, self._lower_case = model, dict(extra), frame, lower_case
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._size = self._processor.get_piece_size()
-        self.vocab_size = max(self._size, *(i + 1 for i in extra)) if extra else self._size
-        self.serialized = model + _json(sorted(self._extra.items()))
-        control = {i: self._processor.id_to_piece(i) for i in range(self._size) if self._processor.is_control(i)}
+        size = self._processor.get_piece_size()
+        self._outer = np.arange(size, dtype=np.int32) + fairseq  # our id of each of the model's
+        if fairseq:
+            self._outer[:3] = 3, 0, 2
+        self._inner = {i: place for place, i in enumerate(self._outer.tolist())}
+        self.vocab_size = 1 + max(*self._inner, *self._extra)
+        self.serialized = model + _json([sorted(self._extra.items()), self._arguments])
+        control = {i: self._processor.id_to_piece(k) for i, k in self._inner.items() if self._processor.is_control(k)}
         self._special = {token: i for i, token in (control | self._extra).items()}
         longest_first = sorted(self._special, key=len, reverse=True)
         self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
-    def encode(self, texts: list[str], special: bool, template: bool) -> list[Encoding]:
-        if template:
+    @functools.cached_property
+    def _begins(self) -> np.ndarray:
+        """bool[pieces]: whether a piece begins a word."""
+        pieces = self._processor.id_to_piece(list(range(len(self._outer))))
+        return np.array([piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in pieces])
+
+    def encode(self, texts: list[str], pairs: list[str] | None, special: bool, template: bool) -> list[Encoding]:
+        if template and self._frame is None:
             raise ValueError(
                 "a sentencepiece model does not say what frames a sequence: add bos_id and eos_id yourself"
             )
-        if special and self._special:
-            return [self._encode_special(text) for text in texts]
-        pieces = self._processor.encode(texts, return_type="offset_mapping")
-        return [
-            Encoding(ids=np.array(p["ids"], np.int32), offsets=np.array(p["offsets"], np.int32).reshape(-1, 2))
-            for p in pieces
-        ]
+        one = self._encode_special if special and self._special else self._encode_plain
+        groups = ([one(text) for text in group] for group in ((texts,) if pairs is None else (texts, pairs)))
+        return [self._join(parts, template) for parts in zip(*groups)]
 
-    def _encode_special(self, text: str) -> Encoding:
-        """Special tokens where they are spelt out, and between them each stretch of text by itself."""
-        ids, offsets, start = [np.empty(0, np.int32)], [np.empty((0, 2), np.int32)], 0
+    def _join(self, parts: tuple[tuple[np.ndarray, ...], ...], template: bool) -> Encoding:
+        """The tokens of one or two texts, framed or not, one behind the other."""
+        columns: list[list[np.ndarray]] = [[], [], [], [], []]
+
+        def add(ids: Any, offsets: Any, words: Any, text: int, segment: int) -> None:
+            values = ids, offsets, words, [text] * len(ids), [segment] * len(ids)
+            for column, value in zip(columns, values):
+                column.append(np.asarray(value, np.int32))
+
+        def add_frame(ids: list[int], segment: int) -> None:
+            add(ids, np.zeros((len(ids), 2)), [-1] * len(ids), -1, segment)
+
+        for number, part in enumerate(parts):
+            segment = number if template and self._frame.segments else 0
+            if template:
+                add_frame([self._frame.sep] * (self._frame.between - 1) if number else [self._frame.cls], 0)
+            add(*part, number, segment)
+            if template:
+                add_frame([self._frame.sep], segment)
+        ids, offsets, words, texts, segments = (np.concatenate(column) for column in columns)
+        return Encoding(ids=ids, offsets=offsets, texts=texts, segments=segments, words=words)
+
+    def _encode_plain(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of one text: ids, offsets, words."""
+        spans = None
+        if self._lower_case:
+            text, spans = _albert_text(text)
+        pieces = self._processor.encode(text, return_type="offset_mapping")
+        ids = np.array(pieces["ids"], np.int32)
+        offsets = np.array(pieces["offsets"], np.int32).reshape(-1, 2)
+        if spans is not None and len(spans):
+            starts, ends = offsets.T
+            last = np.maximum(ends - 1, 0)
+            offsets = np.stack([spans[np.minimum(starts, len(spans) - 1), 0], spans[last, 1]], axis=1)
+            offsets[starts == ends, 1] = offsets[starts == ends, 0]
+        words = np.cumsum(self._begins[ids], dtype=np.int32)
+        return self._outer[ids], offsets, words - words[:1]
+
+    def _encode_special(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Special tokens where they are spelt out, each a word, and between them each stretch of text by itself."""
+        parts = [(np.empty(0, np.int32), np.empty((0, 2), np.int32), np.empty(0, np.int32))]
+        start = words = 0
         for part in self._pattern.split(text):
             if part in self._special:
-                ids.append(np.array([self._special[part]], np.int32))
-                offsets.append(np.array([[start, start + len(part)]], np.int32))
-            elif part:
-                encoding = self.encode([part], False, False)[0]
-                ids.append(encoding.ids)
-                offsets.append(encoding.offsets + start)
+                span = np.array([[0, len(part)]], np.int32)
+                ids, offsets, numbers = np.array([self._special[part]], np.int32), span, np.zeros(1, np.int32)
+            else:
+                ids, offsets, numbers = self._encode_plain(part)
+            parts.append((ids, offsets + start, numbers + words))
             start += len(part)
-        return Encoding(ids=np.concatenate(ids), offsets=np.concatenate(offsets).astype(np.int32))
+            words += int(numbers.max(initial=-1)) + 1
+        ids, offsets, numbers = (np.concatenate(column).astype(np.int32) for column in zip(*parts))
+        return ids, offsets, numbers
 
     def encode_bytes(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [(e.ids, _bytes_by_offsets(text, e)) for text, e in zip(texts, self.encode(texts, False, False))]
+        encodings = self.encode(texts, None, False, False)
+        return [(e.ids, _bytes_by_offsets(text, e)) for text, e in zip(texts, encodings)]
 
     def decode(self, ids: list[int], special: bool) -> str:
         parts, run = [], []
         for i in ids:
-            if i < self._size and not (special and self._processor.is_control(i)):
-                run.append(i)
+            inner = self._inner.get(i)
+            if inner is not None and not (special and self._processor.is_control(inner)):
+                run.append(inner)
             elif special:
                 parts += [self._processor.decode(run), self.token(i)]
                 run = []
         return "".join([*parts, self._processor.decode(run)])
 
     def token(self, i: int) -> str | None:
-        return self._processor.id_to_piece(i) if i < self._size else self._extra.get(i)
+        return (
+            self._extra[i]
+            if i in self._extra
+            else self._processor.id_to_piece(self._inner[i])
+            if i in self._inner
+            else None
+        )
 
     def id_of(self, token: str) -> int | None:
         if token in self._special:
             return self._special[token]
         i = self._processor.piece_to_id(token)
-        return i if self._processor.id_to_piece(i) == token else None
+        return int(self._outer[i]) if self._processor.id_to_piece(i) == token else None
 
     def files(self, roles: dict[str, str]) -> dict[str, bytes]:
         return {}
 
     def __reduce__(self) -> tuple:
-        return _SentencePiece, (self._model, self._extra)
+        return functools.partial(_SentencePiece, **self._arguments), (self._model, self._extra)
+
+
+def _albert_text(text: str) -> tuple[str, np.ndarray]:
+    """A text as ALBERT's uncased models read it, and int32[n, 2]: the span in the text of each of its characters."""
+    parts, spans = [], []
+    for match in re.finditer("``|''|.", text, re.DOTALL):
+        plain = '"' if len(match[0]) == 2 else unicodedata.normalize("NFKD", match[0]).lower()
+        kept = "".join(c for c in plain if not unicodedata.combining(c))
+        parts.append(kept)
+        spans += [match.span()] * len(kept)
+    return "".join(parts), np.array(spans, np.int32).reshape(-1, 2)
 
 
 # Small things
@@ -516,6 +777,11 @@ def _checked(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
+def _numbers(values: list[int | None]) -> np.ndarray:
+    """int32[n], with -1 for None."""
+    return np.array([-1 if value is None else value for value in values], np.int32)
+
+
 def _bytes_by_offsets(text: str, encoding: Encoding) -> np.ndarray:
     """int32[n]: UTF-8 bytes of the text up to each token's last character that no earlier token has reached."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -525,7 +791,7 @@ def _bytes_by_offsets(text: str, encoding: Encoding) -> np.ndarray:
 
 
 def _hash(texts: Sequence[str]) -> str:
-    digest = hashlib.sha256(f"byte-level bpe 1, {len(texts)} texts".encode())
+    digest = hashlib.sha256(f"tokenizers 1, {len(texts)} texts".encode())
     for text in texts:
         data = text.encode()
         digest.update(len(data).to_bytes(8, "big"))
