@@ -167,7 +167,7 @@ def flops_per_token(config: Any, length: int) -> float:
     """Of a training step; see the head of this file."""
     from transformer_zoo import registry, trees
 
-    module = registry.family(registry.family_of(config))
+    module = registry.module_of(config)
     flat = trees.flatten(registry.param_shapes(module.Model(config, task="causal-lm")))
     kernels = sum(leaf.size for path, leaf in flat.items() if path.endswith("kernel"))
     return 6 * (kernels + config.vocab_size * config.width) + 6 * config.num_layers * length * config.width
@@ -201,7 +201,7 @@ def write_config(config: Any, folder: str) -> None:
     from transformer_zoo import registry
     from transformer_zoo.checkpoints import config_map
 
-    family = registry.family(registry.family_of(config))
+    family = registry.module_of(config)
     (Path(folder) / "config.json").write_text(json.dumps(config_map.write(family, config, "causal-lm", "float32")))
 
 

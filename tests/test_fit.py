@@ -64,7 +64,7 @@ def test_the_memory_of_a_device_is_what_the_compiler_says(generation):
     x = jax.ShapeDtypeStruct(
         (mesh.size, 200, 2**28),
         jnp.float32,
-        sharding=sharding.batch_shardings({"x": jnp.zeros((mesh.size, 1, 1))}, mesh)["x"],
+        sharding=sharding.batch_shardings({"x_BTD": jnp.zeros((mesh.size, 1, 1))}, mesh)["x_BTD"],
     )
     with pytest.raises(jax.errors.JaxRuntimeError, match="exceeds available HBM") as error:
         jax.jit(jnp.sin).lower(x).compile()

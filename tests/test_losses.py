@@ -116,7 +116,7 @@ def test_on_a_mesh(case, sizes):
         flat = lambda f: lambda params, *rest: f({"table": params["token_embed"]["embedding"]}, *rest)
         expected = jax.value_and_grad(flat(plain), (0, 1))(params, hidden, targets, weights)
         mesh = sharding.make_mesh(**sizes)
-        arrays = {"hidden": hidden, "targets": targets, "weights": weights}
+        arrays = {"hidden_BTD": hidden, "targets_BT": targets, "weights_BT": weights}
         arrays = jax.device_put(arrays, sharding.batch_shardings(arrays, mesh))
         params = jax.device_put(params, sharding.param_shardings(params, mesh))
         with jax.set_mesh(mesh):

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from transformer_zoo.config import Data
 from transformer_zoo.data.pipeline import Pipeline
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.objectives import CausalLM
 
 SENTENCE = "the naïve code of an encoder, a decoder and both; 文字 and 😀 for x in range(10): print(x)\n"
 WORDS = SENTENCE.split(" ")
@@ -50,9 +52,10 @@ def source():
     return Documents(texts(50))
 
 
-def pipeline(source, tokenizer, **settings):
-    defaults = {"length": 32, "batch_size": 4, "seed": 3, "group": 8}
-    return Pipeline(source, tokenizer, **defaults | settings)
+def pipeline(source, tokenizer, *, objective=CausalLM(), length=32, packing="documents", **settings):
+    defaults = {"batch_size": 4, "seed": 3, "group": 8}
+    make_rows = objective.rows(tokenizer, Data(length=length, packing=packing))
+    return Pipeline(source, make_rows, **defaults | settings)
 
 
 def take(batches, count=None):
@@ -255,7 +258,8 @@ def test_empty_documents_are_nothing(source, tokenizer):
 
 def test_group_follows_from_the_lengths_of_documents(tokenizer):
     def group(documents, length=32):
-        return Pipeline(Documents(documents), tokenizer, length=length, batch_size=1).get_state()["settings"]["group"]
+        batches = pipeline(Documents(documents), tokenizer, length=length, group=None)
+        return batches.get_state()["settings"]["group"]
 
     assert group(["x" * 4096] * 5000) == 256
     assert group(["x" * 4096] * 5000, length=8192) == 512
@@ -268,7 +272,7 @@ def test_bytes_that_a_tokenizer_drops_still_count(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "code"]))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "[SEP]"}')
     documents = Documents(["  the code é  ", "   ", "code"])
-    batches = take(Pipeline(documents, Tokenizer.load(tmp_path), length=8, batch_size=2, epochs=1))
+    batches = take(pipeline(documents, Tokenizer.load(tmp_path), length=8, batch_size=2, epochs=1))
     assert sum(batch["bytes_B"].sum() for batch in batches) == sum(len(d["text"].encode()) for d in documents)
 
 
@@ -283,12 +287,12 @@ def test_a_document_that_cannot_be_read_ends_the_run_with_its_name(source, token
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"length": 1}, "length=1: it must be at least 2"),
+        ({"length": 0}, "length is 0: it must be at least 1"),
         ({"batch_size": 0}, "batch_size=0: it must be at least 1"),
         ({"epochs": 0}, "epochs=0"),
         ({"workers": -1}, "workers=-1"),
         ({"seed": -1}, "seed=-1"),
-        ({"packing": "greedy"}, "packing='greedy': it must be documents or concat"),
+        ({"packing": "greedy"}, "packing is 'greedy': it must be documents or concat"),
         ({"process_count": 3}, "batch_size=4 rows cannot be shared out evenly to 3 processes"),
         ({"process_index": 2, "process_count": 2}, "process_index=2: it must be from 0 to process_count - 1 = 1"),
     ],
@@ -308,10 +312,10 @@ def test_what_cannot_make_batches(tokenizer, tmp_path):
 
 KILLED = """
 import multiprocessing, os, signal
-from tests.test_pipeline import Documents, Pipeline, Tokenizer, texts
+from tests.test_pipeline import Documents, Tokenizer, pipeline, texts
 
 if __name__ == "__main__":
-    batches = Pipeline(Documents(texts(50)), Tokenizer.train(texts(20), 300), length=32, batch_size=4, workers=1)
+    batches = pipeline(Documents(texts(50)), Tokenizer.train(texts(20), 300), workers=1)
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -203,7 +203,8 @@ def _model(name: str) -> Any:
 
     if (Path(name) / "run.json").is_file():
         run = runs.read(name)
-        return registry.family(registry.family_of(run.model)).Model(run.model, task=run.objective.task)
+        model = run.objective.model(run.model, run.compute)
+        return run.objective.result(model, registry.param_shapes(model))[0]
     if Path(name).is_dir():
         settings, source = config_map.read_file(name), str(Path(name) / config_map.CONFIG)
         family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from transformer_zoo import loop, runs
-from transformer_zoo.config import Run, load_recipe
+from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import pipeline, sources
 from transformer_zoo.evaluation import evaluate
 from transformer_zoo.objectives import OBJECTIVES
@@ -91,14 +91,14 @@ def evaluate_command(arguments: list[str]) -> int:
 def _evaluate(chosen: _Evaluate) -> int:
     run = runs.read(chosen.model) if (Path(chosen.model) / "run.json").is_file() else None
     bundle, objective = _load(chosen, run)
+    data = run.data if run else Data(length=min(1024, bundle.config.max_length))
+    data = dataclasses.replace(data, length=chosen.length or data.length)
     if bundle.tokenizer is None:
         raise ValueError(f"{chosen.model} has no tokenizer: text cannot be read without one")
-    source = chosen.source or (run.data.source if run else "python_stdlib")
-    split = chosen.split or (run.data.validation_split if run else "validation")
-    length = chosen.length or (run.data.length if run else min(1024, bundle.config.max_length))
+    source, split = chosen.source or data.source, chosen.split or data.validation_split
     rows = pipeline.Pipeline(
-        sources.source(source, split), bundle.tokenizer, length=length, batch_size=chosen.batch_size,
-        packing=run.data.packing if run else "documents", shuffle=False, epochs=1,
+        sources.source(source, split), objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
+        shuffle=False, epochs=1,
     )  # fmt: skip
     report = evaluate(bundle.model, objective, bundle.params, itertools.islice(rows, chosen.batches))
     table = Table(title=f"{chosen.model} on {source}, {split}")
@@ -108,19 +108,20 @@ def _evaluate(chosen: _Evaluate) -> int:
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     Console().print(table)
     if chosen.json is not None:
-        record = {"model": chosen.model, "source": source, "split": split, "length": length, **report}
+        record = {"model": chosen.model, "source": source, "split": split, "length": data.length, **report}
         chosen.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
 
 
 def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:
-    if run is not None:
-        return runs.load_run(chosen.model, chosen.step), run.objective
-    bundle = from_pretrained(chosen.model, dtype=chosen.dtype)
-    name = chosen.objective or bundle.model.task
+    """The model and what is measured of it: what a run was trained for, or another objective of its result."""
+    if run is not None and chosen.objective in (None, run.objective.name):
+        return runs.load_run(chosen.model, chosen.step, whole=True), run.objective
+    found = runs.load_run(chosen.model, chosen.step) if run else from_pretrained(chosen.model, dtype=chosen.dtype)
+    name = chosen.objective or found.model.task
     if name not in OBJECTIVES:
         raise ValueError(f"there is no objective {name!r} to measure: choose one of {', '.join(OBJECTIVES)}")
-    return bundle, OBJECTIVES[name]()
+    return found, OBJECTIVES[name]()
 
 
 def fail(error: BaseException) -> int:

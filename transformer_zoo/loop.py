@@ -84,7 +84,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     else:
         params = program.fresh(run.training.seed) if bundle is None else bundle.params
         if jax.tree.structure(params) != jax.tree.structure(program.state.params):
-            raise ValueError(f"the objective {run.objective.name} trains more than one model: init_from cannot start it")
+            raise ValueError(f"init_from cannot start the objective {run.objective.name}, which has a model of its own")
         params = run.objective.begin(params, functools.partial(_load, run))
         state = program.begin(params, run)
     if jax.process_index() == 0:

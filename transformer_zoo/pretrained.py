@@ -2,10 +2,9 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +29,8 @@ class Bundle:
     """The architecture, a family's Config; also `model.config`."""
     tokenizer: Any = None
     """A `transformer_zoo.data.tokenizers.Tokenizer`, or None where the checkpoint has none."""
+    fresh: tuple[str, ...] = ()
+    """Paths of the parameters of a head that the checkpoint lacks: they are random, and yours to train."""
 
 
 def from_pretrained(
@@ -108,7 +109,7 @@ def from_config(
     model = _model(registry.family(family), _config(family, config), task, dtype, param_dtype)
     mesh = None if mesh is None else sharding.adopt_mesh(mesh)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        return Bundle(model, _initializer(model, mesh)(jax.random.key(seed)), model.config)
+        return Bundle(model, registry.initializer(model, mesh)(jax.random.key(seed)), model.config)
 
 
 def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
@@ -122,7 +123,7 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
         OSError: the files could not be written; those that were there before are unchanged.
     """
     model = bundle.model
-    family = registry.family(registry.family_of(model.config))
+    family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
     tensors = safetensors.aligned(weight_map.dump(family, bundle.params, config=model.config, task=model.task))
     if jax.process_index() == 0:
@@ -150,14 +151,6 @@ def _write(
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(folder)
-
-
-@functools.lru_cache(maxsize=16)
-def _initializer(model: nn.Module, mesh: jax.sharding.Mesh | None) -> Callable[[jax.Array], trees.Tree]:
-    """A key to fresh parameters; kept, since it takes longer to compile than to run."""
-    inputs = registry.family(registry.family_of(model.config)).example_inputs(model.config)
-    shardings = None if mesh is None else sharding.param_shardings(registry.param_shapes(model), mesh)
-    return jax.jit(lambda key: model.init(key, *inputs)["params"], out_shardings=shardings)
 
 
 def _model(family: ModuleType, config: Any, task: str | None, dtype: str, param_dtype: str) -> nn.Module:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import jax
 
-from transformer_zoo import trees
+from transformer_zoo import sharding, trees
 from transformer_zoo.models import gpt2
 from transformer_zoo.nn.embedding import padded_vocab
 
@@ -60,6 +61,15 @@ def family_of(config: Any) -> str:
     raise TypeError(f"{type(config).__name__} is no architecture: pass the Config of one of {', '.join(_FAMILIES)}")
 
 
+def module_of(config: Any) -> ModuleType:
+    """The module of the family that a configuration belongs to.
+
+    Raises:
+        TypeError: it is no family's configuration.
+    """
+    return family(family_of(config))
+
+
 def family_by_model_type(model_type: str) -> str:
     """The name of the family that a config.json speaks of by its `model_type`.
 
@@ -84,8 +94,21 @@ def presets() -> dict[str, Preset]:
 
 def param_shapes(model: Any) -> trees.Tree:
     """The shapes and dtypes of a model's parameters, without any memory."""
-    inputs = family(family_of(model.config)).example_inputs(model.config)
-    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    return jax.eval_shape(functools.partial(init, model), jax.random.key(0))
+
+
+@functools.lru_cache(maxsize=16)
+def initializer(model: Any, mesh: jax.sharding.Mesh | None = None) -> Callable[[jax.Array], trees.Tree]:
+    """A key to fresh parameters, sharded over the mesh if there is one; kept, since it takes longer to compile than to
+    run."""
+    shardings = None if mesh is None else sharding.param_shardings(param_shapes(model), mesh)
+    return jax.jit(functools.partial(init, model), out_shardings=shardings)
+
+
+def init(model: Any, key: jax.Array) -> trees.Tree:
+    """Fresh parameters, as the paper initialises them."""
+    inputs = module_of(model.config).example_inputs(model.config)
+    return model.init(key, *inputs)["params"]
 
 
 def count_params(model: Any) -> int:

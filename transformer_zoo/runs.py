@@ -6,6 +6,7 @@ checkpoints/    training state by step
 metrics.jsonl   what was measured; curve.png shows it; tensorboard/ too
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -13,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import OBJECTIVES
-from transformer_zoo.pretrained import Bundle
+from transformer_zoo.pretrained import Bundle, from_pretrained
 
 PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -36,7 +39,7 @@ def settings(run: Run) -> dict[str, Any]:
     """A run as plain JSON; the architecture and the objective bear their names."""
     as_dict = dataclasses.asdict(run)
     as_dict["model"] = {"family": registry.family_of(run.model), **as_dict["model"]}
-    as_dict["objective"] = {"name": run.objective.task, **as_dict["objective"]}
+    as_dict["objective"] = {"name": run.objective.name, **as_dict["objective"]}
     return json.loads(json.dumps(as_dict))
 
 
@@ -71,8 +74,8 @@ def read(directory: str | os.PathLike[str]) -> Run:
         found = json.loads(path.read_text())["settings"]
         architecture, objective = dict(found.pop("model")), dict(found.pop("objective"))
         parts: dict[str, Any] = {
-            "model": registry.family(architecture.pop("family")).Config(**architecture),
-            "objective": OBJECTIVES[objective.pop("name")](**objective),
+            "model": registry.family(architecture.pop("family")).Config(**_tuples(architecture)),
+            "objective": OBJECTIVES[objective.pop("name")](**_tuples(objective)),
         }
         for field in dataclasses.fields(Run):
             if field.name in found:
@@ -112,12 +115,59 @@ def check_same(old: Run, new: Run) -> list[str]:
     return [f"{name}: {a!r}, now {b!r}" for name, (a, b) in changed.items()]
 
 
+def load(
+    name: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    labels: tuple[str, ...] | None = None,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    mesh: jax.sharding.Mesh | None = None,
+) -> Bundle:
+    """A model by name: one that a run has trained, by the run's folder, or a published one (`from_pretrained`).
+
+    Args:
+        name: a run's folder, a published model's folder, a preset or a hub id.
+        task: what the model is for. Where that is not what it was trained for, the parameters of the new head are
+            fresh: a warning names them, and `Bundle.fresh` lists them.
+        labels: names of the classes, for a family and task that have some.
+
+    Raises:
+        FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
+    """
+    if not (Path(name) / "run.json").is_file():
+        more = {} if labels is None else {"labels": labels}
+        return from_pretrained(name, task=task, dtype=dtype, param_dtype=param_dtype, mesh=mesh, **more)
+    bundle = load_run(name, mesh=mesh, compute=Compute(dtype=dtype, param_dtype=param_dtype))
+    config = bundle.config if labels is None else dataclasses.replace(bundle.config, labels=labels)
+    if task in (None, bundle.model.task) and config == bundle.config:
+        return bundle
+    model = bundle.model.clone(config=config, task=task or bundle.model.task)
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        wanted = trees.flatten(registry.initializer(model, mesh)(jax.random.key(0)))
+    known = trees.flatten(bundle.params)
+    fresh = tuple(path for path, x in wanted.items() if path not in known or known[path].shape != x.shape)
+    if fresh:
+        warnings.warn(f"{name} was not trained for {model.task}: fresh are {', '.join(fresh)}", stacklevel=2)
+    params = trees.unflatten({path: x if path in fresh else known[path] for path, x in wanted.items()})
+    return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh)
+
+
 def load_run(
-    directory: str | os.PathLike[str], step: int | None = None, mesh: jax.sharding.Mesh | None = None
+    directory: str | os.PathLike[str],
+    step: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    *,
+    compute: Compute | None = None,
+    whole: bool = False,
 ) -> Bundle:
     """The model that a run has trained, as of its latest checkpoint or of a step.
 
     Where the run keeps a moving average of the parameters, that is what it gives.
+
+    Args:
+        compute: precision, memory and speed; None: as the run had them.
+        whole: all that was trained, on which the run's objective can be measured, and not just its result.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint (of that step).
@@ -130,15 +180,15 @@ def load_run(
     if latest is None or step not in (None, *checkpoints.steps()):
         known = ", ".join(map(str, checkpoints.steps())) or "none"
         raise FileNotFoundError(f"{directory} holds no checkpoint of step {step or 'any'} (there are: {known})")
-    model = registry.family(registry.family_of(run.model)).Model(
-        run.model, task=run.objective.task, compute=run.compute
-    )
+    model = run.objective.model(run.model, compute or run.compute)
     shapes = registry.param_shapes(model)
     mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
     places = sharding.param_shardings(shapes, mesh)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
     params = checkpoints.restore_parameters(latest if step is None else step, shapes)
     checkpoints.close()
+    if not whole:
+        model, params = run.objective.result(model, params)
     return Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
 
 

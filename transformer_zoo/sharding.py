@@ -111,14 +111,14 @@ def param_shardings(shapes: Mapping[str, Any], mesh: Mesh) -> trees.Tree:
 
 
 def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
-    """The sharding of every array of a batch, [B] or [B, T, ...].
+    """The sharding of every array of a batch, by its name, which says what its dimensions are: `tokens_BT`.
 
     Raises:
         ValueError: the mesh does not divide the rows or the length.
     """
-    axes = ("batch", "batch length")
+    axes = {"B": "batch", "T": "length", "S": "length"}
     return {
-        name: _sharding(name, " ".join([axes[x.ndim > 1]] + ["_"] * (x.ndim - 2)), x.shape, mesh)
+        name: _sharding(name, " ".join(axes.get(letter, "_") for letter in name.rpartition("_")[2]), x.shape, mesh)
         for name, x in batch.items()
     }
 

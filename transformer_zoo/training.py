@@ -122,11 +122,8 @@ class Program:
 
     def fresh(self, seed: int) -> trees.Tree:
         """Fresh parameters, made where they belong."""
-        inputs = registry.family(registry.family_of(self.model.config)).example_inputs(self.model.config)
-        places = jax.tree.map(lambda x: x.sharding, self.state.params)
-        init = jax.jit(lambda key: self.model.init(key, *inputs)["params"], out_shardings=places)
         with jax.set_mesh(self.mesh):
-            return init(jax.random.key(seed))
+            return registry.initializer(self.model, self.mesh)(jax.random.key(seed))
 
     def begin(self, params: trees.Tree, run: Run) -> TrainState:
         """The state before the first step, from these parameters."""
@@ -146,7 +143,7 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
             task that the family does not have, ...
     """
     training = run.training
-    family = registry.family(registry.family_of(run.model))
+    objective = run.objective
     mesh = sharding.make_mesh(**dataclasses.asdict(run.mesh), devices=devices)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if training.batch_size % (training.accumulation * ways):
@@ -154,13 +151,10 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
             f"batch_size={training.batch_size} does not divide into accumulation={training.accumulation} x data x fsdp="
             f"{ways}: choose a multiple of {training.accumulation * ways}"
         )
-    if run.objective.task not in family.TASKS:
-        raise ValueError(
-            f"the objective needs the task {run.objective.task!r}, and {family.__name__} has {list(family.TASKS)}"
-        )
-    model = family.Model(run.model, task=run.objective.task, compute=run.compute)
+    model = objective.model(run.model, run.compute)
     shapes = registry.param_shapes(model)
-    optimizer = optim.make_optimizer(run.optimizer, training.steps, shapes)
+    frozen = dataclasses.replace(run.optimizer, freeze=run.optimizer.freeze + objective.frozen)
+    optimizer = optim.make_optimizer(frozen, training.steps, shapes)
     state = jax.eval_shape(
         functools.partial(make_state, optimizer=optimizer, seed=0, ema=run.optimizer.ema is not None), shapes
     )
@@ -172,12 +166,12 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
         ema=None if run.optimizer.ema is None else places,
     )  # fmt: skip
     step = functools.partial(
-        train_step, model=model, objective=run.objective, optimizer=optimizer,
+        train_step, model=model, objective=objective, optimizer=optimizer,
         rate=optim.schedule(run.optimizer, training.steps), accumulation=training.accumulation, ema=run.optimizer.ema,
     )  # fmt: skip
     batch = batch_shapes(run, mesh)
     # Traced for what a model itself refuses, such as rows longer than its positions.
-    jax.eval_shape(functools.partial(run.objective.sums, model), shapes, batch)
+    jax.eval_shape(functools.partial(objective.sums, model), shapes, batch)
     return Program(
         model=model,
         mesh=mesh,
@@ -194,11 +188,6 @@ def batch_shapes(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeS
     Raises:
         ValueError: the mesh does not divide the length of the rows.
     """
-    B, T = run.training.batch_size, run.data.length
-    shapes = {
-        name: jax.ShapeDtypeStruct((B, T), jnp.int32)
-        for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")
-    }
-    shapes |= {"valid_BT": jax.ShapeDtypeStruct((B, T), jnp.bool_), "bytes_B": jax.ShapeDtypeStruct((B,), jnp.int32)}
+    shapes = run.objective.shapes(run.training.batch_size, run.data.length)
     places = sharding.batch_shardings(shapes, mesh)
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name]) for name, x in shapes.items()}

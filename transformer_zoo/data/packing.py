@@ -7,8 +7,11 @@ holds inputs (`tokens_BT`) and what is to be predicted from each (`targets_BT`);
 
 import bisect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from transformer_zoo.data.tokenizers import Tokenizer
 
 Rows = dict[str, np.ndarray]
 
@@ -67,11 +70,24 @@ def pack(
     return rows
 
 
+def pack_texts(
+    documents: list[dict[str, Any]], rng: np.random.Generator, *, tokenizer: Tokenizer, length: int, packing: str
+) -> Rows:
+    """The rows of a group of documents, as `pack` makes them. Empty documents have nothing to predict: they are left
+    out."""
+    texts = [document["text"] for document in documents if document["text"]]
+    encoded = []
+    for text, (ids, counts) in zip(texts, tokenizer.encode_bytes(texts)):
+        dropped = len(text.encode()) - counts.sum()  # at the end of the text, by tokenizers that are not byte-level
+        encoded.append((ids, np.append(counts, dropped)))
+    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    return pack(encoded, length, start=start, end=tokenizer.eos_id, concat=packing == "concat")
+
+
 def pad(rows: Rows, count: int) -> Rows:
-    """Rows with empty ones after them, up to `count`."""
-    length = rows["tokens_BT"].shape[1]
-    empty = _empty(count - len(rows["bytes_B"]), length)
-    return {name: np.concatenate([values, empty[name]]) for name, values in rows.items()}
+    """Rows with empty ones after them, up to `count`: zeros."""
+    fill = lambda values: np.zeros((count - len(values), *values.shape[1:]), values.dtype)
+    return {name: np.concatenate([values, fill(values)]) for name, values in rows.items()}
 
 
 def _empty(count: int, length: int) -> Rows:

@@ -1,8 +1,8 @@
-"""Batches from documents, on grain: shuffle, tokenise, pack, share out among processes, in the background.
+"""Batches from documents, on grain: shuffle, make rows, share out among processes, in the background.
 
 The order of rows is a function of the seed alone. Neither the number of processes that train, nor the workers that
 prepare, nor where a run was interrupted changes a single row. What makes that so is the **group**: a fixed number of
-documents next to each other in the epoch's permutation. A group is read, tokenised and packed by itself, so its rows
+documents next to each other in the epoch's permutation. A group is read and made into rows by itself, so its rows
 follow from its number alone; any worker can make it; and a position in the data is two integers, a group and a row of
 it. Packing across an endless stream, as in grain's own packing, would tie the rows to how the stream was cut up for
 workers, and a table of all lengths would need a pass over the corpus before the first step. A group costs neither: the
@@ -11,11 +11,12 @@ so a group, under a percent, and that every training process tokenises every gro
 own: text is a few bytes a token, and where that is too much for one core, there are `workers`.
 """
 
+import json
 import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from transformer_zoo.data.packing import Rows, pack, pad
-from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.data.packing import Rows, pad
 
 GROUP_TOKENS = 1 << 18
 """Tokens that a group should have at least, so that what is left over in its last row does not count."""
@@ -33,9 +33,9 @@ GROUP_TOKENS = 1 << 18
 class Pipeline:
     """An iterator of batches whose position can be saved and restored exactly.
 
-    A batch is a dictionary of the arrays of `packing.pack`: `tokens_BT`, `targets_BT`, `valid_BT`, `documents_BT`,
-    `positions_BT` and `bytes_B`. Every token of every document is a target exactly once in an epoch. Rows run on from
-    one epoch into the next; where the epochs end, the last batch is filled up with empty rows.
+    A batch is a dictionary of the arrays that an objective's rows have. Every row that is made of the documents is
+    there exactly once in an epoch. Rows run on from one epoch into the next; where the epochs end, the last batch is
+    filled up with rows of zeros.
 
     One pass over everything, as for evaluation, is `shuffle=False, epochs=1`.
     """
@@ -43,11 +43,9 @@ class Pipeline:
     def __init__(
         self,
         source: Any,
-        tokenizer: Tokenizer,
+        make_rows: partial[Rows],
         *,
-        length: int,
         batch_size: int,
-        packing: str = "documents",
         shuffle: bool = True,
         seed: int = 0,
         epochs: int | None = None,
@@ -59,13 +57,13 @@ class Pipeline:
         """Checks everything, reads a few documents, and starts nothing yet.
 
         Args:
-            source: a random-access sequence of dictionaries with a document's text under "text".
-            tokenizer: must have an end-of-text token; it begins with `bos_id`, or with `eos_id` where there is none.
-            length: tokens in a row, T.
+            source: a random-access sequence of documents: dictionaries with a text under "text", or other fields.
+            make_rows: rows of some documents, as `Objective.rows` gives it: called with them and a generator of random
+                numbers, which follows from the seed, the epoch and the group. A position that was saved with another
+                function, or with other keywords of it, is refused.
             batch_size: rows of a global batch, of which a process gets `batch_size / process_count`.
-            packing: `documents`: whole documents side by side, kept apart; `concat`: one long text, cut into rows.
             shuffle: another order of documents, and of rows within a group, in each epoch.
-            seed: of the order.
+            seed: of the order, and of all that is drawn at random.
             epochs: passes over the source; None: without end.
             workers: processes that prepare groups; 0: a thread does.
             process_index: which slice of each global batch this process gets.
@@ -73,12 +71,9 @@ class Pipeline:
             group: documents in a group; None: enough for `GROUP_TOKENS` tokens, by the lengths of a few of them.
 
         Raises:
-            ValueError: a setting out of its range, an empty source, a tokenizer without an end-of-text token.
+            ValueError: a setting out of its range, an empty source.
         """
-        if packing not in ("documents", "concat"):
-            raise ValueError(f"packing={packing!r}: it must be documents or concat")
         for name, value, least in (
-            ("length", length, 2),
             ("batch_size", batch_size, 1),
             ("epochs", epochs, 1),
             ("workers", workers, 0),
@@ -96,19 +91,14 @@ class Pipeline:
             raise ValueError(f"batch_size={batch_size} rows cannot be shared out evenly to {process_count} processes")
         if not len(source):
             raise ValueError("the source has no documents")
-        if tokenizer.eos_id is None:
-            raise ValueError(
-                "the tokenizer has no end-of-text token (eos), so the end of a document cannot be predicted"
-            )
-        group = group or _group_size(source, length)
+        group = group or _group_size(source, make_rows.keywords.get("length", 1))
         self._settings = {
-            "length": length,
-            "packing": packing,
+            "rows": make_rows.func.__name__,
+            **_described(make_rows.keywords),
             "shuffle": shuffle,
             "seed": seed,
             "documents": len(source),
             "group": group,
-            "tokenizer": tokenizer.fingerprint,
         }
         self._batch_size = batch_size
         self._rows_here = batch_size // process_count
@@ -117,11 +107,11 @@ class Pipeline:
         self._groups_per_epoch = math.ceil(len(source) / group)
 
         documents = grain.MapDataset.source(source)
-        make = partial(_make_rows, tokenizer=tokenizer, length=length, concat=packing == "concat", shuffle=shuffle)
         if shuffle:
+            make_rows = partial(_shuffled, make_rows)
             # Grain adds the epoch to the seed: hash it, or the second epoch of seed 0 would be the first of seed 1.
             documents = documents.shuffle(seed=int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        self._groups = documents.batch(group, batch_fn=list).random_map(make, seed=seed).repeat(epochs)
+        self._groups = documents.batch(group, batch_fn=list).random_map(make_rows, seed=seed).repeat(epochs)
         self._iterator: Any = None
         self._go_to(0, 0)
 
@@ -133,7 +123,7 @@ class Pipeline:
 
         Raises:
             StopIteration: the epochs are over.
-            ValueError: no document of a whole epoch has any text.
+            ValueError: no document of a whole epoch gives a row.
         """
         parts, taken = [], 0
         while taken < self._batch_size and self._fill():
@@ -190,7 +180,7 @@ class Pipeline:
     @property
     def _count(self) -> int:
         """Rows of the current group."""
-        return len(self._rows["bytes_B"])
+        return len(next(iter(self._rows.values())))
 
     def _fill(self) -> bool:
         """Goes on to the next group with rows left; False if the epochs are over."""
@@ -211,7 +201,7 @@ class Pipeline:
                 )
             without_rows = 0 if self._count else without_rows + 1
             if without_rows == self._groups_per_epoch:
-                raise ValueError("no document of the source has any text")
+                raise ValueError("no document of the source has any text to make a row of")
         return True
 
     def _start(self) -> Iterator[Rows]:
@@ -229,36 +219,31 @@ class Pipeline:
         return iter(groups)
 
 
-def _make_rows(
-    documents: list[dict[str, Any]],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    concat: bool,
-    shuffle: bool,
-) -> Rows:
-    """The rows of a group. Empty documents have nothing to predict and are left out."""
-    texts = [document["text"] for document in documents if document["text"]]
-    encoded = []
-    for text, (ids, counts) in zip(texts, tokenizer.encode_bytes(texts)):
-        dropped = len(text.encode()) - counts.sum()  # at the end of the text, by tokenizers that are not byte-level
-        encoded.append((ids, np.append(counts, dropped)))
-    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    rows = pack(encoded, length, start=start, end=tokenizer.eos_id, concat=concat)
-    if shuffle:
-        order = rng.permutation(len(rows["bytes_B"]))
-        rows = {name: values[order] for name, values in rows.items()}
-    return rows
+def _shuffled(make_rows: partial[Rows], documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
+    """The rows of a group in another order."""
+    rows = make_rows(documents, rng)
+    order = rng.permutation(len(next(iter(rows.values()))))
+    return {name: values[order] for name, values in rows.items()}
+
+
+def _described(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they stand in a saved position, which is JSON: a tokenizer by its fingerprint."""
+    return json.loads(json.dumps(dict(settings), default=lambda tokenizer: tokenizer.fingerprint))
 
 
 def _group_size(source: Any, length: int) -> int:
     """Documents in a group, by the mean length of a few evenly spaced ones; the same for a source wherever it is."""
     sample = np.linspace(0, len(source) - 1, min(len(source), 32)).astype(int)
-    characters = max(1.0, float(np.mean([len(source[i]["text"]) for i in sample.tolist()])))
+    characters = max(1.0, float(np.mean([_characters(source[i]) for i in sample.tolist()])))
     characters_per_token = 4
     wanted = characters_per_token * max(GROUP_TOKENS, 64 * length) / characters
     return min(len(source), max(16, math.ceil(wanted)))
+
+
+def _characters(document: dict[str, Any]) -> int:
+    """Of a document's text; of all that has a length, in a document that calls it something else."""
+    texts = [document["text"]] if "text" in document else document.values()
+    return sum(len(text) for text in texts if hasattr(text, "__len__"))
 
 
 def _begin_worker(index: int, count: int) -> None:

@@ -80,7 +80,7 @@ def generate(
 
 
 def _check_model(model: Any) -> None:
-    if not hasattr(registry.family(registry.family_of(model.config)), "init_cache"):
+    if not hasattr(registry.module_of(model.config), "init_cache"):
         raise ValueError(f"{registry.family_of(model.config)} is an encoder and does not generate")
     if model.task != "causal-lm":
         raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task='causal-lm'")
@@ -167,7 +167,7 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
 
 def _program(params, tokens_BT, valid_BT, key, max_new, stop_ids, *, model, sampling, room, by_layer):
     """Left-padded prompts to int32[B, room], of which the first max_new are asked for."""
-    family, (B, T) = registry.family(registry.family_of(model.config)), tokens_BT.shape
+    family, (B, T) = registry.module_of(model.config), tokens_BT.shape
     row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B))
 
     def next_token(n, tokens_BT, valid_BT, cache):

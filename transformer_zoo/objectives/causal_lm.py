@@ -1,29 +1,28 @@
 """Predict the next token."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from transformer_zoo.config import Data
+from transformer_zoo.data.packing import pack_texts
+from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives.losses import cross_entropy
-
-Batch = dict[str, jax.Array]
-Sums = dict[str, jax.Array]
+from transformer_zoo.objectives.objective import Batch, MakeRows, Objective, Sums
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLM:
+class CausalLM(Objective):
     """The cross entropy of each token given those before it in its document.
-
-    An objective is four functions: `counts` and `sums` of a batch, which add up over batches, and what is made of them:
-    the `loss`, linear in the sums, and a `report` for people. Because a loss is divided by the counts of the whole
-    batch, neither accumulation nor packing nor sharding changes it.
 
     Raises:
         ValueError: `pieces` is less than 1.
     """
 
+    name: ClassVar[str] = "causal-lm"
     task: ClassVar[str] = "causal-lm"
 
     pieces: int = 1
@@ -32,6 +31,21 @@ class CausalLM:
     def __post_init__(self) -> None:
         if self.pieces < 1:
             raise ValueError(f"CausalLM.pieces is {self.pieces}: it must be at least 1")
+
+    def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
+        """Documents as `data.packing` lays them, each after a start token (the end token where there is no other)."""
+        if tokenizer.eos_id is None:
+            raise ValueError(
+                "the tokenizer has no end-of-text token (eos), so the end of a document cannot be predicted"
+            )
+        return functools.partial(pack_texts, tokenizer=tokenizer, length=data.length, packing=data.packing)
+
+    def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """The arrays of `data.packing.pack`."""
+        names = ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")
+        shapes = {name: jax.ShapeDtypeStruct((batch, length), jnp.int32) for name in names}
+        shapes["valid_BT"] = jax.ShapeDtypeStruct((batch, length), jnp.bool_)
+        return shapes | {"bytes_B": jax.ShapeDtypeStruct((batch,), jnp.int32)}
 
     def counts(self, batch: Batch) -> Sums:
         """How many targets there are, and of how many bytes of text."""
