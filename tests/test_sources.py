@@ -162,7 +162,7 @@ def test_parquet_columns(tmp_path):
 
 def test_unknown_names(tmp_path):
     for spec in ("wikipedia", "texts:a", "text:", "tfds:"):
-        with pytest.raises(ValueError, match="unknown source .* it must be one of python_stdlib, tfds:NAME"):
+        with pytest.raises(ValueError, match="unknown source .* it must be one of python_stdlib, .*, tfds:NAME"):
             sources.source(spec)
     with pytest.raises(FileNotFoundError, match="no file matches"):
         sources.source(f"text:{tmp_path}/*.txt")
@@ -183,7 +183,7 @@ def test_a_colon_in_a_file_name(tmp_path):
 
 def test_any_tfds_data_set(tmp_path):
     with pytest.raises(ValueError, match=r"leaves open what its text is: its text features are body, title \(all: "):
-        sources.source("tfds:zoo_reviews", data_dir=tmp_path)
+        sources.source("tfds:zoo_reviews", data_dir=tmp_path)[0]["text"]
     reviews = sources.source("tfds:zoo_reviews:body", data_dir=tmp_path)
     assert len(reviews) == 30
     assert sorted(review["text"] for review in reviews) == sorted(f"bödy {i}" for i in range(30))

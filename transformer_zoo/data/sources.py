@@ -1,7 +1,10 @@
-"""Documents by name. A source is a random-access sequence of dictionaries that hold a document's text under "text".
+"""Documents by name. A source is a random-access sequence of dictionaries that hold a document's text under "text",
+and other fields, such as labels, under their names.
 
     python_stdlib                        the standard library of the running Python
-    tfds:NAME[/CONFIG][:VERSION][:KEY]   any TFDS data set; KEY is the feature that holds the text
+    stdlib_functions                     its functions, each with the module or package it comes from: `label`
+    stdlib_tokens                        its functions, each with the kinds of its tokens: `spans`
+    tfds:NAME[/CONFIG][:VERSION][:KEY]   any TFDS data set; KEY is the feature that holds the text, where one does
     text:GLOB                            text files, each a document
     jsonl:GLOB[:KEY]                     JSON lines, each an object that holds its text under KEY ("text")
     parquet:GLOB[:KEY]                   rows of Parquet files
@@ -26,11 +29,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data import stdlib
+from transformer_zoo.data import stdlib, stdlib_labels
 
 Document = dict[str, Any]
 
-FORMS = "python_stdlib, tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY], parquet:GLOB[:KEY]"
+OF_STDLIB = {
+    "python_stdlib": stdlib.PythonStdlib,
+    "stdlib_functions": stdlib_labels.StdlibFunctions,
+    "stdlib_tokens": stdlib_labels.StdlibTokens,
+}
+
+FORMS = ", ".join((*OF_STDLIB, "tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY], parquet:GLOB[:KEY]"))
 
 
 class Source:
@@ -42,6 +51,10 @@ class Source:
     def read(self, index: int) -> Document:
         """The document at an index that is in range."""
         raise NotImplementedError
+
+    def classes(self, field: str) -> tuple[str, ...] | None:
+        """The names of the classes that the numbers in a field of labels stand for; None where nothing names them."""
+        return None
 
     def __getitem__(self, index: int) -> Document:
         if not -len(self) <= index < len(self):
@@ -67,8 +80,8 @@ def source(spec: str, split: str = "train", *, validation: float = 0.05, data_di
         FileNotFoundError: a pattern that matches no file.
     """
     kind, _, rest = spec.partition(":")
-    if spec == "python_stdlib":
-        return TfdsSource(stdlib.prepare(data_dir), split)
+    if spec in OF_STDLIB:
+        return TfdsSource(stdlib.prepare(data_dir, OF_STDLIB[spec]), split)
     if kind == "tfds" and rest:
         return _tfds(rest, split, data_dir)
     if kind not in ("text", "jsonl", "parquet") or not rest:
@@ -92,7 +105,8 @@ class TfdsSource(Source):
     Args:
         folder: where the data set was prepared, down to its version.
         split: one of its splits, or a slice of one.
-        key: the feature that holds the text; None: `text`, or else the only text feature.
+        key: the feature that holds the text; None: `text`, or else the only text feature. Where there are several, as
+            in GLUE, none of them is the text, and who asks an example for it is told so.
 
     Raises:
         ValueError: no such split or feature, or a file format that cannot be read at random.
@@ -105,13 +119,13 @@ class TfdsSource(Source):
         features = builder.info.features
         texts = sorted(name for name in features if isinstance(features[name], tfds.features.Text))
         self.key = key or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
-        if self.key not in texts:
-            wrong = f"{self.name} has no text feature {key!r}" if key else f"{self.name} leaves open what its text is"
-            raise ValueError(
-                f"{wrong}: its text features are {', '.join(texts) or 'none'} (all: "
-                f"{', '.join(sorted(features))}); choose one with tfds:{self.name.rpartition('/')[0]}:KEY"
-            )
-        self._texts = texts
+        self._features = features
+        self._choices = (
+            f"its text features are {', '.join(texts) or 'none'} (all: {', '.join(sorted(features))}); "
+            f"choose one with tfds:{self.name.rpartition('/')[0]}:KEY"
+        )
+        if key is not None and key not in texts:
+            raise ValueError(f"{self.name} has no text feature {key!r}: {self._choices}")
         if re.split(r"[\[+]", split)[0] not in builder.info.splits:
             raise ValueError(
                 f"{self.name} has no split {split!r}: it has {', '.join(sorted(builder.info.splits))}; a part of "
@@ -132,16 +146,52 @@ class TfdsSource(Source):
         return len(self._examples)
 
     def read(self, index: int) -> Document:
-        example = dict(self._examples[index])
-        for name in self._texts:
+        example = _Example(f"{self.name} leaves open what its text is: {self._choices}")
+        for name, value in self._examples[index].items():
             try:
-                example[name] = str(example[name], "utf-8")
+                example[name] = _decoded(value)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{self.name}, example {index}, {name}: not UTF-8 at byte {error.start}") from None
-        return {**example, "text": example[self.key]}
+        return example if self.key is None else example | {"text": example[self.key]}
+
+    def classes(self, field: str) -> tuple[str, ...] | None:
+        """Of a feature of class labels, of a sequence of them, or of spans, which have theirs under `label`.
+
+        Raises:
+            ValueError: there is no such feature.
+        """
+        if field not in self._features:
+            raise ValueError(f"{self.name} has no feature {field!r}: it has {', '.join(sorted(self._features))}")
+        feature = self._features[field]
+        feature = getattr(feature, "feature", feature)  # that of each member of a sequence
+        if isinstance(feature, tfds.features.FeaturesDict) and "label" in feature:
+            feature = feature["label"]
+        return tuple(feature.names) if isinstance(feature, tfds.features.ClassLabel) else None
 
     def __reduce__(self) -> tuple[Callable[..., Source], tuple]:
         return TfdsSource, self._arguments
+
+
+class _Example(dict):
+    """An example's fields; says what is wrong when it is asked for a text that nobody has chosen."""
+
+    def __init__(self, without_text: str) -> None:
+        super().__init__()
+        self._without_text = without_text
+
+    def __missing__(self, name: str) -> Any:
+        raise ValueError(self._without_text) if name == "text" else KeyError(name)
+
+
+def _decoded(value: Any) -> Any:
+    """Bytes, and those in lists and dictionaries, as text."""
+    if isinstance(value, bytes):
+        return str(value, "utf-8")
+    if isinstance(value, dict):
+        return {name: _decoded(part) for name, part in value.items()}
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.dtype == object):
+        return [_decoded(part) for part in value]
+    return value
 
 
 def _tfds(name: str, split: str, data_dir: str | Path | None) -> TfdsSource:
@@ -344,6 +394,10 @@ class Part(Source):
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    def classes(self, field: str) -> tuple[str, ...] | None:
+        """As in the whole."""
+        return self._whole.classes(field)
 
     def read(self, index: int) -> Document:
         return self._whole.read(int(self._indices[index]))

@@ -61,7 +61,7 @@ def documents(root: Path | None = None) -> Iterator[dict[str, str]]:
         yield {"path": f"pydoc_data/topics/{name}", "text": text, "kind": "prose"}
 
 
-class _Info(tfds.core.DatasetInfo):
+class Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
         """Nothing: no server knows this data set, and asking would need a network."""
 
@@ -77,7 +77,7 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
         super().__init__(**{"file_format": "array_record", **kwargs})
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return _Info(
+        return Info(
             builder=self,
             description=f"The standard library of Python {sys.version.split()[0]}: sources and documentation.",
             features=tfds.features.FeaturesDict(
@@ -98,7 +98,7 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
                 yield document["path"], document
 
 
-def prepare(data_dir: str | Path | None = None) -> Path:
+def prepare(data_dir: str | Path | None = None, kind: type[tfds.core.GeneratorBasedBuilder] = PythonStdlib) -> Path:
     """Prepares the data set unless it is there already (seconds), without a word, and returns its folder.
 
     It is written beside its place and renamed into it, so several processes may prepare it at once and a killed one
@@ -106,9 +106,10 @@ def prepare(data_dir: str | Path | None = None) -> Path:
 
     Args:
         data_dir: the TFDS folder; None: the environment's TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+        kind: what is made of the standard library: its builder.
     """
-    builder = PythonStdlib(data_dir=data_dir)
-    # TFDS reports by printing and by progress bars; this takes a second or two and deserves neither.
+    builder = kind(data_dir=data_dir)
+    # TFDS reports by printing and by progress bars; this takes seconds and deserves neither.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepare_once(builder)
     return Path(builder.data_path)

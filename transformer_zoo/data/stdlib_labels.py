@@ -1,0 +1,161 @@
+"""Labels that the standard library has by itself: where a function comes from, and of what kind its tokens are.
+
+Real labels on real text, on every machine. The split is that of `python_stdlib`, file by file, so that a model that was
+pretrained there has not read what it is judged by here.
+"""
+
+import ast
+import collections
+import functools
+import io
+import keyword
+import tokenize
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out
+
+CLASSES = 20
+"""Modules and packages that functions are told apart by: the largest."""
+
+KINDS = ("name", "keyword", "operator", "number", "string", "comment")
+"""What a Python token can be, whitespace aside."""
+
+Function = dict[str, str]
+
+
+@functools.cache
+def functions() -> tuple[Function, ...]:
+    """Every function of the standard library with at least four lines: `path`, `name` (with its classes'), `text`.
+
+    A function within a function is part of it. What stands word for word in several places is left out, since it could
+    lie on both sides of the split. Seconds.
+    """
+    found = [
+        {"path": document["path"], "name": name, "text": text}
+        for document in documents()
+        if document["kind"] == "code"
+        for name, text in _functions(document["text"])
+        if text.count("\n") >= 3
+    ]
+    times = collections.Counter(function["text"] for function in found)
+    return tuple(function for function in found if times[function["text"]] == 1)
+
+
+def origin(path: str) -> str:
+    """The module or package at the top that a file belongs to: `json` of json/decoder.py."""
+    return path.split("/")[0].removesuffix(".py")
+
+
+def origins() -> tuple[str, ...]:
+    """The modules and packages with the most functions, in alphabetical order."""
+    sizes = collections.Counter(origin(function["path"]) for function in functions())
+    return tuple(sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:CLASSES]))
+
+
+def token_spans(text: str) -> list[tuple[int, int, str]]:
+    """First character, one past the last, and kind of each token of some Python source, as `tokenize` tells them.
+
+    Raises:
+        SyntaxError, tokenize.TokenError: it is not Python.
+    """
+    starts = [0]
+    for line in text.split("\n"):
+        starts.append(starts[-1] + len(line) + 1)
+    spans = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        kind = _kind(token)
+        start, end = (starts[row - 1] + column for row, column in (token.start, token.end))
+        if kind is not None and start < end:
+            spans.append((start, end, kind))
+    return spans
+
+
+class StdlibFunctions(PythonStdlib):
+    """Functions, each with the module or package that it comes from."""
+
+    name = "stdlib_functions"
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return Info(
+            builder=self,
+            description="Functions of the standard library, labelled with the module or package they come from.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "path": tfds.features.Text(),
+                    "name": tfds.features.Text(),
+                    "text": tfds.features.Text(),
+                    "label": tfds.features.ClassLabel(),  # its names come with the examples
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        self.info.features["label"].names = origins()
+        return super()._split_generators(dl_manager)
+
+    def _generate_examples(self, held: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        classes = origins()
+        for number, function in enumerate(functions()):
+            label = origin(function["path"])
+            if held_out(function["path"]) == held and label in classes:
+                yield f"{number:06d}", {**function, "label": label}
+
+
+class StdlibTokens(PythonStdlib):
+    """Functions, each with the kind of every token in it."""
+
+    name = "stdlib_tokens"
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        span = {"start": tfds.features.Scalar(np.int32), "end": tfds.features.Scalar(np.int32)}
+        return Info(
+            builder=self,
+            description="Functions of the standard library, each with the kind of every token in it.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "path": tfds.features.Text(),
+                    "name": tfds.features.Text(),
+                    "text": tfds.features.Text(),
+                    "spans": tfds.features.Sequence(span | {"label": tfds.features.ClassLabel(names=KINDS)}),
+                }
+            ),
+        )
+
+    def _generate_examples(self, held: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, function in enumerate(functions()):
+            if held_out(function["path"]) == held:
+                spans = [
+                    {"start": start, "end": end, "label": kind} for start, end, kind in token_spans(function["text"])
+                ]
+                yield f"{number:06d}", {**function, "spans": spans}
+
+
+def _functions(source: str) -> Iterator[tuple[str, str]]:
+    """Of each function, its name after those of its classes, and its text, moved to the left margin."""
+    lines = source.split("\n")
+
+    def visit(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min(part.lineno for part in (child, *child.decorator_list)) - 1
+                indent = lines[first][: len(lines[first]) - len(lines[first].lstrip())]
+                own = (line.removeprefix(indent) for line in lines[first : child.end_lineno])
+                yield name + child.name, "\n".join(own) + "\n"
+            else:
+                yield from visit(child, f"{name}{child.name}." if isinstance(child, ast.ClassDef) else name)
+
+    return visit(ast.parse(source), "")
+
+
+def _kind(token: tokenize.TokenInfo) -> str | None:
+    """None for what is only whitespace."""
+    name = tokenize.tok_name[token.type]
+    if name == "NAME":
+        return "keyword" if keyword.iskeyword(token.string) else "name"
+    if name.startswith(("STRING", "FSTRING", "TSTRING")):  # from Python 3.12 on, what stands in braces is told apart
+        return "string"
+    return {"OP": "operator", "NUMBER": "number", "COMMENT": "comment"}.get(name)
