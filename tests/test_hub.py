@@ -123,7 +123,16 @@ def server(tmp_path: Path) -> Iterator[Hub]:
             "onnx/model.safetensors": weights,
             "flax_model.msgpack": b"",
         },
-        "zoo/pickled": {"config.json": b"{}", "pytorch_model.bin": b"\x80"},
+        "zoo/pickled": {
+            "config.json": b"{}",
+            "pytorch_model-00001-of-00001.bin": b"\x80",
+            "pytorch_model.bin.index.json": b"{ }",
+            "training_args.bin": b"\x80",
+            "adapter_model.safetensors": weights,
+            "flax_model.msgpack": b"",
+        },
+        "zoo/flax": {"config.json": b"{}", "flax_model.msgpack": b"\x80", "tf_model.h5": b"", "x/pytorch_model.bin": b""},
+        "zoo/tensorflow": {"config.json": b"{}", "tf_model.h5": b"", "optimizer.pt": b""},
         "zoo/gated": {"config.json": b"{}", "model.safetensors": weights},
     }
     hub.gated = {"zoo/gated": "hf_secret"}
@@ -180,6 +189,37 @@ def test_download_then_offline(server: Hub, tmp_path: Path):
     assert len(server.log) == asked
 
 
+@pytest.mark.parametrize(
+    ("repo", "expected"),
+    [
+        (
+            "zoo/pickled",
+            ["adapter_model.safetensors", "config.json", "pytorch_model-00001-of-00001.bin",
+             "pytorch_model.bin.index.json"],
+        ),
+        ("zoo/flax", ["config.json", "flax_model.msgpack"]),
+    ],
+)  # fmt: skip
+def test_older_formats_where_there_is_no_safetensors(server: Hub, tmp_path: Path, repo: str, expected: list[str]):
+    """One of them, and not those after it; and offline the same folder."""
+    cache = tmp_path / "cache"
+    ((error, first),) = ask(cache, server.url, repo)
+    assert not error, first
+    assert sorted(file.name for file in Path(first).iterdir()) == expected
+    asked = [path for method, path, _ in server.log if method == "GET" and "/resolve/" in path]
+    assert len(asked) == len(set(asked)) == len(expected)
+    assert ask(cache, server.url, repo, HF_HUB_OFFLINE="1") == [("", first)]
+
+
+def test_offline_without_weights(server: Hub, tmp_path: Path):
+    cache = tmp_path / "cache"
+    server.repos["zoo/bare"] = {"config.json": b"{}"}
+    ((kind, message),) = ask(cache, server.url, "zoo/bare")
+    assert kind == "FileNotFoundError" and "zoo/bare" in message and "It holds" not in message
+    ((kind, message),) = ask(cache, server.url, "zoo/bare", HF_HUB_OFFLINE="1")
+    assert kind == "ConnectionError" and "HF_HUB_OFFLINE is set" in message
+
+
 def test_a_broken_download_is_resumed(server: Hub, tmp_path: Path):
     # Larger than the ten megabytes in which the client takes what arrives: less than one is not kept.
     server.repos["zoo/tiny"]["model.safetensors"] = np.arange(5_000_000.0).tobytes()
@@ -210,12 +250,11 @@ ERRORS = {
     "tinny": ("FileNotFoundError", "no repository 'tinny'", "Did you mean 'tiny'?"),
     "zoo/private": ("PermissionError", "'zoo/private'", "(401)", "HF_TOKEN"),
     "zoo/gated": ("PermissionError", "'zoo/gated'", "gated (403)", "accept its terms", "HF_TOKEN"),
-    "zoo/pickled": (
+    "zoo/tensorflow": (
         "FileNotFoundError",
-        "zoo/pickled",
-        "It holds pytorch_model.bin",
-        "never read",
+        "zoo/tensorflow on http",
         "model.safetensors",
+        "It holds optimizer.pt, tf_",
     ),
     "zoo/tiny--x..y": ("ValueError", "'zoo/tiny--x..y'", "no id that the hub could have"),
     "a b": ("ValueError", "'a b'", "no id that the hub could have"),

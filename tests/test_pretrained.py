@@ -288,8 +288,8 @@ def test_folder_without_config_or_weights(saved: Path):
     (saved / "model.safetensors").rename(saved / "weights.safetensors")
     with pytest.raises(FileNotFoundError, match="holds no weights that can be read.*It holds weights.safetensors"):
         from_pretrained(saved)
-    (saved / "weights.safetensors").rename(saved / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match=r"model.safetensors.*pytorch_model.bin.*never read"):
+    (saved / "weights.safetensors").rename(saved / "tf_model.h5")
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors.*pytorch_model.bin.*It holds tf_model.h5.*convert"):
         from_pretrained(saved)
     (saved / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="has no config.json"):

@@ -255,12 +255,6 @@ def test_missing_shards_are_named(sharded: Path):
         safetensors.read_folder(sharded)
 
 
-def test_other_formats_are_named(tmp_path: Path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*holds pytorch_model\.bin.*never read.*convert"):
-        safetensors.read_folder(tmp_path)
-
-
 # ---- saving is all or nothing ----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer_zoo import registry, sharding, trees
-from transformer_zoo.checkpoints import config_map, hub, safetensors, weight_map
+from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
 from transformer_zoo.nn.compute import Compute
 
 
@@ -45,7 +45,7 @@ def from_pretrained(
     """A published model.
 
     Args:
-        name: a local folder with config.json and safetensors, a preset's name (`presets()`), or a hub id.
+        name: a local folder with config.json and weights, a preset's name (`presets()`), or a hub id.
         task: what the model is for, such as "causal-lm". None: what the `architectures` of config.json say.
         dtype: of the computation: float32, bfloat16, float16, or float64 with jax_enable_x64.
         param_dtype: of the parameters in memory; likewise.
@@ -53,7 +53,7 @@ def from_pretrained(
         revision: branch, tag or commit of the hub's repository.
 
     Raises:
-        FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no safetensors in it.
+        FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
         PermissionError: the repository is private or gated.
         ConnectionError: neither in the cache nor to be had from the hub.
         ValueError: an unknown family or task, a configuration that is not supported, damaged files, or weights that do
@@ -72,7 +72,7 @@ def from_pretrained(
     params = weight_map.load(
         family,
         shapes,
-        safetensors.read_folder(folder),
+        formats.read_folder(folder),
         config=config,
         task=model.task,
         param_dtype=param_dtype,

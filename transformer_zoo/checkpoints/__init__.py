@@ -1,1 +1,1 @@
-"""Published weights, in and out (weight map, safetensors, the hub, config.json), and checkpoints of training runs."""
+"""Published weights, in and out (file formats, weight map, config.json, the hub), and checkpoints of training runs."""

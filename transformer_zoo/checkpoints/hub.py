@@ -5,7 +5,7 @@ Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from transformer_zoo import trees
-from transformer_zoo.checkpoints import safetensors
+from transformer_zoo.checkpoints import formats
 
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
-WEIGHTS = ("*.safetensors", safetensors.INDEX)
 REST = ("config.json", "*token*.json", *TOKENIZERS)
 
 
@@ -32,7 +31,8 @@ def resolve(
         weights: False: the configuration and the tokenizer are enough.
 
     Raises:
-        FileNotFoundError: there is no such folder, repository or revision, or the repository has no safetensors.
+        FileNotFoundError: there is no such folder, repository or revision, or the repository has no weights that can be
+            read.
         PermissionError: the repository is private or gated.
         ConnectionError: it is not in the cache, and the hub cannot be reached or the download broke off.
         ValueError: the name cannot be a hub id; or a revision of a folder was asked for.
@@ -46,15 +46,25 @@ def resolve(
         raise FileNotFoundError(f"{folder} is a file: give its folder" if folder.exists() else f"no folder {folder}")
     repo = presets[name].hub_id if name in presets else name
     try:
-        snapshot = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=[*REST, *(WEIGHTS if weights else ())], ignore_patterns=["*/*"]
-        )
-        if not weights or any(Path(snapshot).glob("*.safetensors")):
-            return Path(snapshot)
+        if not weights:
+            return _download(repo, revision, REST)
+        for format in formats.FORMATS:  # the next one only where this one is not there: many repositories have all
+            snapshot = _download(repo, revision, (*REST, *format.patterns))
+            if format.is_in(snapshot):
+                return snapshot
         files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
     except (OSError, ValueError, errors.HTTPError) as error:
         raise _explained(error, repo, revision, trees.nearest(name, presets)) from error
-    raise safetensors.no_weights(f"{repo} on {constants.ENDPOINT}", files)
+    raise formats.no_weights(f"{repo} on {constants.ENDPOINT}", files)
+
+
+def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """Fetches the files at the top of a repository that match, as far as they are not in the cache."""
+    return Path(
+        huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+        )
+    )
 
 
 def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> Exception:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
 OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
-OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,11 +55,17 @@ class Tensor:
     offset: int
     dtype: np.dtype
     shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+    """In bytes. None: row after row without gaps, as always in safetensors."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)
-        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+        if self.strides is None:
+            return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+        extent = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides)) + self.dtype.itemsize
+        buffer = np.memmap(self.file, np.uint8, "r", self.offset, (extent,))
+        return np.ndarray(self.shape, self.dtype, buffer, strides=self.strides)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -70,29 +75,11 @@ def read_folder(folder: str | Path) -> dict[str, Tensor]:
     """The tensors of a folder by name, from `model.safetensors`, or from the shards of `model.safetensors.index.json`.
 
     Raises:
-        FileNotFoundError: the folder holds no such file (what it holds instead is named), or a shard is missing.
+        FileNotFoundError: the folder holds neither, or a shard is missing.
         ValueError: a file is damaged, or the index and its shards contradict each other.
     """
     folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return read_file(folder / WEIGHTS)
-    if (folder / INDEX).is_file():
-        return _read_shards(folder / INDEX)
-    raise no_weights(str(folder), (file.name for file in folder.iterdir()))
-
-
-def no_weights(place: str, files: Iterable[str]) -> FileNotFoundError:
-    """The error for a folder or repository without readable weights."""
-    others = sorted(file for file in files if file.endswith(OTHER_FORMATS))
-    message = f"{place} holds no weights that can be read: {WEIGHTS}, or {INDEX} and its shards."
-    if others:
-        message += f" It holds {', '.join(others[:8])}."
-    if any(file.endswith((".bin", ".pt", ".pth", ".ckpt")) for file in others):
-        message += (
-            " Pickles can run code when they are opened and are never read: convert it once with the library that wrote"
-            " it (in transformers, from_pretrained and then save_pretrained), or look for a revision with safetensors."
-        )
-    return FileNotFoundError(message)
+    return read_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else read_shards(folder / INDEX, read_file)
 
 
 def read_file(file: str | Path) -> dict[str, Tensor]:
@@ -168,16 +155,23 @@ def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
     return tensor
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def read_shards(index: Path, read_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all the shards that an index names; `read_file` reads one.
+
+    Raises:
+        FileNotFoundError: the index or a shard is missing.
+        ValueError: the index is damaged, names files elsewhere, or contradicts its shards.
+    """
+    suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
     found = _parse(index, index.read_bytes())
     where = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
         raise _damaged(index, "it has no weight_map from names of tensors to names of files")
     shards = sorted(set(where.values()))
     # A shard is named, not addressed: an index from elsewhere must not make us open a file outside its folder.
-    foreign = [shard for shard in shards if re.search(r"[/\\\0]", shard) or not shard.endswith(".safetensors")]
+    foreign = [shard for shard in shards if re.search(r"[/\\\0]", shard) or not shard.endswith(f".{suffix}")]
     if foreign:
-        raise _damaged(index, f"a shard must be a .safetensors file of the same folder, and it names {foreign[:8]}")
+        raise _damaged(index, f"a shard must be a .{suffix} file of the same folder, and it names {foreign[:8]}")
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:
         raise FileNotFoundError(f"{index} names shards that are missing: {', '.join(absent)}. Download or copy them.")

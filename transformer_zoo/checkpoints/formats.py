@@ -1,0 +1,68 @@
+"""The weights of a folder or of a repository, in whichever of the published formats it has."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from transformer_zoo.checkpoints import flax_msgpack, safetensors, torch_bin
+
+OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".safetensors")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format of weights."""
+
+    files: tuple[str, ...]
+    """A folder that has one of these is of the format."""
+    patterns: tuple[str, ...]
+    """What belongs to it, shards included."""
+    read_folder: Callable[[Path], dict[str, Any]]
+
+    def is_in(self, folder: Path) -> bool:
+        return any((folder / file).is_file() for file in self.files)
+
+
+FORMATS = (  # a folder with several is read in the first
+    Format(
+        files=(safetensors.WEIGHTS, safetensors.INDEX),
+        patterns=("*.safetensors", safetensors.INDEX),
+        read_folder=safetensors.read_folder,
+    ),
+    Format(
+        files=(torch_bin.WEIGHTS, torch_bin.INDEX),
+        patterns=("pytorch_model*.bin", torch_bin.INDEX),
+        read_folder=torch_bin.read_folder,
+    ),
+    Format(files=(flax_msgpack.WEIGHTS,), patterns=(flax_msgpack.WEIGHTS,), read_folder=flax_msgpack.read_folder),
+)
+
+
+def read_folder(folder: str | Path) -> dict[str, Any]:
+    """The tensors of a folder by the names that they have in torch; each has a `shape` and a `dtype`, and `np.asarray`
+    gets it.
+
+    Raises:
+        FileNotFoundError: the folder has no weights that can be read, and what it has instead is named; or a shard is
+            missing.
+        ValueError: a file is damaged or refused, or an index and its shards contradict each other.
+    """
+    folder = Path(folder)
+    for format in FORMATS:
+        if format.is_in(folder):
+            return format.read_folder(folder)
+    raise no_weights(str(folder), (file.name for file in folder.iterdir()))
+
+
+def no_weights(place: str, files: Iterable[str]) -> FileNotFoundError:
+    """The error for a folder or repository without readable weights."""
+    known = ", ".join(file for format in FORMATS for file in format.files)
+    others = sorted(file for file in files if file.endswith(OTHER_FORMATS))
+    message = f"{place} holds no weights that can be read, which are one of {known}."
+    if others:
+        message += (
+            f" It holds {', '.join(others[:8])}. Look for a revision that has one of those, or convert it once with the"
+            " library that wrote it."
+        )
+    return FileNotFoundError(message)
