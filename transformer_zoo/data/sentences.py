@@ -1,0 +1,119 @@
+"""Documents cut into sentences, and pairs of segments out of them, of which one is to say whether they belong together.
+
+The text of a pair is that of `corruption`: int32[n, 2], tokens and their words.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+
+from transformer_zoo.data import corruption
+from transformer_zoo.data.packing import Rows
+from transformer_zoo.data.tokenizers import Tokenizer
+
+NextSentence = Literal["nsp", "sop"]
+
+# Where a sentence ends, in code and in prose alike: behind the ends of lines; and within a line behind a full stop and
+# the like, before the space, since in byte-level vocabularies a word bears the space in front of it.
+_END = re.compile(r"(?:[^\S\n]*\n)+|(?<=[.!?])[\"')\]]*(?=[^\S\n]+[^\sa-z])|(?<=[。！？])")
+
+SHORT = 0.1
+"""Share of the pairs that are made shorter than a row, so that a model meets all lengths."""
+
+
+def split(text: str) -> list[str]:
+    """The sentences of a text, lines or parts of them. Put together again they are the text."""
+    ends = [0, *(match.end() for match in _END.finditer(text)), len(text)]
+    return [text[start:end] for start, end in zip(ends, ends[1:]) if start < end]
+
+
+def paired_rows(
+    documents: list[dict[str, Any]],
+    rng: np.random.Generator,
+    *,
+    tokenizer: Tokenizer,
+    length: int,
+    next_sentence: NextSentence,
+    **how: Any,
+) -> Rows:
+    """The rows of a group of documents, each [CLS] a [SEP] b [SEP].
+
+    Half of the pairs are in order. Of the others, with `nsp`, b is from another document of the group (Devlin et al.
+    2019, section 3.1 and appendix A.2); with `sop`, a and b have changed places (Lan et al. 2020, section 3.1).
+
+    Args:
+        how: rate, unit, static, mask_share and random_share, as `corruption.mask` takes them.
+
+    Returns:
+        What `corruption.mask` does, and
+        segments_BT: int32: 1 for b and the separator behind it.
+        next_B: int32: 0 where b is what follows a, 1 where not.
+    """
+    room = length - 3
+    texts = [text for text in sentences_of(documents, tokenizer, longest=max(1, room // 2)) if len(text) > 1]
+    cls, sep = corruption.special(tokenizer.cls_id), corruption.special(tokenizer.sep_id)
+    framed, segments, labels = [], [], []
+    for number in range(len(texts)):
+        for a, b, label in _pairs(texts, number, room, next_sentence, rng):
+            framed.append(np.concatenate([cls, a, sep, b, sep]))
+            segments.append(np.repeat([0, 1, 0], [len(a) + 2, len(b) + 1, room - len(a) - len(b)]))
+            labels.append(label)
+    places = corruption.predictions(room, how["rate"])
+    rows = corruption.mask(framed, rng, tokenizer=tokenizer, length=length, places=places, **how)
+    segments_BT = np.array(segments, np.int32).reshape(-1, length)
+    return rows | {"segments_BT": segments_BT, "next_B": np.array(labels, np.int32)}
+
+
+def sentences_of(documents: list[dict[str, Any]], tokenizer: Tokenizer, longest: int) -> list[list[np.ndarray]]:
+    """The sentences of each document. It is tokenised whole, and a token belongs to the sentence that it begins in.
+
+    A sentence of more than `longest` tokens is cut, and one that is all there is, in two.
+    """
+    texts = [document["text"] for document in documents]
+    found = []
+    for text, encoding in zip(texts, tokenizer.encode_batch(texts)):
+        ends = np.cumsum([len(sentence) for sentence in split(text)])
+        sentences = np.split(
+            corruption.text_of(encoding, tokenizer), np.searchsorted(encoding.offsets[:, 0], ends[:-1])
+        )
+        sentences = [part[at : at + longest] for part in sentences for at in range(0, len(part), longest)]
+        found.append(np.array_split(sentences[0], min(2, len(sentences[0]))) if len(sentences) == 1 else sentences)
+    return found
+
+
+def _pairs(
+    texts: list[list[np.ndarray]], number: int, room: int, next_sentence: NextSentence, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """(a, b, label) of one document, as many as it gives. What a pair leaves of its sentences, the next begins with."""
+    sentences, at = texts[number], 0
+    ends = np.cumsum([len(sentence) for sentence in sentences])
+    while at < len(sentences) - 1:
+        target = rng.integers(2, room + 1) if rng.random() < SHORT else room
+        before = ends[at - 1] if at else 0
+        end = max(at + 2, int(np.searchsorted(ends, before + target)) + 1)
+        middle = int(rng.integers(at + 1, min(end, len(sentences))))
+        a, b = np.concatenate(sentences[at:middle]), np.concatenate(sentences[middle:end])
+        label, at = int(rng.random() < 0.5), end
+        if label and next_sentence == "sop":
+            a, b = b, a
+        elif label:
+            b, at = _elsewhere(texts, number, target - len(a), rng), middle
+        yield *_truncate(a, b, room, rng), label
+
+
+def _elsewhere(texts: list[list[np.ndarray]], number: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Sentences of so many tokens or more, if there are, of another document (the same where there is no other)."""
+    other = texts[(number + 1 + rng.integers(max(1, len(texts) - 1))) % len(texts)]
+    first = int(rng.integers(len(other)))
+    ends = np.cumsum([len(sentence) for sentence in other[first:]])
+    return np.concatenate(other[first : first + 1 + int(np.searchsorted(ends, size))])
+
+
+def _truncate(a: np.ndarray, b: np.ndarray, room: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Two texts for which there is room: the longer loses tokens, at either end, till they are equal, then both."""
+    size_a = min(len(a), max(room - len(b), (room + 1) // 2))
+    size_b = min(len(b), room - size_a)
+    first_a, first_b = rng.binomial(len(a) - size_a, 0.5), rng.binomial(len(b) - size_b, 0.5)
+    return a[first_a : first_a + size_a], b[first_b : first_b + size_b]
