@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
-from transformer_zoo.nn import Compute
+from transformer_zoo.nn import Compute, heads
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.training import Program, TrainState, prepare
 
@@ -27,6 +27,7 @@ SMALL = {
     "num_heads": 8,
     "num_kv_heads": 8,
     "mlp_dim": 40,
+    "num_segments": 2,
 }
 # What random configurations draw from. A head divides each of the widths.
 RANDOM = {
@@ -38,6 +39,8 @@ RANDOM = {
     "mlp_dim": (12, 40, 100),
     "activation": ("gelu", "gelu_new", "relu", "silu", "tanh"),
     "norm_epsilon": (1e-12, 1e-6, 1e-5, 1e-2),
+    "num_segments": (1, 2, 3),
+    "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # What a model is called with, as all families call it: token ids, and the mask that says which of them are real.
 MASKS = {"tokens_BT": "valid_BT", "source_BS": "valid_BS", "target_BT": "target_valid_BT"}
@@ -125,7 +128,7 @@ def dropouts(config: Any) -> dict[str, float]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("dropout")}
 
 
-def random_config(family: str, seed: int) -> Any:
+def random_config(family: str, seed: int, task: str = "base") -> Any:
     """A configuration drawn at random: sizes, activation, epsilon, what may be None, and every switch."""
     # Python's generator of choices: the same for a seed on every version and machine.
     draw = random.Random(f"{family} {seed}")
@@ -143,6 +146,8 @@ def random_config(family: str, seed: int) -> Any:
             values[field.name] = draw.choice([n for n in (1, 2, 4) if values["num_heads"] % n == 0])
         elif field.name.endswith("_id") and field.default is not None:
             values[field.name] = draw.randrange(min(RANDOM["vocab_size"]))
+    if task == "question-answering":
+        values.pop("labels", None)  # the reference counts its two scores by them
     return without_dropout(small(family, **values))
 
 
@@ -265,17 +270,45 @@ def documents(config: Any, rows: int, length: int, seed: int = 0) -> list[list[n
     return [[draw.integers(0, config.vocab_size, n, np.int32) for n in (cut[0], cut[1] - cut[0])] for cut in cuts]
 
 
-BATCHES = {"causal-lm": causal_lm}  # by the task of an objective
+def masked_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
+    """A batch for the prediction of hidden tokens, first and last of each row; its documents are one text."""
+    shapes = OBJECTIVES["masked-lm"]().shapes(len(rows), length)
+    batch = {name: np.zeros(like.shape, like.dtype) for name, like in shapes.items()}
+    for row, documents in enumerate(rows):
+        tokens = np.concatenate(documents)
+        batch["tokens_BT"][row, : len(tokens)] = tokens
+        batch["valid_BT"][row, : len(tokens)] = True
+        where = np.linspace(0, len(tokens) - 1, batch["masked_BP"].shape[1]).astype(int)
+        batch["masked_BP"][row], batch["targets_BP"][row], batch["weights_BP"][row] = where, tokens[where], 1
+        batch["tokens_BT"][row, where] = 1
+    return batch
 
 
-def learners() -> list[Any]:
-    """Each family with each objective that it can be trained for."""
-    return [
+def pretraining(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
+    """The same, with segments, the documents of a row; every other row is a wrong pair."""
+    segments = np.stack([np.arange(length) >= len(documents[0]) for documents in rows]).astype(np.int32)
+    return masked_lm(rows, length) | {"segments_BT": segments, "next_B": np.arange(len(rows), dtype=np.int32) % 2}
+
+
+# By the task of an objective.
+BATCHES = {"causal-lm": causal_lm, "masked-lm": masked_lm, "pretraining": pretraining}
+
+
+def learners(*wanted: str) -> list[Any]:
+    """Each family with the objective of its main task, and each objective with the first family that can learn it; of
+    these the models that take all these arguments."""
+    found = {family: {main_task(family)} for family in registry.families()}
+    for task in BATCHES:
+        family = next((family for family in found if task in registry.family(family).TASKS), None)
+        if family is not None:
+            found[family].add(task)
+    learners = [
         Case(family=family, task=task, config=small(family))
-        for family in registry.families()
-        for task in OBJECTIVES
-        if task in registry.family(family).TASKS
+        for family, tasks in found.items()
+        for task in sorted(tasks)
+        if task in BATCHES
     ]
+    return [case for case in learners if all(name in case.takes for name in wanted)]
 
 
 def run(case: Case, rows: int = 8, length: int = 16, **parts: Any) -> Run:
@@ -311,40 +344,83 @@ def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
 # ---- beside a reference ---------------------------------------------------------------------------------------------
 
 
+PER_TOKEN = (*heads.OF_TOKENS, *heads.LANGUAGE_MODEL, "causal-lm")  # tasks whose logits are of each token
+Words = dict[str, Any]
+
+
+def answers(task: str, output: Any) -> Words:
+    """All that a model says for its task, by name; of a body, what its heads would be given."""
+    names = ("hidden_BTD", "pooled_BD") if task == "base" else ("logits", "next_sentence_B2")
+    return {name: x for name in names if (x := getattr(output, name)) is not None}
+
+
+def directions(task: str, shapes: dict[str, tuple[int, ...]], valid_BT: Any) -> Words:
+    """Some numbers for each of the answers; what is said of padding is nobody's business, so there they are zero."""
+    numbers = {name: np.cos(np.arange(math.prod(shape))).reshape(shape) for name, shape in shapes.items()}
+    return {name: real(task, name, numbers[name], valid_BT) for name in shapes}
+
+
+def real(task: str, name: str, x: Any, valid_BT: Any) -> Any:
+    """What is said, with zeros where it is said of padding."""
+    if valid_BT is None or not (name == "hidden_BTD" or (name == "logits" and task in PER_TOKEN)):
+        return x
+    return x * valid_BT.reshape(*valid_BT.shape, *[1] * (x.ndim - 2))
+
+
+def rows(case: Case, count: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Rows of what a model is told besides its padding: tokens, none of which is the one that stands for padding where
+    another can be, and segments where it knows them."""
+    tokens_BT = case.tokens(count, length, seed)
+    if (pad := getattr(case.config, "pad_id", None)) is not None:
+        tokens_BT = np.where(tokens_BT == pad, (pad + 1) % case.config.vocab_size, tokens_BT)
+    if "segments_BT" not in case.takes:
+        return {"tokens_BT": tokens_BT}
+    segments_BT = np.random.default_rng(seed).integers(0, case.config.num_segments, tokens_BT.shape, np.int32)
+    return {"tokens_BT": tokens_BT, "segments_BT": segments_BT}
+
+
+def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Rows as a task wants them: for multiple-choice they are the choices of one question, [1, C, T]."""
+    return {name: x[None] for name, x in given.items()} if task == "multiple-choice" else given
+
+
 @functools.partial(compiled, static_argnames=("case", "prompt"))
 def told(
-    case: Case, params: trees.Tree, direction: Any, tokens_BT: Any, valid_BT: Any = None, prompt: int | None = None
-) -> tuple[Any, Any, trees.Tree]:
-    """What a model says [B, T, ...], all its hidden states [L + 1, B, T, D], the gradients in a direction.
+    case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
+) -> tuple[Words, Any, trees.Tree]:
+    """What a model says by name, all its hidden states [L + 1, B, T, D], the gradients in some direction.
 
     The hidden states are the embeddings, what the blocks say, and last what the model itself returns.
 
     Args:
+        given: rows of the model's arguments, [B, T].
         prompt: so many tokens are read at once, and the rest one by one, with a cache. None: all at once, without.
     """
 
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
         more = {} if cache is None else {"cache": cache}
-        output = case.model.apply({"params": params}, *given, **more)
-        _, asked = case.model.apply({"params": params}, *given, **more, mutable="intermediates")
+        given = as_asked(case.task, given)
+        output = case.model.apply({"params": params}, **given, **more)
+        _, asked = case.model.apply({"params": params}, **given, **more, mutable="intermediates")
         asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
         find = lambda name: next(value for path, value in asked.items() if path.endswith(name))
         layers = [find("embedded_BTD")[None], find("blocks/hidden_BTD")[:-1], output.hidden_BTD[None]]
-        return output.cache, (said(output), jnp.concatenate(layers))
+        return output.cache, (answers(case.task, output), jnp.concatenate(layers))
 
     def read(params: trees.Tree) -> Any:
-        given = (tokens_BT, valid_BT)
         if prompt is None:
             return step(params, None, given)[1]
-        cache = case.module.init_cache(case.config, *tokens_BT.shape, case.compute.dtype)
-        cache, first = step(params, cache, [x[:, :prompt] for x in given])
-        columns = [jnp.moveaxis(x[:, prompt:, None], 1, 0) for x in given]
+        shape = given["tokens_BT"].shape
+        cache = case.module.init_cache(case.config, *shape, case.compute.dtype)
+        cache, first = step(params, cache, {name: x[:, :prompt] for name, x in given.items()})
+        columns = {name: jnp.moveaxis(x[:, prompt:, None], 1, 0) for name, x in given.items()}
         _, rest = jax.lax.scan(functools.partial(step, params), cache, columns)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, jnp.moveaxis(b[..., 0, :], 0, -2)], axis=-2), first, rest)
 
     def function(params: trees.Tree) -> Any:
         words, hidden = read(params)
-        return (words * direction).sum(), (words, hidden)
+        towards = directions(case.task, {name: x.shape for name, x in words.items()}, given.get("valid_BT"))
+        return sum((words[name] * towards[name]).sum() for name in words), (words, hidden)
 
     grads, (words, hidden) = jax.grad(function, has_aux=True)(params)
     return words, hidden, grads

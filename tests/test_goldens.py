@@ -38,14 +38,15 @@ def test_golden(family: str, task: str):
             module, registry.param_shapes(case.model), weights,
             config=config, task=task, param_dtype="float64",
         )  # fmt: skip
-        given = (golden[name] for name in ("direction", "tokens_BT", "valid_BT"))
-        said, hidden, grads = families.told(case, params, *given)
+        given = {name: golden[name] for name in golden if name.endswith("_BT")}
+        words, hidden, grads = families.told(case, params, given)
 
-        real_BT = golden["valid_BT"][..., None]
-        near(said * real_BT, golden["said"])
+        assert {f"said {name}" for name in words} == {name for name in golden if name.startswith("said ")}
+        for name, ours in words.items():
+            near(families.real(task, name, ours, given["valid_BT"]), golden[f"said {name}"])
         assert len(hidden) == len(golden["hidden"])
         for ours, theirs in zip(hidden, golden["hidden"]):
-            near(ours * real_BT, theirs)
+            near(ours * given["valid_BT"][..., None], theirs)
         exported = weight_map.dump(module, grads, config=config, task=task)
         assert exported.keys() == gradients.keys()
         largest = max(np.abs(grad).max() for grad in gradients.values())

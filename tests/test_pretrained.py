@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,15 @@ from transformer_zoo.pretrained import Bundle, from_config, from_pretrained, sav
 
 # The keys of a tiny config.json: nothing equal that could be mixed up.
 TINY = {
+    "bert": {
+        "vocab_size": 90,
+        "max_position_embeddings": 24,
+        "type_vocab_size": 3,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+    },
     "gpt2": {
         "vocab_size": 90,
         "n_positions": 24,
@@ -188,8 +198,36 @@ def test_body_without_prefix_serves_a_tied_language_model(tmp_path: Path):
     loaded = from_pretrained(tmp_path, task="causal-lm")
     assert loaded.model.task == "causal-lm" and trees.flatten(loaded.params).keys() == trees.flatten(body.params).keys()
     edit(tmp_path, tie_word_embeddings=False)
-    with pytest.raises(ValueError, match=r"task 'causal-lm'(?s:.*)missing:  lm_head.weight  \(for head/embedding\)"):
-        from_pretrained(tmp_path, task="causal-lm")
+    with pytest.warns(UserWarning, match="has no head/embedding: fresh"):
+        assert from_pretrained(tmp_path, task="causal-lm").fresh == ("head/embedding",)
+
+
+def test_a_head_that_a_checkpoint_lacks_is_fresh_and_named(tmp_path: Path):
+    """As the paper initialises it, by the seed; but not where the checkpoint claims to have it, nor of the body."""
+    save_pretrained(tmp_path, made("bert", "masked-lm"))
+    names = ("head/scores/bias", "head/scores/kernel", "pooler/dense/bias", "pooler/dense/kernel")
+    with pytest.warns(UserWarning, match=f"has no {', '.join(names)}: fresh"):
+        one = from_pretrained(tmp_path, task="sequence-classification", labels=("bad", "so-so", "good"), seed=1)
+    assert one.fresh == names and one.config.labels == ("bad", "so-so", "good")
+    assert one.params["head"]["scores"]["kernel"].shape == (16, 3) and one.params["head"]["scores"]["kernel"].any()
+    with pytest.warns(UserWarning, match="fresh"):
+        mesh = sharding.make_mesh(tensor=2, devices=jax.devices()[:2])
+        two = from_pretrained(tmp_path, task="sequence-classification", labels=3, seed=1, mesh=mesh)
+    assert two.config.labels == ("LABEL_0", "LABEL_1", "LABEL_2") and not families.difference(two.params, one.params)
+
+    save_pretrained(tmp_path / "judge", one)
+    same = from_pretrained(tmp_path / "judge")
+    assert same.fresh == () and same.config == one.config
+    with pytest.warns(UserWarning, match="has no head/scores/bias, head/scores/kernel: fresh"):
+        assert from_pretrained(tmp_path / "judge", labels=5).params["head"]["scores"]["kernel"].shape == (16, 5)
+    tensors = {name: np.asarray(x) for name, x in safetensors.read_folder(tmp_path / "judge").items()}
+    (tmp_path / "judge" / "model.safetensors").unlink()
+    safetensors.write_folder(tmp_path / "judge", {name: x for name, x in tensors.items() if name != "classifier.bias"})
+    with pytest.raises(ValueError, match=r"missing:  classifier.bias  \(for head/scores/bias\)"):
+        from_pretrained(tmp_path / "judge")
+    with pytest.raises(ValueError, match="gpt2 has no task with labels"):
+        save_pretrained(tmp_path / "gpt2", made())
+        from_pretrained(tmp_path / "gpt2", labels=2)
 
 
 def test_untied_head_is_saved_and_left_out_by_the_body(tmp_path: Path):

@@ -1,6 +1,6 @@
 """Writes tests/goldens/*.npz: what the reference implementation says, for the tests that run without it.
 
-    python tools/make_golden.py            (needs the extra `parity`; every file is the same whenever it is made)
+    python tools/make_golden.py [FAMILY ...]   (needs the extra `parity`; every file is the same whenever it is made)
 
 A file holds one small random configuration of a family for a task, its weights (numbers of half precision, to be
 computed with in double), three rows of tokens, one of them padded on the right and one on the left, and in double
@@ -24,28 +24,26 @@ from parity import reference  # noqa: E402
 from transformer_zoo import registry  # noqa: E402
 from transformer_zoo.checkpoints import config_map  # noqa: E402
 
-SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_heads": 2, "mlp_dim": 6}
+SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_heads": 2, "mlp_dim": 6,
+         "num_segments": 2}  # fmt: skip
 
 
 def golden(family: str, task: str) -> dict[str, np.ndarray]:
     """The arrays of a file."""
-    config = families.random_config(family, seed=6)
+    config = families.random_config(family, 6, task)
     config = dataclasses.replace(config, **{name: size for name, size in SIZES.items() if hasattr(config, name)})
     case = families.Case(family=family, task=task, config=config)
     model = reference.build(case, seed=6)
-    tokens_BT = (5 + 7 * np.arange(3 * 6).reshape(3, 6) ** 2) % case.config.vocab_size
-    valid_BT = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
-    shape = (*tokens_BT.shape, case.config.width if task == "base" else case.config.vocab_size)
-    direction = np.cos(np.arange(np.prod(shape)).reshape(shape)).astype(np.float16) * valid_BT[..., None]
-    said, hidden, grads = reference.told(model, direction, tokens_BT, valid_BT)
+    given = families.rows(case, 3, 6)
+    given["valid_BT"] = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
+    offset = getattr(case.module, "position_offset", lambda config: 0)(case.config)
+    words, hidden, grads = reference.told(task, model, given, offset)
     return {
         "config": np.array(json.dumps(config_map.write(case.module, case.config, task), sort_keys=True)),
         "shapes": np.array(json.dumps({name: grad.shape for name, grad in grads.items()})),
-        "tokens_BT": tokens_BT.astype(np.int32),
-        "valid_BT": valid_BT,
-        "direction": direction,
-        "said": said * valid_BT[..., None],
-        "hidden": hidden * valid_BT[..., None],
+        **given,
+        **{f"said {name}": families.real(task, name, x, given["valid_BT"]) for name, x in words.items()},
+        "hidden": hidden * given["valid_BT"][..., None],
         # One after the other in one array each, which is smaller than many arrays.
         "weights": np.concatenate([reference.tensors(model)[name].astype(np.float16).ravel() for name in grads]),
         "gradients": np.concatenate([grad.ravel() for grad in grads.values()]),
@@ -53,7 +51,7 @@ def golden(family: str, task: str) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for family in registry.families():
+    for family in sys.argv[1:] or registry.families():
         for task in registry.family(family).TASKS:
             path = ROOT / "tests" / "goldens" / f"{family}-{task}.npz"
             path.parent.mkdir(exist_ok=True)

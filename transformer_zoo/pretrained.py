@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from jax.experimental import multihost_utils
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
+from transformer_zoo.nn import heads
 from transformer_zoo.nn.compute import Compute
 
 
@@ -41,8 +43,13 @@ def from_pretrained(
     param_dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
+    labels: int | Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Bundle:
     """A published model.
+
+    A checkpoint may be loaded for a task that it was not trained for. Parameters of the task's head that it lacks are
+    then fresh, as the paper initialises them: a warning names them, and so does `Bundle.fresh`.
 
     Args:
         name: a local folder with config.json and weights, a preset's name (`presets()`), or a hub id.
@@ -51,6 +58,9 @@ def from_pretrained(
         param_dtype: of the parameters in memory; likewise.
         mesh: the parameters arrive sharded over it, and each process reads only what its devices hold.
         revision: branch, tag or commit of the hub's repository.
+        labels: the names of a classifier's classes, or how many there are. None: those of config.json. A head for other
+            classes than the checkpoint's is fresh.
+        seed: of the parameters that are fresh.
 
     Raises:
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
@@ -67,7 +77,11 @@ def from_pretrained(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     config = config_map.read(family, settings, source)
-    model = _model(family, config, task or config_map.task_of(family, settings, source), dtype, param_dtype)
+    if labels is not None:
+        config = _labelled(config, labels, family.HF_MODEL_TYPE)
+    own_task = config_map.task_of(family, settings, source) if task is None else None
+    model = _model(family, config, task or own_task, dtype, param_dtype)
+    trained = labels is None and settings.get("architectures") in (None, [family.TASKS[model.task]])
     shapes = registry.param_shapes(model)
     params = weight_map.load(
         family,
@@ -78,8 +92,35 @@ def from_pretrained(
         param_dtype=param_dtype,
         shardings=None if mesh is None else sharding.param_shardings(shapes, sharding.adopt_mesh(mesh)),
         source=str(folder),
+        optional=None if trained else heads.PATHS,
     )
-    return Bundle(model, params, config, _tokenizer(folder))
+    params, fresh = _completed(model, params, mesh, seed)
+    if fresh:
+        warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}", stacklevel=2)
+    return Bundle(model, params, config, _tokenizer(folder), fresh)
+
+
+def _labelled(config: Any, labels: int | Sequence[str], model_type: str) -> Any:
+    if not hasattr(config, "labels"):
+        raise ValueError(f"{model_type} has no task with labels")
+    return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))
+
+
+def _completed(
+    model: nn.Module, params: trees.Tree, mesh: jax.sharding.Mesh | None, seed: int
+) -> tuple[trees.Tree, tuple[str, ...]]:
+    """The parameters with those that were left out, fresh, and the paths of these."""
+    flat, shapes = trees.flatten(params), registry.param_shapes(model)
+    fresh = tuple(path for path in trees.flatten(shapes) if path not in flat)
+    if not fresh:
+        return params, ()
+    make = lambda key: {path: trees.flatten(registry.init(model, key))[path] for path in fresh}
+    places = None
+    if mesh is not None:
+        mesh = sharding.adopt_mesh(mesh)
+        places = {path: trees.flatten(sharding.param_shardings(shapes, mesh))[path] for path in fresh}
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        return trees.unflatten(flat | jax.jit(make, out_shardings=places)(jax.random.key(seed))), fresh
 
 
 def from_config(

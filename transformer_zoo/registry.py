@@ -9,10 +9,11 @@ from typing import Any
 import jax
 
 from transformer_zoo import sharding, trees
-from transformer_zoo.models import gpt2
+from transformer_zoo.models import bert, gpt2
 from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
+    "bert": bert,
     "gpt2": gpt2,
 }
 
@@ -107,7 +108,7 @@ def initializer(model: Any, mesh: jax.sharding.Mesh | None = None) -> Callable[[
 
 def init(model: Any, key: jax.Array) -> trees.Tree:
     """Fresh parameters, as the paper initialises them."""
-    inputs = module_of(model.config).example_inputs(model.config)
+    inputs = module_of(model.config).example_inputs(model.config, model.task)
     return model.init(key, *inputs)["params"]
 
 

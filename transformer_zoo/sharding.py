@@ -19,14 +19,16 @@ MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 # path -> logical axes of the trailing dimensions; the layers stacked in front are never sharded. "_": replicated.
 PARAM_AXES = (
     (r"token_embed/embedding|head/embedding", "vocab embed"),
-    (r"position_embed/embedding", "_ embed"),
+    (r"lm_head/bias", "vocab"),
+    (r"(position|segment)_embed/embedding", "_ embed"),
+    (r"(pooler|lm_head|head)/(dense|scores)/kernel", "embed _"),
     (r".*/(query|key|value)/kernel", "embed heads _"),
     (r".*/(query|key|value)/bias", "heads _"),
     (r".*/out/kernel", "heads _ embed"),
     (r".*/mlp_up/kernel", "embed mlp"),
     (r".*/mlp_up/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),
-    (r".*/(out|mlp_down)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
+    (r".*/(out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
 )
 
 # logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.

@@ -1,7 +1,9 @@
 """The reference implementation: transformers on torch, in float64 and with attention in the open."""
 
+import inspect
 from typing import Any
 
+import families
 import numpy as np
 import torch
 import transformers
@@ -38,29 +40,49 @@ def tensors(model: Any) -> Arrays:
 
 
 def told(
-    model: Any, direction: np.ndarray, tokens_BT: np.ndarray, valid_BT: np.ndarray | None, prompt: int | None = None
-) -> tuple[np.ndarray, np.ndarray, Arrays]:
+    task: str, model: Any, given: Arrays, position_offset: int = 0, prompt: int | None = None
+) -> tuple[Arrays, np.ndarray, Arrays]:
     """What it says, all its hidden states and the gradients of all its parameters: as `families.told` has them of ours.
 
-    With `valid_BT` it is given positions that count what is real, as a user of it has to; without, nothing.
+    Where something is padding it is given positions that count what is real, as a user of it has to; else nothing.
     """
-    given = {"input_ids": torch.as_tensor(tokens_BT).long()}
+    valid_BT, names = given.get("valid_BT"), {"tokens_BT": "input_ids", "segments_BT": "token_type_ids"}
+    inputs = {names[name]: torch.as_tensor(x).long() for name, x in given.items() if name in names}
     if valid_BT is not None:
-        given["attention_mask"] = torch.as_tensor(valid_BT).long()
-        given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    length = tokens_BT.shape[1]
+        mask = inputs["attention_mask"] = torch.as_tensor(valid_BT).long()
+        if "position_ids" in inspect.signature(model.forward).parameters:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + position_offset
+    inputs = families.as_asked(task, inputs)
+    length = inputs["input_ids"].shape[-1]
     starts = [0] if prompt is None else [0, *range(prompt, length)]
     outputs: list[Any] = []
     for start, end in zip(starts, [*starts[1:], length]):
-        part = {name: x[:, :end] if name == "attention_mask" else x[:, start:end] for name, x in given.items()}
+        part = {name: x[..., :end] if name == "attention_mask" else x[..., start:end] for name, x in inputs.items()}
         if prompt is not None:
             part |= {"use_cache": True, "past_key_values": outputs[-1].past_key_values if outputs else None}
         outputs.append(model(**part, output_hidden_states=True))
-    said = torch.cat([out.logits if "logits" in out else out.last_hidden_state for out in outputs], dim=1)
+    words = answers(outputs)
     hidden = torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out.hidden_states for out in outputs))])
+    towards = families.directions(task, {name: tuple(x.shape) for name, x in words.items()}, valid_BT)
     model.zero_grad()
-    (said * torch.as_tensor(direction)).sum().backward()
-    return said.detach().numpy(), hidden.detach().numpy(), {n: gradient(p) for n, p in model.named_parameters()}
+    sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
+    grads = {name: gradient(parameter) for name, parameter in model.named_parameters()}
+    return {name: x.detach().numpy() for name, x in words.items()}, hidden.detach().numpy(), grads
+
+
+def answers(outputs: list[Any]) -> dict[str, torch.Tensor]:
+    """Under our names what it says under many; the parts of a row that was read in parts, one after the other."""
+    first = outputs[0]
+    join = lambda name: torch.cat([out[name] for out in outputs], dim=1)
+    if "start_logits" in first:
+        return {"logits": torch.stack([first.start_logits, first.end_logits], dim=-1)}
+    if "prediction_logits" in first:
+        second = "seq_relationship_logits" if "seq_relationship_logits" in first else "sop_logits"
+        return {"logits": first.prediction_logits, "next_sentence_B2": first[second]}
+    if "logits" in first:
+        return {"logits": join("logits")}
+    pooled = {"pooled_BD": first.pooler_output} if "pooler_output" in first else {}
+    return {"hidden_BTD": join("last_hidden_state")} | pooled
 
 
 def gradient(parameter: Any) -> np.ndarray:

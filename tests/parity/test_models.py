@@ -23,7 +23,7 @@ LARGEST: dict[str, float] = {}  # what pytest prints at the end
 
 def cases() -> list[Any]:
     return [
-        pytest.param(families.Case(family=family, task=task, config=families.random_config(family, seed)), seed,
+        pytest.param(families.Case(family=family, task=task, config=families.random_config(family, seed, task)), seed,
                      id=f"{family}-{task}-{seed}")
         for family in registry.families()
         for task in registry.family(family).TASKS
@@ -34,8 +34,8 @@ def cases() -> list[Any]:
 def padding(mode: str) -> np.ndarray | None:
     """Which tokens of three rows are real."""
     ends = np.array([[0], [5], [2]])  # how many are not
-    if mode in ("none", "cache"):
-        return None if mode == "none" else np.ones((3, T), bool)
+    if mode in ("none", "one row", "cache"):
+        return np.ones((3, T), bool) if mode == "cache" else None
     if mode == "left, cache":
         ends = np.array([[0], [2], [1]])
     return np.arange(T) < T - ends if mode == "right" else np.arange(T) >= ends
@@ -53,22 +53,28 @@ def test_everything_agrees(case: families.Case, seed: int):
             case.module, registry.param_shapes(case.model), reference.tensors(theirs),
             config=case.config, task=case.task, param_dtype="float64",
         )  # fmt: skip
-        tokens_BT = case.tokens(3, T, seed)
-        for mode in ("none", "right", "left", *(("cache", "left, cache") if case.causal else ())):
-            compare(case, params, theirs, tokens_BT, mode)
+        given = families.rows(case, 3, T, seed)
+        for mode in ("none", "right", "left", *(("cache", "left, cache") if case.causal else ("one row",))):
+            compare(case, params, theirs, given, mode)
 
 
-def compare(case: families.Case, params: trees.Tree, theirs: Any, tokens_BT: np.ndarray, mode: str) -> None:
+def compare(case: families.Case, params: trees.Tree, theirs: Any, given: dict[str, np.ndarray], mode: str) -> None:
     valid_BT = padding(mode)
-    real_BT = np.ones(tokens_BT.shape, bool) if valid_BT is None else valid_BT
-    size = case.config.width if case.task == "base" else case.config.vocab_size
-    direction = np.random.default_rng(0).standard_normal((*tokens_BT.shape, size)) * real_BT[..., None]
+    if mode == "one row":
+        given = {name: x[:1] for name, x in given.items()}
+    if valid_BT is not None:
+        given = given | {"valid_BT": valid_BT}
     prompt = PROMPT if "cache" in mode else None
-    words, hidden, grads = families.told(case, params, direction, tokens_BT, valid_BT, prompt=prompt)
-    their_words, their_hidden, their_grads = reference.told(theirs, direction, tokens_BT, valid_BT, prompt)
+    words, hidden, grads = families.told(case, params, given, prompt=prompt)
+    offset = getattr(case.module, "position_offset", lambda config: 0)(case.config)
+    their_words, their_hidden, their_grads = reference.told(case.task, theirs, given, offset, prompt)
 
     # What is said of padding is nobody's business.
-    note("logits" if case.task != "base" else "hidden states", mode, words[real_BT], their_words[real_BT])
+    assert words.keys() == their_words.keys()
+    for name in words:
+        one, other = (families.real(case.task, name, x[name], valid_BT) for x in (words, their_words))
+        note("logits" if case.task != "base" else "hidden states", mode, one, other)
+    real_BT = np.ones(given["tokens_BT"].shape, bool) if valid_BT is None else valid_BT
     assert len(hidden) == len(their_hidden) == case.config.num_layers + 1
     for ours, other in zip(hidden, their_hidden):
         note("hidden states", mode, ours[real_BT], other[real_BT])

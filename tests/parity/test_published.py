@@ -16,6 +16,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 TINY = {
+    "bert": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
+         "num_attention_heads": 2, "intermediate_size": 40},
+        {"vocab_size": 128, "max_position_embeddings": 16, "hidden_size": 12, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 3,
+         "layer_norm_eps": 1e-3},
+    ],
     "gpt2": [
         {"vocab_size": 90, "n_positions": 24, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 40},
         {"vocab_size": 128, "n_positions": 16, "n_embd": 12, "n_layer": 1, "n_head": 3, "tie_word_embeddings": False},

@@ -57,6 +57,10 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
             faults.append(f"{theirs} is {value!r}, which is not {_described(hints[ours])}")
         else:
             values[ours] = value
+    if "labels" in hints:
+        labels, fault = _labels(settings)
+        values |= {} if labels is None else {"labels": labels}
+        faults += [] if fault is None else [fault]
     for theirs, supported in family.HF_FIXED.items():
         if settings.get(theirs, supported) != supported:
             faults.append(f"{theirs} is {settings[theirs]!r}; only {supported!r} is supported")
@@ -70,11 +74,17 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
 
 def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) -> dict[str, Any]:
     """The config.json that says of a model what it is and in which dtype its tensors are stored."""
-    settings = {"architectures": [family.TASKS[task]], "model_type": family.HF_MODEL_TYPE, **family.HF_FIXED}
+    settings = {"architectures": [family.TASKS[task]], "model_type": family.HF_MODEL_TYPE}
     for ours, entry in family.HF_CONFIG.items():
         theirs, renamed = _entry(entry)
         value = getattr(config, ours)
         settings[theirs] = value if renamed is None else next(key for key, own in renamed.items() if own == value)
+    labels = getattr(config, "labels", None)
+    if task == "question-answering" and labels is not None and len(labels) != 2:
+        labels = numbered(2)  # to the reference, the scores of a start and an end are labels
+    if labels is not None:
+        settings["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        settings["label2id"] = {label: i for i, label in enumerate(labels)}
     return settings if dtype is None else {**settings, "dtype": dtype}
 
 
@@ -92,6 +102,22 @@ def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFI
         known = ", ".join(f"{task} ({name})" for name, task in tasks.items())
         raise ValueError(f"{source} {says}: give the task. Those of {family.HF_MODEL_TYPE} are {known}")
     return tasks[first]
+
+
+def _labels(settings: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, str | None]:
+    """The names of the classes by their numbers, where a config.json speaks of them; or what is wrong with them."""
+    names, count = settings.get("id2label"), settings.get("num_labels")
+    if names is None:
+        return (None if count is None else numbered(count)), None
+    if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+        return None, f"id2label is {names!r}, which does not number its labels from 0"
+    by_number = {int(i): str(label) for i, label in names.items()}
+    return tuple(by_number[i] for i in range(len(by_number))), None
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """The labels of classes that have no names."""
+    return tuple(f"LABEL_{i}" for i in range(count))
 
 
 def _entry(entry: Any) -> tuple[str, Mapping[Any, Any] | None]:

@@ -7,6 +7,7 @@ A row of `HF_WEIGHTS` is (theirs, ours, layout):
 `*` counts the layers, which are stacked in our parameter; `{a,b,c}` splits their tensor along the first axis of the
 layout's right side; the axis `V` is the vocabulary, whose rows we pad. Every size follows from our parameter's shape,
 so a row holds for every configuration. Of their tensors only those slices are read that this process's devices need.
+The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix.
 """
 
 import dataclasses
@@ -40,6 +41,7 @@ def load(
     param_dtype: str,
     shardings: Mapping[str, Any] | None = None,
     source: str = "the checkpoint",
+    optional: str | None = None,
 ) -> trees.Tree:
     """The parameters of a model, made of published tensors.
 
@@ -55,19 +57,25 @@ def load(
         param_dtype: what the parameters are cast to, slice by slice.
         shardings: where the parameters go, a tree like `shapes`. None: whole, to the default device.
         source: what an error message calls the checkpoint.
+        optional: a regular expression. Of the parameters whose whole path matches it, those that the checkpoint lacks,
+            or has in another shape, are left out of what is returned.
 
     Raises:
         ValueError: tensors are missing, unexpected, of a wrong shape or type, or there twice. One error lists them all.
     """
     flat = trees.flatten(shapes)
     places = {} if shardings is None else trees.flatten(shardings)
-    rows, inactive = _rows(family, config, flat)
+    rows, inactive = _rows(family, config, task, flat)
     names = _Names(family, config, task)
     faults: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {}  # ours -> theirs, by layer
     for row in rows:
         for theirs in row.names:
             found = names.find(theirs, tensors)
+            if optional is not None and all(re.fullmatch(optional, path) for path in row.paths):
+                if len(found) == 0 or (len(found) == 1 and tuple(tensors[found[0]].shape) != row.shape):
+                    inactive.append(row.theirs)
+                    continue
             if not found:
                 faults.setdefault("missing", []).append(f"{names.written(theirs)}  (for {row.ours})")
             elif len(found) > 1:
@@ -88,7 +96,7 @@ def load(
         )
 
     params = {}
-    for row in rows:
+    for row in (row for row in rows if row.ours in used):
         for part, path in enumerate(row.paths):
             views = [row.view(tensors[name], part) for name in used[row.ours]]
             params[path] = _put(views, row.stacked, flat[path].shape, np.dtype(param_dtype), places.get(path))
@@ -111,7 +119,7 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
     names = _Names(family, config, task)
     return {
         names.written(theirs): Export(row=row, layer=layer, leaves=[flat[path] for path in row.paths])
-        for row in _rows(family, config, flat)[0]
+        for row in _rows(family, config, task, flat)[0]
         for layer, theirs in enumerate(row.names)
     }
 
@@ -175,14 +183,16 @@ class Export:
         return self.row.undo([_host(leaf[self.layer] if self.row.stacked else leaf) for leaf in self.leaves])
 
 
-def _rows(family: ModuleType, config: Any, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
-    """The rows for these parameters, and the names that the other rows speak of.
+def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+    """The rows for these parameters, and the names that the other rows speak of; those of heads begin with "/".
 
     Raises:
         ValueError: the table is wrong: a parameter has no row, or several, or not the axes that its row says.
     """
-    rows, inactive = [], []
-    for theirs, ours, layout in family.HF_WEIGHTS:
+    heads = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in family.HF_HEADS.items()}
+    inactive = [theirs for name, table in heads.items() if name != task for theirs, *_ in table]
+    rows = []
+    for theirs, ours, layout in (*family.HF_WEIGHTS, *heads.get(task, ())):
         paths = tuple(_expand(ours))
         if not any(path in flat for path in paths):
             inactive.append(theirs)
@@ -237,14 +247,26 @@ class _Names:
             return None if same else f"not the same as {tied}, to which config.json ties it"
         if any(pattern.fullmatch(name) or pattern.fullmatch(short) for pattern in self.ignored):
             return None
-        other_heads = (re.escape(theirs).replace(r"\*", r"\d+") for theirs in inactive)
-        if any(re.fullmatch(head, f"/{name}") or re.fullmatch(head, short) for head in other_heads):
+        if any(self._is(name, theirs) for theirs in inactive):
             return None
         return "unexpected"
 
+    def _is(self, name: str, theirs: str) -> bool:
+        """Whether a tensor of this name is one of a row's, in any layer."""
+        names = [theirs[1:]] if theirs.startswith("/") else [self.prefix + theirs, theirs]
+        patterns = [*names, *filter(None, map(_old_name, names))]
+        return any(re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) for pattern in patterns)
+
     def _present(self, theirs: str, tensors: Mapping[str, Any]) -> list[str]:
-        names = [theirs[1:]] if theirs.startswith("/") else dict.fromkeys([self.prefix + theirs, theirs])
-        return [name for name in names if name in tensors]
+        names = [theirs[1:]] if theirs.startswith("/") else list(dict.fromkeys([self.prefix + theirs, theirs]))
+        return [name for name in (*names, *filter(None, map(_old_name, names))) if name in tensors]
+
+
+def _old_name(name: str) -> str | None:
+    """What the scale or the bias of a norm was called in the first checkpoints, which came from TensorFlow."""
+    body, _, last = name.rpartition(".")
+    old = {"weight": "gamma", "bias": "beta"}.get(last)
+    return f"{body}.{old}" if old and "norm" in body.lower() else None
 
 
 def _same_bytes(one: Any, other: Any) -> bool:

@@ -174,9 +174,9 @@ def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32
     return cache.empty(config.num_layers, batch, length, config.num_heads, config.width // config.num_heads, dtype)
 
 
-def example_inputs(config: Config, batch: int = 1, length: int = 8) -> tuple[Any, ...]:
-    """Inputs of the right shapes, to initialise and to trace."""
-    return (jnp.zeros((batch, min(length, config.max_length)), jnp.int32),)
+def example_inputs(config: Config, task: str) -> tuple[Any, ...]:
+    """Inputs of the right shapes for a task, to initialise and to trace."""
+    return (jnp.zeros((1, 1), jnp.int32),)
 
 
 # ---- the published checkpoints ------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ HF_WEIGHTS = (
     ("h.*.mlp.c_proj.bias",     "blocks/mlp_down/bias",                           "D -> D"),
     ("ln_f.weight",             "final_norm/scale",                               "D -> D"),
     ("ln_f.bias",               "final_norm/bias",                                "D -> D"),
-    ("/lm_head.weight",         "head/embedding",                                 "V D -> V D"),
 )  # fmt: skip
+HF_HEADS = {"causal-lm": (("lm_head.weight", "head/embedding", "V D -> V D"),)}
 HF_TIED = {"lm_head.weight": "wte.weight"}
 HF_IGNORE = ((r"h\.\d+\.attn\.(masked_)?bias", "the causal mask, which old versions saved as a buffer"),)

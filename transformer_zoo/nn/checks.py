@@ -4,6 +4,7 @@ Shapes are checked always. Values are checked wherever they are known, that is, 
 pipeline and `zoo.generate` have checked them before.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -64,3 +65,9 @@ def check_heads(width: int, num_heads: int) -> None:
     """Raises ValueError unless the heads divide the width."""
     if num_heads < 1 or width % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide width={width}: every head has the same size")
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raises ValueError unless there is a label, and none twice."""
+    if not labels or len(set(labels)) != len(labels):
+        raise ValueError(f"labels are {labels!r}: there must be at least one, and none twice")

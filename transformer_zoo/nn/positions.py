@@ -43,6 +43,14 @@ def place(
     return positions_BT, mask, cache
 
 
+def of_rows(tokens_BT: jax.Array, valid_BT: jax.Array | None, positions_BT: jax.Array | None) -> tuple[jax.Array, Mask]:
+    """What an encoder needs before its first block: positions [B or 1, T] counted over what is real, and its mask."""
+    valid_BT = None if valid_BT is None else jnp.asarray(valid_BT).astype(bool)
+    if positions_BT is None:
+        positions_BT = count(tokens_BT.shape[1], valid_BT, None)
+    return positions_BT, Mask(valid_BS=valid_BT)
+
+
 def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) -> jax.Array:
     """int32[B or 1, T]: how many real tokens stand before each one in its row, or in its document."""
     if documents_BT is not None:

@@ -1,0 +1,148 @@
+"""What stands over an encoder: the output layers of its tasks. A family wires them; their weights lie under `lm_head`,
+`head` and `pooler`, which a checkpoint for another task may lack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.checks import check_like
+from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.embedding import Embedding, padded_vocab
+from transformer_zoo.nn.output import Output
+
+# The paths of the parameters that belong to a task, and not to the body.
+PATHS = r"(lm_head|head|pooler)/.*"
+
+LANGUAGE_MODEL = ("masked-lm", "pretraining")
+OF_TOKENS = ("token-classification", "question-answering", "replaced-token-detection")
+
+
+def classes(task: str, labels: Sequence[str]) -> int:
+    """How many scores a task's head gives to what it judges; 0 for tasks without such a head."""
+    own = len(labels)
+    return {
+        "sequence-classification": own, "token-classification": own, "multiple-choice": 1,
+        "replaced-token-detection": 1, "question-answering": 2, "next-sentence": 2, "pretraining": 2,
+    }.get(task, 0)  # fmt: skip
+
+
+class MaskedLM(nn.Module):
+    """Scores every token of the vocabulary: a dense layer, an activation, a norm, the table of tokens (Devlin et al.
+    2018, section 3.1, and the code released with it)."""
+
+    table: Embedding
+    """That of the input, [V, E], is that of the output too."""
+    activation: str
+    norm: Any
+    """Makes the normalisation layer."""
+    compute: Compute
+    init: Any
+    dense_bias: bool = True
+    bias: bool = True
+    """Whether every token has a bias besides."""
+
+    @nn.compact
+    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
+        """[B, T, D] to scores [B, T, V] of the padded vocabulary, in at least float32."""
+        dense = self.compute.dense(self.table.width, use_bias=self.dense_bias, kernel_init=self.init, name="dense")
+        logits_BTV = self.table.attend(self.norm(name="norm")(ACTIVATIONS[self.activation](dense(hidden_BTD))))
+        if not self.bias:
+            return logits_BTV
+        size = padded_vocab(self.table.vocab_size)
+        bias_V = self.param("bias", nn.initializers.zeros_init(), (size,), self.compute.param_dtype)
+        return logits_BTV + bias_V.astype(logits_BTV.dtype)
+
+
+class Pooler(nn.Module):
+    """A dense layer and an activation over the first token: what stands for the whole sequence, [B, D]."""
+
+    activation: str
+    compute: Compute
+    init: Any
+
+    @nn.compact
+    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
+        dense = self.compute.dense(hidden_BTD.shape[-1], kernel_init=self.init, name="dense")
+        return ACTIVATIONS[self.activation](dense(hidden_BTD[:, 0]))
+
+
+class Classifier(nn.Module):
+    """Scores classes, in at least float32: dropout and a dense layer, with a hidden layer before it if it has an
+    activation."""
+
+    classes: int
+    compute: Compute
+    init: Any
+    dropout: float = 0.0
+    activation: str | None = None
+    """Of a hidden layer; None: there is none."""
+    hidden_dropout: float = 0.0
+    """Before the hidden layer."""
+
+    @nn.compact
+    def __call__(self, x_BD: jax.Array, train: bool) -> jax.Array:
+        if self.activation is not None:
+            dense = self.compute.dense(x_BD.shape[-1], kernel_init=self.init, name="dense")
+            x_BD = nn.Dropout(self.hidden_dropout, deterministic=not train)(x_BD)
+            x_BD = ACTIVATIONS[self.activation](dense(x_BD))
+        x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
+        scores = self.compute.dense(self.classes, kernel_init=self.init, name="scores")
+        return scores(x_BD).astype(self.compute.wide)
+
+
+def as_rows(task: str, tokens: jax.Array, **others: jax.Array | None) -> tuple[jax.Array, ...]:
+    """What goes through an encoder, [B, T] each: the choices of multiple-choice, [B, C, T], become rows of their own.
+
+    Raises:
+        ValueError: the tokens have not the dimensions that the task asks for, or the others not the tokens' shape.
+    """
+    for name, x in others.items():
+        check_like(x, tokens, name)
+    arrays = (tokens, *others.values())
+    if task != "multiple-choice":
+        return arrays
+    if np.ndim(tokens) != 3:
+        raise ValueError(f"the tokens have shape {np.shape(tokens)}: multiple-choice needs [batch, choices, length]")
+    return tuple(None if x is None else x.reshape(-1, x.shape[-1]) for x in arrays)
+
+
+def example_inputs(config: Any, task: str) -> tuple[Any, ...]:
+    """Inputs of the right shapes for a task, to initialise and to trace."""
+    return (jnp.zeros((1, 1, 1) if task == "multiple-choice" else (1, 1), jnp.int32),)
+
+
+def output(
+    model: nn.Module,
+    tokens: jax.Array,
+    hidden_BTD: jax.Array,
+    *,
+    summary_BD: jax.Array | None = None,
+    pooled_BD: jax.Array | None = None,
+    train: bool,
+) -> Output:
+    """What an encoder returns for its task.
+
+    Args:
+        model: has `task` and `config`, and for the tasks that need them the methods `logits` and `head`.
+        tokens: as the model was given them.
+        summary_BD: what a head judges a sequence by.
+        pooled_BD: the pooler's output, where there is a pooler.
+    """
+    task, cfg = model.task, model.config
+    words = model.logits(hidden_BTD)[..., : cfg.vocab_size] if task in LANGUAGE_MODEL else None
+    scores = None
+    if classes(task, cfg.labels):
+        scores = model.head(hidden_BTD if task in OF_TOKENS else summary_BD, train)
+    if task == "replaced-token-detection":
+        scores = scores[..., 0]
+    if task == "multiple-choice":
+        scores = scores.reshape(tokens.shape[:2])
+    output = Output(hidden_BTD=hidden_BTD, pooled_BD=pooled_BD)
+    if task == "pretraining":
+        return output.replace(logits=words, next_sentence_B2=scores)
+    return output.replace(logits=scores if words is None else words)
