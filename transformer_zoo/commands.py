@@ -96,8 +96,10 @@ def _evaluate(chosen: _Evaluate) -> int:
     if bundle.tokenizer is None:
         raise ValueError(f"{chosen.model} has no tokenizer: text cannot be read without one")
     source, split = chosen.source or data.source, chosen.split or data.validation_split
+    documents = sources.source(source, split)
+    objective, _ = objective.for_data(bundle.config, documents.classes)
     rows = pipeline.Pipeline(
-        sources.source(source, split), objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
+        documents, objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
         shuffle=False, epochs=1,
     )  # fmt: skip
     report = evaluate(bundle.model, objective, bundle.params, itertools.islice(rows, chosen.batches))

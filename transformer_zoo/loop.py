@@ -54,7 +54,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     directory = Path(run.directory)
 
     # ---- what was here before -----------------------------------------------------------------------------------
-    run, bundle, notes = _begin(run, directory)
+    run, bundle, notes = _begin(_for_data(run), directory)
     for note in notes:
         console.print(f"changed since this run began: {note}", style="yellow")
 
@@ -149,8 +149,15 @@ def _begin(run: Run, directory: Path) -> tuple[Run, Bundle | None, list[str]]:
     bundle = None
     if run.init_from is not None:
         bundle = _load(run, run.init_from, task=run.objective.task, labels=getattr(run.model, "labels", None))
-        run = dataclasses.replace(run, model=bundle.config)
+        run = _for_data(dataclasses.replace(run, model=bundle.config))
     return run, bundle, []
+
+
+def _for_data(run: Run) -> Run:
+    """The run with what its data say about it, such as the names of the classes."""
+    classes = lambda field: sources.source(run.data.source, run.data.train_split).classes(field)
+    objective, model = run.objective.for_data(run.model, classes)
+    return dataclasses.replace(run, objective=objective, model=model)
 
 
 def _load(run: Run, name: str, **how: Any) -> Bundle:

@@ -35,6 +35,17 @@ class Objective(abc.ABC):
     frozen: ClassVar[tuple[str, ...]] = ()
     """Regular expressions: parameters whose whole path matches one of them are never trained, such as a teacher's."""
 
+    def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> "tuple[Objective, Any]":
+        """The objective and the model's configuration with what the data say about them.
+
+        Args:
+            classes: of a field of the data that holds labels, the names of the classes; None where nothing names them.
+
+        Raises:
+            ValueError: the data contradict the configuration.
+        """
+        return self, config
+
     @abc.abstractmethod
     def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
         """A function of a group of documents (list of dictionaries) and a generator of random numbers (numpy's) that
