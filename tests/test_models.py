@@ -304,7 +304,7 @@ FRESH: dict[str, Callable[[Any], Any]] = {
 
 @each()
 def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
-    """The distributions, as the test of Kolmogorov and Smirnov tells them apart; their spread, to five standard errors."""
+    """The distributions, as the test of Kolmogorov and Smirnov tells them apart; the spread to five standard errors."""
     case = case.with_(width=64, vocab_size=500)
     ids = case.module.example_inputs(case.config, case.task)
     init = lambda seed: families.fresh(case.model, jax.random.key(seed), *ids)

@@ -144,7 +144,7 @@ class Model(nn.Module):
         return heads.output(self, tokens, hidden_BTD, summary_BD=pooled_BD, pooled_BD=pooled_BD, train=train)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Scores [B, T, V] of what masked tokens are, over the padded vocabulary; a loss needs them only at its masks."""
+        """Scores [B, T, V] of what masked tokens are, over the padded vocabulary; a loss needs but its masks."""
         return self.lm_head(hidden_BTD)
 
 
