@@ -28,14 +28,27 @@ def batch_of(case: families.Case, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def spoilt(task: str) -> Any:
-    """An objective that a batch can spoil: its loss, by fewer than no bytes of text, or its gradient alone, by none."""
+    """An objective that a batch can spoil with `good_B`: its loss, by what is less than nothing, or its gradient alone,
+    by nothing."""
+
+    def shapes(self: Any, batch: int, length: int) -> Any:
+        return super(kind, self).shapes(batch, length) | {"good_B": jax.ShapeDtypeStruct((batch,), jnp.float32)}
+
+    def counts(self: Any, batch: Any) -> Any:
+        return super(kind, self).counts(batch) | {"good": batch["good_B"].sum()}
 
     def loss(self: Any, sums: Any, counts: Any) -> jax.Array:
         good = super(kind, self).loss(sums, counts)
-        return good + 0 * jnp.sqrt(counts["bytes"] * good)
+        return good + 0 * jnp.sqrt(counts["good"] * good)
 
-    kind = dataclasses.dataclass(frozen=True, kw_only=True)(type("Spoilt", (OBJECTIVES[task],), {"loss": loss}))
+    methods = {"shapes": shapes, "counts": counts, "loss": loss}
+    kind = dataclasses.dataclass(frozen=True, kw_only=True)(type("Spoilt", (OBJECTIVES[task],), methods))
     return kind()
+
+
+def good(batch: Any, value: float = 1) -> dict[str, np.ndarray]:
+    """A batch for an objective that can be spoilt."""
+    return batch | {"good_B": np.full(len(batch["tokens_BT"]), value, np.float32)}
 
 
 def identical(one: Any, other: Any) -> bool:
@@ -90,9 +103,8 @@ def test_what_is_not_finite_is_passed_over(case: families.Case):
         families.run(case, optimizer=optimizer, objective=spoilt(case.task)), params := case.params()
     )
     step = families.compile_step(program)
-    first, second = batch_of(case), batch_of(case, seed=1)
-    bad_loss = first | {"bytes_B": np.full(8, -1, np.int32)}
-    bad_grad = first | {"bytes_B": np.zeros(8, np.int32)}
+    first, second = good(batch_of(case)), good(batch_of(case, seed=1))
+    bad_loss, bad_grad = good(first, -1), good(first, 0)
     expected = [(first, 0, 0), (bad_loss, 1, 1), (bad_grad, 2, 2), (second, 2, 0), (bad_grad, 3, 1)]
     averages, updates = [params], 0
     for number, (batch, skipped, in_a_row) in enumerate(expected, start=1):
@@ -363,6 +375,6 @@ def test_the_first_module_that_is_not_finite(case: families.Case, monkeypatch: p
 def test_a_loss_or_a_gradient_that_is_not_finite_on_its_own(case: families.Case, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jax, "jit", families.compiled)
     arguments = case.model, spoilt(case.task), case.params()
-    for bytes_B, words in ((-1, "the loss itself"), (0, "the gradient of ")):
-        batch = batch_of(case) | {"bytes_B": np.full(8, bytes_B, np.int32)}
+    for value, words in ((-1, "the loss itself"), (0, "the gradient of ")):
+        batch = good(batch_of(case), value)
         assert diagnosis.first_not_finite(*arguments, batch, jax.random.key(0)).startswith(words)
