@@ -291,27 +291,6 @@ def pretraining(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarr
 
 
 # By the task of an objective.
-def masked_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """A batch for the prediction of hidden tokens, first and last of each row; its documents are one text."""
-    shapes = OBJECTIVES["masked-lm"]().shapes(len(rows), length)
-    batch = {name: np.zeros(like.shape, like.dtype) for name, like in shapes.items()}
-    for row, documents in enumerate(rows):
-        tokens = np.concatenate(documents)
-        batch["tokens_BT"][row, : len(tokens)] = tokens
-        batch["valid_BT"][row, : len(tokens)] = True
-        where = np.linspace(0, len(tokens) - 1, batch["masked_BP"].shape[1]).astype(int)
-        batch["masked_BP"][row], batch["targets_BP"][row], batch["weights_BP"][row] = where, tokens[where], 1
-        batch["tokens_BT"][row, where] = 1
-    return batch
-
-
-def pretraining(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """The same, with segments, the documents of a row; every other row is a wrong pair."""
-    segments = np.stack([np.arange(length) >= len(documents[0]) for documents in rows]).astype(np.int32)
-    return masked_lm(rows, length) | {"segments_BT": segments, "next_B": np.arange(len(rows), dtype=np.int32) % 2}
-
-
-# By the task of an objective.
 BATCHES = {"causal-lm": causal_lm, "masked-lm": masked_lm, "pretraining": pretraining}
 
 
