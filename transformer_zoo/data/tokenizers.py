@@ -484,6 +484,8 @@ def _from_sentencepiece(
     cls, sep = backend.id_of("[CLS]"), backend.id_of("[SEP]")
     if cls is not None and sep is not None:
         frame = _Frame(cls, sep, 1, True)
+        if backend.id_of("[MASK]") is None:
+            extra.setdefault(size, "[MASK]")  # DeBERTa-v3's model has none, and nothing beside it says so
         backend = _SentencePiece(contents[0], extra, frame=frame, lower_case=config.get("do_lower_case", lower_case))
     return backend, CONVENTIONS | usual
 
@@ -757,7 +759,7 @@ def _albert_text(text: str) -> tuple[str, np.ndarray]:
     parts, spans = [], []
     for match in re.finditer("``|''|.", text, re.DOTALL):
         plain = '"' if len(match[0]) == 2 else unicodedata.normalize("NFKD", match[0]).lower()
-        kept = "".join(c for c in plain if not unicodedata.combining(c))
+        kept = "".join(c for c in plain if unicodedata.category(c)[0] != "M")
         parts.append(kept)
         spans += [match.span()] * len(kept)
     return "".join(parts), np.array(spans, np.int32).reshape(-1, 2)
