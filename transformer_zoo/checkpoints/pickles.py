@@ -2,11 +2,12 @@
 
 A pickle is a program for a small stack machine, and Python's own machine imports and calls whatever the program names.
 This one knows two dozen opcodes and the names that its caller gives it; anything else is refused by its name, before it
-has an effect. The standard library's `pickletools` only cuts the stream into opcodes. Their meaning: PEP 307, PEP 3154.
+has an effect. Of the standard library it takes only the list of opcodes and of how their arguments are written. Their
+meaning: PEP 307 and PEP 3154.
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 MAX_BYTES = 1 << 26
@@ -16,6 +17,8 @@ MAX_TUPLE = 64  # the most axes that an array of numpy has
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINSTRING", "SHORT_BINSTRING"}
 LITERALS |= {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+ARGUMENTS = {"PROTO", "FRAME", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"} | LITERALS
+OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 
 
 def no_references(identifier: Any) -> NoReturn:
@@ -63,19 +66,17 @@ def load(
         del stack[height:]
         return values
 
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(stream, end))):
-        if count == MAX_OPCODES:
-            raise ValueError(f"its pickle has more than {MAX_OPCODES} opcodes, far more than weights need")
-        match opcode.name:
+    for name, argument in _opcodes(_Bounded(stream, end)):
+        match name:
             case "PROTO" | "FRAME":
                 pass
-            case name if name in CONSTANTS:
+            case _ if name in CONSTANTS:
                 stack.append(CONSTANTS[name])
-            case name if name in LITERALS:
+            case _ if name in LITERALS:
                 stack.append(argument)
             case "MARK":
                 marks.append(len(stack))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3" as name:
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 stack.append(_tuple([pop() for _ in range(int(name[-1]))][::-1]))
             case "TUPLE":
                 stack.append(_tuple(pop_to_mark()))
@@ -83,13 +84,13 @@ def load(
                 stack.append([])
             case "EMPTY_DICT":
                 stack.append({})
-            case "APPEND" | "APPENDS" as name:
+            case "APPEND" | "APPENDS":
                 values = [pop()] if name == "APPEND" else pop_to_mark()
                 stack.append(_extended(pop(list), values))
-            case "SETITEM" | "SETITEMS" as name:
+            case "SETITEM" | "SETITEMS":
                 values = [pop(), pop()][::-1] if name == "SETITEM" else pop_to_mark()
                 stack.append(_updated(pop(dict), values))
-            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE" as name:
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 stack.append(value := pop())
                 memo[len(memo) if name == "MEMOIZE" else argument] = value
             case "BINGET" | "LONG_BINGET":
@@ -97,10 +98,10 @@ def load(
                     raise ValueError(f"its pickle takes number {argument} from its memo, which it never put there")
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_named(argument.replace(" ", "."), names))
+                stack.append(_named(argument, names))
             case "STACK_GLOBAL":
-                name, module = pop(str), pop(str)
-                stack.append(_named(f"{module}.{name}", names))
+                last, module = pop(str), pop(str)
+                stack.append(_named(f"{module}.{last}", names))
             case "BINPERSID":
                 stack.append(persistent(pop()))
             case "REDUCE":
@@ -117,10 +118,30 @@ def load(
                 if stack or marks:
                     raise ValueError("its pickle leaves values behind")
                 return value
-            case name:
-                about = f" of {argument.replace(' ', '.')[:200]!r}" if name == "INST" else ""
+            case _:
+                about = f" of {argument[:200]!r}" if name == "INST" else ""
                 raise ValueError(f"its pickle has the opcode {name}{about}, which no weights need")
-    raise AssertionError("genops ends with STOP or raises")
+    raise ValueError(f"its pickle has more than {MAX_OPCODES} opcodes, far more than weights need")
+
+
+def _opcodes(stream: "_Bounded") -> Iterator[tuple[str, Any]]:
+    """The names of the opcodes, with the arguments of those that are known here."""
+    for _ in range(MAX_OPCODES):
+        code = stream.read(1)
+        if code not in OPCODES:
+            raise ValueError(f"its pickle has no opcode {code!r}" if code else "its pickle breaks off: truncated")
+        opcode = OPCODES[code]
+        if opcode.name in ("GLOBAL", "INST"):
+            yield opcode.name, f"{_line(stream)}.{_line(stream)}"
+        else:
+            yield opcode.name, opcode.arg.reader(stream) if opcode.name in ARGUMENTS else None
+
+
+def _line(stream: "_Bounded") -> str:
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise ValueError("its pickle breaks off in a name: truncated")
+    return line[:-1].decode("utf-8")
 
 
 class _Bounded:

@@ -232,6 +232,8 @@ def _zip_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
     folders, end = set(), 0
     for entry in entries:
         name = entry.orig_filename
+        if entry.header_offset < end:
+            raise ValueError(f"its member {name!r:.200} overlaps the one before it")
         stream.seek(entry.header_offset)
         header = stream.read(30)
         if len(header) < 30 or header[:4] != b"PK\3\4":
@@ -243,8 +245,8 @@ def _zip_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
         if (flags | entry.flag_bits) & 1 or method or entry.compress_type or entry.compress_size != entry.file_size:
             raise ValueError(f"its member {name!r:.200} is compressed or encrypted, and torch only stores")
         start = entry.header_offset + 30 + name_length + extra_length
-        if entry.header_offset < end or start + entry.file_size > directory:
-            raise ValueError(f"its member {name!r:.200} overlaps another one or the directory")
+        if start + entry.file_size > directory:
+            raise ValueError(f"its member {name!r:.200} overlaps the directory")
         end = start + entry.file_size
         folder, *path = name.split("/")
         folders.add(folder)
@@ -262,7 +264,7 @@ def _zip_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
 
 
 def _read_stream(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
-    if stream.read(2) != b"\x80\x02":
+    if stream.read(1) != b"\x80":
         raise ValueError("it has none of the formats that torch.save writes")
     stream.seek(0)
     magic, version, machine = (pickles.load(stream, size, {}) for _ in range(3))
@@ -327,7 +329,7 @@ def _tar_members(stream: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
             if name in members:
                 raise ValueError(f"its member {name!r} is there twice")
             members[name] = start, end
-        start = stream.seek(start + -(start - end) // 512 * 512)
+        start = stream.seek(start - (start - end) // 512 * 512)
     return members
 
 
