@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ class MaskedLM(Objective):
     The output layer, which is as wide as the vocabulary, is applied to the hidden tokens alone.
 
     Raises:
-        ValueError: a rate or share that is none.
+        ValueError: an unknown unit; a rate or share that is none.
     """
 
     name: ClassVar[str] = "masked-lm"
@@ -41,6 +41,8 @@ class MaskedLM(Objective):
     """How many it sees as some other token. The rest it sees as they are."""
 
     def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"{type(self).__name__}.unit is {self.unit!r}: it must be tokens, words or spans")
         if not 0 < self.rate < 1:
             raise ValueError(f"{type(self).__name__}.rate is {self.rate}: it must lie between 0 and 1")
         if min(self.mask_share, self.random_share, 1 - self.mask_share - self.random_share) < -1e-9:
