@@ -371,7 +371,7 @@ def rows(case: Case, count: int, length: int, seed: int = 0) -> dict[str, np.nda
     """Rows of what a model is told besides its padding: tokens, none of which is the one that stands for padding where
     another can be, and segments where it knows them."""
     tokens_BT = case.tokens(count, length, seed)
-    if (pad := getattr(case.config, "pad_id", None)) is not None:
+    if (pad := getattr(case.config, "pad_id", 0)) is not None:  # 0: of families that do not ask, and of their reference
         tokens_BT = np.where(tokens_BT == pad, (pad + 1) % case.config.vocab_size, tokens_BT)
     if "segments_BT" not in case.takes:
         return {"tokens_BT": tokens_BT}

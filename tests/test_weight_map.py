@@ -417,6 +417,34 @@ def test_config_round_trip(config: Config, task: str):
     assert settings["model_type"] == "toy" and settings["dtype"] == "bfloat16"
 
 
+def test_config_values_that_are_computed():
+    """From theirs with all of their settings, defaults included; and back with all of ours."""
+    pair = ("intermediate_size", lambda n, theirs: n // theirs["hidden_size"], lambda n, config: n * config.width)
+    family = types.SimpleNamespace(**vars(FAMILY) | {"HF_CONFIG": FAMILY.HF_CONFIG | {"mlp": pair}})
+    config = config_map.read(family, PUBLISHED | {"intermediate_size": 3 * D})
+    assert config.mlp == 3
+    assert config_map.write(family, config, "base")["intermediate_size"] == 3 * D
+    with pytest.raises(ValueError, match="intermediate_size is None; unsupported operand"):
+        config_map.read(family, PUBLISHED)
+
+
+def test_a_family_of_several_model_types():
+    """What was read as one is written as one."""
+    alias = {"HF_ALIASES": {"toy-xl": "XLToy"}, "HF_CONFIG": FAMILY.HF_CONFIG | {"model_type": "model_type"}}
+    alias["HF_DEFAULTS"] = FAMILY.HF_DEFAULTS | {"model_type": "toy"}
+    alias["Config"] = dataclasses.make_dataclass(
+        "Config", [("model_type", str, "toy")], bases=(Config,), frozen=True, kw_only=True
+    )
+    family = types.SimpleNamespace(**vars(FAMILY) | alias)
+    for name, prefix in (("toy", "Toy"), ("toy-xl", "XLToy")):
+        config = config_map.read(family, PUBLISHED | {"model_type": name})
+        settings = config_map.write(family, config, "causal-lm")
+        assert (settings["model_type"], settings["architectures"]) == (name, [f"{prefix}LM"])
+        assert config_map.task_of(family, settings) == "causal-lm"
+    with pytest.raises(ValueError, match="'XLToyLM': give the task. Those of toy are .*(ToyLM)"):
+        config_map.task_of(family, settings | {"model_type": "toy"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

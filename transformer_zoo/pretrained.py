@@ -81,7 +81,8 @@ def from_pretrained(
         config = _labelled(config, labels, family.HF_MODEL_TYPE)
     own_task = config_map.task_of(family, settings, source) if task is None else None
     model = _model(family, config, task or own_task, dtype, param_dtype)
-    trained = labels is None and settings.get("architectures") in (None, [family.TASKS[model.task]])
+    classes = config_map.classes(family, settings["model_type"])
+    trained = labels is None and settings.get("architectures") in (None, [classes[model.task]])
     shapes = registry.param_shapes(model)
     params = weight_map.load(
         family,
@@ -94,7 +95,7 @@ def from_pretrained(
         source=str(folder),
         optional=None if trained else heads.PATHS,
     )
-    params, fresh = _completed(model, params, mesh, seed)
+    params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}", stacklevel=2)
     return Bundle(model, params, config, _tokenizer(folder), fresh)
@@ -106,7 +107,7 @@ def _labelled(config: Any, labels: int | Sequence[str], model_type: str) -> Any:
     return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))
 
 
-def _completed(
+def completed(
     model: nn.Module, params: trees.Tree, mesh: jax.sharding.Mesh | None, seed: int
 ) -> tuple[trees.Tree, tuple[str, ...]]:
     """The parameters with those that were left out, fresh, and the paths of these."""
@@ -221,10 +222,10 @@ def _config(name: str, config: Any) -> Any:
             raise ValueError(f"{name} has no preset {config!r}: it has {', '.join(known)}.{hint}")
         return presets[config].config
     if isinstance(config, Mapping):
-        if config.get("model_type", family.HF_MODEL_TYPE) != family.HF_MODEL_TYPE:
-            raise ValueError(
-                f"the config is of model_type {config['model_type']!r}, and {name} is {family.HF_MODEL_TYPE!r}"
-            )
+        known = registry.model_types(family)
+        if config.get("model_type", known[0]) not in known:
+            own = " or ".join(map(repr, known))
+            raise ValueError(f"the config is of model_type {config['model_type']!r}, and {name} is {own}")
         return config_map.read(family, config, "the config")
     if not isinstance(config, family.Config):
         raise TypeError(

@@ -77,11 +77,16 @@ def family_by_model_type(model_type: str) -> str:
     Raises:
         ValueError: no family reads it.
     """
-    known = {module.HF_MODEL_TYPE: name for name, module in _FAMILIES.items()}
+    known = {key: name for name, module in _FAMILIES.items() for key in model_types(module)}
     if model_type not in known:
         hint = trees.nearest(str(model_type), known)
         raise ValueError(f"model_type {model_type!r} is not read: known are {', '.join(known)}.{hint}")
     return known[model_type]
+
+
+def model_types(module: ModuleType) -> tuple[str, ...]:
+    """The `model_type`s of config.json that a family reads, its own first."""
+    return (module.HF_MODEL_TYPE, *getattr(module, "HF_ALIASES", {}))
 
 
 def presets() -> dict[str, Preset]:

@@ -1,9 +1,15 @@
-"""config.json and a family's Config, by the family's `HF_CONFIG`, `HF_DEFAULTS` and `HF_FIXED`."""
+"""config.json and a family's Config, by the family's `HF_CONFIG`, `HF_DEFAULTS` and `HF_FIXED`.
 
+An entry of `HF_CONFIG` is our field and what it is over there: their key; or their key and a mapping of their values to
+ours; or their key and two functions, of their value with all their settings to ours, and of our value with all of the
+Config back to theirs.
+"""
+
+import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,21 +48,20 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
     hints = typing.get_type_hints(family.Config)
     values: dict[str, Any] = {}
     faults = []
+    known = [key for key in settings if key not in family.HF_DEFAULTS]
+    settings = {**family.HF_DEFAULTS, **settings}
     for ours, entry in family.HF_CONFIG.items():
-        theirs, renamed = _entry(entry)
-        if theirs not in settings and theirs not in family.HF_DEFAULTS:
-            known = [key for key in settings if key not in family.HF_DEFAULTS]
+        theirs, from_theirs, _ = _entry(entry)
+        if theirs not in settings:
             faults.append(f"{theirs} is missing.{trees.nearest(theirs, known)}")
             continue
-        value = settings.get(theirs, family.HF_DEFAULTS.get(theirs))
-        if renamed is not None and value not in list(renamed):
-            faults.append(f"{theirs} is {value!r}; known are {', '.join(map(repr, renamed))}")
-        elif renamed is not None:
-            values[ours] = renamed[value]
-        elif not _fits(value, hints[ours]):
-            faults.append(f"{theirs} is {value!r}, which is not {_described(hints[ours])}")
-        else:
-            values[ours] = value
+        try:
+            values[ours] = from_theirs(settings[theirs], settings)
+        except (TypeError, ValueError) as error:
+            faults.append(f"{theirs} is {settings[theirs]!r}; {error}")
+            continue
+        if not _fits(values[ours], hints[ours]):
+            faults.append(f"{theirs} is {settings[theirs]!r}, which is not {_described(hints[ours])}")
     if "labels" in hints:
         labels, fault = _labels(settings)
         values |= {} if labels is None else {"labels": labels}
@@ -74,11 +79,11 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
 
 def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) -> dict[str, Any]:
     """The config.json that says of a model what it is and in which dtype its tensors are stored."""
-    settings = {"architectures": [family.TASKS[task]], "model_type": family.HF_MODEL_TYPE}
+    model_type = getattr(config, "model_type", family.HF_MODEL_TYPE)
+    settings = {"architectures": [classes(family, model_type)[task]], "model_type": model_type}
     for ours, entry in family.HF_CONFIG.items():
-        theirs, renamed = _entry(entry)
-        value = getattr(config, ours)
-        settings[theirs] = value if renamed is None else next(key for key, own in renamed.items() if own == value)
+        theirs, _, to_theirs = _entry(entry)
+        settings[theirs] = to_theirs(getattr(config, ours), config)
     labels = getattr(config, "labels", None)
     if task == "question-answering" and labels is not None and len(labels) != 2:
         labels = numbered(2)  # to the reference, the scores of a start and an end are labels
@@ -88,15 +93,26 @@ def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) 
     return settings if dtype is None else {**settings, "dtype": dtype}
 
 
+def classes(family: ModuleType, model_type: Any) -> dict[str, str]:
+    """Their classes by our tasks: of a family that reads several model types, those of this one.
+
+    `HF_ALIASES` are the model types besides `HF_MODEL_TYPE`, each with the first part of its classes' names; the Config
+    then has a field `model_type`, so that what was read as one is written as one.
+    """
+    own = family.TASKS["base"].removesuffix("Model")
+    prefix = getattr(family, "HF_ALIASES", {}).get(model_type, own)
+    return {task: prefix + name.removeprefix(own) for task, name in family.TASKS.items()}
+
+
 def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> str:
     """The task that the first of the `architectures` of a config.json stands for.
 
     Raises:
         ValueError: there is none, or no task of the family has this class.
     """
-    classes = settings.get("architectures") or [None]
-    tasks = {name: task for task, name in family.TASKS.items()}
-    first = classes[0] if isinstance(classes, list) else classes
+    named = settings.get("architectures") or [None]
+    tasks = {name: task for task, name in classes(family, settings.get("model_type")).items()}
+    first = named[0] if isinstance(named, list) else named
     if first not in list(tasks):
         says = "names no architectures" if first is None else f"names the architecture {first!r}"
         known = ", ".join(f"{task} ({name})" for name, task in tasks.items())
@@ -120,9 +136,25 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-def _entry(entry: Any) -> tuple[str, Mapping[Any, Any] | None]:
-    """A value of `HF_CONFIG`: their key, or their key and a mapping from their values to ours."""
-    return entry if isinstance(entry, tuple) else (entry, None)
+def _entry(entry: Any) -> tuple[str, Callable[[Any, Mapping[str, Any]], Any], Callable[[Any, Any], Any]]:
+    """A value of `HF_CONFIG`, whatever its form: their key, their value to ours, our value to theirs."""
+    match entry:
+        case (theirs, from_theirs, to_theirs):
+            return theirs, from_theirs, to_theirs
+        case (theirs, renamed):
+            return theirs, functools.partial(_renamed, renamed), functools.partial(_named, renamed)
+        case theirs:
+            return theirs, lambda value, settings: value, lambda value, config: value
+
+
+def _renamed(renamed: Mapping[Any, Any], value: Any, settings: Mapping[str, Any]) -> Any:
+    if value not in list(renamed):  # not in the mapping itself: JSON's values may have no hash
+        raise ValueError(f"known are {', '.join(map(repr, renamed))}")
+    return renamed[value]
+
+
+def _named(renamed: Mapping[Any, Any], value: Any, config: Any) -> Any:
+    return next(theirs for theirs, ours in renamed.items() if ours == value)
 
 
 def _fits(value: Any, hint: Any) -> bool:
