@@ -1,5 +1,6 @@
 """A run from beginning to end, and what may befall it on the way."""
 
+import dataclasses
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -16,10 +18,10 @@ import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
-from transformer_zoo import loop, runs
+from transformer_zoo import commands, loop, runs
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
-from transformer_zoo.models import gpt2
-from transformer_zoo.objectives import CausalLM
+from transformer_zoo.models import bert, gpt2
+from transformer_zoo.objectives import CausalLM, Pretraining
 
 ROOT = Path(__file__).parent.parent
 
@@ -152,6 +154,64 @@ def test_a_loss_that_is_not_finite_is_named_and_ends_the_run(texts: Path, tmp_pa
         loop.train(run, console)
     said = console.export_text()
     assert "is not finite (the output of" in said
+
+
+def test_a_run_begins_with_the_weights_of_another(texts: Path, tmp_path: Path) -> None:
+    """Of the same task all of them; of another all but its head, which a warning names."""
+    first = tiny(texts, tmp_path / "first", training=Training(steps=3, batch_size=8))
+    loop.train(first, quiet())
+    trained = runs.load_run(tmp_path / "first")
+    still = Optimizer(peak_lr=1e-30, weight_decay=0.0)
+    second = tiny(texts, tmp_path / "second", init_from=str(tmp_path / "first"), optimizer=still)
+    loop.train(dataclasses.replace(second, training=Training(steps=1, batch_size=8)), quiet())
+    again = runs.load_run(tmp_path / "second")
+    assert again.config == trained.config and again.tokenizer.fingerprint == trained.tokenizer.fingerprint
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.params, trained.params))
+
+
+@pytest.fixture(scope="module")
+def encoder(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an encoder on hidden tokens and pairs of sentences."""
+    directory = tmp_path_factory.mktemp("encoder") / "run"
+    config = bert.Config(vocab_size=128, max_length=32, width=32, num_layers=2, num_heads=2, mlp_dim=64)
+    run = tiny(
+        texts, directory, model=config, objective=Pretraining(), vocabulary=Vocabulary(kind="wordpiece", size=128),
+        training=Training(steps=40, batch_size=16), evaluation=Evaluation(every=40, batches=2),
+    )  # fmt: skip
+    report = loop.train(run, quiet())
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean([line["masked_loss"] for line in lines[-6:-1]]) < 0.8 * lines[0]["masked_loss"]
+    assert {"masked_loss", "perplexity", "accuracy", "next_accuracy", "tokens", "masked", "pairs"} <= report.keys()
+    assert runs.read(directory) == run
+    return directory
+
+
+def test_a_head_that_another_run_has_not_is_fresh(encoder: Path) -> None:
+    whole = runs.load_run(encoder)
+    same = runs.load(encoder)
+    assert not same.fresh and same.model.task == "pretraining"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        masked = runs.load(encoder, task="masked-lm")  # has no head of its own that is missing
+    assert not masked.fresh and "head" not in masked.params
+    with pytest.warns(UserWarning, match="was not trained for sequence-classification: fresh are head/scores/bias"):
+        other = runs.load(encoder, task="sequence-classification", labels=("yes", "no"), seed=3)
+    # Two scores for two labels: the judgement on pairs is no classifier, though it has its shape.
+    assert other.fresh == ("head/scores/bias", "head/scores/kernel") and other.config.labels == ("yes", "no")
+    assert not np.array_equal(other.params["head"]["scores"]["kernel"], whole.params["head"]["scores"]["kernel"])
+    for name in ("token_embed", "blocks", "pooler"):
+        assert jax.tree.all(jax.tree.map(np.array_equal, other.params[name], whole.params[name]))
+
+
+def test_eval_of_a_run_that_masks(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On its own objective, and on another one that its result can be measured by."""
+    assert commands.evaluate_command([str(encoder), "--batches", "2", "--json", str(tmp_path / "out.json")]) == 0
+    assert "next accuracy" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert 0 <= report["next_accuracy"] <= 1 and report["pairs"] >= 4
+    assert commands.evaluate_command([str(encoder), "--objective", "masked-lm"]) == 0
+    said = capsys.readouterr().out
+    assert "perplexity" in said and "next" not in said
 
 
 RECIPE = """

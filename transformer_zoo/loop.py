@@ -163,7 +163,8 @@ def _for_data(run: Run) -> Run:
 def _load(run: Run, name: str, **how: Any) -> Bundle:
     """Other weights, in this run's precision and on its devices."""
     mesh = sharding.make_mesh(**dataclasses.asdict(run.mesh))
-    return runs.load(name, dtype=run.compute.dtype, param_dtype=run.compute.param_dtype, mesh=mesh, **how)
+    how = {"dtype": run.compute.dtype, "param_dtype": run.compute.param_dtype, "seed": run.training.seed} | how
+    return runs.load(name, mesh=mesh, **how)
 
 
 def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:

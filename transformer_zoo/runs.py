@@ -6,7 +6,6 @@ checkpoints/    training state by step
 metrics.jsonl   what was measured; curve.png shows it; tensorboard/ too
 """
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -27,7 +26,7 @@ from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import OBJECTIVES
-from transformer_zoo.pretrained import Bundle, from_pretrained
+from transformer_zoo.pretrained import Bundle, completed, from_pretrained
 
 PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -123,6 +122,7 @@ def load(
     dtype: str = "float32",
     param_dtype: str = "float32",
     mesh: jax.sharding.Mesh | None = None,
+    seed: int = 0,
 ) -> Bundle:
     """A model by name: one that a run has trained, by the run's folder, or a published one (`from_pretrained`).
 
@@ -131,26 +131,36 @@ def load(
         task: what the model is for. Where that is not what it was trained for, the parameters of the new head are
             fresh: a warning names them, and `Bundle.fresh` lists them.
         labels: names of the classes, for a family and task that have some.
+        seed: of the parameters that are fresh.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
     """
     if not (Path(name) / "run.json").is_file():
         more = {} if labels is None else {"labels": labels}
-        return from_pretrained(name, task=task, dtype=dtype, param_dtype=param_dtype, mesh=mesh, **more)
+        return from_pretrained(name, task=task, dtype=dtype, param_dtype=param_dtype, mesh=mesh, seed=seed, **more)
     bundle = load_run(name, mesh=mesh, compute=Compute(dtype=dtype, param_dtype=param_dtype))
     config = bundle.config if labels is None else dataclasses.replace(bundle.config, labels=labels)
     if task in (None, bundle.model.task) and config == bundle.config:
         return bundle
     model = bundle.model.clone(config=config, task=task or bundle.model.task)
-    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        wanted = trees.flatten(registry.initializer(model, mesh)(jax.random.key(0)))
-    known = trees.flatten(bundle.params)
-    fresh = tuple(path for path, x in wanted.items() if path not in known or known[path].shape != x.shape)
+    before, after = _heads(bundle.model), _heads(model)
+    known, wanted = trees.flatten(bundle.params), trees.flatten(registry.param_shapes(model))
+    kept = {
+        path: known[path]
+        for path, x in wanted.items()
+        if path in known and known[path].shape == x.shape and before.get(path) == after.get(path)
+    }
+    params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
         warnings.warn(f"{name} was not trained for {model.task}: fresh are {', '.join(fresh)}", stacklevel=2)
-    params = trees.unflatten({path: x if path in fresh else known[path] for path, x in wanted.items()})
     return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh)
+
+
+def _heads(model: Any) -> dict[str, str]:
+    """What a task's own parameters are called where models are published: of another name, they mean something else."""
+    rows = getattr(registry.module_of(model.config), "HF_HEADS", {}).get(model.task, ())
+    return {ours: theirs for theirs, ours, *_ in rows}
 
 
 def load_run(
