@@ -227,7 +227,7 @@ def test_only_the_slices_of_the_devices_are_read_and_each_once():
 
     tensor = np.arange(8.0 * 4, dtype=np.float32).reshape(8, 4)
     array = weight_map._put(
-        [tensor.view(Spy)], False, (8, 4), np.dtype("float32"), NamedSharding(mesh, PartitionSpec("fsdp"))
+        {(): tensor.view(Spy)}, 0, (8, 4), np.dtype("float32"), NamedSharding(mesh, PartitionSpec("fsdp"))
     )
     np.testing.assert_array_equal(array, tensor)
     assert sorted((index[0].start, index[0].stop) for index in reads) == [(0, 2), (2, 4), (4, 6), (6, 8)]

@@ -4,10 +4,11 @@ A row of `HF_WEIGHTS` is (theirs, ours, layout):
 
     ("h.*.attn.c_attn.weight", "blocks/attention/{query,key,value}/kernel", "D (n H K) -> n D H K")
 
-`*` counts the layers, which are stacked in our parameter; `{a,b,c}` splits their tensor along the first axis of the
-layout's right side; the axis `V` is the vocabulary, whose rows we pad. Every size follows from our parameter's shape,
-so a row holds for every configuration. Of their tensors only those slices are read that this process's devices need.
-The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix.
+`*` counts the layers, which are stacked in our parameter; two of them count groups and their layers, stacked along two
+axes. `{a,b,c}` splits their tensor along the first axis of the layout's right side; the axis `V` is the vocabulary,
+whose rows we pad. Every size follows from our parameter's shape, so a row holds for every configuration. Of their
+tensors only those slices are read that this process's devices need. The rows of the tasks' heads stand in `HF_HEADS`,
+by the task; they know no prefix.
 """
 
 import dataclasses
@@ -98,8 +99,8 @@ def load(
     params = {}
     for row in (row for row in rows if row.ours in used):
         for part, path in enumerate(row.paths):
-            views = [row.view(tensors[name], part) for name in used[row.ours]]
-            params[path] = _put(views, row.stacked, flat[path].shape, np.dtype(param_dtype), places.get(path))
+            views = {place: row.view(tensors[name], part) for place, name in zip(row.places, used[row.ours])}
+            params[path] = _put(views, len(row.layers), flat[path].shape, np.dtype(param_dtype), places.get(path))
     return trees.unflatten(params)
 
 
@@ -118,9 +119,9 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
     flat = trees.flatten(params)
     names = _Names(family, config, task)
     return {
-        names.written(theirs): Export(row=row, layer=layer, leaves=[flat[path] for path in row.paths])
+        names.written(theirs): Export(row=row, place=place, leaves=[flat[path] for path in row.paths])
         for row in _rows(family, config, task, flat)[0]
-        for layer, theirs in enumerate(row.names)
+        for place, theirs in zip(row.places, row.names)
     }
 
 
@@ -134,16 +135,17 @@ class Row:
     left: str  # their axes
     right: str  # the axes of one layer of ours
     sizes: Mapping[str, int]
-    layers: int
+    layers: tuple[int, ...]  # how many each `*` counts
 
     @property
-    def stacked(self) -> bool:
-        return "*" in self.theirs
+    def places(self) -> list[tuple[int, ...]]:
+        """Where the layers stand in ours."""
+        return list(np.ndindex(self.layers))
 
     @property
     def names(self) -> list[str]:
         """Their tensors, by layer."""
-        return [self.theirs.replace("*", str(layer)) for layer in range(self.layers)]
+        return [self.theirs.replace("*", "{}").format(*place) for place in self.places]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -168,7 +170,7 @@ class Export:
     """One of their tensors, yet to be made."""
 
     row: Row
-    layer: int
+    place: tuple[int, ...]
     leaves: Sequence[Any]
 
     @property
@@ -180,7 +182,7 @@ class Export:
         return np.result_type(*(leaf.dtype for leaf in self.leaves))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.row.undo([_host(leaf[self.layer] if self.row.stacked else leaf) for leaf in self.leaves])
+        return self.row.undo([_host(leaf[self.place] if self.place else leaf) for leaf in self.leaves])
 
 
 def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
@@ -200,7 +202,7 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
         left, right = layout.split(" -> ")
         split, axes = (right.split()[:1], right.split()[1:]) if len(paths) > 1 else ([], right.split())
         shape = next(tuple(flat[path].shape) for path in paths if path in flat)
-        layers, *rest = shape if "*" in theirs else (1, *shape)
+        layers, rest = shape[: theirs.count("*")], shape[theirs.count("*") :]
         if len(rest) != len(axes) or any(path not in flat or tuple(flat[path].shape) != shape for path in paths):
             raise ValueError(f"the row {(theirs, ours, layout)} of {family.__name__} does not fit shapes like {shape}")
         sizes = dict(zip(axes, rest)) | dict.fromkeys(split, len(paths))
@@ -285,18 +287,23 @@ def _listing(faults: Mapping[str, Sequence[str]]) -> str:
 
 
 def _put(
-    views: Sequence[np.ndarray], stacked: bool, shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None
+    views: Mapping[tuple[int, ...], np.ndarray],
+    stacked: int,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    sharding: Sharding | None,
 ) -> jax.Array:
-    """Our parameter from views of one layer each; its rows beyond those of the views are padding, and zero."""
+    """Our parameter from views of one layer each, by their places along the first `stacked` axes; its rows beyond those
+    of the views are padding, and zero."""
 
     @functools.cache  # devices that hold copies of one slice share it
     def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
         array = np.zeros([stop - start for start, stop in bounds], dtype)
-        index = tuple(slice(*bound) for bound in bounds)
-        if not stacked:
-            _fill(array, views[0][(*index, ...)])
-        for i, view in enumerate(views[index[0]] if stacked else ()):
-            _fill(array[i, ...], view[(*index[1:], ...)])
+        index = tuple(slice(*bound) for bound in bounds[stacked:])
+        starts = [start for start, _ in bounds[:stacked]]
+        for place in np.ndindex(array.shape[:stacked]):
+            view = views[tuple(i + start for i, start in zip(place, starts))]
+            _fill(array[(*place, ...)], view[(*index, ...)])
         return array
 
     if sharding is None:
