@@ -38,6 +38,10 @@ MASKS = {
     "left-padded": Mask(causal=True, valid_BS=LEFT),
     "encoder": Mask(valid_BS=RIGHT),
     "packed and padded": Mask(valid_BS=RIGHT, documents_BT=documents(), documents_BS=documents()),
+    "window": Mask(window=100),
+    "causal window": Mask(causal=True, window=100),
+    "padded window": Mask(window=50, valid_BS=LEFT, documents_BT=documents(), documents_BS=documents()),
+    "window of another layer": Mask(window=100, valid_BS=RIGHT, local=jnp.asarray(False)),
 }
 
 
@@ -99,6 +103,17 @@ def test_splash_on_a_mesh(sizes):
         close(outputs_and_gradients("splash", MASKS["packed"], *arguments), expected, 2e-6)
 
 
+def test_what_a_window_shows():
+    """With a causal mask the last keys, itself included; otherwise half of the window on each side; from any slot on."""
+    i, j = np.arange(6)[:, None] + 3, np.arange(12)
+    near = {True: (i - 4 < j) & (j <= i), False: abs(i - j) <= 2}
+    for causal, expected in near.items():
+        mask = Mask(causal=causal, window=4, offset=3)
+        np.testing.assert_array_equal(mask.dense(6, 12)[0, 0], expected)
+        all_keys = mask.replace(local=jnp.asarray(False)).dense(6, 12)
+        np.testing.assert_array_equal(all_keys[0, 0], mask.replace(window=None).dense(6, 12)[0, 0] if causal else True)
+
+
 def compiled_for_tpu(function, *shapes, sizes=None):
     """The program that the TPU's compiler makes of a function; skips where there is no such compiler."""
     fit = pytest.importorskip("transformer_zoo.fit")
@@ -121,6 +136,17 @@ def test_splash_compiles_for_a_tpu(length, head_dim):
     rows = [jax.ShapeDtypeStruct((4, length), dtype) for dtype in (jnp.int32, jnp.bool_)]
     text = compiled_for_tpu(jax.grad(function, (0, 1, 2)), *arguments, *rows)
     assert len(re.findall(r'custom_call_target="tpu_custom_call"', text)) == 3  # forward, dq, dk and dv
+
+
+def test_windows_that_differ_by_layer_compile_for_a_tpu():
+    """Both kernels are in the program, and a layer runs one."""
+
+    def function(q, k, v, local):
+        return kernels.attend(q, k, v, mask=Mask(window=128, local=local), scale=0.125).astype(jnp.float32).sum()
+
+    arguments = [jax.ShapeDtypeStruct((4, 1024, 4, 64), jnp.bfloat16)] * 3
+    text = compiled_for_tpu(jax.grad(function, (0, 1, 2)), *arguments, jax.ShapeDtypeStruct((), jnp.bool_))
+    assert len(re.findall(r'custom_call_target="tpu_custom_call"', text)) == 6  # forward, dq, dk and dv
 
 
 REFUSED = {
@@ -216,5 +242,6 @@ def test_what_cudnn_is_asked_for(monkeypatch, name):
     arguments = (*inputs(2), jnp.float32(0.3))
     actual, expected = (outputs_and_gradients(which, MASKS[name], *arguments) for which in ("cudnn", "xla"))
     close(actual, expected, 2e-6)
-    assert asked["implementation"] == "cudnn" and asked["is_causal"] == MASKS[name].causal
+    causal = MASKS[name].causal and MASKS[name].window is None
+    assert asked["implementation"] == "cudnn" and asked["is_causal"] == causal
     assert (asked["mask"] is None) == (name in ("all", "causal"))

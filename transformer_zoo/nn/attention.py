@@ -14,6 +14,7 @@ import jax
 from transformer_zoo.nn import kernels
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.masks import Mask
+from transformer_zoo.nn.positions import rotate
 
 
 class Attention(nn.Module):
@@ -33,9 +34,10 @@ class Attention(nn.Module):
         self.query = project((self.num_heads, self.head_dim))
         self.key, self.value = (project((self.num_kv_heads or self.num_heads, self.head_dim)) for _ in range(2))
 
-    def keys_values(self, y_BSD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(k_BSGK, v_BSGK) of what is attended to."""
-        return self.key(y_BSD), self.value(y_BSD)
+    def keys_values(self, y_BSD: jax.Array, rotation: Any = None) -> tuple[jax.Array, jax.Array]:
+        """(k_BSGK, v_BSGK) of what is attended to; with a `positions.rotation` the keys are turned by it."""
+        k_BSGK = self.key(y_BSD)
+        return k_BSGK if rotation is None else rotate(k_BSGK, rotation), self.value(y_BSD)
 
     @nn.compact
     def __call__(
@@ -46,14 +48,17 @@ class Attention(nn.Module):
         mask: Mask | None = None,
         bias: jax.Array | None = None,
         scale: Any = None,
+        rotation: Any = None,
         train: bool = False,
     ) -> jax.Array:
-        """Attends from x_BTD to keys and values; scale None is 1/sqrt(K).
+        """Attends from x_BTD, its queries turned by the rotation if there is one, to keys and values; scale None is
+        1/sqrt(K).
 
         Where the weights are asked for (`mutable=["intermediates"]`: `weights_BHTS`) or dropped out, they are
         computed in the open; otherwise by the fastest implementation that can.
         """
         q_BTHK, (k_BSGK, v_BSGK) = self.query(x_BTD), kv
+        q_BTHK = q_BTHK if rotation is None else rotate(q_BTHK, rotation)
         how = {"mask": mask, "bias": bias, "scale": self.head_dim**-0.5 if scale is None else scale}
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         if self.is_mutable_collection("intermediates") or (train and self.dropout):

@@ -77,14 +77,16 @@ def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
 
 def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
     """NVIDIA's fused attention. What the mask asks for beyond causality goes in as a matrix."""
-    seen = mask.replace(causal=False).dense(q_BTHK.shape[1], k_BSGK.shape[1])
+    causal = mask.causal and mask.window is None  # what a window shows depends on it
+    seen = (mask.replace(causal=False) if causal else mask).dense(q_BTHK.shape[1], k_BSGK.shape[1])
     return jax.nn.dot_product_attention(
-        _scaled(q_BTHK, scale), k_BSGK, v_BSGK, mask=seen, is_causal=mask.causal, scale=1.0, implementation="cudnn"
+        _scaled(q_BTHK, scale), k_BSGK, v_BSGK, mask=seen, is_causal=causal, scale=1.0, implementation="cudnn"
     )
 
 
 def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
-    """The TPU's flash attention that skips what a causal mask hides (Dao et al. 2022; the Pallas kernel of JAX).
+    """The TPU's flash attention that skips what a causal mask or a window hides (Dao et al. 2022; the Pallas kernel of
+    JAX).
 
     Of its documents and valid keys it makes segments. Outside of a TPU it is interpreted, slowly, for tests.
     """
@@ -95,25 +97,33 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
         sources_BS = jnp.where(mask.valid_BS, sources_BS, -1)  # the document of no query
     segmented = mask.documents_BT is not None or mask.valid_BS is not None
 
-    def local(q_BTHK, k_BSGK, v_BSGK, documents_BT, sources_BS):
-        kind = splash_attention.CausalMask if mask.causal else splash_attention.FullMask
-        kernel = splash_attention.make_splash_mha_single_device(
-            splash_attention.MultiHeadMask([kind((T, T))] * q_BTHK.shape[2]),
-            block_sizes=_splash_blocks(T),
-            interpret=sharding.platform() != "tpu",
-        )
-        segments = splash_attention.SegmentIds(documents_BT, sources_BS) if segmented else None
-        heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
-        return jnp.swapaxes(jax.vmap(kernel)(*heads_first, segments), 1, 2)
+    def on_one_device(q_BTHK, k_BSGK, v_BSGK, documents_BT, sources_BS, is_local):
+        def run(structure: Any) -> jax.Array:
+            kernel = splash_attention.make_splash_mha_single_device(
+                splash_attention.MultiHeadMask([structure] * q_BTHK.shape[2]),
+                block_sizes=_splash_blocks(T),
+                interpret=sharding.platform() != "tpu",
+            )
+            segments = splash_attention.SegmentIds(documents_BT, sources_BS) if segmented else None
+            heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
+            return jnp.swapaxes(jax.vmap(kernel)(*heads_first, segments), 1, 2)
 
-    arguments = (_scaled(q_BTHK, scale), k_BSGK, v_BSGK, documents_BT, sources_BS)
+        whole = (splash_attention.CausalMask if mask.causal else splash_attention.FullMask)((T, T))
+        if mask.window is None:
+            return run(whole)
+        sides = (mask.reach, 0 if mask.causal else mask.reach)
+        window = splash_attention.LocalMask((T, T), sides, offset=0)
+        return jax.lax.cond(is_local, lambda: run(window), lambda: run(whole))
+
+    arguments = (_scaled(q_BTHK, scale), k_BSGK, v_BSGK, documents_BT, sources_BS, jnp.asarray(mask.local))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return local(*arguments)
+        return on_one_device(*arguments)
     # The compiler cannot divide a kernel: every device runs it over its own rows and heads.
     heads = sharding.fitting("batch _ heads _", k_BSGK.shape, mesh)
     rows = PartitionSpec(heads[0])
-    return jax.shard_map(local, in_specs=(heads,) * 3 + (rows,) * 2, out_specs=heads, check_vma=False)(*arguments)
+    in_specs = (heads,) * 3 + (rows,) * 2 + (PartitionSpec(),)
+    return jax.shard_map(on_one_device, in_specs=in_specs, out_specs=heads, check_vma=False)(*arguments)
 
 
 def _splash_blocks(T: int) -> splash_attention.BlockSizes:

@@ -1,7 +1,10 @@
 """Where a token stands: counted over what is real, so that padding and packing change nothing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.checks import check_like
@@ -60,3 +63,19 @@ def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) ->
     if valid_BT is not None:
         return jnp.maximum(jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1, 0)
     return jnp.arange(T)[None]
+
+
+def rotation(positions_BT: jax.Array, head_dim: int, theta: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines, [B or 1, T, K/2] each, of the angles position * theta ** (-2i / K) (Su et al. 2021, section
+    3.2.2); `dtype` is of at least float32, since angles are large and matter to their fractions."""
+    frequencies_K = np.float64(theta) ** (-np.arange(0, head_dim, 2) / head_dim)
+    angles_BTK = positions_BT[..., None].astype(dtype) * jnp.asarray(frequencies_K, dtype)
+    return jnp.cos(angles_BTK), jnp.sin(angles_BTK)
+
+
+def rotate(x_BTHK: jax.Array, by: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turns each pair of numbers, one from either half of a head, by its angle: of two heads turned so, the product
+    depends on how far apart they stand."""
+    cos, sin = (angles_BTK[:, :, None] for angles_BTK in by)
+    one, other = jnp.split(x_BTHK, 2, axis=-1)
+    return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x_BTHK.dtype)
