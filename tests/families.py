@@ -28,6 +28,9 @@ SMALL = {
     "num_kv_heads": 8,
     "mlp_dim": 40,
     "num_segments": 2,
+    "window": 4,
+    "embed_width": 16,
+    "num_groups": 2,
 }
 # What random configurations draw from. A head divides each of the widths.
 RANDOM = {
@@ -40,6 +43,14 @@ RANDOM = {
     "activation": ("gelu", "gelu_new", "relu", "silu", "tanh"),
     "norm_epsilon": (1e-12, 1e-6, 1e-5, 1e-2),
     "num_segments": (1, 2, 3),
+    "window": (1, 2, 4, 7),
+    "global_every": (1, 2, 3),
+    "global_theta": (100.0, 10000.0, 160000.0),
+    "local_theta": (3.0, 100.0, 10000.0),
+    "head_activation": ("gelu", "relu", "tanh"),
+    "head_pooling": ("cls", "mean"),
+    "embed_width": (6, 16, 24),
+    "layer_blocks": (1, 2, 3),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # What a model is called with, as all families call it: token ids, and the mask that says which of them are real.
@@ -135,7 +146,9 @@ def random_config(family: str, seed: int, task: str = "base") -> Any:
     Config = registry.family(family).Config
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
-        if isinstance(field.default, str):
+        if field.name == "model_type":
+            values[field.name] = draw.choice(registry.model_types(registry.family(family)))
+        elif isinstance(field.default, str):
             values[field.name] = RANDOM[field.name][seed % len(RANDOM[field.name])]  # each comes round
         elif field.name in RANDOM:
             optional = (None,) if field.default is None else ()
@@ -144,9 +157,11 @@ def random_config(family: str, seed: int, task: str = "base") -> Any:
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
             values[field.name] = draw.choice([n for n in (1, 2, 4) if values["num_heads"] % n == 0])
+        elif field.name == "num_groups":
+            values[field.name] = draw.choice([n for n in (1, 2) if n <= values["num_layers"]])
         elif field.name.endswith("_id") and field.default is not None:
             values[field.name] = draw.randrange(min(RANDOM["vocab_size"]))
-    if task == "question-answering":
+    if task in ("question-answering", "pretraining"):
         values.pop("labels", None)  # the reference counts its two scores by them
     return without_dropout(small(family, **values))
 
@@ -188,8 +203,11 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     return trees.unflatten(params)
 
 
-# Programs of tests run once: half of the time of the compiler goes into making them fast.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Programs of tests run once: most of the time of the compiler goes into making them fast.
+QUICKLY = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # later ones have nothing but these emitters, which are slow here
+    QUICKLY["xla_cpu_use_fusion_emitters"] = False
+compiled = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 
 @functools.partial(compiled, static_argnames=("model", "method", "mutable", "train"))
@@ -333,7 +351,7 @@ def begin(run: Run, params: trees.Tree) -> tuple[Program, TrainState]:
 def compile_step(program: Program) -> Any:
     """The train step: (state, batch) -> (state, metrics)."""
     with jax.set_mesh(program.mesh):
-        return program.step.lower(program.state, program.batch).compile({"xla_backend_optimization_level": 0})
+        return program.step.lower(program.state, program.batch).compile(QUICKLY)
 
 
 def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -1,11 +1,13 @@
-"""Says at the end how well everything agrees."""
+"""Says at the end how well everything agrees, whichever process computed it."""
 
-import sys
 from typing import Any
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    largest = getattr(sys.modules.get("parity.test_models"), "LARGEST", {})
+    largest: dict[str, float] = {}
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, value in report.user_properties:
+            largest[name] = max(value, largest.get(name, 0.0))
     if largest:
         terminalreporter.section("largest relative difference from the reference, in float64")
         for name, difference in sorted(largest.items()):
