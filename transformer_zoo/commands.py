@@ -80,7 +80,7 @@ class _Evaluate:
 def evaluate_command(arguments: list[str]) -> int:
     """`eval.py RUN_OR_MODEL [--source ...]`: prints a table."""
     chosen = tyro.cli(
-        _Evaluate, args=arguments, prog="eval.py", description="Loss, perplexity and bits a byte of a text."
+        _Evaluate, args=arguments, prog="eval.py", description="What a model's objective measures on a text: loss, ..."
     )
     try:
         return _evaluate(chosen)

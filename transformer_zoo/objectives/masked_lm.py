@@ -34,7 +34,8 @@ class MaskedLM(Objective):
     unit: Unit = "tokens"
     """What is hidden: single tokens; whole words; spans of 1 to 10 words (Joshi et al. 2020)."""
     static: bool = False
-    """The same tokens are hidden in every epoch, as in BERT; otherwise others, as in RoBERTa."""
+    """The same tokens of a row are hidden in every epoch, as in BERT; otherwise others, as in RoBERTa. (Documents give
+    the same rows in each epoch; joined by data.packing=concat, or in pairs, they give others.)"""
     mask_share: float = 0.8
     """Of the tokens to predict, how many the model sees as a mask."""
     random_share: float = 0.1
