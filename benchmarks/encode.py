@@ -1,0 +1,132 @@
+"""How fast an encoder reads: tokens a second of its forward pass, and of the reference library beside it.
+
+    python benchmarks/encode.py --peer torch
+    python benchmarks/encode.py --model bert-large-uncased --batch 8 --length 512 --dtype bfloat16
+
+Random tokens in full rows, no dropout; what comes out are all hidden states and, where there is one, the pooler's
+output. Ours and the peer take turns, each in its own process, idle while the other one runs; the peer has the very same
+weights, and what it says is compared. Utilisation is relative to the device's peak, as `peak.peak_of` has it.
+"""
+
+import dataclasses
+import functools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import peers
+import tyro
+from peak import forward_flops, peak_of
+from rich.console import Console
+from rich.table import Table
+
+from transformer_zoo.pages import use_huge_pages
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    model: str = "bert-base-uncased"
+    """A preset, with random weights; or a folder with published ones."""
+    batch: int = 16
+    """Rows."""
+    length: int = 128
+    """Tokens in a row."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of parameters and computation."""
+    repeats: int = 9
+    """Calls that are timed."""
+    peer: Literal["none", "torch"] = "none"
+    """torch: the reference library with fused attention, on as many threads as there are cores."""
+
+
+def main(settings: Settings) -> None:
+    import jax
+    import numpy as np
+
+    import transformer_zoo as zoo
+
+    if settings.model in zoo.presets():
+        preset = zoo.presets()[settings.model]
+        m = zoo.from_config(preset.family, preset.config, task="base", param_dtype=settings.dtype, dtype=settings.dtype)
+    elif os.path.isdir(settings.model):
+        m = zoo.from_pretrained(settings.model, task="base", param_dtype=settings.dtype, dtype=settings.dtype)
+    else:
+        sys.exit(f"error: {settings.model!r} is neither a folder nor one of {', '.join(zoo.presets())}")
+    compute = zoo.Compute(dtype=settings.dtype, param_dtype=settings.dtype, unroll=m.config.num_layers)
+    model = m.model.clone(compute=compute)
+    tokens_BT = np.random.default_rng(0).integers(0, m.config.vocab_size, (settings.batch, settings.length), np.int32)
+    start = time.perf_counter()
+    read = jax.jit(lambda params, tokens_BT: model.apply({"params": params}, tokens_BT))
+    read = read.lower(m.params, tokens_BT).compile()
+    compiling = time.perf_counter() - start
+    hidden_BTD = np.asarray(read(m.params, tokens_BT).hidden_BTD, np.float32)
+
+    def ours() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(read(m.params, tokens_BT))
+        return time.perf_counter() - start
+
+    calls: dict[str, Callable[[], float]] = {f"transformer_zoo (jax {jax.__version__})": ours}
+    if settings.peer == "torch":
+        with tempfile.TemporaryDirectory() as folder:
+            zoo.save_pretrained(folder, m)
+            name, ask = peers.start(serve_torch, folder, tokens_BT, settings.dtype)
+        calls[name] = functools.partial(ask, "read")
+        difference = np.abs(ask("say") - hidden_BTD).max() / np.abs(hidden_BTD).max()
+
+    peak = peak_of(jax.devices()[0])
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    peaks: list[float] = []
+    for turn in range(settings.repeats + 1):
+        for name, call in calls.items():
+            peaks.append(peak())
+            taken = call()
+            if turn:  # the one before is for warming up
+                seconds[name].append(taken)
+
+    tokens = settings.batch * settings.length
+    flops, best = forward_flops(model, settings.length) * tokens, statistics.median(peaks)
+    size = f"{settings.batch} x {settings.length} tokens"
+    kind = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
+    table = Table(title=f"{settings.model}, {settings.dtype}, {size}, {kind}")
+    table.add_column("")
+    for column in ("tokens/s", "seconds a batch", "of the peak"):
+        table.add_column(column, justify="right")
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        spread = f"{median:.3f} ({min(taken):.3f} to {max(taken):.3f})"
+        table.add_row(name, f"{tokens / median:,.0f}", spread, f"{flops / median / best:.0%}")
+    if settings.peer != "none":
+        mine, theirs = (statistics.median(taken) for taken in seconds.values())
+        table.add_row("times faster than the peer", f"{theirs / mine:.2f}", "", "", style="bold")
+    console = Console()
+    console.print(table)
+    console.print(f"{flops / 1e9:,.0f} GFLOP a batch; peak {best / 1e9:,.0f} GFLOP/s; compiled in {compiling:.0f} s.")
+    if settings.peer != "none":
+        console.print(f"Largest difference from what the peer says: {difference:.1e} of the largest number.")
+
+
+def serve_torch(pipe: Any, folder: str, tokens_BT: Any, dtype: str) -> None:
+    """The reference library as people run it: fused attention, no gradients."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    tokens = torch.as_tensor(tokens_BT).long()
+    pipe.send(f"transformers {transformers.__version__} (torch {torch.__version__})")
+    with torch.inference_mode():
+        while question := pipe.recv():
+            start = time.perf_counter()
+            hidden = model(tokens).last_hidden_state
+            taken = time.perf_counter() - start
+            pipe.send(taken if question == "read" else hidden.float().numpy())
+
+
+if __name__ == "__main__":
+    use_huge_pages()  # as train.py does
+    main(tyro.cli(Settings, description=__doc__))
