@@ -87,6 +87,7 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         check_rates(self, "b1", "b2", "ema")
+        check_sizes(self, "decay_steps")
         if self.peak_lr <= 0 or self.warmup_steps < 0 or (self.clip_norm is not None and self.clip_norm <= 0):
             raise ValueError("Optimizer: peak_lr and clip_norm must be positive, and warmup_steps at least 0")
 

@@ -32,6 +32,8 @@ def check_ids(ids_BT: Any, size: int, name: str, of: str) -> None:
     """Raises ValueError unless `ids_BT` is a non-empty integer array [B, T] with values in [0, size)."""
     if np.ndim(ids_BT) != 2 or 0 in np.shape(ids_BT):
         raise ValueError(f"{name} has shape {np.shape(ids_BT)}: expected [batch, length], neither of them zero")
+    if not hasattr(ids_BT, "dtype"):
+        raise ValueError(f"{name} is a {type(ids_BT).__name__}: expected an array of integers, as np.asarray makes it")
     if not np.issubdtype(ids_BT.dtype, np.integer):
         raise ValueError(f"{name} is {ids_BT.dtype}: expected integers")
     if (values := concrete(ids_BT)) is not None and (values.min() < 0 or values.max() >= size):
@@ -71,3 +73,15 @@ def check_labels(labels: Sequence[str]) -> None:
     """Raises ValueError unless there is a label, and none twice."""
     if not labels or len(set(labels)) != len(labels):
         raise ValueError(f"labels are {labels!r}: there must be at least one, and none twice")
+
+
+def check_choice(settings: Any, name: str, choices: Sequence[str]) -> None:
+    """Raises ValueError unless this field is one of the choices."""
+    if (choice := getattr(settings, name)) not in choices:
+        raise ValueError(f"{name} {choice!r} is not known: choose one of {', '.join(choices)}")
+
+
+def check_token(settings: Any, name: str) -> None:
+    """Raises ValueError unless this field is a token of the vocabulary, or None."""
+    if (token := getattr(settings, name)) is not None and not 0 <= token < settings.vocab_size:
+        raise ValueError(f"{name} is {token}, outside of the vocabulary, which has 0 to {settings.vocab_size - 1}")
