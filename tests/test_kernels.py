@@ -104,7 +104,7 @@ def test_splash_on_a_mesh(sizes):
 
 
 def test_what_a_window_shows():
-    """With a causal mask the last keys, itself included; otherwise half of the window on each side; from any slot on."""
+    """With a causal mask the last keys, itself included; else half of the window on each side; from any slot on."""
     i, j = np.arange(6)[:, None] + 3, np.arange(12)
     near = {True: (i - 4 < j) & (j <= i), False: abs(i - j) <= 2}
     for causal, expected in near.items():

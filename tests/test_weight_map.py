@@ -125,6 +125,25 @@ def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
         assert a[name].tobytes() == b[name].tobytes(), name
 
 
+def test_layers_without_a_tensor():
+    """They get what a fresh norm has, are not written, and a tensor of theirs would be one too many."""
+    table = [(theirs.replace("h.*.norm", "h.*[2:].norm"), *row) for theirs, *row in FAMILY.HF_WEIGHTS]
+    family: Any = types.SimpleNamespace(**vars(FAMILY) | {"HF_WEIGHTS": table})
+    shapes = trees.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in BODY.items()})
+    how = {"config": Config(), "task": "causal-lm"}
+    tensors = theirs()
+    with pytest.raises(ValueError, match=r"unexpected:  body.h.0.norm.weight\n  unexpected:  body.h.1.norm.weight\n"):
+        weight_map.load(family, shapes, tensors, **how, param_dtype="float32")
+    for layer in range(2):
+        del tensors[f"body.h.{layer}.norm.weight"]
+    params = weight_map.load(family, shapes, tensors, **how, param_dtype="float32")
+    scales_LD = params["blocks"]["norm"]["scale"]
+    assert (scales_LD[:2] == 1).all()
+    np.testing.assert_array_equal(scales_LD[2], tensors["body.h.2.norm.weight"])
+    exported = weight_map.dump(family, params, **how)
+    assert_identical({name: np.asarray(x) for name, x in exported.items()}, tensors)
+
+
 def test_layouts_by_hand():
     tensors = theirs()
     params = trees.flatten(load(tensors))

@@ -5,10 +5,10 @@ A row of `HF_WEIGHTS` is (theirs, ours, layout):
     ("h.*.attn.c_attn.weight", "blocks/attention/{query,key,value}/kernel", "D (n H K) -> n D H K")
 
 `*` counts the layers, which are stacked in our parameter; two of them count groups and their layers, stacked along two
-axes. `{a,b,c}` splits their tensor along the first axis of the layout's right side; the axis `V` is the vocabulary,
-whose rows we pad. Every size follows from our parameter's shape, so a row holds for every configuration. Of their
-tensors only those slices are read that this process's devices need. The rows of the tasks' heads stand in `HF_HEADS`,
-by the task; they know no prefix.
+axes; `*[1:]` counts them from the second on, where the first has no such tensor. `{a,b,c}` splits their tensor along
+the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows we pad. Every size follows from
+our parameter's shape, so a row holds for every configuration. Of their tensors only those slices are read that this
+process's devices need. The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from jax.sharding import Sharding
 
 from transformer_zoo import trees
 from transformer_zoo.checkpoints import config_map
+from transformer_zoo.nn import heads
 
 LISTED = 20  # names of one kind in an error message; the rest is counted
 
@@ -69,7 +70,7 @@ def load(
     rows, inactive = _rows(family, config, task, flat)
     names = _Names(family, config, task)
     faults: dict[str, list[str]] = {}
-    used: dict[str, list[str]] = {}  # ours -> theirs, by layer
+    used: dict[str, list[str]] = {row.ours: [] for row in rows if not row.names}  # ours -> theirs, by layer
     for row in rows:
         for theirs in row.names:
             found = names.find(theirs, tensors)
@@ -100,7 +101,10 @@ def load(
     for row in (row for row in rows if row.ours in used):
         for part, path in enumerate(row.paths):
             views = {place: row.view(tensors[name], part) for place, name in zip(row.places, used[row.ours])}
-            params[path] = _put(views, len(row.layers), flat[path].shape, np.dtype(param_dtype), places.get(path))
+            # A layer without a tensor gets what a fresh norm has, and does not use it.
+            absent = 1.0 if path.endswith("/scale") else 0.0
+            how = (np.dtype(param_dtype), places.get(path), absent)
+            params[path] = _put(views, len(row.layers), flat[path].shape, *how)
     return trees.unflatten(params)
 
 
@@ -136,11 +140,12 @@ class Row:
     right: str  # the axes of one layer of ours
     sizes: Mapping[str, int]
     layers: tuple[int, ...]  # how many each `*` counts
+    start: int = 0  # the first layer that has the tensor
 
     @property
     def places(self) -> list[tuple[int, ...]]:
         """Where the layers stand in ours."""
-        return list(np.ndindex(self.layers))
+        return [place for place in np.ndindex(self.layers) if place[:1] >= (self.start,) or not place]
 
     @property
     def names(self) -> list[str]:
@@ -191,13 +196,15 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
     Raises:
         ValueError: the table is wrong: a parameter has no row, or several, or not the axes that its row says.
     """
-    heads = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in family.HF_HEADS.items()}
-    inactive = [theirs for name, table in heads.items() if name != task for theirs, *_ in table]
+    tables = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in family.HF_HEADS.items()}
+    inactive = [theirs for name, table in tables.items() if name != task for theirs, *_ in table]
     rows = []
-    for theirs, ours, layout in (*family.HF_WEIGHTS, *heads.get(task, ())):
+    for theirs, ours, layout in (*family.HF_WEIGHTS, *tables.get(task, ())):
+        theirs, start = _start(theirs)
         paths = tuple(_expand(ours))
         if not any(path in flat for path in paths):
-            inactive.append(theirs)
+            # A pooler of another task is no surprise; biases are, where config.json says that there are none.
+            inactive += [theirs] if re.fullmatch(heads.PATHS, ours) else []
             continue
         left, right = layout.split(" -> ")
         split, axes = (right.split()[:1], right.split()[1:]) if len(paths) > 1 else ([], right.split())
@@ -208,11 +215,18 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
         sizes = dict(zip(axes, rest)) | dict.fromkeys(split, len(paths))
         if "V" in sizes:
             sizes["V"] = config.vocab_size
-        rows.append(Row(theirs=theirs, ours=ours, paths=paths, left=left, right=right, sizes=sizes, layers=layers))
+        names = {"theirs": theirs, "ours": ours, "paths": paths}
+        rows.append(Row(**names, left=left, right=right, sizes=sizes, layers=layers, start=start))
     filled = [path for row in rows for path in row.paths]
     if wrong := [path for path in flat if filled.count(path) != 1]:
         raise ValueError(f"not filled by exactly one row of HF_WEIGHTS in {family.__name__}: {', '.join(wrong)}")
     return rows, inactive
+
+
+def _start(theirs: str) -> tuple[str, int]:
+    """A name without the `[1:]` of its first `*`, and the number in it."""
+    found = re.search(r"\*\[(\d+):\]", theirs)
+    return (theirs.replace(found[0], "*"), int(found[1])) if found else (theirs, 0)
 
 
 def _expand(path: str) -> Iterator[str]:
@@ -292,9 +306,10 @@ def _put(
     shape: tuple[int, ...],
     dtype: np.dtype,
     sharding: Sharding | None,
+    absent: float = 0.0,
 ) -> jax.Array:
     """Our parameter from views of one layer each, by their places along the first `stacked` axes; its rows beyond those
-    of the views are padding, and zero."""
+    of the views are padding, and zero. A place without a view is filled with `absent`."""
 
     @functools.cache  # devices that hold copies of one slice share it
     def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -302,8 +317,11 @@ def _put(
         index = tuple(slice(*bound) for bound in bounds[stacked:])
         starts = [start for start, _ in bounds[:stacked]]
         for place in np.ndindex(array.shape[:stacked]):
-            view = views[tuple(i + start for i, start in zip(place, starts))]
-            _fill(array[(*place, ...)], view[(*index, ...)])
+            view = views.get(tuple(i + start for i, start in zip(place, starts)))
+            if view is None:
+                array[place] = absent
+            else:
+                _fill(array[(*place, ...)], view[(*index, ...)])
         return array
 
     if sharding is None:
