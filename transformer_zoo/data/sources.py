@@ -2,7 +2,7 @@
 and other fields, such as labels, under their names.
 
     python_stdlib                        the standard library of the running Python
-    stdlib_functions                     its functions, each with the module or package it comes from: `label`
+    stdlib_functions                     functions of its largest packages, each with the package: `label`
     stdlib_tokens                        its functions, each with the kinds of its tokens: `spans`
     tfds:NAME[/CONFIG][:VERSION][:KEY]   any TFDS data set; KEY is the feature that holds the text, where one does
     text:GLOB                            text files, each a document

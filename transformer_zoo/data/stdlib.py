@@ -28,7 +28,12 @@ _LEFT_OUT_FILES = frozenset(("html/entities.py", "msilib/schema.py", "msilib/seq
 
 def held_out(path: str) -> bool:
     """Whether a document belongs to the validation split: a hash of its relative path says so, alike everywhere."""
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") < VALIDATION * 2**64
+    return place(path) < VALIDATION
+
+
+def place(path: str) -> float:
+    """A number between 0 and 1 that a document's path is hashed to."""
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") / 2**64
 
 
 def documents(root: Path | None = None) -> Iterator[dict[str, str]]:

@@ -1,7 +1,9 @@
 """Labels that the standard library has by itself: where a function comes from, and of what kind its tokens are.
 
-Real labels on real text, on every machine. The split is that of `python_stdlib`, file by file, so that a model that was
-pretrained there has not read what it is judged by here.
+Real labels on real text, on every machine, split by file. The kinds of tokens are split as `python_stdlib` is, so that
+a model that was pretrained there has not read what it is judged by here. So few functions of each package lie on that
+side that they cannot tell how well packages are told apart: of each package a fifth is held out instead. What a model
+that was pretrained on `python_stdlib` has read of those, it has read without their labels.
 """
 
 import ast
@@ -16,10 +18,13 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out
+from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out, place
 
 CLASSES = 20
-"""Modules and packages that functions are told apart by: the largest."""
+"""Packages that functions are told apart by."""
+
+HELD_OUT = 0.2
+"""Share of a package's functions that is held out, in whole files; at most."""
 
 KINDS = ("name", "keyword", "operator", "number", "string", "comment")
 """What a Python token can be, whitespace aside."""
@@ -45,15 +50,31 @@ def functions() -> tuple[Function, ...]:
     return tuple(function for function in found if times[function["text"]] == 1)
 
 
-def origin(path: str) -> str:
-    """The module or package at the top that a file belongs to: `json` of json/decoder.py."""
+def package(path: str) -> str:
+    """The package at the top that a file belongs to: `json` of json/decoder.py. A module is one by itself."""
     return path.split("/")[0].removesuffix(".py")
 
 
-def origins() -> tuple[str, ...]:
-    """The modules and packages with the most functions, in alphabetical order."""
-    sizes = collections.Counter(origin(function["path"]) for function in functions())
-    return tuple(sorted(sorted(sizes, key=lambda name: (-sizes[name], name))[:CLASSES]))
+@functools.cache
+def packages() -> dict[str, frozenset[str]]:
+    """The packages with the most functions, in alphabetical order, and the files of each that are held out.
+
+    They are the first in the order of `held_out`'s hash that do not make up more than `HELD_OUT` of the package. One
+    of which no file can be held out, such as a module, is not among the packages.
+    """
+    sizes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for function in functions():
+        sizes[package(function["path"])][function["path"]] += 1
+    held = {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name].total(), name)):
+        room, files = HELD_OUT * sizes[name].total(), set()
+        for path in sorted(sizes[name], key=place):
+            if sizes[name][path] <= room:
+                files.add(path)
+                room -= sizes[name][path]
+        if files:
+            held[name] = frozenset(files)
+    return dict(sorted(list(held.items())[:CLASSES]))
 
 
 def token_spans(text: str) -> list[tuple[int, int, str]]:
@@ -75,14 +96,14 @@ def token_spans(text: str) -> list[tuple[int, int, str]]:
 
 
 class StdlibFunctions(PythonStdlib):
-    """Functions, each with the module or package that it comes from."""
+    """Functions, each with the package that it comes from."""
 
     name = "stdlib_functions"
 
     def _info(self) -> tfds.core.DatasetInfo:
         return Info(
             builder=self,
-            description="Functions of the standard library, labelled with the module or package they come from.",
+            description="Functions of the standard library, labelled with the package they come from.",
             features=tfds.features.FeaturesDict(
                 {
                     "path": tfds.features.Text(),
@@ -94,14 +115,13 @@ class StdlibFunctions(PythonStdlib):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        self.info.features["label"].names = origins()
+        self.info.features["label"].names = list(packages())
         return super()._split_generators(dl_manager)
 
     def _generate_examples(self, held: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-        classes = origins()
         for number, function in enumerate(functions()):
-            label = origin(function["path"])
-            if held_out(function["path"]) == held and label in classes:
+            label = package(function["path"])
+            if label in packages() and (function["path"] in packages()[label]) == held:
                 yield f"{number:06d}", {**function, "label": label}
 
 
