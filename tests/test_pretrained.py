@@ -41,6 +41,17 @@ TINY = {
         "n_inner": 40,
         "eos_token_id": 7,
     },
+    "roberta": {
+        "model_type": "camembert",
+        "vocab_size": 90,
+        "max_position_embeddings": 24,
+        "type_vocab_size": 3,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "pad_token_id": 4,
+    },
 }
 EVERY = [(name, task) for name in registry.families() for task in registry.family(name).TASKS]
 

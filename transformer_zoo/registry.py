@@ -9,12 +9,13 @@ from typing import Any
 import jax
 
 from transformer_zoo import sharding, trees
-from transformer_zoo.models import bert, gpt2
+from transformer_zoo.models import bert, gpt2, roberta
 from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
     "bert": bert,
     "gpt2": gpt2,
+    "roberta": roberta,
 }
 
 

@@ -19,10 +19,10 @@ transformers.logging.set_verbosity_error()  # it warns of the special tokens of 
 def build(case: Case, seed: int) -> Any:
     """Their model of a case, every parameter of which is random: biases are not zero, nor norms one."""
     settings = config_map.write(case.module, case.config, case.task)
-    del settings["architectures"]
+    (name,) = settings.pop("architectures")
     config = transformers.AutoConfig.for_model(**settings)
     config._attn_implementation = "eager"
-    model = getattr(transformers, case.module.TASKS[case.task])(config).double().eval()
+    model = getattr(transformers, name)(config).double().eval()
     draw = np.random.default_rng(seed)
     scale = draw.uniform(0.1, 0.3)
     with torch.no_grad():
@@ -66,7 +66,8 @@ def told(
     towards = families.directions(task, {name: tuple(x.shape) for name, x in words.items()}, valid_BT)
     model.zero_grad()
     sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
-    grads = {name: gradient(parameter) for name, parameter in model.named_parameters()}
+    named, tied = model.named_parameters(remove_duplicate=False), model.all_tied_weights_keys
+    grads = {name: gradient(parameter) for name, parameter in named if name not in tied}
     return {name: x.detach().numpy() for name, x in words.items()}, hidden.detach().numpy(), grads
 
 

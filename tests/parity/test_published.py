@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from transformer_zoo import registry
-from transformer_zoo.checkpoints import safetensors
+from transformer_zoo.checkpoints import config_map, safetensors
 from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
 
 torch = pytest.importorskip("torch")
@@ -29,6 +29,13 @@ TINY = {
         {"vocab_size": 300, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 4, "activation_function": "relu",
          "scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "layer_norm_epsilon": 1e-3},
     ],
+    "roberta": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
+         "num_attention_heads": 2, "intermediate_size": 40, "pad_token_id": 5},
+        {"vocab_size": 128, "max_position_embeddings": 18, "hidden_size": 12, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 1,
+         "layer_norm_eps": 1e-3, "model_type": "xlm-roberta", "pad_token_id": 0},
+    ],
 }  # fmt: skip
 CASES = [
     pytest.param(name, task, settings, id=f"{name}-{task}-{i}")
@@ -42,9 +49,9 @@ SPECIAL = {"bos_token_id": 0, "eos_token_id": 1}
 def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.float64) -> Any:
     """A random model of the reference, all of whose parameters are random, biases and norms as well."""
     module = registry.family(family)
-    config = transformers.AutoConfig.for_model(module.HF_MODEL_TYPE, **settings | SPECIAL)
+    config = transformers.AutoConfig.for_model(**{"model_type": module.HF_MODEL_TYPE} | settings | SPECIAL)
     torch.manual_seed(0)
-    model = getattr(transformers, module.TASKS[task])(config).to(dtype).eval()
+    model = getattr(transformers, config_map.classes(module, config.model_type)[task])(config).to(dtype).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.2)
@@ -110,9 +117,10 @@ def test_fresh_models_load_there(tmp_path: Path, family: str, task: str, setting
     bundle = from_config(family, settings | SPECIAL, task=task)
     save_pretrained(tmp_path, bundle)
     module = registry.family(family)
-    model, info = getattr(transformers, module.TASKS[task]).from_pretrained(tmp_path, output_loading_info=True)
+    config = transformers.AutoConfig.for_model(**{"model_type": module.HF_MODEL_TYPE} | settings | SPECIAL)
+    name = config_map.classes(module, config.model_type)[task]
+    model, info = getattr(transformers, name).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
-    config = transformers.AutoConfig.for_model(module.HF_MODEL_TYPE, **settings | SPECIAL)
     drop = {"architectures", "dtype", "transformers_version", "_name_or_path", "bos_token_id"}
     strip = lambda config: {key: value for key, value in config.to_dict().items() if key not in drop}
     assert strip(model.config) == strip(config)
