@@ -342,17 +342,17 @@ def test_words_and_their_labels(tokenizers, read):
 
 
 @kinds
-@pytest.mark.parametrize(("length", "stride"), [(40, 8), (40, 0), (64, 20), (256, 64)])
-def test_answers_give_back_their_texts(tokenizers, read, kind, length, stride):
+@pytest.mark.parametrize(("length", "overlap"), [(40, 8), (40, 0), (64, 20), (256, 64)])
+def test_answers_give_back_their_texts(tokenizers, read, kind, length, overlap):
     tokenizer, source = tokenizers[kind], read("tfds:zoo_squad")
     for example in source:
-        rows = rows_of("question-answering", tokenizer, [example], length, stride=stride)
+        rows = rows_of("question-answering", tokenizer, [example], length, overlap=overlap)
         context = tokenizer.encode(example["context"])
         cut = [
             row["tokens_BT"][row["allowed_BT"]][1:].tolist()
             for row in (row_of(rows, number) for number in range(len(rows["valid_BT"])))
         ]
-        whole = cut[0] + [i for piece in cut[1:] for i in piece[stride:]]
+        whole = cut[0] + [i for piece in cut[1:] for i in piece[overlap:]]
         assert whole == context.ids.tolist()  # the windows hold the context, and meet as they should
         question = tokenizer.encode(example["question"]).ids.tolist()
         texts = [text.replace(" ", "") for text in example["answers"]["text"]]
@@ -375,7 +375,7 @@ def test_answers_give_back_their_texts(tokenizers, read, kind, length, stride):
 def test_a_long_question_loses_its_end(tokenizers):
     example = {"question": "team " * 50, "context": CONTEXT, "answers": {"text": ["Ada"], "answer_start": [32]}}
     assert CONTEXT[32:35] == "Ada"
-    rows = rows_of("question-answering", tokenizers["wordpiece"], [example], 96, question_length=5, stride=8)
+    rows = rows_of("question-answering", tokenizers["wordpiece"], [example], 96, question_length=5, overlap=8)
     team = tokenizers["wordpiece"].encode("team").ids
     assert (rows["tokens_BT"][0] == team[0]).sum() == 5 // len(team) + 1  # and the one in the context
     assert rows["answers_BA"][0].sum() == 1 and rows["starts_BA"][0, 0] > 5
@@ -406,7 +406,7 @@ def test_a_long_question_loses_its_end(tokenizers):
             {"question": "a", "context": "b c", "answers": {"text": ["c"], "answer_start": [0]}},
             "'c' does not stand at character 0",
         ),
-        ("question-answering", {"stride": 40}, {"question": "a", "context": "b", "answers": {}}, "no field 'text'"),
+        ("question-answering", {"overlap": 40}, {"question": "a", "context": "b", "answers": {}}, "no field 'text'"),
     ],
 )
 def test_examples_that_contradict_themselves(tokenizers, name, settings, example, message):
@@ -419,12 +419,12 @@ def test_rows_with_no_room(tokenizers):
     for name, settings in (
         ("sequence-classification", {"labels": ("x",)}),
         ("token-classification", {"labels": ("x",)}),
-        ("question-answering", {"stride": 28}),
+        ("question-answering", {"overlap": 28}),
     ):
         example = {"text": "a", "label": 0, "spans": {"start": [], "end": [], "label": []}}
         example |= {"question": "a", "context": "b", "answers": {"text": [], "answer_start": []}}
-        with pytest.raises(ValueError, match="no room for text beside what frames it: set data.length higher"):
-            rows_of(name, tokenizers["wordpiece"], [example], 2 if "stride" not in settings else 32, **settings)
+        with pytest.raises(ValueError, match="no room for text beside what frames it and what rows have in common"):
+            rows_of(name, tokenizers["wordpiece"], [example], 2 if "overlap" not in settings else 32, **settings)
 
 
 def test_batches_are_as_the_objectives_say(tokenizers, read):
@@ -441,7 +441,7 @@ def test_batches_are_as_the_objectives_say(tokenizers, read):
             {"texts": ("sentence1",), "label": "tags", "problem": "multi_label_classification"},
         ),
         ("token-classification", "tfds:zoo_names", {"text": "tokens", "spans": "ner"}),
-        ("question-answering", "tfds:zoo_squad", {"stride": 4}),
+        ("question-answering", "tfds:zoo_squad", {"overlap": 4}),
     ):
         source = read(spec)
         objective, _ = OBJECTIVES[name](**settings).for_data(None, source.classes)
@@ -456,9 +456,9 @@ def test_batches_are_as_the_objectives_say(tokenizers, read):
         other = Pipeline(source, objective.rows(tokenizers["roberta"], Data(length=40)), batch_size=16, epochs=1)
         with pytest.raises(ValueError, match="belongs to other rows"):
             other.set_state(state)
-    assert (
-        dataclasses.replace(objective, stride=5).rows(tokenizers["wordpiece"], Data(length=40)).keywords["stride"] == 5
-    )
+    other = dataclasses.replace(objective, overlap=5).rows(tokenizers["wordpiece"], Data(length=40))
+    with pytest.raises(ValueError, match="overlap: 4 then, 5 now"):
+        Pipeline(source, other, batch_size=16, epochs=1).set_state(state)
     here, elsewhere = (Pipeline(source, make, batch_size=16, epochs=1, workers=workers) for workers in (0, 1))
     for one, other in zip(here, elsewhere, strict=True):
         for array in one:

@@ -15,7 +15,10 @@ from huggingface_hub import constants, errors
 from transformer_zoo import trees
 from transformer_zoo.checkpoints import formats
 
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model")
+TOKENIZERS = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
+    "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
 REST = ("config.json", "*token*.json", *TOKENIZERS)
 
 

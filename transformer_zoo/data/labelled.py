@@ -135,14 +135,14 @@ def answer_rows(
     context: str,
     answers: str,
     question_length: int,
-    stride: int,
+    overlap: int,
 ) -> Rows:
     """Rows of a question and its context, which a long context needs several of, and where the answers are.
 
     Args:
         question, context, answers: the fields, as in SQuAD: answers holds lists of `text` and `answer_start`.
         question_length: tokens of a question; the rest of it is left out.
-        stride: tokens of the context that a row and the next have in common.
+        overlap: tokens of the context that a row and the next have in common.
 
     Returns:
         tokens_BT, segments_BT, valid_BT: as `sequence_rows`.
@@ -162,7 +162,7 @@ def answer_rows(
         spans = list(_answers(passage, _field(example, answers), answers))
         of_question = np.cumsum(encoding.texts == 0)
         wanted = (encoding.texts != 0) | (of_question <= question_length)
-        for kept in _windows(encoding, 1, length, stride, wanted):
+        for kept in _windows(encoding, 1, length, overlap, wanted):
             inside = encoding.texts[kept] == 1
             parts.append((encoding, kept))
             allowed.append(inside | (np.arange(len(kept)) == 0))
@@ -248,14 +248,14 @@ def _shortened(encoding: Encoding, length: int) -> np.ndarray:
 
 
 def _windows(
-    encoding: Encoding, text: int, length: int, stride: int = 0, wanted: np.ndarray | bool = True
+    encoding: Encoding, text: int, length: int, overlap: int = 0, wanted: np.ndarray | bool = True
 ) -> Iterator[np.ndarray]:
     """The tokens of each row, by their places: a piece of one of the texts, and all else that is wanted."""
     cut = encoding.texts == text
     always, pieces = ~cut & wanted, np.flatnonzero(cut)
     room = length - int(always.sum())
-    _check_room(room - stride, length)
-    for start in range(0, max(len(pieces) - stride, 1), room - stride):
+    _check_room(room - overlap, length)
+    for start in range(0, max(len(pieces) - overlap, 1), room - overlap):
         kept = always.copy()
         kept[pieces[start : start + room]] = True
         yield np.flatnonzero(kept)

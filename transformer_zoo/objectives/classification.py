@@ -194,22 +194,22 @@ class QuestionAnswering(Objective):
     """Field with the answers: lists of `text` and `answer_start`. The first is trained on; any of them is right."""
     question_length: int = 64
     """Tokens of a question; the rest is left out."""
-    stride: int = 128
+    overlap: int = 128
     """Tokens that a window of the context and the next have in common."""
     answer_length: int = 30
     """Tokens of the longest answer that is looked for."""
 
     def __post_init__(self) -> None:
-        if min(self.question_length, self.answer_length) < 1 or self.stride < 0:
+        if min(self.question_length, self.answer_length) < 1 or self.overlap < 0:
             raise ValueError(
-                "QuestionAnswering: question_length and answer_length must be at least 1, stride at least 0"
+                "QuestionAnswering: question_length and answer_length must be at least 1, overlap at least 0"
             )
 
     def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
         """As many rows as the context takes."""
         return functools.partial(
             answer_rows, tokenizer=tokenizer, length=data.length, question=self.question, context=self.context,
-            answers=self.answers, question_length=self.question_length, stride=self.stride,
+            answers=self.answers, question_length=self.question_length, overlap=self.overlap,
         )  # fmt: skip
 
     def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
