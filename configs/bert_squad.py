@@ -6,8 +6,8 @@ Result:    to be measured where the data set and the weights can be had. The pap
            80.8 and an F1 of 88.5 on the validation set, a question at a time; here a window is judged at a time.
 
 Batches of 32, learning rate 5e-5 and three epochs are the paper's; rows of 384 tokens, questions of 64 and answers of
-at most 30 are those of the code released with it. Its windows begin 128 tokens apart, and so overlap by about 240; these
-overlap by 128, which makes fewer rows of the few contexts that need several.
+at most 30 are those of the code released with it. Its windows begin 128 tokens apart, and so overlap by about 240;
+these overlap by 128, which makes fewer rows of the few contexts that need several.
 """
 
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training

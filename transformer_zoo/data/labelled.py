@@ -264,7 +264,8 @@ def _windows(
 def _check_room(room: int, length: int) -> None:
     if room < 1:
         raise ValueError(
-            f"rows of {length} tokens leave no room for text beside what frames it: set data.length higher"
+            f"rows of {length} tokens leave no room for text beside what frames it and what rows have in common: "
+            "set data.length higher"
         )
 
 
