@@ -210,10 +210,16 @@ def test_names_of_classes_come_from_the_data():
     assert objective.labels == config.labels == ("a", "b", "c")  # the data name none
     objective, config = SequenceClassification(label="score").for_data(Config(problem="regression"), classes)
     assert objective.problem == config.problem == "regression" and config.labels == ("score",)
-    objective, config = TokenClassification(labels=("x", "y", "z")).for_data(Config(), classes)
+    objective, config = TokenClassification(spans="score", labels=("x", "y", "z")).for_data(Config(), classes)
     assert config.labels == ("x", "y", "z")
-    with pytest.raises(ValueError, match="the data tell 2 classes apart, no, yes; the model 2, yes, no"):
-        SequenceClassification().for_data(Config(labels=("yes", "no")), classes)
+    for kind, own in ((SequenceClassification(), ("yes", "no")), (TokenClassification(spans="score"), ("a", "b"))):
+        other = dataclasses.replace(kind, labels=("x", "y")) if kind.name.startswith("token") else kind
+        with pytest.raises(ValueError, match=f"and those of the model are {', '.join(own)}: leave model.labels"):
+            other.for_data(Config(labels=own), classes)
+    with pytest.raises(ValueError, match="the classes are yes, no, and those of the data are no, yes"):
+        SequenceClassification(labels=("yes", "no")).for_data(Config(), classes)
+    with pytest.raises(ValueError, match="labels is empty: name the classes"):
+        SequenceClassification(problem="multi_label_classification").shapes(2, 8)
     assert MaskedLM().for_data(Config(), None) == (MaskedLM(), Config())
     with pytest.raises(ValueError, match="the model tells 4 classes apart, and the data 2"):
         measured(

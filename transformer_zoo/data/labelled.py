@@ -190,8 +190,9 @@ def _class(value: Any, labels: Sequence[str], field: str) -> int:
     if isinstance(value, str) and value in labels:
         return list(labels).index(value)
     if isinstance(value, str) or not 0 <= value < len(labels):
-        without = ": that split has no labels" if not isinstance(value, str) and value == -1 else ""
-        raise ValueError(f"{field} {value!r} is none of the {len(labels)} classes {', '.join(labels)}{without}")
+        nothing = not isinstance(value, str) and value == -1
+        hint = "that split has no labels" if nothing else "objective.labels can name them"
+        raise ValueError(f"{field} {value!r} is none of the {len(labels)} classes {', '.join(labels)}: {hint}")
     return int(value)
 
 

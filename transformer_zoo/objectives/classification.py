@@ -21,7 +21,7 @@ class SequenceClassification(Objective):
     """A class, several classes or a number for each text or pair of texts.
 
     Raises:
-        ValueError: not one or two fields of text, or several classes of which none is named.
+        ValueError: not one or two fields of text.
     """
 
     name: ClassVar[str] = "sequence-classification"
@@ -34,7 +34,7 @@ class SequenceClassification(Objective):
     problem: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
     """One class of several; any number of them; or a number (mean squared error). None: as the model says, or one."""
     labels: tuple[str, ...] = ()
-    """Names of the classes. None: the data name them, or else the model."""
+    """Names of the classes. Empty: the data name them, or else the model."""
 
     def __post_init__(self) -> None:
         if len(self.texts) not in (1, 2):
@@ -58,6 +58,10 @@ class SequenceClassification(Objective):
         """The arrays of `data.labelled.sequence_rows`."""
         shapes = _text_shapes(batch, length)
         if self.problem == "multi_label_classification":
+            if not self.labels:
+                raise ValueError(
+                    "SequenceClassification.labels is empty: name the classes of which there may be several"
+                )
             return shapes | {"targets_BC": jax.ShapeDtypeStruct((batch, len(self.labels)), jnp.float32)}
         dtype = jnp.float32 if self.problem == "regression" else jnp.int32
         return shapes | {"targets_B": jax.ShapeDtypeStruct((batch,), dtype)}
@@ -131,7 +135,7 @@ class TokenClassification(Objective):
     subwords: Literal["first", "all"] = "first"
     """Which of a span's tokens are judged."""
     labels: tuple[str, ...] = ()
-    """Names of the classes. None: the data name them, or else the model."""
+    """Names of the classes. Empty: the data name them, or else the model."""
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> tuple[Objective, Any]:
         """The names of the classes become the model's."""
@@ -277,26 +281,27 @@ def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
     )
 
 
-def _with_labels(objective: Any, config: Any, named: tuple[str, ...] | None) -> tuple[Any, Any]:
+def _with_labels(objective: Any, config: Any, of_data: tuple[str, ...] | None) -> tuple[Any, Any]:
     """Objective and model with the names of the classes: the objective's own, the data's, or else the model's.
 
     Raises:
-        ValueError: the model has names that somebody gave it, and they are others.
+        ValueError: data or model have names that somebody gave them, and they are others.
     """
-    own = getattr(config, "labels", ())
-    labels = objective.labels or named or own
-    nameless = all(name == f"LABEL_{number}" for number, name in enumerate(own))
-    if not nameless and labels != own:
-        raise ValueError(
-            f"the data tell {len(labels)} classes apart, {', '.join(labels)}; the model {len(own)}, {', '.join(own)}: "
-            f"leave model.labels at its default, or set objective.labels to the model's"
-        )
+    of_model = getattr(config, "labels", ())
+    labels = objective.labels or of_data or of_model
+    for who, names in (("data", of_data or ()), ("model", of_model)):
+        named = any(name not in (str(number), f"LABEL_{number}") for number, name in enumerate(names))
+        if named and names != labels:
+            raise ValueError(
+                f"the classes are {', '.join(labels)}, and those of the {who} are {', '.join(names)}: leave "
+                "model.labels and objective.labels at their defaults, or take a model that was made for these"
+            )
     objective = dataclasses.replace(objective, labels=labels)
     return objective, dataclasses.replace(config, labels=labels) if hasattr(config, "labels") else config
 
 
 def _check_classes(logits: jax.Array, labels: tuple[str, ...]) -> None:
-    if logits.shape[-1] != len(labels):
+    if labels and logits.shape[-1] != len(labels):
         raise ValueError(f"the model tells {logits.shape[-1]} classes apart, and the data {len(labels)}")
 
 
