@@ -7,7 +7,7 @@ Command:   python train.py configs/bert_base.py
            The first 90 % of the steps are taken with rows of 128 tokens; the second command takes the rest with 512.
 Does it fit, with no TPU at hand:
            python train.py configs/bert_base.py --aot v5e:4x4
-Hardware:  a v5e slice of 16 chips (4x4). It has been compiled for that by the TPU compiler, not yet trained there.
+Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper adds the BooksCorpus, no longer to be had.
 """
 
