@@ -122,7 +122,7 @@ def small(family: str, **changes: Any) -> Any:
         if field.name in SMALL:
             values[field.name] = SMALL[field.name]
         elif field.name.endswith("_id") and field.default is not None:
-            values[field.name] = field.default % changes.get("vocab_size", SMALL["vocab_size"])
+            values[field.name] = field.default % (changes.get("vocab_size", SMALL["vocab_size"]) // 2)
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:

@@ -41,6 +41,16 @@ TINY = {
         "n_inner": 40,
         "eos_token_id": 7,
     },
+    "modernbert": {
+        "vocab_size": 90,
+        "max_position_embeddings": 24,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "local_attention": 4,
+        "pad_token_id": 4,
+    },
     "roberta": {
         "model_type": "camembert",
         "vocab_size": 90,

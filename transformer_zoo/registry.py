@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import jax
 
 from transformer_zoo import sharding, trees
-from transformer_zoo.models import bert, gpt2, roberta
+from transformer_zoo.models import bert, gpt2, modernbert, roberta
 from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
     "bert": bert,
     "gpt2": gpt2,
+    "modernbert": modernbert,
     "roberta": roberta,
 }
 
@@ -123,4 +125,11 @@ def count_params(model: Any) -> int:
     config, flat = model.config, trees.flatten(param_shapes(model))
     padding = padded_vocab(config.vocab_size) - config.vocab_size
     tables = [leaf for path, leaf in flat.items() if leaf.shape[0] == padded_vocab(config.vocab_size)]
-    return sum(leaf.size for leaf in flat.values()) - sum(padding * leaf.size // leaf.shape[0] for leaf in tables)
+    padded = sum(padding * leaf.size // leaf.shape[0] for leaf in tables)
+    absent = sum(  # the slices of layers that the published model does not have
+        int(start) * flat[ours].size // flat[ours].shape[0]
+        for theirs, ours, _ in module_of(config).HF_WEIGHTS
+        for start in re.findall(r"\*\[(\d+):\]", theirs)
+        if ours in flat
+    )
+    return sum(leaf.size for leaf in flat.values()) - padded - absent

@@ -25,8 +25,8 @@ PARAM_AXES = (
     (r".*/(query|key|value)/kernel", "embed heads _"),
     (r".*/(query|key|value)/bias", "heads _"),
     (r".*/out/kernel", "heads _ embed"),
-    (r".*/mlp_up/kernel", "embed mlp"),
-    (r".*/mlp_up/bias", "mlp"),
+    (r".*/mlp_(gate|up)/kernel", "embed mlp"),
+    (r".*/mlp_(gate|up)/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),
     (r".*/(out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
 )

@@ -1,7 +1,10 @@
 """The reference implementation: transformers on torch, in float64 and with attention in the open."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import families
 import numpy as np
@@ -16,6 +19,15 @@ Arrays = dict[str, np.ndarray]
 transformers.logging.set_verbosity_error()  # it warns of the special tokens of vocabularies as small as ours
 
 
+@contextlib.contextmanager
+def in_double() -> Iterator[None]:
+    """Where the reference asks for single precision whatever the model's, as for angles, it gets double."""
+    float_is_double = mock.patch.object(torch.Tensor, "float", torch.Tensor.double)
+    with mock.patch.multiple(torch, float=torch.float64, float32=torch.float64), float_is_double:
+        yield
+
+
+@in_double()
 def build(case: Case, seed: int) -> Any:
     """Their model of a case, every parameter of which is random: biases are not zero, nor norms one."""
     settings = config_map.write(case.module, case.config, case.task)
@@ -39,6 +51,7 @@ def tensors(model: Any) -> Arrays:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
+@in_double()
 def told(
     task: str, model: Any, given: Arrays, position_offset: int = 0, prompt: int | None = None
 ) -> tuple[Arrays, np.ndarray, Arrays]:
@@ -52,6 +65,8 @@ def told(
         mask = inputs["attention_mask"] = torch.as_tensor(valid_BT).long()
         if "position_ids" in inspect.signature(model.forward).parameters:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + position_offset
+    elif task == "multiple-choice":
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # who judges by a mean asks for it
     inputs = families.as_asked(task, inputs)
     length = inputs["input_ids"].shape[-1]
     starts = [0] if prompt is None else [0, *range(prompt, length)]

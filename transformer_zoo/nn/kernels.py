@@ -58,7 +58,8 @@ def weights(
     scores_BHTS = scores * scale if bias is None else scores * scale + bias
     seen = None if mask is None else mask.dense(T, S)
     if seen is not None:
-        scores_BHTS = jnp.where(seen, scores_BHTS, jnp.finfo(wide).min)
+        # Added, not put in their place: a query that sees nothing then has the gradient that published models have.
+        scores_BHTS = scores_BHTS + jnp.where(seen, 0, jnp.finfo(wide).min)
     return jax.nn.softmax(scores_BHTS, axis=-1)
 
 
