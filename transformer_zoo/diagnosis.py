@@ -59,14 +59,14 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def apply(self, variables: Any, *args: Any, method: Any = None, **how: Any) -> Any:
+    def apply(self, variables: Any, *args: Any, method: Any = None, mutable: Any = False, **how: Any) -> Any:
         if method is not None:  # a part, once more
             return self.model.apply(variables, *args, method=method, **how)
         with nn.intercept_methods(self._watch):
             output, asked = self.model.apply(variables, *args, **how, mutable="intermediates")
-        asked = trees.flatten(asked["intermediates"])
-        self.finite = {path: calls for path, calls in asked.items() if path.endswith(_MARK)}
-        return output
+        flat = trees.flatten(asked["intermediates"])
+        self.finite = {path: calls for path, calls in flat.items() if path.endswith(_MARK)}
+        return output if mutable is False else (output, asked)
 
     def _watch(self, function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output, method = function(*args, **kwargs), context.method_name

@@ -77,6 +77,21 @@ def module_of(config: Any) -> ModuleType:
 def family_by_model_type(model_type: str) -> str:
     """The name of the family that a config.json speaks of by its `model_type`.
 
+def as_json(config: Any) -> dict[str, Any]:
+    """A configuration and its family, of what JSON can say."""
+    return {"family": family_of(config), **dataclasses.asdict(config)}
+
+
+def from_json(settings: dict[str, Any]) -> Any:
+    """The configuration that `as_json` described.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none, or none of this version.
+    """
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    return family(values.pop("family")).Config(**values)
+
+
     Raises:
         ValueError: no family reads it.
     """

@@ -37,7 +37,7 @@ FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer
 def settings(run: Run) -> dict[str, Any]:
     """A run as plain JSON; the architecture and the objective bear their names."""
     as_dict = dataclasses.asdict(run)
-    as_dict["model"] = {"family": registry.family_of(run.model), **as_dict["model"]}
+    as_dict["model"] = registry.as_json(run.model)
     as_dict["objective"] = {"name": run.objective.name, **as_dict["objective"]}
     return json.loads(json.dumps(as_dict))
 
@@ -71,9 +71,9 @@ def read(directory: str | os.PathLike[str]) -> Run:
         raise FileNotFoundError(f"{directory} holds no run: there is no {path}")
     try:
         found = json.loads(path.read_text())["settings"]
-        architecture, objective = dict(found.pop("model")), dict(found.pop("objective"))
+        architecture, objective = found.pop("model"), dict(found.pop("objective"))
         parts: dict[str, Any] = {
-            "model": registry.family(architecture.pop("family")).Config(**_tuples(architecture)),
+            "model": registry.from_json(architecture),
             "objective": OBJECTIVES[objective.pop("name")](**_tuples(objective)),
         }
         for field in dataclasses.fields(Run):
@@ -104,7 +104,8 @@ def check_same(old: Run, new: Run) -> list[str]:
         ValueError: the run in the folder has another architecture, tokenizer or optimizer.
     """
     changed = {name: pair for name, pair in differences(old, new).items() if name != "directory"}
-    fixed = [f"  {name}: {a!r} there, {b!r} now" for name, (a, b) in changed.items() if name.startswith(FIXED)]
+    names = FIXED + tuple(f"objective.{name}" for name in new.objective.fixed)
+    fixed = [f"  {name}: {a!r} there, {b!r} now" for name, (a, b) in changed.items() if name.startswith(names)]
     if fixed:
         raise ValueError(
             f"{new.directory} holds a run with other settings, with which this one cannot go on:\n"

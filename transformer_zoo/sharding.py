@@ -32,6 +32,8 @@ PARAM_AXES = (
 )
 
 # logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.
+# A model may be a part of another: `student/token_embed/embedding`.
+PARAM_AXES = tuple((rf"(.*/)?({path})", axes) for path, axes in PARAM_AXES)
 MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": "sequence",

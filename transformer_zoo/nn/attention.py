@@ -54,8 +54,8 @@ class Attention(nn.Module):
         """Attends from x_BTD, its queries turned by the rotation if there is one, to keys and values; scale None is
         1/sqrt(K).
 
-        Where the weights are asked for (`mutable=["intermediates"]`: `weights_BHTS`) or dropped out, they are
-        computed in the open; otherwise by the fastest implementation that can.
+        Where the weights are asked for (`mutable=["intermediates"]`: `weights_BHTS`, and what they come of) or dropped
+        out, they are computed in the open; otherwise by the fastest implementation that can.
         """
         q_BTHK, (k_BSGK, v_BSGK) = self.query(x_BTD), kv
         q_BTHK = q_BTHK if rotation is None else rotate(q_BTHK, rotation)
@@ -63,7 +63,9 @@ class Attention(nn.Module):
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         if self.is_mutable_collection("intermediates") or (train and self.dropout):
             weights_BHTS = kernels.weights(q_BTHK, k_BSGK, **how)
-            self.sow("intermediates", "weights_BHTS", weights_BHTS)
+            sown = {"queries_BTHK": q_BTHK, "keys_BSGK": k_BSGK, "values_BSGK": v_BSGK, "weights_BHTS": weights_BHTS}
+            for name, x in sown.items():
+                self.sow("intermediates", name, x)
             y_BTHK = kernels.mix(dropout(weights_BHTS), v_BSGK)
         else:
             y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **how, implementation=self.compute.attention)

@@ -2,20 +2,27 @@
 
 from transformer_zoo.objectives.causal_lm import CausalLM
 from transformer_zoo.objectives.classification import QuestionAnswering, SequenceClassification, TokenClassification
+from transformer_zoo.objectives.distillation import Distillation
 from transformer_zoo.objectives.masked_lm import MaskedLM
 from transformer_zoo.objectives.objective import Objective
 from transformer_zoo.objectives.pretraining import Pretraining
+from transformer_zoo.objectives.replaced_tokens import ReplacedTokens
 
-KINDS = (CausalLM, MaskedLM, Pretraining, SequenceClassification, TokenClassification, QuestionAnswering)
+KINDS = (
+    CausalLM, MaskedLM, Pretraining, ReplacedTokens, Distillation,
+    SequenceClassification, TokenClassification, QuestionAnswering,
+)  # fmt: skip
 OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in KINDS}
 
 __all__ = [
     "OBJECTIVES",
     "CausalLM",
+    "Distillation",
     "MaskedLM",
     "Objective",
     "Pretraining",
     "QuestionAnswering",
+    "ReplacedTokens",
     "SequenceClassification",
     "TokenClassification",
 ]

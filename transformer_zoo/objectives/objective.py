@@ -34,6 +34,8 @@ class Objective(abc.ABC):
     """The task of a family's model that it trains."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Regular expressions: parameters whose whole path matches one of them are never trained, such as a teacher's."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Its settings that give the parameters their shapes: a run cannot go on with others."""
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> "tuple[Objective, Any]":
         """The objective and the model's configuration with what the data say about them.
@@ -85,13 +87,21 @@ class Objective(abc.ABC):
         Raises:
             ValueError: the family does not have the task.
         """
+        return self.part(config, self.task, compute)
+
+    def part(self, config: Any, task: str, compute: Any) -> Any:
+        """A family's model for a task.
+
+        Raises:
+            ValueError: the family does not have the task.
+        """
         family = registry.module_of(config)
-        if self.task not in family.TASKS:
+        if task not in family.TASKS:
             raise ValueError(
-                f"the objective {self.name} needs the task {self.task!r}, which {family.__name__} has not: it has "
+                f"the objective {self.name} needs the task {task!r}, which {family.__name__} has not: it has "
                 f"{', '.join(family.TASKS)}"
             )
-        return family.Model(config, task=self.task, compute=compute)
+        return family.Model(config, task=task, compute=compute)
 
     def begin(self, params: trees.Tree, load: Callable[..., Any]) -> trees.Tree:
         """The parameters to begin with, from fresh ones (or those of `Run.init_from`).
