@@ -301,6 +301,8 @@ truncated = lambda std: scipy.stats.truncnorm(-2, 2, scale=std)
 FRESH: dict[str, Callable[[Any], Any]] = {
     "albert": lambda cfg: ((r".*/(embedding|kernel)", truncated(cfg.init_std)),),
     "bert": lambda cfg: ((r".*/(embedding|kernel)", truncated(cfg.init_std)),),
+    "distilbert": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
+    "electra": lambda cfg: ((r".*/(embedding|kernel)", truncated(cfg.init_std)),),
     "gpt2": lambda cfg: (
         (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
         (r".*/embedding|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
@@ -422,7 +424,7 @@ def test_dropout(case: families.Case):
         return result
 
     def masks(case: families.Case) -> dict[str, list[np.ndarray]]:
-        given, rngs = inputs(case, 4, 20), {"dropout": jax.random.key(0)}
+        given, rngs = families.as_asked(case.task, inputs(case, 4, 20)), {"dropout": jax.random.key(0)}
         run = lambda params: case.model.apply(
             {"params": params}, **given, train=True, rngs=rngs, mutable="intermediates"
         )
@@ -430,22 +432,25 @@ def test_dropout(case: families.Case):
             asked = trees.flatten(families.compiled(run)(case.params())[1]["intermediates"])
         return {path: [np.asarray(x) for x in found] for path, found in asked.items() if path.endswith("dropped")}
 
-    judges = [task for task in ("sequence-classification",) if task in case.module.TASKS]  # heads have rates too
-    dropped = masks(case)
-    for task in judges:
-        dropped |= masks(dataclasses.replace(case, task=task))
     met = set()
-    for path, found in dropped.items():
+
+    def judge(path: str, found: list[np.ndarray]) -> None:
         for x in found:
             live = x[x >= 0]
             near = [name for name, rate in rates.items() if abs(live.mean() - rate) < 5 * (rate / live.size) ** 0.5]
             assert near, f"{path} drops {live.mean():.3f}, and the rates are {rates}"
-            met |= set(near)
+            met.update(near)
             if "blocks/" in path:
                 assert x.shape[0] == case.config.num_layers
                 assert all((x[i] != x[i + 1]).mean() > 0.05 for i in range(len(x) - 1)), f"{path}: layers agree"
             rows = np.moveaxis(x, 1, 0) if "blocks/" in path else x
             assert (rows[0] != rows[1]).any(), f"{path}: rows agree"
+
+    heads = ("sequence-classification", "question-answering", "multiple-choice")  # they have rates too
+    for task in (case.task, *(task for task in heads if task in case.module.TASKS)):
+        if met != set(rates):
+            for path, found in masks(dataclasses.replace(case, task=task)).items():
+                judge(path, found)
     assert met == set(rates), f"nothing is dropped at the rates of {set(rates) - met}"
 
 

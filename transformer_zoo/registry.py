@@ -10,11 +10,13 @@ from typing import Any
 import jax
 
 from transformer_zoo import sharding, trees
-from transformer_zoo.models import bert, gpt2, modernbert, roberta
+from transformer_zoo.models import bert, distilbert, electra, gpt2, modernbert, roberta
 from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
     "bert": bert,
+    "distilbert": distilbert,
+    "electra": electra,
     "gpt2": gpt2,
     "modernbert": modernbert,
     "roberta": roberta,

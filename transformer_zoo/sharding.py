@@ -21,6 +21,7 @@ PARAM_AXES = (
     (r"token_embed/embedding|head/embedding", "vocab embed"),
     (r"lm_head/bias", "vocab"),
     (r"(position|segment)_embed/embedding", "_ embed"),
+    (r"embed_project/kernel", "_ embed"),
     (r"(pooler|lm_head|head)/(dense|scores)/kernel", "embed _"),
     (r".*/(query|key|value)/kernel", "embed heads _"),
     (r".*/(query|key|value)/bias", "heads _"),
@@ -28,7 +29,7 @@ PARAM_AXES = (
     (r".*/mlp_(gate|up)/kernel", "embed mlp"),
     (r".*/mlp_(gate|up)/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),
-    (r".*/(out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
+    (r"embed_project/bias|.*/(out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
 )
 
 # logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.

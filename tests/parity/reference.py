@@ -61,13 +61,14 @@ def told(
     """
     valid_BT, names = given.get("valid_BT"), {"tokens_BT": "input_ids", "segments_BT": "token_type_ids"}
     inputs = {names[name]: torch.as_tensor(x).long() for name, x in given.items() if name in names}
+    positions = {}
     if valid_BT is not None:
         mask = inputs["attention_mask"] = torch.as_tensor(valid_BT).long()
         if "position_ids" in inspect.signature(model.forward).parameters:
-            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + position_offset
+            positions["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + position_offset
     elif task == "multiple-choice":
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # who judges by a mean asks for it
-    inputs = families.as_asked(task, inputs)
+    inputs = families.as_asked(task, inputs) | positions  # which not every model divides by choices
     length = inputs["input_ids"].shape[-1]
     starts = [0] if prompt is None else [0, *range(prompt, length)]
     outputs: list[Any] = []
