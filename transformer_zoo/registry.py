@@ -76,9 +76,6 @@ def module_of(config: Any) -> ModuleType:
     return family(family_of(config))
 
 
-def family_by_model_type(model_type: str) -> str:
-    """The name of the family that a config.json speaks of by its `model_type`.
-
 def as_json(config: Any) -> dict[str, Any]:
     """A configuration and its family, of what JSON can say."""
     return {"family": family_of(config), **dataclasses.asdict(config)}
@@ -93,6 +90,9 @@ def from_json(settings: dict[str, Any]) -> Any:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     return family(values.pop("family")).Config(**values)
 
+
+def family_by_model_type(model_type: str) -> str:
+    """The name of the family that a config.json speaks of by its `model_type`.
 
     Raises:
         ValueError: no family reads it.
