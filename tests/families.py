@@ -1,8 +1,11 @@
 """Every registered family as small models, made by rule: no test names a family, so that the next one is tested too."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
+import json
 import math
 import random
 from types import ModuleType
@@ -31,6 +34,9 @@ SMALL = {
     "window": 4,
     "embed_width": 16,
     "num_groups": 2,
+    "max_distance": 16,
+    "position_buckets": 8,
+    "conv_size": 5,
 }
 # What random configurations draw from. A head divides each of the widths.
 RANDOM = {
@@ -41,6 +47,8 @@ RANDOM = {
     "num_heads": (1, 2, 4),
     "mlp_dim": (12, 40, 100),
     "activation": ("gelu", "gelu_new", "relu", "silu", "tanh"),
+    "conv_activation": ("gelu", "relu", "tanh"),
+    "pooler_activation": ("gelu", "relu", "tanh"),
     "norm_epsilon": (1e-12, 1e-6, 1e-5, 1e-2),
     "num_segments": (1, 2, 3),
     "window": (1, 2, 4, 7),
@@ -49,8 +57,12 @@ RANDOM = {
     "local_theta": (3.0, 100.0, 10000.0),
     "head_activation": ("gelu", "relu", "tanh"),
     "head_pooling": ("cls", "mean"),
-    "embed_width": (6, 16, 24),
-    "layer_blocks": (1, 2, 3),
+    "embed_width": (6, 16, 20),
+    "relative_attention": (True, True, True, False),
+    "position_terms": ("c2p|p2c", "c2p", "p2c"),
+    "max_distance": (6, 9, 30),
+    "position_buckets": (None, 4, 7, 8),
+    "conv_size": (1, 3, 5),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # What a model is called with, as all families call it: token ids, and the mask that says which of them are real.
@@ -65,6 +77,12 @@ class Case:
     task: str
     config: Any
     compute: Compute = Compute()
+    learns: str | None = None
+    """The name of the objective that trains it; it may have a model of its own."""
+
+    @property
+    def objective(self) -> Any:
+        return OBJECTIVES[self.learns](**objective_settings(self.learns, self.config))
 
     @property
     def module(self) -> ModuleType:
@@ -72,6 +90,8 @@ class Case:
 
     @property
     def model(self) -> Any:
+        if self.learns is not None:
+            return self.objective.model(self.config, self.compute)
         return self.module.Model(self.config, task=self.task, compute=self.compute)
 
     @property
@@ -126,7 +146,7 @@ def small(family: str, **changes: Any) -> Any:
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:
-            raise ValueError(f"{family}: tests/families.py has no small value for the field {field.name!r}")
+            raise NotImplementedError(f"{family}: tests/families.py has no small value for the field {field.name!r}")
     return Config(**values | changes)
 
 
@@ -143,6 +163,16 @@ def random_config(family: str, seed: int, task: str = "base") -> Any:
     """A configuration drawn at random: sizes, activation, epsilon, what may be None, and every switch."""
     # Python's generator of choices: the same for a seed on every version and machine.
     draw = random.Random(f"{family} {seed}")
+    while True:
+        values = random_values(family, seed, draw)
+        if task in ("question-answering", "pretraining"):
+            values.pop("labels", None)  # the reference counts its two scores by them
+        with contextlib.suppress(ValueError):  # one that contradicts itself is drawn again
+            return without_dropout(small(family, **values))
+
+
+def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]:
+    """Some values for fields of a Config."""
     Config = registry.family(family).Config
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
@@ -151,19 +181,17 @@ def random_config(family: str, seed: int, task: str = "base") -> Any:
         elif isinstance(field.default, str):
             values[field.name] = RANDOM[field.name][seed % len(RANDOM[field.name])]  # each comes round
         elif field.name in RANDOM:
-            optional = (None,) if field.default is None else ()
+            optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
             values[field.name] = draw.choice([n for n in (1, 2, 4) if values["num_heads"] % n == 0])
-        elif field.name == "num_groups":
+        elif field.name in ("num_groups", "layer_blocks"):
             values[field.name] = draw.choice([n for n in (1, 2) if n <= values["num_layers"]])
         elif field.name.endswith("_id") and field.default is not None:
             values[field.name] = draw.randrange(min(RANDOM["vocab_size"]))
-    if task in ("question-answering", "pretraining"):
-        values.pop("labels", None)  # the reference counts its two scores by them
-    return without_dropout(small(family, **values))
+    return values
 
 
 def cases(*wanted: str, tasks: str = "main") -> list[Any]:
@@ -183,7 +211,7 @@ def main_task(family: str) -> str:
 
 def name_of(case: Any) -> str:
     """What pytest calls a case."""
-    return f"{case.family}-{case.task}" if isinstance(case, Case) else str(case)
+    return f"{case.family}-{case.learns or case.task}" if isinstance(case, Case) else str(case)
 
 
 def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
@@ -308,31 +336,59 @@ def pretraining(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarr
     return masked_lm(rows, length) | {"segments_BT": segments, "next_B": np.arange(len(rows), dtype=np.int32) % 2}
 
 
-# By the task of an objective.
-BATCHES = {"causal-lm": causal_lm, "masked-lm": masked_lm, "pretraining": pretraining}
+# By the name of an objective.
+BATCHES = {
+    "causal-lm": causal_lm,
+    "masked-lm": masked_lm,
+    "pretraining": pretraining,
+    "replaced-token-detection": masked_lm,
+    "distillation": masked_lm,
+}
+# Sizes half of which eight devices divide too.
+SIZES = {"replaced-token-detection": {"num_heads": 16, "mlp_dim": 80}}
 
 
-def learners(*wanted: str) -> list[Any]:
-    """Each family with the objective of its main task, and each objective with the first family that can learn it; of
-    these the models that take all these arguments."""
-    found = {family: {main_task(family)} for family in registry.families()}
-    for task in BATCHES:
-        family = next((family for family in found if task in registry.family(family).TASKS), None)
-        if family is not None:
-            found[family].add(task)
-    learners = [
-        Case(family=family, task=task, config=small(family))
-        for family, tasks in found.items()
-        for task in sorted(tasks)
-        if task in BATCHES
-    ]
-    return [case for case in learners if all(name in case.takes for name in wanted)]
+def objective_settings(name: str, config: Any) -> dict[str, Any]:
+    """Those that an objective cannot do without, or not on eight devices. A student's teacher is as large as itself;
+    where there is no dropout, nothing else is random."""
+    return {
+        "replaced-token-detection": {
+            "generator_size": 0.5,
+            "sampling_temperature": float(any(dropouts(config).values())),
+        },
+        "distillation": {
+            "teacher": "a twin",
+            "architecture": json.dumps(registry.as_json(config)),
+            "relation_weight": 1.0,
+            "soft_weight": 0.5,  # what a teacher of random parameters says is not what is there
+        },
+    }.get(name, {})
+
+
+def lessons(*wanted: str) -> list[Any]:
+    """Each objective with the first family that can learn it; of these the models that take all these arguments."""
+    found = []
+    for name in BATCHES:
+        families = (f for f in registry.families() if OBJECTIVES[name].task in registry.family(f).TASKS)
+        found += [learner(family, name) for family in itertools.islice(families, 1)]
+    return [case for case in found if all(argument in case.takes for argument in wanted)]
+
+
+def learners() -> list[Any]:
+    """Each family with the objective of its main task, and the lessons."""
+    main = [(family, main_task(family)) for family in registry.families()]
+    return list(dict.fromkeys([learner(family, task) for family, task in main if task in BATCHES] + lessons()))
+
+
+def learner(family: str, objective: str) -> Case:
+    config = small(family, **SIZES.get(objective, {}))
+    return Case(family=family, task=OBJECTIVES[objective].task, config=config, learns=objective)
 
 
 def run(case: Case, rows: int = 8, length: int = 16, **parts: Any) -> Run:
     """A run of this model, with these parts of it."""
     defaults = {
-        "objective": OBJECTIVES[case.task](),
+        "objective": case.objective,
         "optimizer": Optimizer(weight_decay=0.1),
         "mesh": Mesh(data=1),
         "training": Training(steps=10, batch_size=rows),
@@ -391,7 +447,7 @@ def rows(case: Case, count: int, length: int, seed: int = 0) -> dict[str, np.nda
     tokens_BT = case.tokens(count, length, seed)
     if (pad := getattr(case.config, "pad_id", 0)) is not None:  # 0: of families that do not ask, and of their reference
         tokens_BT = np.where(tokens_BT == pad, (pad + 1) % case.config.vocab_size, tokens_BT)
-    if "segments_BT" not in case.takes:
+    if not getattr(case.config, "num_segments", 0):
         return {"tokens_BT": tokens_BT}
     segments_BT = np.random.default_rng(seed).integers(0, case.config.num_segments, tokens_BT.shape, np.int32)
     return {"tokens_BT": tokens_BT, "segments_BT": segments_BT}

@@ -25,7 +25,7 @@ MESHES = {
 # The gradient of a key's bias is zero but for rounding, which Adam would blow up to the size of a step: not with this.
 ADAMW = Optimizer(weight_decay=0.1, eps=1e-6, ema=0.5)
 
-each = pytest.mark.parametrize("case", families.learners(), ids=families.name_of)
+each = pytest.mark.parametrize("case", families.lessons(), ids=families.name_of)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +35,7 @@ def x64():
 
 
 def batch_of(case: families.Case, **how: Any) -> dict[str, np.ndarray]:
-    return families.BATCHES[case.task](families.documents(case.config, 8, 16, **how), 16)
+    return families.BATCHES[case.learns](families.documents(case.config, 8, 16, **how), 16)
 
 
 def trained(case: families.Case, rows: int = 8, batch: Any = None, **parts: Any) -> tuple[Any, Any, Any]:
@@ -72,8 +72,16 @@ def on_one_device() -> Any:
     return result
 
 
-@each
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    ("case", "mesh"),
+    [
+        (case, mesh)
+        for case in families.learners()
+        for mesh in MESHES
+        if mesh == "2 x 2 x 2" or case.family in ("bert", "gpt2") and case.task.endswith("lm")
+    ],
+    ids=families.name_of,
+)
 def test_a_step_is_the_same_on_every_mesh(case: families.Case, mesh: str, on_one_device: Any):
     """With dropout; and everything stays where it belongs."""
     case = case.wide()
@@ -98,19 +106,19 @@ def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any
     """Four parts, whose documents differ in number and length, and the logits of each in four pieces. (Each part draws
     its own dropout: without.)"""
     case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
-    objective = families.run(case).objective
+    objective = case.objective
     if hasattr(objective, "pieces"):
         objective = dataclasses.replace(objective, pieces=4)
     parts = Training(steps=10, batch_size=8, accumulation=4)
     assert_same(trained(case, training=parts, objective=objective), on_one_device(case))
 
 
-@pytest.mark.parametrize("case", families.learners("documents_BT"), ids=families.name_of)
+@pytest.mark.parametrize("case", families.lessons("documents_BT"), ids=families.name_of)
 def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, on_one_device: Any):
     case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
     rows = families.documents(case.config, 8, 16)
     alone = [[document] for documents in rows for document in documents]
-    batch = families.BATCHES[case.task](alone, 16)
+    batch = families.BATCHES[case.learns](alone, 16)
     assert batch["tokens_BT"].shape == (16, 16)
     assert_same(trained(case, rows=16, batch=batch), on_one_device(case))
 
