@@ -10,6 +10,7 @@ import pytest
 from transformer_zoo import sharding
 from transformer_zoo.nn import kernels
 from transformer_zoo.nn.masks import Mask
+from transformer_zoo.nn.positions import relative_buckets
 
 B, T, H, K = 2, 384, 4, 32  # three tiles of splash in a row
 
@@ -245,3 +246,13 @@ def test_what_cudnn_is_asked_for(monkeypatch, name):
     causal = MASKS[name].causal and MASKS[name].window is None
     assert asked["implementation"] == "cudnn" and asked["is_causal"] == causal
     assert (asked["mask"] is None) == (name in ("all", "causal"))
+
+
+def test_buckets_of_distances():
+    """The first distance in each, worked out by hand: 8 * 16 ** (k / 8), rounded up."""
+    starts = [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
+    distances = np.arange(200)
+    bucket_R = relative_buckets(200, 32, 128)
+    before, behind = bucket_R[199::-1], bucket_R[199:]
+    np.testing.assert_array_equal(before, np.searchsorted(starts, distances, side="right") - 1)
+    np.testing.assert_array_equal(behind[1:], before[1:] + 16)

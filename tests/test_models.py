@@ -289,7 +289,13 @@ def test_fused_attention_says_the_same(case: families.Case):
     params, tokens_BT = case.params(), case.tokens(1, 128)
     valid_BT = np.arange(128)[None] < 100
     speak = lambda case: families.said(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
-    fused, plain = speak(case.with_(attention="splash")), speak(case.with_(attention="xla"))
+    plain = speak(case.with_(attention="xla"))
+    try:
+        fused = speak(case.with_(attention="splash"))
+    except ValueError as error:
+        assert "it takes no bias" in str(error)
+        np.testing.assert_array_equal(speak(case), plain)
+        return
     assert 0 < families.difference(fused[:, :100], plain[:, :100]) < 1e-5
 
 
@@ -311,6 +317,7 @@ FRESH: dict[str, Callable[[Any], Any]] = {
         (r".*/(out|mlp_down|dense)/kernel", truncated(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
         (r".*/embedding|.*/(query|key|value|mlp_gate|mlp_up)/kernel", truncated(cfg.init_std)),
     ),
+    "mpnet": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
     "roberta": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
 }
 

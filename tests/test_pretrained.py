@@ -69,6 +69,14 @@ TINY = {
         "local_attention": 4,
         "pad_token_id": 4,
     },
+    "mpnet": {
+        "vocab_size": 90,
+        "max_position_embeddings": 26,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+    },
     "roberta": {
         "model_type": "camembert",
         "vocab_size": 90,

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from transformer_zoo import sharding, trees
-from transformer_zoo.models import bert, distilbert, electra, gpt2, modernbert, roberta
+from transformer_zoo.models import bert, distilbert, electra, gpt2, modernbert, mpnet, roberta
 from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
@@ -19,6 +19,7 @@ _FAMILIES: dict[str, ModuleType] = {
     "electra": electra,
     "gpt2": gpt2,
     "modernbert": modernbert,
+    "mpnet": mpnet,
     "roberta": roberta,
 }
 

@@ -21,6 +21,7 @@ PARAM_AXES = (
     (r"token_embed/embedding|head/embedding", "vocab embed"),
     (r"lm_head/bias", "vocab"),
     (r"(position|segment)_embed/embedding", "_ embed"),
+    (r"relative_bias/embedding", "_ heads"),
     (r"embed_project/kernel", "_ embed"),
     (r"(pooler|lm_head|head)/(dense|scores)/kernel", "embed _"),
     (r".*/(query|key|value)/kernel", "embed heads _"),

@@ -11,6 +11,7 @@ import pytest
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, safetensors
+from transformer_zoo.nn.positions import relative_buckets
 from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
 
 torch = pytest.importorskip("torch")
@@ -57,6 +58,12 @@ TINY = {
          "layer_types": ["full_attention", "sliding_attention"] * 2, "global_attn_every_n_layers": 2,
          "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 500.0},
                              "sliding_attention": {"rope_type": "default", "rope_theta": 7.0}}},
+    ],
+    "mpnet": [
+        {"vocab_size": 300, "max_position_embeddings": 26, "hidden_size": 16, "num_hidden_layers": 3,
+         "num_attention_heads": 2, "intermediate_size": 40},
+        {"vocab_size": 128, "max_position_embeddings": 18, "hidden_size": 12, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "layer_norm_eps": 1e-3},
     ],
     "roberta": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
@@ -192,4 +199,20 @@ def test_gpt2_with_the_buffers_of_old_versions(tmp_path: Path):
         ' "n_layer": 3, "n_positions": 24, "vocab_size": 90, "n_inner": 40, "task_specific_params": {}}'
     )
     ids = tokens(90, 10)
-    np.testing.assert_allclose(ours(from_pretrained(tmp_path), ids), outputs("causal-lm", model, ids), rtol=2e-4, atol=2e-5)
+    said_by_them = outputs("causal-lm", model, ids)
+    np.testing.assert_allclose(ours(from_pretrained(tmp_path), ids), said_by_them, rtol=2e-4, atol=2e-5)
+
+
+def test_fresh_sinusoids_of_distilbert():
+    settings = TINY["distilbert"][1]
+    assert settings["sinusoidal_pos_embds"]
+    model = transformers.DistilBertModel(transformers.DistilBertConfig(**settings))
+    table = from_config("distilbert", settings).params["position_embed"]["embedding"]
+    np.testing.assert_allclose(table, model.embeddings.position_embeddings.weight.detach(), atol=1e-6)
+
+
+def test_distances_of_mpnet():
+    """All that the longest row has; rows of the other tests are too short for those that are grouped."""
+    distances = torch.arange(-511, 512)
+    buckets = transformers.models.mpnet.modeling_mpnet.MPNetEncoder.relative_position_bucket(distances)
+    np.testing.assert_array_equal(relative_buckets(512, 32, 128), buckets)

@@ -79,3 +79,18 @@ def rotate(x_BTHK: jax.Array, by: tuple[jax.Array, jax.Array]) -> jax.Array:
     cos, sin = (angles_BTK[:, :, None] for angles_BTK in by)
     one, other = jnp.split(x_BTHK, 2, axis=-1)
     return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x_BTHK.dtype)
+
+
+def relative_buckets(T: int, num_buckets: int, farthest: int) -> np.ndarray:
+    """int32[2T - 1]: the bucket of each distance from a query to a key, 1 - T to T - 1 (Raffel et al. 2020, section
+    2.1).
+
+    Half of the buckets are for keys behind the query. Of either half, the first half has a bucket for each distance;
+    the others widen with the distance, up to `farthest` and all beyond.
+    """
+    ahead_R = np.arange(1 - T, T)
+    side, near = num_buckets // 2, num_buckets // 4
+    far_R = np.maximum(np.abs(ahead_R), near)
+    growing_R = near + (np.log(far_R / near) / np.log(farthest / near) * (side - near)).astype(int)
+    bucket_R = np.where(np.abs(ahead_R) < near, np.abs(ahead_R), np.minimum(growing_R, side - 1))
+    return (bucket_R + side * (ahead_R > 0)).astype(np.int32)
