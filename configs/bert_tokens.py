@@ -1,0 +1,38 @@
+"""Of what kind is each Python token: name, keyword, operator, number, string or comment? From scratch, or pretrained.
+
+Command:   python train.py configs/bert_tokens.py
+           python train.py configs/bert_tokens.py --init-from runs/bert_stdlib --directory runs/bert_tokens_tuned
+Hardware:  2 CPU cores
+Baseline:  names are 33.8 % of the held-out tokens; who guesses each token's most frequent kind is right in 76.5 %
+Result:    from scratch, accuracy on held-out functions 0.764 at step 50, 0.830 at 100, 0.842 at 150; macro F1 0.809
+
+The tokens are the model's own: a string or a comment has many. The architecture is that of configs/bert_stdlib.py, and
+what is held out there is held out here.
+"""
+
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.models import bert
+from transformer_zoo.nn import Compute
+from transformer_zoo.objectives import TokenClassification
+
+config = Run(
+    model=bert.Config(
+        vocab_size=8192,
+        max_length=128,
+        width=256,
+        num_layers=4,
+        num_heads=4,
+        mlp_dim=1024,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    ),
+    objective=TokenClassification(subwords="all"),
+    compute=Compute(unroll=4),
+    directory="runs/bert_tokens",
+    data=Data(source="stdlib_tokens", length=128),
+    vocabulary=Vocabulary(kind="wordpiece", size=8192),
+    optimizer=Optimizer(peak_lr=5e-4, b2=0.999, weight_decay=0.01, schedule="linear", final_lr=0.0, warmup_steps=20),
+    training=Training(steps=150, batch_size=16),
+    evaluation=Evaluation(every=50, batches=None),
+    checkpoints=Checkpoints(every=50),
+)
