@@ -23,6 +23,18 @@ from transformer_zoo.pretrained import Bundle, from_config, from_pretrained, sav
 
 # The keys of a tiny config.json: nothing equal that could be mixed up.
 TINY = {
+    "albert": {
+        "vocab_size": 90,
+        "max_position_embeddings": 24,
+        "type_vocab_size": 3,
+        "embedding_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_hidden_groups": 2,
+        "inner_group_num": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+    },
     "bert": {
         "vocab_size": 90,
         "max_position_embeddings": 24,
@@ -31,6 +43,32 @@ TINY = {
         "num_hidden_layers": 3,
         "num_attention_heads": 2,
         "intermediate_size": 40,
+    },
+    "deberta": {
+        "vocab_size": 90,
+        "max_position_embeddings": 24,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "relative_attention": True,
+        "pos_att_type": "c2p|p2c",
+        "type_vocab_size": 3,
+    },
+    "deberta_v2": {
+        "vocab_size": 90,
+        "max_position_embeddings": 24,
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "relative_attention": True,
+        "pos_att_type": "p2c|c2p",
+        "position_buckets": 6,
+        "norm_rel_ebd": "layer_norm",
+        "embedding_size": 8,
+        "type_vocab_size": 3,
+        "conv_kernel_size": 3,
     },
     "distilbert": {
         "vocab_size": 90,

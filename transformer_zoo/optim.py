@@ -18,9 +18,9 @@ DECAYED = r".*/(kernel|embedding)"
 
 # Muon makes matrices orthogonal: which axes of a kernel are read (reduced over), and which are written.
 MUON_AXES = (
-    (r".*/(query|key|value)/kernel", (-3, (-2, -1))),
+    (r".*/(position_)?(query|key|value)/kernel", (-3, (-2, -1))),
     (r".*/out/kernel", ((-3, -2), -1)),
-    (r"(?!.*/(query|key|value|out)/kernel).*/kernel", (-2, -1)),
+    (r"(?!.*/((position_)?(query|key|value)|out)/kernel).*/kernel", (-2, -1)),
     (r"(?!.*/kernel).*", None),  # the rest is left to AdamW
 )
 

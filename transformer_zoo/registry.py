@@ -10,11 +10,25 @@ from typing import Any
 import jax
 
 from transformer_zoo import sharding, trees
-from transformer_zoo.models import bert, distilbert, electra, gpt2, modernbert, mpnet, roberta
+from transformer_zoo.models import (
+    albert,
+    bert,
+    deberta,
+    deberta_v2,
+    distilbert,
+    electra,
+    gpt2,
+    modernbert,
+    mpnet,
+    roberta,
+)
 from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
+    "albert": albert,
     "bert": bert,
+    "deberta": deberta,
+    "deberta_v2": deberta_v2,
     "distilbert": distilbert,
     "electra": electra,
     "gpt2": gpt2,

@@ -20,22 +20,24 @@ MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 PARAM_AXES = (
     (r"token_embed/embedding|head/embedding", "vocab embed"),
     (r"lm_head/bias", "vocab"),
-    (r"(position|segment)_embed/embedding", "_ embed"),
+    (r"(position|segment|relative)_embed/embedding", "_ embed"),
     (r"relative_bias/embedding", "_ heads"),
     (r"embed_project/kernel", "_ embed"),
+    (r"conv/filter/kernel", "_ embed _"),
+    (r".*/mix_(scores|weights)/kernel", "_ _"),
     (r"(pooler|lm_head|head)/(dense|scores)/kernel", "embed _"),
-    (r".*/(query|key|value)/kernel", "embed heads _"),
-    (r".*/(query|key|value)/bias", "heads _"),
+    (r".*/(position_)?(query|key|value)/kernel", "embed heads _"),
+    (r".*/(position_)?(query|key|value)/bias", "heads _"),
     (r".*/out/kernel", "heads _ embed"),
     (r".*/mlp_(gate|up)/kernel", "embed mlp"),
     (r".*/mlp_(gate|up)/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),
-    (r"embed_project/bias|.*/(out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
+    (r"embed_project/bias|.*/(filter|out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|bias)", "_"),
 )
-
-# logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.
 # A model may be a part of another: `student/token_embed/embedding`.
 PARAM_AXES = tuple((rf"(.*/)?({path})", axes) for path, axes in PARAM_AXES)
+
+# logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.
 MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": "sequence",

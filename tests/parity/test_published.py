@@ -20,12 +20,37 @@ transformers = pytest.importorskip("transformers")
 from parity import reference  # noqa: E402
 
 TINY = {
+    "albert": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "embedding_size": 8, "hidden_size": 16,
+         "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40},
+        {"vocab_size": 128, "max_position_embeddings": 16, "embedding_size": 12, "hidden_size": 12,
+         "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2, "num_attention_heads": 3,
+         "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 3, "layer_norm_eps": 1e-3},
+    ],
     "bert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
          "num_attention_heads": 2, "intermediate_size": 40},
         {"vocab_size": 128, "max_position_embeddings": 16, "hidden_size": 12, "num_hidden_layers": 1,
          "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 3,
          "layer_norm_eps": 1e-3},
+    ],
+    "deberta": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
+         "num_attention_heads": 2, "intermediate_size": 40, "relative_attention": True, "pos_att_type": "c2p|p2c",
+         "position_biased_input": False},
+        {"vocab_size": 128, "max_position_embeddings": 16, "hidden_size": 12, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 3,
+         "layer_norm_eps": 1e-3, "relative_attention": True, "pos_att_type": ["p2c"], "embedding_size": 8,
+         "max_relative_positions": 5, "pooler_hidden_act": "tanh"},
+    ],
+    "deberta_v2": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
+         "num_attention_heads": 2, "intermediate_size": 40, "relative_attention": True, "pos_att_type": "p2c|c2p",
+         "position_buckets": 6, "norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False},
+        {"vocab_size": 128, "max_position_embeddings": 16, "hidden_size": 12, "num_hidden_layers": 1,
+         "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 3,
+         "layer_norm_eps": 1e-3, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "conv_kernel_size": 3,
+         "conv_act": "gelu", "embedding_size": 8, "max_relative_positions": 9, "pooler_hidden_act": "tanh"},
     ],
     "distilbert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 40},
@@ -100,7 +125,7 @@ def tokens(vocab_size: int, length: int) -> np.ndarray:
 
 def outputs(task: str, model: Any, ids: np.ndarray) -> np.ndarray:
     """All that they say, one after the other; of a body its hidden states."""
-    with torch.no_grad():
+    with torch.no_grad(), reference.in_double():
         out = model(**families.as_asked(task, {"input_ids": torch.as_tensor(ids)}))
     return said({name: x.double().numpy() for name, x in reference.answers([out]).items()})
 

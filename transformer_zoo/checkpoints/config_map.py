@@ -85,8 +85,8 @@ def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) 
         theirs, _, to_theirs = _entry(entry)
         settings[theirs] = to_theirs(getattr(config, ours), config)
     labels = getattr(config, "labels", None)
-    if task == "question-answering" and labels is not None and len(labels) != 2:
-        labels = numbered(2)  # to the reference, the scores of a start and an end are labels
+    if task in ("question-answering", "pretraining") and labels is not None and len(labels) != 2:
+        labels = numbered(2)  # to the reference, the scores of a start and an end, or of two orders, are labels
     if labels is not None:
         settings["id2label"] = {str(i): label for i, label in enumerate(labels)}
         settings["label2id"] = {label: i for i, label in enumerate(labels)}

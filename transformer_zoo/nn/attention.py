@@ -25,14 +25,18 @@ class Attention(nn.Module):
     compute: Compute
     num_kv_heads: int | None = None
     use_bias: bool = True
+    key_bias: bool = True
+    """Whether the keys too have a bias, where there are any: no weight depends on it."""
     dropout: float = 0.0
     init: Any = nn.initializers.lecun_normal()
     out_init: Any = nn.initializers.lecun_normal()
 
     def setup(self) -> None:
-        project = functools.partial(self.compute.dense_general, axis=-1, use_bias=self.use_bias, kernel_init=self.init)
-        self.query = project((self.num_heads, self.head_dim))
-        self.key, self.value = (project((self.num_kv_heads or self.num_heads, self.head_dim)) for _ in range(2))
+        project = functools.partial(self.compute.dense_general, axis=-1, kernel_init=self.init)
+        shape = (self.num_kv_heads or self.num_heads, self.head_dim)
+        self.query = project((self.num_heads, self.head_dim), use_bias=self.use_bias)
+        self.key = project(shape, use_bias=self.use_bias and self.key_bias)
+        self.value = project(shape, use_bias=self.use_bias)
 
     def keys_values(self, y_BSD: jax.Array, rotation: Any = None) -> tuple[jax.Array, jax.Array]:
         """(k_BSGK, v_BSGK) of what is attended to; with a `positions.rotation` the keys are turned by it."""

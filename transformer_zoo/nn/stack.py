@@ -1,9 +1,11 @@
 """L equal blocks as one scanned block: parameters are always stacked, [L, ...], whatever the speed knobs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.sharding import constrain
@@ -37,7 +39,13 @@ _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_di
 
 
 def stack(
-    block: nn.Module, x_BTD: jax.Array, per_layer: Any = None, *shared: Any, length: int, compute: Compute
+    block: nn.Module,
+    x_BTD: jax.Array,
+    per_layer: Any = None,
+    *shared: Any,
+    length: int,
+    compute: Compute,
+    places: np.ndarray | None = None,
 ) -> tuple[jax.Array, Any]:
     """Runs `x_BTD, out = block(x_BTD, layer, *shared)` over `length` layers.
 
@@ -45,6 +53,8 @@ def stack(
         block: one block, bound to its parent; its parameters come out stacked along a leading L.
         per_layer: a tree of arrays [L, ...], of which a layer is handed its own (None: there is none).
         shared: what is the same for every layer, computed once.
+        places: where layers share parameters, the place of each layer's among them, [L, axes]: the parameters are then
+            stacked along so many axes, each as long as the places need. None: every layer has its own.
 
     Returns:
         The last x_BTD, and the blocks' outs stacked along L. Every block's output is sown as `hidden_BTD`.
@@ -63,13 +73,31 @@ def stack(
         block.sow("intermediates", "hidden_BTD", x_BTD)
         return x_BTD, out
 
+    lift = {"variable_axes": {"params": 0, "intermediates": 0}, "split_rngs": {"params": True, "dropout": True}}
+    if places is not None:
+        sizes = tuple(int(size) for size in places.max(axis=0) + 1)
+        if block.is_initializing():
+            make = lambda block, x_BTD, _: layer(block, x_BTD, _layer(per_layer, 0))
+            for size in reversed(sizes):
+                make = nn.scan(make, **lift, length=size)
+            make(block, x_BTD, None)
+        lift |= {"variable_axes": {"intermediates": 0}, "variable_broadcast": "params"}
+        layer, per_layer = _sharing(layer, sizes), (places, per_layer)
     if compute.remat != "none":
         layer = nn.remat(layer, prevent_cse=False, policy=_POLICIES[compute.remat])
-    scan = nn.scan(
-        layer,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        length=length,
-        unroll=min(compute.unroll, length),
-    )
+    scan = nn.scan(layer, **lift, length=length, unroll=min(compute.unroll, length))
     return scan(block, x_BTD, per_layer)
+
+
+def _sharing(layer: Callable[..., Any], sizes: tuple[int, ...]) -> Callable[..., Any]:
+    """The function of a layer that is handed all parameters, and their place among them besides its own arrays."""
+
+    def function(block: nn.Module, x_BTD: jax.Array, own: Any) -> tuple[jax.Array, Any]:
+        place, own = own
+        # With one place, it is a constant: a slice that depends on the layer would be kept for the backward pass, once
+        # for each layer.
+        index = tuple(place) if max(sizes) > 1 else (0,) * len(sizes)
+        take = lambda params: jax.tree.map(lambda x: x[index], params)
+        return nn.map_variables(layer, "params", take)(block, x_BTD, own)
+
+    return function

