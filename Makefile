@@ -27,10 +27,10 @@ demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, ev
 	@echo "  $(RUN) train.py configs/gpt2_stdlib.py --help"
 
 test: $(VENV)/.installed-test  ## run the tests
-	$(RUN) -m pytest --ignore=tests/parity $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/parity $(ARGS)
 
 parity: $(VENV)/.installed-parity  ## compare every family with the reference implementation, live, in float64 (installs torch)
-	$(RUN) -m pytest tests/parity $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal tests/parity $(ARGS)
 
 lint: $(VENV)/.installed-lint  ## check style and formatting
 	$(VENV)/bin/ruff check
