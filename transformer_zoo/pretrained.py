@@ -82,7 +82,8 @@ def from_pretrained(
     own_task = config_map.task_of(family, settings, source) if task is None else None
     model = _model(family, config, task or own_task, dtype, param_dtype)
     classes = config_map.classes(family, settings["model_type"])
-    trained = labels is None and settings.get("architectures") in (None, [classes[model.task]])
+    trained = labels is None and settings.get("architectures") == [classes[model.task]]
+    trained = trained and model.task != "base"  # which may have been saved without its pooler
     shapes = registry.param_shapes(model)
     params = weight_map.load(
         family,

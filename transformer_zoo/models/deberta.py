@@ -334,4 +334,7 @@ HF_TIED = {
     "lm_predictions.lm_head.LayerNorm.bias": "/cls.predictions.transform.LayerNorm.bias",
     "lm_predictions.lm_head.bias": "/cls.predictions.bias",
 }
-HF_IGNORE = ((r"embeddings\.position_ids", "the numbers 0, 1, 2, ..., which old versions saved as a buffer"),)
+HF_IGNORE = (
+    (r"embeddings\.position_ids", "the numbers 0, 1, 2, ..., which old versions saved as a buffer"),
+    (r"embeddings\.position_embeddings\.weight", "of the decoder of hidden tokens, which the reference does not have"),
+)
