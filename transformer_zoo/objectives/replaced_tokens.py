@@ -105,7 +105,7 @@ def _shared(params: trees.Tree) -> dict[str, jax.Array]:
 
 
 def sample(scores_BPV: jax.Array, key: jax.Array, temperature: float = 1.0) -> jax.Array:
-    """int32[B, P]: tokens drawn from softmax(scores / temperature), by the Gumbel trick; of temperature 0 the best ones.
+    """int32[B, P]: tokens drawn from softmax(scores / temperature), by the Gumbel trick; of temperature 0 the best.
 
     No gradient flows through them.
     """
@@ -170,9 +170,9 @@ class ReplacedTokens(MaskedLM):
         """Nats and right guesses over the hidden tokens; over all tokens nats, and how many have been replaced, are
         held to be, and both. Without a key, guesses are drawn alike in each batch."""
         dropout, drawing = jax.random.split(jax.random.key(0) if key is None else key)
-        said = model.apply(
-            {"params": params}, **batch, train=key is not None, rngs={"dropout": dropout, "sample": drawing}
-        )
+        given = {name: batch[name] for name in ("tokens_BT", "valid_BT", "masked_BP", "targets_BP", "weights_BP")}
+        rngs = {"dropout": dropout, "sample": drawing}
+        said = model.apply({"params": params}, **given, train=key is not None, rngs=rngs)
         nats, extra = cross_entropy(
             lambda _, scores_BPV: scores_BPV, None, said.guesses_BPV, batch["targets_BP"], batch["weights_BP"]
         )
