@@ -51,7 +51,7 @@ class Config:
     max_distance: int | None = None  # None: as max_length
     position_buckets: int | None = 256  # half of the rows of the table of distances. None: max_distance
     share_projections: bool = True  # positions are projected as contents are
-    relative_norm: bool = True  # of the table
+    relative_norm: bool = False  # of the table
     conv_size: int = 0  # tokens that a convolution beside the first block sees. 0: there is none
     conv_activation: str = "tanh"
     hidden_dropout: float = 0.1
@@ -93,7 +93,7 @@ class Config:
 _LARGE = {"width": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096}
 _XLARGE = {"width": 1536, "num_layers": 24, "num_heads": 24, "mlp_dim": 6144, "conv_size": 3, "conv_activation": "gelu"}
 PRESETS = {
-    name: (f"microsoft/{name}", Config(absolute_positions=False, **sizes))
+    name: (f"microsoft/{name}", Config(absolute_positions=False, relative_norm=True, **sizes))
     for name, sizes in {
         "deberta-v3-xsmall": {"width": 384, "num_heads": 6, "mlp_dim": 1536},
         "deberta-v3-small": {"num_layers": 6},
