@@ -428,12 +428,13 @@ def test_dropout(case: families.Case):
 
     def watch(function: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         result = function(*args, **kwargs)
-        if isinstance(context.module, nn.Dropout):
+        if isinstance(context.module, nn.Dropout) and context.module.rate:
             context.module.sow("intermediates", "dropped", jnp.where(args[0] == 0, -1, result == 0))
         return result
 
     def masks(case: families.Case) -> dict[str, list[np.ndarray]]:
-        given, rngs = families.as_asked(case.task, inputs(case, 4, 20)), {"dropout": jax.random.key(0)}
+        # So many rows that each rate is told from the next, also where it is one number of a row that is dropped.
+        given, rngs = families.as_asked(case.task, inputs(case, 64, 4)), {"dropout": jax.random.key(0)}
         run = lambda params: case.model.apply(
             {"params": params}, **given, train=True, rngs=rngs, mutable="intermediates"
         )

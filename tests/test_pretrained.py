@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -178,6 +179,28 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path, family: str, task: str):
     save_pretrained(tmp_path / "shards", loaded, max_shard_bytes=4000)
     assert len(list((tmp_path / "shards").glob("model-*-of-*.safetensors"))) > 3
     assert_same(fresh, from_pretrained(tmp_path / "shards"))
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
+    """With the heads of all tasks, tied tensors twice, a buffer, and a config.json that leaves unsaid what is usual."""
+    module, task = registry.family(family), families.main_task(family)
+    tensors: dict[str, np.ndarray] = {}
+    for other in (task, *(name for name in module.TASKS if name not in ("base", task))):
+        save_pretrained(tmp_path / other, made(family, other))
+        tensors = {name: np.asarray(x) for name, x in safetensors.read_folder(tmp_path / other).items()} | tensors
+    written = lambda name: name[1:] if name.startswith("/") else module.HF_PREFIX + name
+    tensors |= {alias: tensors[written(name)] for alias, name in module.HF_TIED.items()}
+    if any(re.fullmatch(pattern, "embeddings.position_ids") for pattern, _ in module.HF_IGNORE):
+        tensors[module.HF_PREFIX + "embeddings.position_ids"] = np.arange(24)[None]
+    settings = json.loads((tmp_path / task / "config.json").read_text())
+    usual = [key for key, value in module.HF_DEFAULTS.items() if key != "model_type" and settings.get(key) == value]
+    (tmp_path / "old").mkdir()
+    safetensors.write_folder(tmp_path / "old", tensors)
+    said = {key: settings[key] for key in settings if key not in (*usual, "dtype", "id2label", "label2id")}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(said | {"output_past": True}))
+    assert usual
+    assert_same(made(family, task), from_pretrained(tmp_path / "old"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])

@@ -167,7 +167,8 @@ def test_there_and_back(tmp_path: Path, family: str, task: str, settings: dict[s
     again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info.values()), info
     assert again.dtype == torch.float64
-    np.testing.assert_array_equal(outputs(task, again, ids), outputs(task, model, ids))
+    # The tensors are the same to the byte; torch rounds its products by where they lie in memory.
+    np.testing.assert_allclose(outputs(task, again, ids), outputs(task, model, ids), rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
