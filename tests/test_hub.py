@@ -131,9 +131,24 @@ def server(tmp_path: Path) -> Iterator[Hub]:
             "adapter_model.safetensors": weights,
             "flax_model.msgpack": b"",
         },
-        "zoo/flax": {"config.json": b"{}", "flax_model.msgpack": b"\x80", "tf_model.h5": b"", "x/pytorch_model.bin": b""},
+        "zoo/flax": {
+            "config.json": b"{}",
+            "flax_model.msgpack": b"\x80",
+            "tf_model.h5": b"",
+            "x/pytorch_model.bin": b"",
+        },
         "zoo/tensorflow": {"config.json": b"{}", "tf_model.h5": b"", "optimizer.pt": b""},
         "zoo/gated": {"config.json": b"{}", "model.safetensors": weights},
+        "zoo/sentences": {
+            "modules.json": b"[]",
+            "config_sentence_transformers.json": b"{}",
+            "0_Transformer/config.json": b"{}",
+            "0_Transformer/sentence_bert_config.json": b"{}",
+            "0_Transformer/pytorch_model.bin": b"\x80",
+            "0_Transformer/onnx/model.safetensors": weights,
+            "1_Pooling/config.json": b"{}",
+            "onnx/model.safetensors": weights,
+        },
     }
     hub.gated = {"zoo/gated": "hf_secret"}
     hub.hidden = {"zoo/private"}
@@ -148,8 +163,10 @@ import json, sys, types
 from transformer_zoo.checkpoints import hub
 presets = {"tiny": types.SimpleNamespace(hub_id="zoo/tiny"), "tiny-large": types.SimpleNamespace(hub_id="zoo/large")}
 for name, revision in json.loads(sys.argv[1]):
+    name, *folders = name.split("|")
     try:
-        print(json.dumps(["", str(hub.resolve(name, presets, revision))]))
+        folder = hub.resolve(name, presets, revision, weights=not folders, folders=folders)
+        print(json.dumps(["", str(folder)]))
     except Exception as error:
         print(json.dumps([type(error).__name__, str(error)]))
 """
@@ -209,6 +226,14 @@ def test_older_formats_where_there_is_no_safetensors(server: Hub, tmp_path: Path
     asked = [path for method, path, _ in server.log if method == "GET" and "/resolve/" in path]
     assert len(asked) == len(set(asked)) == len(expected)
     assert ask(cache, server.url, repo, HF_HUB_OFFLINE="1") == [("", first)]
+
+
+def test_folders_of_a_repository(server: Hub, tmp_path: Path):
+    """What is asked for, whatever its weights are in, and nothing else."""
+    ((error, folder),) = ask(tmp_path / "cache", server.url, "zoo/sentences|0_Transformer|1_Pooling")
+    assert error == ""
+    wanted = {name for name in server.repos["zoo/sentences"] if "onnx" not in name}
+    assert {str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file()} == wanted
 
 
 def test_offline_without_weights(server: Hub, tmp_path: Path):

@@ -16,7 +16,7 @@ LEVELS = (
     ("registry", "heads"),
     ("checkpoints", "generation", "data", "config"),
     ("objectives", "optim", "pretrained", "evaluation", "diagnosis", "logs", "plots"),
-    ("training", "runs"),
+    ("training", "runs", "embedding"),
     ("loop", "fit"),
     ("commands",),
     ("__init__",),

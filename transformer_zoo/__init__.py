@@ -14,6 +14,8 @@ _HOMES = {
     "from_config": "pretrained",
     "save_pretrained": "pretrained",
     "Bundle": "pretrained",
+    "load_embedder": "embedding",
+    "Embedder": "embedding",
     "generate": "generation.generate",
     "Greedy": "generation.sampling",
     "Sample": "generation.sampling",

@@ -1,4 +1,4 @@
-"""The command line: `python -m transformer_zoo {list, info, generate, convert, fit}`.
+"""The command line: `python -m transformer_zoo {list, info, generate, embed, convert, fit}`.
 
 Exit codes: 0 done, 1 what was asked for cannot be done, 2 it was not understood; and 3, of `fit`, it does not fit.
 """
@@ -109,6 +109,53 @@ class Generate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Makes vectors of texts, near one another where the texts are alike."""
+
+    name: Name
+    """A hub id or a folder, of sentence-transformers or of any encoder; or a run's folder."""
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The texts."""
+    input: Path | None = None
+    """A file with a text in each line, instead."""
+    output: Path | None = None
+    """Where to save the vectors, an array [texts, width] of numpy. None: they are printed."""
+    similar: bool = False
+    """Print instead, for every text, which other one is the most similar, and the cosine of their angle."""
+    prompt: str | None = None
+    """Put this prompt before each text, by the name that the model has for it, such as query."""
+    dtype: str | None = None
+    """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
+
+    def __call__(self) -> int:
+        import numpy as np
+
+        from transformer_zoo.embedding import load_embedder
+
+        if (self.input is None) == (not self.texts):
+            raise ValueError("give texts, or with --input a file that has one in each line")
+        texts = self.texts if self.input is None else self.input.read_text(encoding="utf-8").splitlines()
+        if self.similar and len(texts) < 2:
+            raise ValueError("--similar compares texts: give at least two")
+        is_run = (Path(self.name) / "run.json").is_file()
+        embedder = load_embedder(_load(self.name, self.dtype) if is_run else self.name, dtype=self.dtype or "float32")
+        vectors_ND = embedder(texts, prompt=self.prompt)
+        if self.output is not None:
+            with self.output.open("wb") as file:  # numpy adds .npy to a name that lacks it
+                np.save(file, vectors_ND)
+            print(f"{self.output} holds {len(vectors_ND)} vectors of {vectors_ND.shape[1]} numbers")
+        if self.similar:
+            units_ND = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
+            cosines_NN = units_ND @ units_ND.T - 2 * np.eye(len(texts))
+            for text, nearest, cosines_N in zip(texts, cosines_NN.argmax(axis=1), cosines_NN):
+                print(f"{cosines_N[nearest]:.3f}  {text}  ~  {texts[nearest]}")
+        elif self.output is None:
+            for vector_D in vectors_ND:
+                print(" ".join(f"{x:.6g}" for x in vector_D))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert:
     """Writes a model in the Hugging Face layout, which the rest of the world reads."""
 
@@ -144,7 +191,7 @@ class Fit:
         return commands.train([self.recipe, "--aot", self.topology, *self.settings])
 
 
-COMMANDS = {"list": List, "info": Info, "generate": Generate, "convert": Convert, "fit": Fit}
+COMMANDS = {"list": List, "info": Info, "generate": Generate, "embed": Embed, "convert": Convert, "fit": Fit}
 
 
 def main(arguments: list[str]) -> int:

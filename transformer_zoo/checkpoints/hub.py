@@ -4,9 +4,10 @@ Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN
 `HF_HUB_OFFLINE`), so what was downloaded before is found, and a download that breaks off is resumed.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import huggingface_hub
@@ -19,11 +20,17 @@ TOKENIZERS = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
     "sentencepiece.bpe.model", "tokenizer.model",
 )  # fmt: skip
-REST = ("config.json", "*token*.json", *TOKENIZERS)
+MODULES = "modules.json"
+REST = ("config.json", "*token*.json", *TOKENIZERS, MODULES, "*sentence_*.json")
 
 
 def resolve(
-    name: str | os.PathLike[str], presets: Mapping[str, Any], revision: str | None = None, *, weights: bool = True
+    name: str | os.PathLike[str],
+    presets: Mapping[str, Any],
+    revision: str | None = None,
+    *,
+    weights: bool = True,
+    folders: Sequence[str] = (),
 ) -> Path:
     """The local folder of a model: the folder itself, or the snapshot of a repository of the hub.
 
@@ -32,6 +39,7 @@ def resolve(
         presets: name -> an object with a `hub_id`.
         revision: branch, tag or commit of the repository. None: its main branch.
         weights: False: the configuration and the tokenizer are enough.
+        folders: what of the repository is wanted besides what lies at its top, weights and all.
 
     Raises:
         FileNotFoundError: there is no such folder, repository or revision, or the repository has no weights that can be
@@ -49,6 +57,10 @@ def resolve(
         raise FileNotFoundError(f"{folder} is a file: give its folder" if folder.exists() else f"no folder {folder}")
     repo = presets[name].hub_id if name in presets else name
     try:
+        for folder in folders:
+            _download(
+                repo, revision, (*REST, *(p for format in formats.FORMATS for p in format.patterns)), f"{folder}/"
+            )
         if not weights:
             return _download(repo, revision, REST)
         for format in formats.FORMATS:  # the next one only where this one is not there: many repositories have all
@@ -61,11 +73,32 @@ def resolve(
     raise formats.no_weights(f"{repo} on {constants.ENDPOINT}", files)
 
 
-def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """Fetches the files at the top of a repository that match, as far as they are not in the cache."""
+def modules(folder: Path) -> dict[str, str]:
+    """The modules that make vectors of texts, in their order: a folder within this one, to the name of its class.
+
+    Raises:
+        ValueError: the file is not of this kind, or a folder lies elsewhere.
+    """
+    file = folder / MODULES
+    try:
+        found = {
+            module["path"].rstrip("/"): module["type"].rpartition(".")[2] for module in json.loads(file.read_bytes())
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file} is not a list of modules, each with its path and type: {error}") from error
+    if outside := [path for path in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
+        raise ValueError(f"{file} names folders outside of its own: {', '.join(outside)}")
+    return found
+
+
+def _download(repo: str, revision: str | None, patterns: Sequence[str], within: str = "") -> Path:
+    """Fetches the files at the top of a repository, or in one of its folders, that match and are not in the cache."""
     return Path(
         huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            repo,
+            revision=revision,
+            allow_patterns=[within + pattern for pattern in patterns],
+            ignore_patterns=[within + "*/*"],
         )
     )
 

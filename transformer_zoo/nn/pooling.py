@@ -1,24 +1,26 @@
-"""One vector for a row of hidden states, of what is real in it."""
+"""One vector for a row of hidden states."""
 
 import jax
 import jax.numpy as jnp
 
 
 def first(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """The first real token's: [B, D]."""
+    """That of the first real token: [B, D]."""
     return _at(hidden_BTD, jnp.argmax(valid_BT, axis=1))
 
 
 def last(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """The last real token's: [B, D]."""
+    """That of the last real token: [B, D]."""
     return _at(hidden_BTD, valid_BT.shape[1] - 1 - jnp.argmax(valid_BT[:, ::-1], axis=1))
 
 
-def mean(hidden_BTD: jax.Array, valid_BT: jax.Array, power: float = 1.0) -> jax.Array:
-    """The sum, divided by this power of the number of tokens, in at least float32: [B, D]."""
-    real_BTD = jnp.where(valid_BT[..., None], hidden_BTD, 0).astype(jnp.promote_types(hidden_BTD.dtype, jnp.float32))
-    count_B1 = jnp.maximum(valid_BT.sum(axis=1, keepdims=True), 1).astype(real_BTD.dtype)
-    return real_BTD.sum(axis=1) / count_B1**power
+def mean(hidden_BTD: jax.Array, weights_BT: jax.Array, power: float = 1.0) -> jax.Array:
+    """Their sum with these weights (bool: of what is real), by this power of the sum of the weights; in at least
+    float32: [B, D]. Without any weight it is zero."""
+    wide = jnp.promote_types(hidden_BTD.dtype, jnp.float32)
+    weights_BT1 = weights_BT[..., None].astype(wide)
+    total_BD = jnp.where(weights_BT1 != 0, hidden_BTD.astype(wide) * weights_BT1, 0).sum(axis=1)
+    return total_BD / jnp.maximum(weights_BT1.sum(axis=1), 1e-9) ** power
 
 
 def largest(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:

@@ -1,0 +1,248 @@
+"""Texts as vectors: an encoder, and what the folders of sentence-transformers put on top of it (Reimers and Gurevych
+2019)."""
+
+import dataclasses
+import functools
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_zoo import registry
+from transformer_zoo.checkpoints import formats, hub
+from transformer_zoo.nn import pooling
+from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.pretrained import Bundle, from_pretrained
+
+SHORTEST = 16  # tokens of the shortest rows that a program is compiled for; the next are twice as long, and so on
+
+# How one vector is made of a row's; where a folder asks for several, they stand side by side in this order.
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embedder:
+    """`embedder(texts)` are their vectors."""
+
+    bundle: Bundle
+    """The encoder."""
+    poolings: tuple[str, ...] = ("mean",)
+    """Which of `POOLINGS` make a vector of its hidden states."""
+    layers: tuple[Callable[[jax.Array], jax.Array], ...] = ()
+    """What is then done with the vectors, [B, E] each time."""
+    max_length: int
+    """Tokens of a text, those that frame it included; what is longer is cut off at the end."""
+    lower_case: bool = False
+    """Whether texts are put in small letters before they are cut into tokens."""
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What there is to put before a text, by name."""
+    prompt: str | None = None
+    """The name of the one that is put there if none is asked for."""
+    counts_prompt: bool = True
+    """Whether the tokens of a prompt count in means and maxima."""
+
+    def __post_init__(self) -> None:
+        if self.bundle.tokenizer is None:
+            raise FileNotFoundError("the model has no tokenizer, and it is texts that vectors are made of")
+        if not self.poolings or not set(self.poolings) <= set(POOLINGS):
+            raise ValueError(f"the poolings are {', '.join(self.poolings)!r}: choose among {', '.join(POOLINGS)}")
+
+    def __call__(self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = 32) -> np.ndarray:
+        """The vectors of some texts, float32[N, D]; that of a text does not depend on the others.
+
+        Rows are sorted by length and padded to one of a few lengths, so that few programs are compiled.
+
+        Args:
+            texts: white space at their ends does not count; they may be empty.
+            prompt: the name of the prompt to put before each. None: `self.prompt`.
+            batch_size: how many are read at once.
+
+        Raises:
+            TypeError: a single text instead of a list.
+            ValueError: an unknown prompt, or a text that is no Unicode.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts is a single one: give a list, of whose vectors an array is made")
+        name = self.prompt if prompt is None else prompt
+        if name is not None and name not in self.prompts:
+            raise ValueError(f"there is no prompt {name!r}: known are {', '.join(self.prompts) or 'none'}")
+        before = "" if name is None else self.prompts[name]
+        rows = self._tokens([before + text.strip() for text in texts])
+        # What closes a sequence closes the prompt's too, and is no part of it.
+        skipped = 0 if self.counts_prompt or not before else len(self._tokens([before.strip()])[0]) - 1
+
+        vectors_ND = np.zeros((len(rows), self.width), np.float32)
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        B = min(batch_size, 1 << max(len(rows) - 1, 0).bit_length())
+        for chunk in (order[i : i + B] for i in range(0, len(order), B)):
+            T = self._length(max(len(rows[i]) for i in chunk))
+            tokens_BT, valid_BT = np.zeros((B, T), np.int32), np.zeros((B, T), bool)
+            for row, i in enumerate(chunk):
+                tokens_BT[row, : len(rows[i])], valid_BT[row, : len(rows[i])] = rows[i], True
+            counted_BT = valid_BT & (np.arange(T) >= skipped)
+            vectors_ND[chunk] = self._program(self.bundle.params, tokens_BT, valid_BT, counted_BT)[: len(chunk)]
+        return vectors_ND
+
+    @functools.cached_property
+    def width(self) -> int:
+        """D, the size of a vector."""
+        row = jax.ShapeDtypeStruct((1, 1), jnp.int32), *[jax.ShapeDtypeStruct((1, 1), jnp.bool_)] * 2
+        return jax.eval_shape(self._program, self.bundle.params, *row).shape[-1]
+
+    def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Of each text as many tokens as fit, whatever frames them included."""
+        texts = [text.lower() for text in texts] if self.lower_case else list(texts)
+        rows = []
+        for encoding in self.bundle.tokenizer.encode_batch(texts, template=True):
+            room = max(self.max_length - int((encoding.texts < 0).sum()), 0)
+            rows.append(np.delete(encoding.ids, np.flatnonzero(encoding.texts >= 0)[room:]))
+        return rows
+
+    def _length(self, tokens: int) -> int:
+        """The length of the row that so many tokens are put into."""
+        return min(max(SHORTEST, 1 << max(tokens - 1, 0).bit_length()), self.max_length)
+
+    @functools.cached_property
+    def _program(self) -> Callable[..., jax.Array]:
+        @jax.jit
+        def program(params: Any, tokens_BT: Any, valid_BT: Any, counted_BT: Any) -> jax.Array:
+            hidden_BTD = self.bundle.model.apply({"params": params}, tokens_BT, valid_BT=valid_BT).hidden_BTD
+            pooled = [_pooled(name, hidden_BTD, valid_BT, counted_BT) for name in self.poolings]
+            vectors_BE = jnp.concatenate(pooled, axis=-1).astype(jnp.float32)
+            for layer in self.layers:
+                vectors_BE = layer(vectors_BE)
+            return vectors_BE
+
+        return program
+
+
+def _pooled(name: str, hidden_BTD: jax.Array, valid_BT: jax.Array, counted_BT: jax.Array) -> jax.Array:
+    match name:
+        case "cls":
+            return pooling.first(hidden_BTD, valid_BT)
+        case "max":
+            return pooling.largest(hidden_BTD, counted_BT)
+        case "mean":
+            return pooling.mean(hidden_BTD, counted_BT)
+        case "mean_sqrt_len":
+            return pooling.mean(hidden_BTD, counted_BT, power=0.5)
+        case "weightedmean":
+            return pooling.mean(hidden_BTD, counted_BT * jnp.arange(1, counted_BT.shape[1] + 1))
+        case "lasttoken":
+            return pooling.last(hidden_BTD, valid_BT)
+    raise ValueError(f"there is no pooling {name!r}")
+
+
+def load_embedder(
+    name: str | os.PathLike[str] | Bundle, *, dtype: str = "float32", revision: str | None = None
+) -> Embedder:
+    """The embedder of a folder or a repository of sentence-transformers; of any other encoder, one that averages the
+    hidden states, which a warning says.
+
+    Args:
+        name: a folder or a hub id with a modules.json; else whatever `from_pretrained` takes, or a model itself.
+        dtype: of parameters and computation. The vectors are float32.
+        revision: branch, tag or commit of the hub's repository.
+
+    Raises:
+        FileNotFoundError: a module's weights or the tokenizer are missing.
+        ValueError: a module or a setting of one that is not known.
+        And what `from_pretrained` raises.
+    """
+    if isinstance(name, Bundle):
+        return Embedder(bundle=name, max_length=name.config.max_length)
+    presets = registry.presets()
+    root = hub.resolve(name, presets, revision, weights=False)
+    if not (root / hub.MODULES).is_file():
+        warnings.warn(
+            f"{name} has no {hub.MODULES}, which says how to make a vector of a text: it will be the mean over its "
+            "tokens, for which the model may not have been trained",
+            stacklevel=2,
+        )
+        bundle = _encoder(hub.resolve(name, presets, revision), dtype)
+        return Embedder(bundle=bundle, max_length=bundle.config.max_length)
+
+    modules = hub.modules(root)
+    root = hub.resolve(name, presets, revision, weights="" in modules, folders=[folder for folder in modules if folder])
+    kinds, folders = list(modules.values()), [root / folder for folder in modules]
+    if len(kinds) < 2 or kinds[0] not in ENCODERS or kinds[1] != "Pooling":
+        raise ValueError(
+            f"{root / hub.MODULES} has {', '.join(kinds) or 'nothing'}: the first module must be a Transformer, and "
+            "the second a Pooling"
+        )
+    bundle = _encoder(folders[0], dtype)
+    text, pool, own = (
+        _settings(folders[0], "sentence_*_config.json"), _settings(folders[1]),
+        _settings(root, "config_sentence_transformers.json"),
+    )  # fmt: skip
+    longest = text.get("max_seq_length") or _settings(folders[0], "tokenizer_config.json").get("model_max_length")
+    return Embedder(
+        bundle=bundle,
+        poolings=_poolings(pool, folders[1]),
+        layers=tuple(_layer(kind, folder) for kind, folder in zip(kinds[2:], folders[2:])),
+        max_length=int(min(longest or bundle.config.max_length, bundle.config.max_length)),
+        lower_case=bool(text.get("do_lower_case")),
+        prompts=own.get("prompts") or {},
+        prompt=own.get("default_prompt_name"),
+        counts_prompt=pool.get("include_prompt", True),
+    )
+
+
+ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the others are names of old
+
+
+def _encoder(folder: Path, dtype: str) -> Bundle:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r".* has no pooler/")  # nobody asks it
+        return from_pretrained(folder, task="base", dtype=dtype, param_dtype=dtype)
+
+
+def _settings(folder: Path, pattern: str = "config.json") -> dict[str, Any]:
+    """What a file of a module says; nothing where there is no such file."""
+    file = next(iter(sorted(folder.glob(pattern))), None)
+    return {} if file is None else json.loads(file.read_bytes())
+
+
+def _poolings(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """The poolings that a module asks for: each by a switch, or by their names."""
+    named = settings.get("pooling_mode")
+    if named is None:
+        named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on and key.startswith("pooling_")]
+    named = named.split("+") if isinstance(named, str) else named
+    named = {name if name in POOLINGS else name.removesuffix("s").removesuffix("_token") for name in named}
+    if not named or not named <= set(POOLINGS):
+        raise ValueError(f"{folder} pools by {', '.join(sorted(named)) or 'nothing'}: known are {', '.join(POOLINGS)}")
+    return tuple(name for name in POOLINGS if name in named)
+
+
+def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
+    """What a module does with vectors."""
+    match kind:
+        case "Normalize":
+            return lambda vectors_BE: (
+                vectors_BE / jnp.maximum(jnp.linalg.norm(vectors_BE, axis=-1, keepdims=True), 1e-12)
+            )
+        case "Dense":
+            return _dense(folder)
+        case "Dropout":
+            return lambda vectors_BE: vectors_BE
+    raise ValueError(f"{folder}: a module {kind!r} is not known: known are Dense, Dropout, Normalize")
+
+
+def _dense(folder: Path) -> Callable[[jax.Array], jax.Array]:
+    settings, tensors = _settings(folder), formats.read_folder(folder)
+    expected = {"linear.weight", "linear.bias"} if settings.get("bias", True) else {"linear.weight"}
+    if tensors.keys() != expected:
+        raise ValueError(f"{folder} holds {', '.join(sorted(tensors))}, and not {', '.join(sorted(expected))}")
+    name = str(settings.get("activation_function", "Tanh")).rpartition(".")[2].lower()
+    activations = ACTIVATIONS | {"identity": lambda x: x, "sigmoid": jax.nn.sigmoid}
+    if name not in activations:
+        raise ValueError(f"{folder} has the activation {name!r}: known are {', '.join(activations)}")
+    weight_FE, bias_F = (np.asarray(tensors.get(f"linear.{key}", 0), np.float32) for key in ("weight", "bias"))
+    return lambda vectors_BE: activations[name](vectors_BE @ weight_FE.T + bias_F)
