@@ -215,10 +215,12 @@ def name_of(case: Any) -> str:
 
 
 def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
-    """Parameters that hide nothing: biases are not zero nor norms one. Rows that pad the vocabulary are zero."""
+    """Parameters that hide nothing: biases are not zero nor norms one. Rows that pad the vocabulary are zero; what the
+    first layers do not have is as in a fresh model."""
     draw = np.random.default_rng(seed)
     shapes = trees.flatten(registry.param_shapes(model))
     axes = trees.match(sharding.PARAM_AXES, shapes)
+    absent = registry.absent(registry.module_of(model.config))
     params = {}
     for path, leaf in shapes.items():
         values = scale * draw.standard_normal(leaf.shape) + path.endswith("scale")
@@ -227,6 +229,8 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
             values = np.swapaxes(values, 0, axis)
             values[model.config.vocab_size :] = 0
             values = np.swapaxes(values, 0, axis)
+        if path in absent:
+            values[: absent[path]] = path.endswith("scale")
         params[path] = jnp.asarray(values, leaf.dtype)
     return trees.unflatten(params)
 

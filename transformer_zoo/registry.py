@@ -158,10 +158,13 @@ def count_params(model: Any) -> int:
     padding = padded_vocab(config.vocab_size) - config.vocab_size
     tables = [leaf for path, leaf in flat.items() if leaf.shape[0] == padded_vocab(config.vocab_size)]
     padded = sum(padding * leaf.size // leaf.shape[0] for leaf in tables)
-    absent = sum(  # the slices of layers that the published model does not have
-        int(start) * flat[ours].size // flat[ours].shape[0]
-        for theirs, ours, _ in module_of(config).HF_WEIGHTS
-        for start in re.findall(r"\*\[(\d+):\]", theirs)
-        if ours in flat
-    )
-    return sum(leaf.size for leaf in flat.values()) - padded - absent
+    first = absent(module_of(config))
+    unused = sum(first.get(path, 0) * leaf.size // leaf.shape[0] for path, leaf in flat.items())
+    return sum(leaf.size for leaf in flat.values()) - padded - unused
+
+
+def absent(module: ModuleType) -> dict[str, int]:
+    """The stacked parameters of a family that the first layers do not have, by path, and how many these are: `*[1:]` in
+    a row of `HF_WEIGHTS`. Nothing reads those slices."""
+    starts = ((ours, re.search(r"\*\[(\d+):\]", theirs)) for theirs, ours, _ in module.HF_WEIGHTS)
+    return {ours: int(start[1]) for ours, start in starts if start}
