@@ -1,0 +1,33 @@
+"""A small ELECTRA on the source code of the Python that runs it: which tokens has a generator put there?
+
+Command:   python train.py configs/electra_stdlib.py
+Hardware:  2 CPU cores
+"""
+
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.models import electra
+from transformer_zoo.nn import Compute
+from transformer_zoo.objectives import ReplacedTokens
+
+config = Run(
+    model=electra.Config(
+        vocab_size=8192,
+        max_length=128,
+        embed_width=128,
+        width=256,
+        num_layers=4,
+        num_heads=4,
+        mlp_dim=1024,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+    ),
+    objective=ReplacedTokens(generator_size=0.25),
+    compute=Compute(unroll=4),
+    directory="runs/electra_stdlib",
+    data=Data(source="python_stdlib", length=128),
+    vocabulary=Vocabulary(kind="wordpiece", size=8192),
+    optimizer=Optimizer(peak_lr=1e-3, warmup_steps=50, b2=0.98, weight_decay=0.01),
+    training=Training(steps=1500, batch_size=32),
+    evaluation=Evaluation(every=250, batches=16),
+    checkpoints=Checkpoints(every=250),
+)
