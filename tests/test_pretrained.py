@@ -533,3 +533,30 @@ def test_config_json_is_complete(saved: Path):
     family = registry.family("gpt2")
     for entry in family.HF_CONFIG.values():
         assert (entry[0] if isinstance(entry, tuple) else entry) in settings
+
+
+def test_modernbert_old_and_new_forms_of_config():
+    """Layers and angles by number, as published, and by kind, as transformers 5 writes them; what is not supported."""
+    module, settings = registry.family("modernbert"), TINY["modernbert"] | {"num_hidden_layers": 5}
+    old = {"global_attn_every_n_layers": 2, "global_rope_theta": 500.0, "local_rope_theta": 7.0}
+    kinds = ["full_attention", "sliding_attention"] * 2 + ["full_attention"]
+    angles = {"full_attention": {"rope_type": "default", "rope_theta": 500.0}, "sliding_attention": {"rope_theta": 7.0}}
+    config = config_map.read(module, settings | old)
+    assert (config.global_every, config.global_theta, config.local_theta) == (2, 500.0, 7.0)
+    assert config_map.read(module, settings | {"layer_types": kinds, "rope_parameters": angles}) == config
+    assert config_map.read(module, settings | old | {"layer_types": kinds[:1] * 5}).global_every == 1
+    assert config_map.read(module, config_map.write(module, config, "base")) == config
+    for change, message in (
+        ({"layer_types": kinds[::-1][1:] + kinds[:1]}, "layer_types is .*every nth one from the first on"),
+        ({"layer_types": kinds[:4]}, "layer_types is "),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+            "rope_parameters of full_attention are .*yarn",
+        ),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling is .*; only None is supported"),
+        ({"classifier_pooling": "max"}, "head_pooling 'max' is not known: choose one of cls, mean"),
+        ({"num_attention_heads": 16}, "heads of the odd size 1"),
+        ({"pad_token_id": 90}, "pad_id is 90, outside of the vocabulary"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config_map.read(module, settings | change)

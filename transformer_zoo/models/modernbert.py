@@ -254,8 +254,9 @@ def _global_every(every: int, settings: Mapping[str, Any]) -> int:
     kinds = settings["layer_types"]
     if kinds is None:
         return every
-    for n in (every, *range(1, len(kinds) + 1)):
-        if kinds == ["sliding_attention" if i % n else "full_attention" for i in range(settings["num_hidden_layers"])]:
+    for n in (max(every, 1), *range(1, len(kinds) + 1)):  # of equal patterns, the one that was meant
+        layers = range(settings.get("num_hidden_layers"))
+        if kinds == ["sliding_attention" if i % n else "full_attention" for i in layers]:
             return n
     raise ValueError(
         f"layer_types is {kinds!r}: of the num_hidden_layers, every nth one from the first on must be full_attention, "
@@ -264,13 +265,12 @@ def _global_every(every: int, settings: Mapping[str, Any]) -> int:
 
 
 def _theta(kind: str, theta: float, settings: Mapping[str, Any]) -> float:
-    """From the number, or from today's settings by the layers' kind."""
-    rope = (settings["rope_parameters"] or {}).get(kind) or {}
-    if unknown := {key: rope[key] for key in rope if (key, rope[key]) != ("rope_type", "default")}.keys() - {
-        "rope_theta"
-    }:
-        raise ValueError(f"rope_parameters has {', '.join(sorted(unknown))}: only rope_theta is supported")
-    return rope.get("rope_theta", theta)
+    """From the number, or from today's settings by the layers' kind, which go before it."""
+    rope = {"rope_type": "default"} | ((settings["rope_parameters"] or {}).get(kind) or {})
+    theta = rope.pop("rope_theta", theta)
+    if rope != {"rope_type": "default"}:
+        raise ValueError(f"rope_parameters of {kind} are {rope}: only the default rope_type is supported")
+    return theta
 
 
 HF_MODEL_TYPE = "modernbert"
