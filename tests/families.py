@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import itertools
 import json
 import math
 import random
@@ -370,11 +369,11 @@ def objective_settings(name: str, config: Any) -> dict[str, Any]:
 
 
 def lessons(*wanted: str) -> list[Any]:
-    """Each objective with the first family that can learn it; of these the models that take all these arguments."""
+    """Each objective with the last family that can learn it; of these the models that take all these arguments."""
     found = []
     for name in BATCHES:
-        families = (f for f in registry.families() if OBJECTIVES[name].task in registry.family(f).TASKS)
-        found += [learner(family, name) for family in itertools.islice(families, 1)]
+        able = [family for family in registry.families() if OBJECTIVES[name].task in registry.family(family).TASKS]
+        found += [learner(family, name) for family in able[-1:]]
     return [case for case in found if all(argument in case.takes for argument in wanted)]
 
 
