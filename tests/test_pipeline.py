@@ -52,7 +52,10 @@ def source():
     return Documents(texts(50))
 
 
-def pipeline(source, tokenizer, *, objective=CausalLM(), length=32, packing="documents", **settings):
+CAUSAL = CausalLM()
+
+
+def pipeline(source, tokenizer, *, objective=CAUSAL, length=32, packing="documents", **settings):
     defaults = {"batch_size": 4, "seed": 3, "group": 8}
     make_rows = objective.rows(tokenizer, Data(length=length, packing=packing))
     return Pipeline(source, make_rows, **defaults | settings)
