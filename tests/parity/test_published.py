@@ -128,7 +128,9 @@ def tokens(vocab_size: int, length: int) -> np.ndarray:
 def outputs(task: str, model: Any, ids: np.ndarray) -> np.ndarray:
     """All that they say, one after the other; of a body its hidden states."""
     with torch.no_grad(), reference.in_double():
-        out = model(**families.as_asked(task, {"input_ids": torch.as_tensor(ids)}))
+        # All is real, which ModernBERT's means over the tokens of a choice want to be told.
+        given = {"input_ids": torch.as_tensor(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.long)}
+        out = model(**families.as_asked(task, given))
     return said({name: x.double().numpy() for name, x in reference.answers([out]).items()})
 
 
