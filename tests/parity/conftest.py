@@ -2,16 +2,6 @@
 
 from typing import Any
 
-import jax
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def forget_programs():
-    """Those of one test are of no use to the next, and a process may hold only so many."""
-    yield
-    jax.clear_caches()
-
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     largest: dict[str, float] = {}
