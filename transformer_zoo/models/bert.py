@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, heads, stack
-from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
+from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, heads, stack
+from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import of_rows
 
@@ -58,29 +58,6 @@ PRESETS = {
 }
 
 
-class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)): the norms come last, as in Vaswani et al. 2017."""
-
-    config: Config
-    compute: Compute
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, layer: None, mask: Mask, train: bool) -> tuple[jax.Array, None]:
-        cfg, compute, init = self.config, self.compute, initializer(self.config)
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        dense = functools.partial(compute.dense, kernel_init=init)
-        drop = nn.Dropout(cfg.hidden_dropout, deterministic=not train)
-        attention = Attention(
-            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
-            init=init, out_init=init, name="attention",
-        )  # fmt: skip
-
-        y_BTD = attention(x_BTD, attention.keys_values(x_BTD), mask=mask, train=train)
-        x_BTD = norm(name="attention_norm")(x_BTD + drop(y_BTD))
-        h_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_up")(x_BTD))
-        return norm(name="mlp_norm")(x_BTD + drop(dense(cfg.width, name="mlp_down")(h_BTF))), None
-
-
 class Model(nn.Module):
     """BERT with the head of a task, one of `TASKS`."""
 
@@ -97,7 +74,7 @@ class Model(nn.Module):
         self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
         self.position_embed, self.segment_embed = table(cfg.max_length), table(cfg.num_segments)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
-        self.blocks = Block(cfg, compute)
+        self.blocks = PostNormBlock(cfg, compute, init)
         if self.task in POOLED:
             self.pooler = heads.Pooler("tanh", compute, init)
         if self.task in heads.LANGUAGE_MODEL:
@@ -139,7 +116,7 @@ class Model(nn.Module):
         x_BTD = self.token_embed(tokens_BT) + self.segment_embed(segments_BT) + self.position_embed(positions_BT)
         x_BTD = self.embed_drop(self.embed_norm(x_BTD), deterministic=not train)
         self.sow("intermediates", "embedded_BTD", x_BTD)
-        hidden_BTD, _ = stack(self.blocks, x_BTD, None, mask, train, length=cfg.num_layers, compute=self.compute)
+        hidden_BTD, _ = stack(self.blocks, x_BTD, None, mask, None, train, length=cfg.num_layers, compute=self.compute)
         pooled_BD = self.pooler(hidden_BTD) if self.task in POOLED else None
         return heads.output(self, tokens, hidden_BTD, summary_BD=pooled_BD, pooled_BD=pooled_BD, train=train)
 

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, heads, stack
-from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
+from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, heads, stack
+from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import of_rows
 
@@ -62,29 +62,6 @@ PRESETS = {
 }
 
 
-class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)), as in BERT."""
-
-    config: Config
-    compute: Compute
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, layer: None, mask: Mask, train: bool) -> tuple[jax.Array, None]:
-        cfg, compute, init = self.config, self.compute, initializer(self.config)
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        dense = functools.partial(compute.dense, kernel_init=init)
-        drop = nn.Dropout(cfg.hidden_dropout, deterministic=not train)
-        attention = Attention(
-            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
-            init=init, out_init=init, name="attention",
-        )  # fmt: skip
-
-        y_BTD = attention(x_BTD, attention.keys_values(x_BTD), mask=mask, train=train)
-        x_BTD = norm(name="attention_norm")(x_BTD + drop(y_BTD))
-        h_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_up")(x_BTD))
-        return norm(name="mlp_norm")(x_BTD + drop(dense(cfg.width, name="mlp_down")(h_BTF))), None
-
-
 class Model(nn.Module):
     """ELECTRA with the head of a task, one of `TASKS`: "masked-lm" is the generator, "replaced-token-detection" the
     discriminator.
@@ -109,7 +86,7 @@ class Model(nn.Module):
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         if cfg.embed_width != cfg.width:
             self.embed_project = compute.dense(cfg.width, kernel_init=init)
-        self.blocks = Block(cfg, compute)
+        self.blocks = PostNormBlock(cfg, compute, init)
         if self.task in heads.LANGUAGE_MODEL:
             self.lm_head = heads.MaskedLM(self.token_embed, "gelu", norm, compute, init)
         if classes := heads.classes(self.task, cfg.labels):
@@ -149,7 +126,7 @@ class Model(nn.Module):
         x_BTE = self.embed_drop(self.embed_norm(x_BTE), deterministic=not train)
         x_BTD = x_BTE if cfg.embed_width == cfg.width else self.embed_project(x_BTE)
         self.sow("intermediates", "embedded_BTD", x_BTD)
-        hidden_BTD, _ = stack(self.blocks, x_BTD, None, mask, train, length=cfg.num_layers, compute=self.compute)
+        hidden_BTD, _ = stack(self.blocks, x_BTD, None, mask, None, train, length=cfg.num_layers, compute=self.compute)
         return heads.output(self, tokens, hidden_BTD, summary_BD=hidden_BTD[:, 0], train=train)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:

@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, heads, stack
-from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
+from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, heads, stack
+from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import of_rows, relative_buckets
 
@@ -53,31 +53,6 @@ PRESETS = {
 NUM_BUCKETS, FARTHEST = 32, 128  # of distances; no checkpoint has others, nor would the reference read them
 
 
-class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)), as in BERT; attention has a bias by distance."""
-
-    config: Config
-    compute: Compute
-
-    @nn.compact
-    def __call__(
-        self, x_BTD: jax.Array, layer: None, mask: Mask, bias_HTT: jax.Array, train: bool
-    ) -> tuple[jax.Array, None]:
-        cfg, compute, init = self.config, self.compute, initializer(self.config)
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        dense = functools.partial(compute.dense, kernel_init=init)
-        drop = nn.Dropout(cfg.hidden_dropout, deterministic=not train)
-        attention = Attention(
-            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
-            init=init, out_init=init, name="attention",
-        )  # fmt: skip
-
-        y_BTD = attention(x_BTD, attention.keys_values(x_BTD), mask=mask, bias=bias_HTT[None], train=train)
-        x_BTD = norm(name="attention_norm")(x_BTD + drop(y_BTD))
-        h_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_up")(x_BTD))
-        return norm(name="mlp_norm")(x_BTD + drop(dense(cfg.width, name="mlp_down")(h_BTF))), None
-
-
 class Model(nn.Module):
     """MPNet with the head of a task, one of `TASKS`."""
 
@@ -93,7 +68,7 @@ class Model(nn.Module):
         self.position_embed = table(cfg.max_length + position_offset(cfg), cfg.width, dtype=compute.dtype)
         self.relative_bias = table(NUM_BUCKETS, cfg.num_heads, dtype=compute.wide)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
-        self.blocks = Block(cfg, compute)
+        self.blocks = PostNormBlock(cfg, compute, init)
         if self.task in POOLED:
             self.pooler = heads.Pooler("tanh", compute, init)
         if self.task in heads.LANGUAGE_MODEL:
@@ -132,7 +107,7 @@ class Model(nn.Module):
         self.sow("intermediates", "embedded_BTD", x_BTD)
         bias_HTT = self.distance_bias(tokens_BT.shape[1])
         hidden_BTD, _ = stack(
-            self.blocks, x_BTD, None, mask, bias_HTT, train, length=cfg.num_layers, compute=self.compute
+            self.blocks, x_BTD, None, mask, bias_HTT[None], train, length=cfg.num_layers, compute=self.compute
         )
         pooled_BD = self.pooler(hidden_BTD) if self.task in POOLED else None
         summary_BD = hidden_BTD[:, 0] if pooled_BD is None else pooled_BD

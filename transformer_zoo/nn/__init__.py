@@ -6,6 +6,7 @@ from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.embedding import Embedding
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.output import Output
+from transformer_zoo.nn.post_norm import PostNormBlock
 from transformer_zoo.nn.stack import stack
 
-__all__ = ["Attention", "Cache", "Compute", "Embedding", "Mask", "Output", "stack"]
+__all__ = ["Attention", "Cache", "Compute", "Embedding", "Mask", "Output", "PostNormBlock", "stack"]
