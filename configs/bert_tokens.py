@@ -23,6 +23,7 @@ config = Run(
         num_layers=4,
         num_heads=4,
         mlp_dim=1024,
+        init_std=0.05,
         hidden_dropout=0.0,
         attention_dropout=0.0,
     ),

@@ -234,14 +234,7 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     return trees.unflatten(params)
 
 
-# Programs of tests run once: most of the time of the compiler goes into making them fast.
-QUICKLY = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # later ones have nothing but these emitters, which are slow here
-    QUICKLY["xla_cpu_use_fusion_emitters"] = False
-compiled = functools.partial(jax.jit, compiler_options=QUICKLY)
-
-
-@functools.partial(compiled, static_argnames=("model", "method", "mutable", "train"))
+@functools.partial(jax.jit, static_argnames=("model", "method", "mutable", "train"))
 def apply(
     model: Any, params: Any, *args: Any, key: Any = None, method: Any = None, mutable: Any = False, train: bool = False,
     **inputs: Any,
@@ -252,7 +245,7 @@ def apply(
     return model.apply({"params": params}, *args, **inputs, **mode, rngs=rngs, mutable=mutable)
 
 
-@functools.partial(compiled, static_argnames=("model", "train"))
+@functools.partial(jax.jit, static_argnames=("model", "train"))
 def gradients(
     model: Any, params: Any, direction: Any, *, key: Any = None, train: bool = False, **inputs: Any
 ) -> tuple[Any, trees.Tree]:
@@ -267,7 +260,7 @@ def gradients(
     return result, grads
 
 
-@functools.partial(compiled, static_argnames=("model",))
+@functools.partial(jax.jit, static_argnames=("model",))
 def fresh(model: Any, key: Any, *ids: Any) -> trees.Tree:
     """Parameters as the model initialises them."""
     return model.init(key, *ids)["params"]
@@ -410,7 +403,7 @@ def begin(run: Run, params: trees.Tree) -> tuple[Program, TrainState]:
 def compile_step(program: Program) -> Any:
     """The train step: (state, batch) -> (state, metrics)."""
     with jax.set_mesh(program.mesh):
-        return program.step.lower(program.state, program.batch).compile(QUICKLY)
+        return program.step.lower(program.state, program.batch).compile()
 
 
 def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -461,7 +454,7 @@ def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
     return {name: x[None] for name, x in given.items()} if task == "multiple-choice" else given
 
 
-@functools.partial(compiled, static_argnames=("case", "prompt"))
+@functools.partial(jax.jit, static_argnames=("case", "prompt"))
 def told(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
 ) -> tuple[Words, Any, trees.Tree]:
@@ -477,8 +470,7 @@ def told(
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
         more = {} if cache is None else {"cache": cache}
         given = as_asked(case.task, given)
-        output = case.model.apply({"params": params}, **given, **more)
-        _, asked = case.model.apply({"params": params}, **given, **more, mutable="intermediates")
+        output, asked = case.model.apply({"params": params}, **given, **more, mutable="intermediates")
         asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
         find = lambda name: next(value for path, value in asked.items() if path.endswith(name))
         layers = [find("embedded_BTD")[None], find("blocks/hidden_BTD")[:-1], output.hidden_BTD[None]]

@@ -167,9 +167,8 @@ def rows_of(objective, count, length, draw, vocab_size):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_sums_add_up_and_rows_of_padding_count_for_nothing(task, monkeypatch):
+def test_sums_add_up_and_rows_of_padding_count_for_nothing(task):
     """Batches of two, the last one filled up, are as good as one of seven; so are the gradients."""
-    monkeypatch.setattr(jax, "jit", families.compiled)
     family = [name for name in registry.families() if task in registry.family(name).TASKS][-1]
     config = families.without_dropout(families.small(family, labels=("a", "b", "c"), num_layers=1))
     case = families.Case(family=family, task=task, config=config)
@@ -264,8 +263,7 @@ def recipe(corpus, directory, **parts):
     return Run(**defaults | parts)
 
 
-def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(jax, "jit", families.compiled)
+def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys):
     quiet = Console(quiet=True)
     report = loop.train(recipe(corpus, tmp_path / "scratch"), quiet)
     assert report["accuracy"] > 0.9 and report["f1"] > 0.9 and 5 < report["examples"] < 60

@@ -46,7 +46,7 @@ def batch() -> dict[str, jax.Array]:
 
 
 def report(objective: Distillation, model: Any, params: Any, rows: Any) -> dict[str, float]:
-    measure = families.compiled(lambda params, rows: (objective.sums(model, params, rows), objective.counts(rows)))
+    measure = jax.jit(lambda params, rows: (objective.sums(model, params, rows), objective.counts(rows)))
     return {name: float(x) for name, x in objective.report(*measure(params, rows)).items()}
 
 
@@ -131,7 +131,7 @@ def test_only_the_student_has_gradients_and_only_relations_are_shown(settings: d
     model, rows = learns.model(SMALL, DOUBLE), batch()
     params = families.random_params(model)
     loss = lambda params: learns.loss(learns.sums(model, params, rows), learns.counts(rows))
-    grads = trees.flatten(families.compiled(jax.grad(loss))(params))
+    grads = trees.flatten(jax.jit(jax.grad(loss))(params))
     for path, x in grads.items():
         assert (np.abs(x).max() > 0) == path.startswith("student/"), path
     shown = []

@@ -76,7 +76,7 @@ def test_who_sees_whom(case: families.Case):
 
     params = case.params()
     width = params["token_embed"]["embedding"].shape[-1]
-    influence = families.compiled(jax.jacrev(speak))(jnp.zeros((1, T, width)))
+    influence = jax.jit(jax.jacrev(speak))(jnp.zeros((1, T, width)))
     seen = np.abs(influence).sum(axis=(1, 3)) > 0
     np.testing.assert_array_equal(seen, np.tri(T, dtype=bool) if case.causal else np.ones((T, T), bool))
 
@@ -439,7 +439,7 @@ def test_dropout(case: families.Case):
             {"params": params}, **given, train=True, rngs=rngs, mutable="intermediates"
         )
         with nn.intercept_methods(watch):
-            asked = trees.flatten(families.compiled(run)(case.params())[1]["intermediates"])
+            asked = trees.flatten(jax.jit(run)(case.params())[1]["intermediates"])
         return {path: [np.asarray(x) for x in found] for path, found in asked.items() if path.endswith("dropped")}
 
     met = set()
@@ -550,7 +550,7 @@ def test_tokens_that_do_not_exist(case: families.Case):
         hidden = case.model.apply({"params": params}, **given).hidden_BTD
         return jax.nn.log_softmax(case.model.apply({"params": params}, hidden, method="logits"))[..., 0].sum()
 
-    tables = [g for g in jax.tree.leaves(families.compiled(jax.grad(loss))(params)) if padded_vocab(V) in g.shape]
+    tables = [g for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)) if padded_vocab(V) in g.shape]
     assert tables and all(not g[V:].any() and (g[:V].reshape(V, -1) != 0).any(1).all() for g in tables)
 
 

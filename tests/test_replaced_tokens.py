@@ -38,9 +38,7 @@ def batch_of(case: families.Case, rows: int = 4) -> dict[str, jax.Array]:
 def judged(case: families.Case, params: trees.Tree, batch: dict[str, jax.Array]) -> Judgement:
     """What both models say, with other guesses than the objective's own."""
     rngs = {"sample": jax.random.key(5)}
-    return families.compiled(lambda params, batch: case.model.apply({"params": params}, **batch, rngs=rngs))(
-        params, batch
-    )
+    return jax.jit(lambda params, batch: case.model.apply({"params": params}, **batch, rngs=rngs))(params, batch)
 
 
 def objective_of(case: families.Case, **changes: Any) -> ReplacedTokens:
@@ -99,7 +97,7 @@ def test_both_losses_by_hand(case: families.Case):
     found, tokens = (suspected & replaced_BT).sum(), real_BT.sum()
     precision, recall = found / suspected.sum(), found / replaced_BT.sum()
 
-    measure = families.compiled(lambda params, batch: objective.sums(case.model, params, batch))
+    measure = jax.jit(lambda params, batch: objective.sums(case.model, params, batch))
     sums, counts = measure(params, batch), objective.counts(batch)
     report = objective.report(sums, counts)
     expected = {
@@ -124,7 +122,7 @@ def test_rows_of_zeros_count_for_nothing(case: families.Case):
     case = plain(case)
     objective, batch, params = objective_of(case, sampling_temperature=0.0), batch_of(case), case.params()
     more = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), batch)
-    measure = families.compiled(lambda batch: objective.sums(case.model, params, batch))
+    measure = jax.jit(lambda batch: objective.sums(case.model, params, batch))
     for function in (measure, objective.counts):
         few, many = function(batch), function(more)
         for name in few:
@@ -146,7 +144,7 @@ def test_the_embeddings_are_one(case: families.Case):
     def gradient(**changes: Any) -> dict[str, Any]:
         objective = objective_of(case, **changes)
         loss = lambda params: objective.loss(objective.sums(model, params, batch), objective.counts(batch))
-        return trees.flatten(families.compiled(jax.grad(loss))(params))
+        return trees.flatten(jax.jit(jax.grad(loss))(params))
 
     alone, both, stronger = (gradient(discriminator_weight=weight) for weight in (0.0, 1.0, 3.0))
     for path in flat:

@@ -190,7 +190,7 @@ def gradient(tree: trees.Tree, seed: int) -> trees.Tree:
 def updates(settings: Optimizer, tree: trees.Tree, *grads: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
     """The last of these updates, and the parameters before it."""
     optimizer = optim.make_optimizer(settings, 100, tree)
-    state, update = optimizer.init(tree), families.compiled(optimizer.update)
+    state, update = optimizer.init(tree), jax.jit(optimizer.update)
     for grad in grads[:-1]:
         change, state = update(grad, state, tree)
         tree = jax.tree.map(np.add, tree, change)
@@ -356,9 +356,8 @@ def test_schedules_that_do_not_fit(how: dict[str, int]):
 
 
 @each
-def test_the_first_module_that_is_not_finite(case: families.Case, monkeypatch: pytest.MonkeyPatch):
+def test_the_first_module_that_is_not_finite(case: families.Case):
     """A parameter spoilt in one layer: the module that bears it is named, and the layer."""
-    monkeypatch.setattr(jax, "jit", families.compiled)
     model, objective, params = case.model, case.objective, trees.flatten(case.params())
     batch, key = batch_of(case), jax.random.key(0)
     paths = [path for path in sorted(params) if path.endswith(("kernel", "embedding"))]
@@ -374,8 +373,7 @@ def test_the_first_module_that_is_not_finite(case: families.Case, monkeypatch: p
 
 
 @each
-def test_a_loss_or_a_gradient_that_is_not_finite_on_its_own(case: families.Case, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jax, "jit", families.compiled)
+def test_a_loss_or_a_gradient_that_is_not_finite_on_its_own(case: families.Case):
     arguments = case.model, spoilt(case.objective), case.params()
     for value, words in ((-1, "the loss itself"), (0, "the gradient of ")):
         batch = good(batch_of(case), value)

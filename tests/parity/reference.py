@@ -16,6 +16,7 @@ from transformer_zoo.checkpoints import config_map
 
 Arrays = dict[str, np.ndarray]
 
+torch.set_num_threads(1)  # more would wait for one another: the models are tiny
 transformers.logging.set_verbosity_error()  # it warns of the special tokens of vocabularies as small as ours
 
 

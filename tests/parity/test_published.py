@@ -136,7 +136,7 @@ def outputs(task: str, model: Any, ids: np.ndarray) -> np.ndarray:
 
 def ours(bundle: Any, ids: np.ndarray) -> np.ndarray:
     given = families.as_asked(bundle.model.task, {"tokens_BT": jnp.asarray(ids)})
-    return said(families.answers(bundle.model.task, bundle.model.apply({"params": bundle.params}, **given)))
+    return said(families.answers(bundle.model.task, families.apply(bundle.model, bundle.params, **given)))
 
 
 def said(words: families.Words) -> np.ndarray:
