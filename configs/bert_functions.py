@@ -2,9 +2,10 @@
 
 Command:   python train.py configs/bert_functions.py
            python train.py configs/bert_functions.py --init-from runs/bert_stdlib --directory runs/bert_functions_tuned
-Hardware:  2 CPU cores
+Hardware:  2 CPU cores, about three minutes
 Baseline:  the largest package is 16.3 % of the held-out functions
-Result:    from scratch, accuracy on held-out functions 0.247 at step 100, 0.365 at 200, 0.438 at 300; macro F1 0.195
+Result:    accuracy on held-out functions, from scratch, 0.300 at step 100, 0.493 at 200, 0.562 at 300, macro F1 0.327;
+           after configs/bert_stdlib.py 0.603, 0.644, 0.674, macro F1 0.458
 
 The architecture is that of configs/bert_stdlib.py. A fifth of each package's functions is held out, in whole files.
 """

@@ -2,9 +2,10 @@
 
 Command:   python train.py configs/bert_tokens.py
            python train.py configs/bert_tokens.py --init-from runs/bert_stdlib --directory runs/bert_tokens_tuned
-Hardware:  2 CPU cores
+Hardware:  2 CPU cores, about two minutes
 Baseline:  names are 33.8 % of the held-out tokens; who guesses each token's most frequent kind is right in 76.5 %
-Result:    from scratch, accuracy on held-out functions 0.764 at step 50, 0.830 at 100, 0.842 at 150; macro F1 0.809
+Result:    accuracy on held-out functions, from scratch, 0.806 at step 50, 0.822 at 100, 0.837 at 150, macro F1 0.803;
+           after configs/bert_stdlib.py 0.843, 0.860, 0.880, macro F1 0.852
 
 The tokens are the model's own: a string or a comment has many. The architecture is that of configs/bert_stdlib.py, and
 what is held out there is held out here.

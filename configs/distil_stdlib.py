@@ -2,7 +2,11 @@
 
 Command:   python train.py configs/bert_stdlib.py
            python train.py configs/distil_stdlib.py
-Hardware:  2 CPU cores
+Hardware:  2 CPU cores, about five minutes
+Baseline:  as in configs/bert_stdlib.py; the teacher loses 5.07 nats a hidden token of these rows
+Result:    held out, the student loses 5.05 nats a hidden token at step 100, 4.92 at 300, 4.86 at 500: the teacher has
+           seen but 800 steps, and the student goes on from there. The distance of what the two guess (soft loss) falls
+           from 0.108 at step 100 to 0.065, that of their hidden states (cosine loss) from 0.087 to 0.043
 """
 
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
