@@ -1,7 +1,11 @@
 """A small ELECTRA on the source code of the Python that runs it: which tokens has a generator put there?
 
 Command:   python train.py configs/electra_stdlib.py
-Hardware:  2 CPU cores
+Hardware:  2 CPU cores, about ten minutes
+Baseline:  14.4 % of the held-out tokens are replaced: who calls none so is right in 85.6 %, with F1 0 on the replaced
+           ones; who guesses at random, as often as they occur, has F1 0.144
+Result:    held out, right in 85.7 % with F1 0.111 at step 300, 86.1 % with 0.151 at 500, 86.3 % with 0.234 at 800, when
+           60 % of those that are called replaced are so, and F1 still rises
 """
 
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
@@ -28,7 +32,7 @@ config = Run(
     data=Data(source="python_stdlib", length=128),
     vocabulary=Vocabulary(kind="wordpiece", size=8192),
     optimizer=Optimizer(name="muon", peak_lr=2e-3, warmup_steps=50, weight_decay=0.01),
-    training=Training(steps=1200, batch_size=32),
+    training=Training(steps=800, batch_size=32),
     evaluation=Evaluation(every=100, batches=16),
     checkpoints=Checkpoints(every=100),
 )
