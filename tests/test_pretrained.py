@@ -218,8 +218,9 @@ def test_saved_in_the_dtype_of_the_parameters(saved: Path, tmp_path: Path, dtype
 def test_mesh_changes_where_parameters_lie_and_nothing_else(tmp_path: Path, family: str):
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     alone, spread = made(family), made(family, mesh=mesh)
-    # Compilers round the same random numbers differently for other shapes; what is loaded is the same to the bit.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), alone.params, spread.params)
+    # Compilers round the same random numbers differently for other shapes (those near zero are differences of larger
+    # ones); what is loaded is the same to the bit.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8), alone.params, spread.params)
     save_pretrained(tmp_path, spread)
     loaded = from_pretrained(tmp_path, mesh=mesh)
     assert_same(spread, loaded)
