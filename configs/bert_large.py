@@ -4,7 +4,7 @@ Command:   python train.py configs/bert_large.py
            The paper takes the last tenth of the steps with rows of 512 tokens: configs/bert_base.py shows how.
 Does it fit, with no TPU at hand:
            python train.py configs/bert_large.py --aot v5e:4x4
-Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.
+Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 4.8; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper adds the BooksCorpus, no longer to be had.
 """
 

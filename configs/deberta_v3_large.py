@@ -3,7 +3,7 @@
 Command:   python train.py configs/deberta_v3_large.py
 Does it fit, with no TPU at hand:
            python train.py configs/deberta_v3_large.py --aot v5e:4x4
-Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.
+Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 4.5; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper has ten times as much text.
 
 Hidden spans and hyperparameters are those of the first paper (He et al. 2021, appendix A). Version 3 was trained by

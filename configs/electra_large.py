@@ -3,7 +3,7 @@
 Command:   python train.py configs/electra_large.py
 Does it fit, with no TPU at hand:
            python train.py configs/electra_large.py --aot v5e:4x4
-Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.
+Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 3.5; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper has XLNet's, ten times as much text.
 """
 
