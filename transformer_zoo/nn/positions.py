@@ -46,12 +46,71 @@ def place(
     return positions_BT, mask, cache
 
 
-def of_rows(tokens_BT: jax.Array, valid_BT: jax.Array | None, positions_BT: jax.Array | None) -> tuple[jax.Array, Mask]:
-    """What an encoder needs before its first block: positions [B or 1, T] counted over what is real, and its mask."""
+def of_rows(
+    tokens_BT: jax.Array,
+    valid_BT: jax.Array | None,
+    positions_BT: jax.Array | None,
+    documents_BT: jax.Array | None = None,
+) -> tuple[jax.Array, Mask]:
+    """What an encoder needs before its first block: positions [B or 1, T] counted over what is real, in a packed row
+    from the beginning of its document; and its mask."""
     valid_BT = None if valid_BT is None else jnp.asarray(valid_BT).astype(bool)
     if positions_BT is None:
-        positions_BT = count(tokens_BT.shape[1], valid_BT, None)
-    return positions_BT, Mask(valid_BS=valid_BT)
+        positions_BT = count(tokens_BT.shape[1], valid_BT, documents_BT)
+    return positions_BT, Mask(valid_BS=valid_BT, documents_BT=documents_BT, documents_BS=documents_BT)
+
+
+def of_source(
+    source_BS: jax.Array, valid_BS: jax.Array | None, documents_BS: jax.Array | None
+) -> tuple[jax.Array, Mask]:
+    """`of_rows` for the encoder of an encoder-decoder.
+
+    Raises:
+        ValueError: a shape that differs from the source's.
+    """
+    check_like(valid_BS, source_BS, "valid_BS")
+    check_like(documents_BS, source_BS, "source_documents_BS")
+    return of_rows(source_BS, valid_BS, None, documents_BS)
+
+
+def of_target(
+    target_BT: jax.Array, valid_BT: jax.Array | None, documents_BT: jax.Array | None, cache: Cache | None
+) -> tuple[jax.Array, Mask, Cache | None]:
+    """`place` for the decoder of an encoder-decoder.
+
+    Raises:
+        ValueError: as of `place`.
+    """
+    check_like(valid_BT, target_BT, "target_valid_BT")
+    check_like(documents_BT, target_BT, "target_documents_BT")
+    return place(target_BT, valid_BT, None, documents_BT, cache)
+
+
+def across(
+    valid_BS: jax.Array | None, source_documents_BS: jax.Array | None, target_documents_BT: jax.Array | None
+) -> Mask:
+    """What a target sees of its source: what is real there and, in packed rows, of the document of the same number.
+
+    Raises:
+        ValueError: one side is packed and the other is not.
+    """
+    if (source_documents_BS is None) != (target_documents_BT is None):
+        raise ValueError("source_documents_BS and target_documents_BT go together: give both or none")
+    valid_BS = None if valid_BS is None else jnp.asarray(valid_BS).astype(bool)
+    return Mask(valid_BS=valid_BS, documents_BT=target_documents_BT, documents_BS=source_documents_BS)
+
+
+def distances(T: int, cache: Cache | None = None) -> jax.Array:
+    """int32[B or 1, T, S]: how far ahead of each query a key stands; less than zero, how far behind.
+
+    Between tokens that padding does not part, these are slots. With a cache, which already has slots for the T queries,
+    what is real is counted: there may be padding between two calls.
+    """
+    if cache is None:
+        return (jnp.arange(T) - jnp.arange(T)[:, None])[None]
+    position_BS = jnp.cumsum(cache.valid_BS, axis=1, dtype=jnp.int32)
+    position_BT = jax.lax.dynamic_slice_in_dim(position_BS, cache.length - T, T, axis=1)
+    return position_BS[:, None] - position_BT[:, :, None]
 
 
 def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) -> jax.Array:
@@ -81,16 +140,18 @@ def rotate(x_BTHK: jax.Array, by: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x_BTHK.dtype)
 
 
-def relative_buckets(T: int, num_buckets: int, farthest: int) -> np.ndarray:
+def relative_buckets(T: int, num_buckets: int, farthest: int, causal: bool = False) -> np.ndarray:
     """int32[2T - 1]: the bucket of each distance from a query to a key, 1 - T to T - 1 (Raffel et al. 2020, section
     2.1).
 
-    Half of the buckets are for keys behind the query. Of either half, the first half has a bucket for each distance;
-    the others widen with the distance, up to `farthest` and all beyond.
+    Half of the buckets are for keys behind the query; if there are no others to see, all of them. Of either half, the
+    first half has a bucket for each distance; the others widen with the distance, up to `farthest` and all beyond.
     """
     ahead_R = np.arange(1 - T, T)
-    side, near = num_buckets // 2, num_buckets // 4
-    far_R = np.maximum(np.abs(ahead_R), near)
+    away_R = np.maximum(-ahead_R, 0) if causal else np.abs(ahead_R)
+    side = num_buckets if causal else num_buckets // 2
+    near = side // 2
+    far_R = np.maximum(away_R, near)
     growing_R = near + (np.log(far_R / near) / np.log(farthest / near) * (side - near)).astype(int)
-    bucket_R = np.where(np.abs(ahead_R) < near, np.abs(ahead_R), np.minimum(growing_R, side - 1))
-    return (bucket_R + side * (ahead_R > 0)).astype(np.int32)
+    bucket_R = np.where(away_R < near, away_R, np.minimum(growing_R, side - 1))
+    return (bucket_R if causal else bucket_R + side * (ahead_R > 0)).astype(np.int32)
