@@ -18,7 +18,7 @@ from transformer_zoo.checkpoints import formats
 
 TOKENIZERS = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
-    "sentencepiece.bpe.model", "tokenizer.model",
+    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
 )  # fmt: skip
 MODULES = "modules.json"
 REST = ("config.json", "*token*.json", *TOKENIZERS, MODULES, "*sentence_*.json")

@@ -26,6 +26,9 @@ Added = Mapping[int, Mapping[str, Any]]
 Usual = dict[str, tuple[str, ...]]
 """Names by which the special token of a role is known."""
 
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""How a space is written in a piece."""
+
 MBART = (
     "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX", "kk_KZ",
     "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
@@ -84,7 +87,7 @@ class SentencePiece(Cutter):
     def _begins(self) -> np.ndarray:
         """bool[pieces]: whether a piece begins a word."""
         pieces = self.processor.id_to_piece(list(range(len(self._outer))))
-        return np.array([piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in pieces])
+        return np.array([piece.startswith(SPACE) for piece in pieces])
 
     def cut(self, text: str) -> Tokens:
         spans = None
@@ -180,14 +183,16 @@ class Marian(SentencePiece):
 
     def decode(self, ids: list[int], special: bool) -> str:
         processor = (self.targets or self).processor
+        # Pieces of sources alone are spelt out as they are, with the mark of a space in them.
+        text = lambda pieces: processor.decode(pieces).replace(SPACE, " ").strip()
         parts, run = [], []
         for token in map(self.token, ids):
             if token not in self.special or (token == "<unk>" and not special):
                 run.append(token or "")
             elif special:
-                parts += [processor.decode(run), token]
+                parts += [text(run), token]
                 run = []
-        return "".join([*parts, processor.decode(run)])
+        return "".join([*parts, text(run)])
 
     def token(self, i: int) -> str | None:
         return self._spelling.get(i)
@@ -304,7 +309,7 @@ def marian(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Mar
 
 def sentinel_names(number: int) -> tuple[str, ...]:
     """How a sentinel may be spelt: mT5's model holds them, some with the mark that begins a word."""
-    return f"<extra_id_{number}>", f"\N{LOWER ONE EIGHTH BLOCK}<extra_id_{number}>"
+    return f"<extra_id_{number}>", f"{SPACE}<extra_id_{number}>"
 
 
 def language_id(languages: Mapping[str, int], code: str) -> int:
