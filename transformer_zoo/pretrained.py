@@ -77,6 +77,8 @@ def from_pretrained(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     config = config_map.read(family, settings, source)
+    tensors = formats.read_folder(folder)
+    config = weight_map.settled(family, config, tensors)
     if labels is not None:
         config = _labelled(config, labels, family.HF_MODEL_TYPE)
     own_task = config_map.task_of(family, settings, source) if task is None else None
@@ -88,7 +90,7 @@ def from_pretrained(
     params = weight_map.load(
         family,
         shapes,
-        formats.read_folder(folder),
+        tensors,
         config=config,
         task=model.task,
         param_dtype=param_dtype,

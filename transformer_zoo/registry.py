@@ -21,6 +21,7 @@ from transformer_zoo.models import (
     modernbert,
     mpnet,
     roberta,
+    t5,
 )
 from transformer_zoo.nn.embedding import padded_vocab
 
@@ -35,6 +36,7 @@ _FAMILIES: dict[str, ModuleType] = {
     "modernbert": modernbert,
     "mpnet": mpnet,
     "roberta": roberta,
+    "t5": t5,
 }
 
 

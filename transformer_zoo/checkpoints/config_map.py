@@ -14,13 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformer_zoo import trees
+from transformer_zoo import registry, trees
 
 CONFIG = "config.json"
 
 
 def read_file(folder: str | Path) -> dict[str, Any]:
-    """The config.json of a folder.
+    """The config.json of a folder; the `model_type` is added where it is published without one.
 
     Raises:
         FileNotFoundError: there is none.
@@ -35,7 +35,16 @@ def read_file(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is not a JSON object but a {type(settings).__name__}")
-    return settings
+    return settings if "model_type" in settings else settings | _unnamed(settings)
+
+
+def _unnamed(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The `model_type` that the `architectures` stand for, if it may be left unsaid: one of a family's `HF_UNNAMED`."""
+    for family in map(registry.family, registry.families()):
+        for model_type in getattr(family, "HF_UNNAMED", ()):
+            if settings.get("architectures") in [[name] for name in classes(family, model_type).values()]:
+                return {"model_type": model_type}
+    return {}
 
 
 def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> Any:

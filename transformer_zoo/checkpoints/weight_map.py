@@ -7,8 +7,10 @@ A row of `HF_WEIGHTS` is (theirs, ours, layout):
 `*` counts the layers, which are stacked in our parameter; two of them count groups and their layers, stacked along two
 axes; `*[1:]` counts them from the second on, where the first has no such tensor. `{a,b,c}` splits their tensor along
 the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows we pad. Every size follows from
-our parameter's shape, so a row holds for every configuration. Of their tensors only those slices are read that this
-process's devices need. The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix.
+our parameter's shape, so a row holds for every configuration; where that cannot be, `hf_weights(config)` gives the
+rows. Of their tensors only those slices are read that this process's devices need. The rows of the tasks' heads stand
+in `HF_HEADS`, by the task; they know no prefix. `HF_BARE` are the tasks whose body is written without the prefix (only
+"base", if nothing is said), and `HF_ABSENT` has, by the task, which of our parameters a model for it does without.
 """
 
 import dataclasses
@@ -190,6 +192,27 @@ class Export:
         return self.row.undo([_host(leaf[self.place] if self.place else leaf) for leaf in self.leaves])
 
 
+def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any]) -> Any:
+    """The configuration with what the tensors of a checkpoint alone say of it, for a family with `HF_TIED_BY_TENSORS`:
+    an output layer that differs from the table it is said to be tied to is not tied. (So transformers 5 decides, which
+    writes that every T5 is tied.)"""
+    if not getattr(family, "HF_TIED_BY_TENSORS", False):
+        return config
+    names = _Names(family, config, "base")
+    pairs = [
+        (alias, other)
+        for alias in _of_heads(family) & names.tied.keys() & tensors.keys()
+        for other in names.find(names.tied[alias], tensors)
+    ]
+    tied = config.tied and all(_same_bytes(tensors[one], tensors[other]) for one, other in pairs)
+    return dataclasses.replace(config, tied=tied)
+
+
+def _of_heads(family: ModuleType) -> set[str]:
+    """The names of the tensors of all tasks' heads."""
+    return {theirs for table in family.HF_HEADS.values() for theirs, *_ in table}
+
+
 def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
     """The rows for these parameters, and the names that the other rows speak of; those of heads begin with "/".
 
@@ -199,12 +222,14 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
     tables = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in family.HF_HEADS.items()}
     inactive = [theirs for name, table in tables.items() if name != task for theirs, *_ in table]
     rows = []
-    for theirs, ours, layout in (*family.HF_WEIGHTS, *tables.get(task, ())):
+    body = family.hf_weights(config) if hasattr(family, "hf_weights") else family.HF_WEIGHTS
+    for theirs, ours, layout in (*body, *tables.get(task, ())):
         theirs, start = _start(theirs)
         paths = tuple(_expand(ours))
         if not any(path in flat for path in paths):
             # A pooler of another task is no surprise; biases are, where config.json says that there are none.
-            inactive += [theirs] if re.fullmatch(heads.PATHS, ours) else []
+            absent = getattr(family, "HF_ABSENT", {}).get(task, heads.PATHS)
+            inactive += [theirs] if re.fullmatch(f"{heads.PATHS}|{absent}", ours) else []
             continue
         left, right = layout.split(" -> ")
         split, axes = (right.split()[:1], right.split()[1:]) if len(paths) > 1 else ([], right.split())
@@ -240,9 +265,10 @@ class _Names:
 
     def __init__(self, family: ModuleType, config: Any, task: str):
         self.prefix = family.HF_PREFIX
-        self.write_prefix = "" if task == "base" else self.prefix
-        tied = config_map.write(family, config, task).get("tie_word_embeddings", True)
-        self.tied = family.HF_TIED if tied else {}  # if not, they are a head's own
+        self.write_prefix = "" if task in getattr(family, "HF_BARE", ("base",)) else self.prefix
+        # If not tied, those that have a row are a head's own.
+        tied, own = config_map.write(family, config, task).get("tie_word_embeddings", True), _of_heads(family)
+        self.tied = {alias: name for alias, name in family.HF_TIED.items() if tied or alias not in own}
         self.ignored = [re.compile(pattern) for pattern, _reason in family.HF_IGNORE]
 
     def written(self, theirs: str) -> str:

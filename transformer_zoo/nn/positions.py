@@ -60,44 +60,39 @@ def of_rows(
     return positions_BT, Mask(valid_BS=valid_BT, documents_BT=documents_BT, documents_BS=documents_BT)
 
 
-def of_source(
-    source_BS: jax.Array, valid_BS: jax.Array | None, documents_BS: jax.Array | None
-) -> tuple[jax.Array, Mask]:
-    """`of_rows` for the encoder of an encoder-decoder.
-
-    Raises:
-        ValueError: a shape that differs from the source's.
-    """
-    check_like(valid_BS, source_BS, "valid_BS")
-    check_like(documents_BS, source_BS, "source_documents_BS")
-    return of_rows(source_BS, valid_BS, None, documents_BS)
-
-
-def of_target(
-    target_BT: jax.Array, valid_BT: jax.Array | None, documents_BT: jax.Array | None, cache: Cache | None
-) -> tuple[jax.Array, Mask, Cache | None]:
-    """`place` for the decoder of an encoder-decoder.
-
-    Raises:
-        ValueError: as of `place`.
-    """
-    check_like(valid_BT, target_BT, "target_valid_BT")
-    check_like(documents_BT, target_BT, "target_documents_BT")
-    return place(target_BT, valid_BT, None, documents_BT, cache)
-
-
 def across(
-    valid_BS: jax.Array | None, source_documents_BS: jax.Array | None, target_documents_BT: jax.Array | None
-) -> Mask:
+    target_BT: jax.Array,
+    encoded_BSD: jax.Array | None,
+    valid_BS: jax.Array | None,
+    source_documents_BS: jax.Array | None,
+    target_documents_BT: jax.Array | None,
+    cache: Cache | None,
+) -> tuple[Mask, Cache | None]:
     """What a target sees of its source: what is real there and, in packed rows, of the document of the same number.
 
+    A cache is told what is real in the source, and knows it from then on.
+
     Raises:
-        ValueError: one side is packed and the other is not.
+        ValueError: nothing says what the source is, or shapes differ, or one side is packed and the other is not.
     """
+    if cache is not None and cache.cross is not None:
+        return Mask(valid_BS=cache.cross_valid_BS), cache
+    if encoded_BSD is None:
+        raise ValueError("there is neither encoded_BSD nor a cache that has seen it: pass what `encode` returns")
+    if encoded_BSD.shape[0] != target_BT.shape[0]:
+        raise ValueError(
+            f"the source has {encoded_BSD.shape[0]} rows and the target {target_BT.shape[0]}: a row of one belongs to "
+            "a row of the other"
+        )
     if (source_documents_BS is None) != (target_documents_BT is None):
         raise ValueError("source_documents_BS and target_documents_BT go together: give both or none")
+    check_like(valid_BS, encoded_BSD[..., 0], "valid_BS")
+    check_like(source_documents_BS, encoded_BSD[..., 0], "source_documents_BS")
     valid_BS = None if valid_BS is None else jnp.asarray(valid_BS).astype(bool)
-    return Mask(valid_BS=valid_BS, documents_BT=target_documents_BT, documents_BS=source_documents_BS)
+    if cache is not None:
+        valid_BS = jnp.ones(encoded_BSD.shape[:2], bool) if valid_BS is None else valid_BS
+        cache = cache.replace(cross_valid_BS=valid_BS)
+    return Mask(valid_BS=valid_BS, documents_BT=target_documents_BT, documents_BS=source_documents_BS), cache
 
 
 def distances(T: int, cache: Cache | None = None) -> jax.Array:
