@@ -90,6 +90,7 @@ def pair_rows(
     source: str,
     target: str,
     prefix: str,
+    languages: tuple[str | None, str | None],
     too_long: TooLong,
 ) -> Rows:
     """The rows of examples with a text to read and a text to write.
@@ -98,6 +99,7 @@ def pair_rows(
         length, target_length, start: as `pack_pairs` takes them.
         source, target: the fields that hold the texts.
         prefix: what is put before each source, such as the name of the task.
+        languages: what the frames of sources and of targets say; None: the tokenizer's own.
         too_long: what becomes of an example with a text that no row holds: its end is cut off, it is left out, or
             nothing goes on.
 
@@ -111,12 +113,10 @@ def pair_rows(
             rows that have no room for text.
     """
     sources, targets = ([text_in(example, name) for example in examples] for name in (source, target))
-    sides = zip(
-        framed([prefix + text for text in sources], tokenizer, length),
-        framed(targets, tokenizer, target_length),
-    )
+    sources = framed([prefix + text for text in sources], tokenizer, length, language=languages[0])
+    targets = framed(targets, tokenizer, target_length, target=True, language=languages[1])
     pairs, count = [], 0
-    for (read, more_to_read), (written, more_to_write) in sides:
+    for (read, more_to_read), (written, more_to_write) in zip(sources, targets):
         over = more_to_read or more_to_write
         if over and too_long == "refuse":
             raise ValueError(
@@ -143,25 +143,24 @@ def text_in(example: dict[str, Any], name: str) -> str:
     return text
 
 
-def framed(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> list[tuple[np.ndarray, int]]:
+def framed(
+    texts: Sequence[str], tokenizer: Tokenizer, length: int, *, target: bool = False, language: str | None = None
+) -> list[tuple[np.ndarray, int]]:
     """Of each text its tokens in their frame, at most so many, and how many more there are.
 
     Raises:
-        ValueError: there is no room for any text.
+        ValueError: there is no room for any text; the tokenizer does not know the language.
     """
-    first, last = frame(tokenizer)
+    first, last = frame(tokenizer, target=target, language=language)
     room = room_in(length, first, last)
-    found = tokenizer.encode_batch(texts)
+    found = tokenizer.encode_batch(texts, target=target)
     return [(np.concatenate([first, text.ids[:room], last]), max(0, len(text) - room)) for text in found]
 
 
-def frame(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+def frame(tokenizer: Tokenizer, **how: Any) -> tuple[np.ndarray, np.ndarray]:
     """What stands before and behind a text: what the tokenizer's own template puts there, with the end token in any
     case, since that is how a target says that it is over."""
-    try:
-        encoding = tokenizer.encode("a", template=True)
-    except ValueError:  # a bare sentencepiece model, which does not say
-        encoding = tokenizer.encode("a")
+    encoding = tokenizer.encode("a", template=True, **how)
     inside = np.flatnonzero(encoding.texts >= 0)
     first, last = encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
     return first, last if tokenizer.eos_id in last else np.append(last, np.int32(tokenizer.eos_id))

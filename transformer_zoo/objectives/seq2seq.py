@@ -152,6 +152,9 @@ class Seq2SeqLM(Seq2Seq):
     """Field with the text to write."""
     prefix: str = ""
     """Put before each source: "translate English to French: ", "summarize: "."""
+    languages: tuple[str | None, str | None] = (None, None)
+    """Codes of what the frames of source and target say, where a tokenizer's do: mBART's the text's own language,
+    Marian's of a source that of the target. None: as the tokenizer's files say."""
     too_long: TooLong = "truncate"
     """What becomes of an example with a text that no row holds: truncate: its end is cut off; drop: it is left out;
     refuse: an error says so. What is truncated or dropped is counted and reported."""
@@ -168,7 +171,7 @@ class Seq2SeqLM(Seq2Seq):
     def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
         """Rows of pairs side by side."""
         _needs_documents(data, "pairs of texts")
-        names = ("source", "target", "prefix", "too_long")
+        names = ("source", "target", "prefix", "languages", "too_long")
         return self.make(pair_rows, tokenizer, data, **{name: getattr(self, name) for name in names})
 
     def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -188,7 +191,8 @@ class Seq2SeqLM(Seq2Seq):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpanCorruption(Seq2Seq):
     """T5's pretraining (Raffel et al. 2020, sections 3.1.4 and 3.3.4): spans of a text are replaced by a sentinel each,
-    and the target is the sentinels with what they stand for. A source and its target fill their rows, to the token.
+    and the target is the sentinels with what they stand for. A source and its target fill their rows, to the token; at
+    a density of 0.5, to a token or two, since the target is to be no longer than the source.
 
     Raises:
         ValueError: a density or length of a span that is none; and as `Seq2Seq`.
@@ -210,7 +214,7 @@ class SpanCorruption(Seq2Seq):
         how = self.density, self.mean_span_length
         hidden, spans = taken(longest_text(length, math.inf, *how, math.inf), *how)
         size = int(hidden + spans) + 1
-        return min(size, length) if self.density == 0.5 else size  # the same on both sides, as in the published code
+        return min(size, length) if self.density == 0.5 else size  # as in the published code
 
     def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
         """Rows of texts as `data.packing` joins them, each piece as long as fills its rows.
@@ -275,8 +279,8 @@ class MixtureOfDenoisers(Seq2Seq):
             raise ValueError(f"MixtureOfDenoisers.sequential is {self.sequential}: it must be more than 0, at most 0.5")
         if not 0 <= self.sequential_share <= 1 or (self.sequential_share < 1) != bool(self.regular + self.extreme):
             raise ValueError(
-                f"MixtureOfDenoisers.sequential_share is {self.sequential_share}: it must be a share, and 1 where there "
-                "is no other denoiser and only there"
+                f"MixtureOfDenoisers.sequential_share is {self.sequential_share}: it must be a share, and 1 where no "
+                "other denoiser is, and only there"
             )
 
     def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
