@@ -226,6 +226,16 @@ def test_a_frame_says_the_language_that_is_asked_for(folders, tmp_path):
         assert tokenizer.fingerprint != mbart.fingerprint
 
 
+def test_settings_that_name_no_language(folders, tmp_path):
+    model = (folders["mbart"] / "sentencepiece.bpe.model").read_bytes()
+    config = {"tokenizer_class": "MBartTokenizer", "src_lang": "en"}
+    folder = written(tmp_path / "a", sentencepiece__bpe__model=model, tokenizer_config__json=config)
+    with pytest.raises(
+        ValueError, match="bpe.model is not a tokenizer that can be read: unknown language 'en': did you"
+    ):
+        Tokenizer.load(folder)
+
+
 def test_marian_says_what_is_wanted_of_a_source(folders):
     tokenizer = Tokenizer.load(folders["marian"])
     assert tokenizer.languages == ("fra", "frm", "deu")

@@ -71,6 +71,26 @@ def test_text_comes_back(both):
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True) == text
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_they_save_is_read(folders, name, tmp_path):  # noqa: F811
+    """For most a tokenizer.json, which the files that were published later have too."""
+    languages = {"src_lang": "ro_RO", "tgt_lang": "fr_XX"} if name.startswith("mbart") else {}
+    theirs = getattr(transformers, CLASSES[name]).from_pretrained(folders[name], **languages)
+    theirs.save_pretrained(tmp_path)
+    ours, bare = Tokenizer.load(tmp_path), Tokenizer.load(folders[name])
+    assert (ours.sentinel_ids, ours.vocab_size) == (bare.sentinel_ids, bare.vocab_size)
+    assert set(ours.languages) == set(bare.languages)
+    assert [ours.language_id(code) for code in bare.languages] == [bare.language_id(code) for code in bare.languages]
+    for role in ("eos", "pad", "unk", "mask"):
+        assert getattr(ours, f"{role}_id") == getattr(bare, f"{role}_id"), role
+    for text in TEXTS:
+        ids = ours.encode(text, template=True).ids
+        assert ids.tolist() == theirs(text)["input_ids"]
+        assert ours.encode(text, template=True, target=True).ids.tolist() == theirs(text_target=text)["input_ids"]
+    ids = ours.encode(SENTENCES[0], template=True).ids
+    assert ours.decode(ids) == bare.decode(bare.encode(SENTENCES[0]).ids)
+
+
 @pytest.mark.parametrize("name", ["mbart", "mbart-50"])
 def test_languages(folders, name):  # noqa: F811
     ours = Tokenizer.load(folders[name])

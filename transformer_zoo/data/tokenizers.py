@@ -132,9 +132,20 @@ class Tokenizer:
         """
         return spm.language_id(self._backend.languages, code)
 
-    def encode(self, text: str, pair: str | None = None, **how: Any) -> Encoding:
-        """The tokens of one text, or of a text and its pair, as `encode_batch` has them."""
-        return self.encode_batch([text], None if pair is None else [pair], **how)[0]
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        special: bool = False,
+        template: bool = False,
+        target: bool = False,
+        language: str | None = None,
+    ) -> Encoding:
+        """The tokens of one text, or of a text and its pair. See `encode_batch`."""
+        pairs = None if pair is None else [pair]
+        how = {"special": special, "template": template, "target": target, "language": language}
+        return self.encode_batch([text], pairs, **how)[0]
 
     def encode_batch(
         self,
@@ -402,7 +413,9 @@ def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[s
     else:
         read = READERS[name]
     backend, usual = read(list(contents.values()), config, added)
-    source, target = (code if code in backend.languages else None for code in map(config.get, ("src_lang", "tgt_lang")))
+    source, target = (config.get(side) if backend.languages else None for side in ("src_lang", "tgt_lang"))
+    for code in filter(None, (source, target)):
+        spm.language_id(backend.languages, code)
     roles = _roles(settings, backend, CONVENTIONS | usual)
     return Tokenizer(backend, roles, contents | files, (source, target or source))
 
