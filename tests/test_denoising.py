@@ -218,7 +218,7 @@ def test_spans_stand_anywhere_and_are_as_long_as_they_should():
     for size, density, span in ((568, 0.15, 3.0), (200, 0.5, 3.0), (300, 0.15, 8.0), (90, 0.5, 64.0)):
         hits, lengths, draws = np.zeros(size), [], 400
         for _ in range(draws):
-            read, written = take_spans(np.arange(size), rng, density=density, span=span, sentinels=sentinels)
+            read, written = take_spans(np.arange(size), rng, density, span, sentinels)
             hidden = written[written < 1000]
             hits[hidden] += 1
             lengths += np.diff([*np.flatnonzero(written >= 1000), len(written)]).tolist()
@@ -367,6 +367,7 @@ def test_sentences_stand_in_any_order(bart, monkeypatch):
     pairs = in_order(monkeypatch, objective, bart, Documents(["".join(parts)] * 1200), length=64)
     for source, target in pairs:
         orders[spelt(unframed(source, bart))] += 1
+        assert source[0] == target[0] == bart.bos_id
         assert bart.decode(target) == "".join(parts)
     assert len(orders) == 6 and max(abs(count - 200) for count in orders.values()) < 4 * np.sqrt(200)
     still = TextInfilling(start_id=START, permute_sentences=False)

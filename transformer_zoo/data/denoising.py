@@ -18,7 +18,7 @@ from transformer_zoo.data.tokenizers import Tokenizer
 
 Selection = Literal["ind-orig", "ind-uniq", "seq-orig", "seq-uniq"]
 
-# Spans to be written, or the end of the text
+# Spans to be written, or the end of a text
 
 
 class Denoiser(NamedTuple):
@@ -49,7 +49,8 @@ def denoised_rows(
     et al. 2022, section 3.1).
 
     A text is cut into pieces, each for the denoiser that is drawn for it: as many tokens as fill a row of sources or of
-    targets with what the denoiser makes of them, and the last as many as are left.
+    targets with what the denoiser makes of them, and the last as many as are left. Sources and targets end with the end
+    token, and nothing else frames them.
 
     Args:
         length, target_length, start: as `pack_pairs` takes them.
@@ -70,8 +71,10 @@ def denoised_rows(
             mode = np.array([] if how.mode is None else [how.mode], np.int32)
             size = longest_text(length - len(mode), target_length, density, how.span, len(sentinels))
             piece = text[at : at + size]
-            take = functools.partial(take_spans, span=how.span, sentinels=sentinels) if how.span else take_end
-            source, target = take(piece, rng, density=density)
+            if how.span:
+                source, target = take_spans(piece, rng, density, how.span, sentinels)
+            else:
+                source, target = take_end(piece, density)
             pairs.append((np.concatenate([mode, source, end]), np.concatenate([target, end])))
             at += size
     return pack_pairs(pairs, length, target_length, start=start, padding=tokenizer.pad_id)
@@ -107,9 +110,7 @@ def longest_text(length: int, target_length: float, density: float, span: float 
     return int(fits.sum())  # what fits grows with the tokens
 
 
-def take_spans(
-    text: np.ndarray, rng: np.random.Generator, *, density: float, span: float, sentinels: np.ndarray
-) -> Pair:
+def take_spans(text: np.ndarray, rng: np.random.Generator, density: float, span: float, sentinels: np.ndarray) -> Pair:
     """What stays and what is taken, each with the sentinel of the span in the place of the other.
 
     By turns, from the first token on, stay and are taken as many tokens as it takes to divide both at random.
@@ -122,7 +123,7 @@ def take_spans(
     return by_turns(parts[::2], marks), by_turns(marks, parts[1::2])
 
 
-def take_end(text: np.ndarray, rng: np.random.Generator, *, density: float) -> Pair:
+def take_end(text: np.ndarray, density: float) -> Pair:
     """The beginning of a text, and its end."""
     hidden = int(taken(len(text), density, None)[0])
     return text[: len(text) - hidden], text[len(text) - hidden :]
@@ -283,12 +284,12 @@ def choose_gaps(
     total, left, chosen = counts.sum(axis=0), np.array(sizes), []
     together, unique = selection.startswith("seq"), selection.endswith("uniq")
     while len(chosen) < count and (left <= room).any():
-        taken = counts + (counts[chosen].sum(axis=0) if together else 0)
-        rest = total - taken
+        said = counts + (counts[chosen].sum(axis=0) if together else 0)
+        rest = total - said
         if unique:
-            taken, rest = np.minimum(taken, 1), np.minimum(rest, 1)
-        common = np.minimum(taken, rest).sum(axis=1)
-        f1 = 2 * common / np.maximum(taken.sum(axis=1) + rest.sum(axis=1), 1)
+            said, rest = np.minimum(said, 1), np.minimum(rest, 1)
+        common = np.minimum(said, rest).sum(axis=1)
+        f1 = 2 * common / np.maximum(said.sum(axis=1) + rest.sum(axis=1), 1)
         best = int(np.where(left <= room, f1, -1).argmax())
         chosen.append(best)
         room -= sizes[best]

@@ -65,16 +65,17 @@ def best_fit(sizes: np.ndarray, lengths: tuple[int, int]) -> tuple[np.ndarray, n
     Returns:
         int[n]; int[n, 2]; int[n].
     """
-    row, column, number = np.zeros(len(sizes), int), np.zeros_like(sizes), np.zeros(len(sizes), int)
-    used, members = np.zeros_like(sizes), np.zeros(len(sizes), int)  # of each row; there are no more rows than pairs
-    shares, count = sizes / lengths, 0
-    for pair in np.lexsort((-shares.sum(axis=1), -shares.max(axis=1))):
-        room = lengths - used[:count] - sizes[pair]
+    shares, full = sizes / lengths, (sizes == lengths).any(axis=1)
+    row, column, number = np.cumsum(full) - 1, np.zeros_like(sizes), np.ones(len(sizes), int)
+    used, members = np.zeros_like(sizes), np.zeros(len(sizes), int)  # of each row that has room left
+    rows = 0
+    for pair in np.lexsort((-shares.sum(axis=1), -shares.max(axis=1)))[full.sum() :]:
+        room = lengths - used[:rows] - sizes[pair]
         fits = np.flatnonzero((room >= 0).all(axis=1))
-        at = fits[(room[fits] / lengths).sum(axis=1).argmin()] if len(fits) else count
-        count = max(count, at + 1)
+        at = fits[(room[fits] / lengths).sum(axis=1).argmin()] if len(fits) else rows
+        rows = max(rows, at + 1)
         members[at] += 1
-        row[pair], column[pair], number[pair] = at, used[at], members[at]
+        row[pair], column[pair], number[pair] = full.sum() + at, used[at], members[at]
         used[at] += sizes[pair]
     return row, column, number
 
