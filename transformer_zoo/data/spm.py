@@ -212,7 +212,8 @@ def published(contents: Sequence[bytes], config: Config, added: Added) -> tuple[
 
     ALBERT's and DeBERTa's have [CLS] and [SEP], which frame a sequence; ALBERT's alone was made for lower case. T5's
     and mT5's begin with <pad> and </s>; </s> ends a sequence, and the sentinels lie behind the model's own pieces, the
-    last one first (Raffel et al. 2020, section 3.1.4), unless the model holds them. LLaMA's has no frame.
+    last one first (Raffel et al. 2020, section 3.1.4), unless the model holds them: it reads them in any text then.
+    LLaMA's has no frame.
     """
     model = contents[0]
     bare = SentencePiece(model)

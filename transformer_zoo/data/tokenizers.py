@@ -402,7 +402,7 @@ def _train_wordpiece(lower_case: bool, texts: list[str], vocab_size: int) -> Tok
 
 def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[str, dict[str, Any]]) -> Tokenizer:
     """A tokenizer from its own files, if it has any, and from those of the settings beside them and what they say."""
-    config = settings["config.json"] | settings["tokenizer_config.json"]
+    config = settings["config.json"] | settings["special_tokens_map.json"] | settings["tokenizer_config.json"]
     added = {int(i): dict(token) for i, token in config.get("added_tokens_decoder", {}).items()}
     added |= {i: {"content": token} for token, i in settings["added_tokens.json"].items() if i not in added}
     name, kind = next(iter(contents), ""), _class(settings)
