@@ -73,12 +73,12 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Goes on writing a text."""
+    """Goes on writing a text; an encoder-decoder reads it, and writes another."""
 
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     prompt: str = ""
-    """The text to go on with. Empty: from the start of a text."""
+    """The text to go on with, or to read. Empty: from the start of a text."""
     max_new_tokens: int = 100
     """Stop after so many tokens, if the model does not end the text before."""
     temperature: float = 0.0
@@ -94,6 +94,7 @@ class Generate:
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
+        from transformer_zoo import registry
 
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise ValueError(
@@ -104,7 +105,7 @@ class Generate:
             sampling = zoo.Sample(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
         m = _load(self.name, self.dtype)
         answer = zoo.generate(m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed)
-        print(self.prompt + answer)
+        print(answer if registry.is_encoder_decoder(m.config) else self.prompt + answer)
         return 0
 
 

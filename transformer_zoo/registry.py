@@ -93,6 +93,11 @@ def module_of(config: Any) -> ModuleType:
     return family(family_of(config))
 
 
+def is_encoder_decoder(config: Any) -> bool:
+    """Whether the family writes a target beside a source: its model then has the methods `encode` and `decode`."""
+    return hasattr(module_of(config).Model, "encode")
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """A configuration and its family, of what JSON can say."""
     return {"family": family_of(config), **dataclasses.asdict(config)}

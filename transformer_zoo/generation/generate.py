@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo import registry, trees
+from transformer_zoo.generation import scores
 from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
@@ -26,7 +27,7 @@ def generate(
     stop: int | str | Sequence[int | str] | None = None,
     valid_BT: Any = None,
 ) -> str | list[str] | np.ndarray:
-    """Continues each prompt, and returns what is new.
+    """Continues each prompt, and returns what is new; an encoder-decoder reads the prompts, and writes beside them.
 
     A row's answer depends on its prompt, its place in the batch and the seed, and not on the other rows. A row ends
     with the model's `eos_id` or a stop token; when all have ended, so does the loop.
@@ -34,6 +35,8 @@ def generate(
     Args:
         m: a model, its parameters and its tokenizer, as `from_pretrained` and `from_config` return them.
         prompts: a text or several, or token ids: [B, T], or B rows of unequal lengths.
+            Text that an encoder-decoder reads gets what its tokenizer adds to one, such as its end, and special tokens
+            that it spells out, such as T5's <extra_id_0>, are read as such.
         max_new_tokens: at most so many for a prompt.
         sampling: `Greedy()`, or `Sample(temperature=, top_k=, top_p=)`.
         seed: the same seed, the same answers.
@@ -65,7 +68,7 @@ def generate(
 
     texts = [prompts] if isinstance(prompts, str) else prompts
     if is_text := len(texts) > 0 and isinstance(texts[0], str):
-        rows = _encode(m.tokenizer, texts)
+        rows = _encode(m, texts)
     else:
         rows = _rows(prompts, valid_BT)
         if stop_texts:
@@ -75,15 +78,18 @@ def generate(
     new_BN = _run(m, rows, max_new_tokens, sampling, seed, stop_ids)
     if not is_text:
         return new_BN
-    answers = [_decode(m.tokenizer, row, new, stop_ids, stop_texts) for row, new in zip(rows, new_BN)]
+    befores = [[]] * len(rows) if registry.is_encoder_decoder(config) else rows
+    answers = [_decode(m.tokenizer, before, new, stop_ids, stop_texts) for before, new in zip(befores, new_BN)]
     return answers[0] if isinstance(prompts, str) else answers
 
 
 def _check_model(model: Any) -> None:
-    if not hasattr(registry.module_of(model.config), "init_cache"):
+    family = registry.module_of(model.config)
+    if not hasattr(family, "init_cache"):
         raise ValueError(f"{registry.family_of(model.config)} is an encoder and does not generate")
-    if model.task != "causal-lm":
-        raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task='causal-lm'")
+    writes = next(task for task in ("causal-lm", "seq2seq-lm") if task in family.TASKS)
+    if model.task != writes:
+        raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task={writes!r}")
 
 
 def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> None:
@@ -95,7 +101,9 @@ def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> Non
         if not row.size:
             raise ValueError(f"prompt {i} is empty: there is nothing to continue")
         checks.check_ids(row[None], config.vocab_size, f"prompt {i}", "the vocabulary")
-        if len(row) + max_new_tokens > config.max_length:
+        beside = registry.is_encoder_decoder(config)  # for each of the two, it has as many positions
+        needed = max(len(row), max_new_tokens) if beside else len(row) + max_new_tokens
+        if config.max_length is not None and needed > config.max_length:
             raise ValueError(
                 f"prompt {i} has {len(row)} tokens and max_new_tokens is {max_new_tokens}, and the model has "
                 f"{config.max_length} positions: shorten the prompt or ask for fewer tokens"
@@ -111,28 +119,34 @@ def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
     return [row[keep] for row, keep in zip(rows, np.asarray(valid_BT, bool))]
 
 
-def _encode(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
-    """Text as rows of ids; where there is no text, the token that starts a text, if there is one."""
-    if tokenizer is None:
+def _encode(m: Any, texts: Sequence[str]) -> list[np.ndarray]:
+    """Text as rows of ids: of a source as its tokenizer frames it; of a prompt as it is, and where there is none, the
+    token that starts a text, if there is one."""
+    if (tokenizer := m.tokenizer) is None:
         raise ValueError("the model came without a tokenizer: pass token ids instead of text")
+    if registry.is_encoder_decoder(m.model.config):
+        return [encoding.ids for encoding in tokenizer.encode_batch(texts, special=True, template=True)]
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return [np.asarray(tokenizer.encode(text).ids if text else start, np.int32) for text in texts]
 
 
-def _decode(tokenizer: Any, row: np.ndarray, new: np.ndarray, stop_ids: list[int], stop_texts: list[str]) -> str:
-    """The new text: the whole less the prompt, since a token's text may depend on what stands before it."""
+def _decode(tokenizer: Any, before: Sequence[int], new: np.ndarray, stop_ids: list[int], stop_texts: list[str]) -> str:
+    """The new text: the whole less what stood before, since a token's text may depend on that."""
     ends = np.flatnonzero(np.isin(new, stop_ids))
     new = new[: ends[0]] if ends.size else new
-    whole, before = tokenizer.decode(np.concatenate([row, new])), tokenizer.decode(row)
-    text = whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
+    whole, prompt = tokenizer.decode([*before, *new]), tokenizer.decode(before)
+    text = whole[len(prompt) :] if whole.startswith(prompt) else tokenizer.decode(new)
     return text[: min((at for stop in stop_texts if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def _run(m: Any, rows: list[np.ndarray], max_new: int, sampling: Any, seed: int, stop_ids: list[int]) -> np.ndarray:
     """int32[B, max_new], by a program for lengths rounded up."""
     longest, positions = max(map(len, rows)), m.model.config.max_length
-    room = min(_round_up(max_new), positions - longest)
-    T = min(_round_up(longest), positions - room)
+    room, T = _round_up(max_new), _round_up(longest)
+    if positions is not None:
+        beside = registry.is_encoder_decoder(m.model.config)
+        room = min(room, positions if beside else positions - longest)
+        T = min(T, positions if beside else positions - room)
     tokens_BT, valid_BT = np.zeros((len(rows), T), np.int32), np.zeros((len(rows), T), bool)
     for i, row in enumerate(rows):
         tokens_BT[i, T - len(row) :], valid_BT[i, T - len(row) :] = row, True
@@ -167,15 +181,11 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
 
 def _program(params, tokens_BT, valid_BT, key, max_new, stop_ids, *, model, sampling, room, by_layer):
     """Left-padded prompts to int32[B, room], of which the first max_new are asked for."""
-    family, (B, T) = registry.module_of(model.config), tokens_BT.shape
-    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B))
+    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(tokens_BT.shape[0]))
 
-    def next_token(n, tokens_BT, valid_BT, cache):
-        out = model.apply({"params": params}, tokens_BT, valid_BT, cache=cache)
-        # The logits of the last position; `out.logits`, those of all, are never computed.
-        logits_BTV = model.apply({"params": params}, out.hidden_BTD[:, -1:], method="logits")
+    def choose(n, scores_BV):
         keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, n)
-        return sampling.choose(keys_B, logits_BTV[:, 0, : model.config.vocab_size]), out.cache
+        return sampling.choose(keys_B, scores.forced(model.config, n, max_new, scores_BV))
 
     def ended(token_B):
         return (token_B[:, None] == stop_ids).any(axis=1)
@@ -186,14 +196,13 @@ def _program(params, tokens_BT, valid_BT, key, max_new, stop_ids, *, model, samp
 
     def step(state):
         n, token_B, done_B, new_BN, cache = state
-        chosen_B, cache = next_token(n, token_B[:, None], None, cache)
-        token_B = jnp.where(done_B, token_B, chosen_B)
+        scores_BV, cache = scores.following(model, params, token_B, cache)
+        token_B = jnp.where(done_B, token_B, choose(n, scores_BV))
         new_BN = jax.lax.dynamic_update_slice_in_dim(new_BN, token_B[:, None], n, axis=1)
         return n + 1, token_B, done_B | ended(token_B), new_BN, cache
 
-    cache = family.init_cache(model.config, B, T + room, model.compute.dtype)
-    cache = cache.replace(kv=Layers.of(cache.kv)) if by_layer else cache
-    token_B, cache = next_token(0, tokens_BT, valid_BT, cache)
+    scores_BV, cache = scores.first(model, params, tokens_BT, valid_BT, room=room, by_layer=by_layer)
+    token_B = choose(0, scores_BV)
     new_BN = jnp.tile(token_B[:, None], (1, room))
     n, token_B, _, new_BN, _ = jax.lax.while_loop(more, step, (1, token_B, ended(token_B), new_BN, cache))
     # What was not reached repeats the token that ended the row.
