@@ -361,9 +361,31 @@ def pretraining(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarr
     return masked_lm(rows, length) | {"segments_BT": segments, "next_B": np.arange(len(rows), dtype=np.int32) % 2}
 
 
+def seq2seq_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
+    """A batch of pairs: each row's documents side by side, and beside each as a target every other of its tokens."""
+    shapes = OBJECTIVES["seq2seq-lm"]().shapes(len(rows), length)
+    batch = {name: np.zeros(like.shape, like.dtype) for name, like in shapes.items()}
+    for row, documents in enumerate(rows):
+        read = written = 0
+        for number, document in enumerate(documents, start=1):
+            targets = document[::2]
+            source, target = (
+                slice(read, read := read + len(document)),
+                slice(written, written := written + len(targets)),
+            )
+            batch["source_BS"][row, source] = document
+            batch["targets_BT"][row, target] = targets
+            batch["target_BT"][row, target] = [0, *targets[:-1]]
+            batch["source_documents_BS"][row, source] = batch["target_documents_BT"][row, target] = number
+    return batch | {
+        "valid_BS": batch["source_documents_BS"] > 0, "valid_BT": batch["target_documents_BT"] > 0
+    }  # fmt: skip
+
+
 # By the name of an objective.
 BATCHES = {
     "causal-lm": causal_lm,
+    "seq2seq-lm": seq2seq_lm,
     "masked-lm": masked_lm,
     "pretraining": pretraining,
     "replaced-token-detection": masked_lm,
