@@ -36,7 +36,7 @@ class Seq2Seq(Objective):
     pieces: int = 1
     """Parts of a row whose logits are computed at a time: more of them need less memory."""
     start_id: int | None = None
-    """Token that the decoder reads first. A run takes its model's, whatever is said here."""
+    """Token that the decoder reads first. A run takes its model's, if that has one, whatever is said here."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -50,7 +50,8 @@ class Seq2Seq(Objective):
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> tuple["Seq2Seq", Any]:
         """The objective with the model's start token."""
-        return dataclasses.replace(self, start_id=getattr(config, "decoder_start_id", None)), config
+        start = getattr(config, "decoder_start_id", None)
+        return self if start is None else dataclasses.replace(self, start_id=start), config
 
     def targets(self, length: int) -> int:
         """Tokens in a row of targets, T, beside sources of this length."""
@@ -70,7 +71,8 @@ class Seq2Seq(Objective):
             raise ValueError("the tokenizer has no end-of-text token (eos), so no target can say that it is over")
         if self.start_id is None:
             raise ValueError(
-                f"{type(self).__name__}.start_id is not known: `for_data` takes it from the model's configuration"
+                f"{type(self).__name__}.start_id is not known: `for_data` takes it from the model's decoder_start_id; "
+                "if that has none, set objective.start_id"
             )
         return functools.partial(
             function, tokenizer=tokenizer, length=data.length, target_length=self.targets(data.length),
