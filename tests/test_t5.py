@@ -85,6 +85,7 @@ def test_published_configurations_are_the_presets(tmp_path: Path, preset: str):
     config = registry.presets()[preset].config
     assert settings["model_type"] == config.model_type
     assert config_map.read(t5, settings) == config
+    assert config_map.task_of(t5, settings) == "seq2seq-lm"
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,15 @@ def test_tensors_decide_who_is_tied(tmp_path: Path):
     assert tied.config.tied and not tied.config.scale_logits and "head" not in tied.params
     save_pretrained(tmp_path / "again", tied)
     assert same(from_pretrained(tmp_path / "again"), tied)
+
+
+def test_an_output_layer_that_is_not_there_is_the_table(tmp_path: Path):
+    """As of LongT5, whose config.json denies the tie: to say so was once the way to leave logits as they are."""
+    bundle, tensors = saved(tmp_path)
+    rewrite(tmp_path, tensors, tie_word_embeddings=False, scale_decoder_outputs=None)
+    found = from_pretrained(tmp_path)
+    assert found.config.tied and not found.config.scale_logits
+    assert families.difference(found.params, bundle.params) == 0
 
 
 def test_scaled_logits_are_smaller_by_the_root_of_the_width(tmp_path: Path):

@@ -78,14 +78,14 @@ def from_pretrained(
         raise ValueError(f"{source}: {error}") from error
     config = config_map.read(family, settings, source)
     tensors = formats.read_folder(folder)
-    config = weight_map.settled(family, config, tensors)
+    saved_for = config_map.saved_for(family, settings)
+    config = weight_map.settled(family, config, tensors, saved_for)
     if labels is not None:
         config = _labelled(config, labels, family.HF_MODEL_TYPE)
     own_task = config_map.task_of(family, settings, source) if task is None else None
     model = _model(family, config, task or own_task, dtype, param_dtype)
-    classes = config_map.classes(family, settings["model_type"])
-    trained = labels is None and settings.get("architectures") == [classes[model.task]]
-    trained = trained and model.task != "base"  # which may have been saved without its pooler
+    # A body may have been saved without its pooler.
+    trained = labels is None and model.task == saved_for != "base"
     shapes = registry.param_shapes(model)
     params = weight_map.load(
         family,
@@ -170,7 +170,9 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     model = bundle.model
     family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
-    tensors = safetensors.aligned(weight_map.dump(family, bundle.params, config=model.config, task=model.task))
+    tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
+    constants = weight_map.constants(family, model.config, model.task, next(iter(tensors.values())).dtype)
+    tensors = safetensors.aligned(tensors | constants)
     if jax.process_index() == 0:
         _write(directory, bundle, family, tensors, max_shard_bytes)
     else:

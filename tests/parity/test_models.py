@@ -58,7 +58,7 @@ def test_everything_agrees(case: families.Case, seed: int, record_property: Call
         theirs = reference.build(case, seed)
         settings = theirs.config.to_dict()
         tensors = reference.tensors(theirs)
-        config = weight_map.settled(case.module, config_map.read(case.module, settings), tensors)
+        config = weight_map.settled(case.module, config_map.read(case.module, settings), tensors, case.task)
         if hasattr(config, "tied") and theirs.get_output_embeddings() is None:  # so that nobody sees it
             config = dataclasses.replace(config, tied=case.config.tied)
         assert config == case.config

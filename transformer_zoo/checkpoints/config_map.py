@@ -113,20 +113,32 @@ def classes(family: ModuleType, model_type: Any) -> dict[str, str]:
     return {task: prefix + name.removeprefix(own) for task, name in family.TASKS.items()}
 
 
+def saved_for(family: ModuleType, settings: Mapping[str, Any]) -> str | None:
+    """The task that the first of the `architectures` of a config.json stands for, if it is one of the family's classes,
+    or was: `HF_RENAMED` has what these were called before."""
+    first = _architecture(settings)
+    now = getattr(family, "HF_RENAMED", {}).get(first, first)
+    return next((task for task, name in classes(family, settings.get("model_type")).items() if name == now), None)
+
+
 def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> str:
-    """The task that the first of the `architectures` of a config.json stands for.
+    """The task that a config.json says its weights are for.
 
     Raises:
-        ValueError: there is none, or no task of the family has this class.
+        ValueError: it names no class, or none that a task of the family has.
     """
+    if (task := saved_for(family, settings)) is not None:
+        return task
+    first = _architecture(settings)
+    says = "names no architectures" if first is None else f"names the architecture {first!r}"
+    known = ", ".join(f"{task} ({name})" for task, name in classes(family, settings.get("model_type")).items())
+    raise ValueError(f"{source} {says}: give the task. Those of {family.HF_MODEL_TYPE} are {known}")
+
+
+def _architecture(settings: Mapping[str, Any]) -> str | None:
     named = settings.get("architectures") or [None]
-    tasks = {name: task for task, name in classes(family, settings.get("model_type")).items()}
     first = named[0] if isinstance(named, list) else named
-    if first not in list(tasks):
-        says = "names no architectures" if first is None else f"names the architecture {first!r}"
-        known = ", ".join(f"{task} ({name})" for name, task in tasks.items())
-        raise ValueError(f"{source} {says}: give the task. Those of {family.HF_MODEL_TYPE} are {known}")
-    return tasks[first]
+    return first if first is None else str(first)
 
 
 def _labels(settings: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, str | None]:

@@ -6,11 +6,12 @@ A row of `HF_WEIGHTS` is (theirs, ours, layout):
 
 `*` counts the layers, which are stacked in our parameter; two of them count groups and their layers, stacked along two
 axes; `*[1:]` counts them from the second on, where the first has no such tensor. `{a,b,c}` splits their tensor along
-the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows we pad. Every size follows from
-our parameter's shape, so a row holds for every configuration; where that cannot be, `hf_weights(config)` gives the
-rows. Of their tensors only those slices are read that this process's devices need. The rows of the tasks' heads stand
-in `HF_HEADS`, by the task; they know no prefix. `HF_BARE` are the tasks whose body is written without the prefix (only
-"base", if nothing is said), and `HF_ABSENT` has, by the task, which of our parameters a model for it does without.
+the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows we pad; an axis `1` is one that
+ours has not. Every size follows from our parameter's shape, so a row holds for every configuration; where that cannot
+be, `hf_weights(config)` gives the rows. Of their tensors only those slices are read that this process's devices need.
+The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix. `HF_BARE` are the tasks whose body
+is written without the prefix (only "base", if nothing is said), and `HF_ABSENT` has, by the task, which of our
+parameters a model for it does without. Tensors named in `HF_ZERO` are zero where a file has none.
 """
 
 import dataclasses
@@ -71,6 +72,9 @@ def load(
     places = {} if shardings is None else trees.flatten(shardings)
     rows, inactive = _rows(family, config, task, flat)
     names = _Names(family, config, task)
+    for row in (row for row in rows if row.theirs.removeprefix("/") in getattr(family, "HF_ZERO", ())):
+        absent = [names.written(theirs) for theirs in row.names if not names.find(theirs, tensors)]
+        tensors = {**tensors, **dict.fromkeys(absent, np.zeros(row.shape, param_dtype))}
     faults: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {row.ours: [] for row in rows if not row.names}  # ours -> theirs, by layer
     for row in rows:
@@ -131,6 +135,14 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
     }
 
 
+def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[str, np.ndarray]:
+    """The tensors that a published file has besides, though they follow from the configuration, and that the reference
+    misses where they are not: those of a family's `hf_constants(config, task)`."""
+    names = _Names(family, config, task)
+    make = getattr(family, "hf_constants", lambda config, task: {})
+    return {names.written(theirs): x.astype(dtype) for theirs, x in make(config, task).items()}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """A row of the table, with the sizes of one model."""
@@ -158,7 +170,8 @@ class Row:
     def shape(self) -> tuple[int, ...]:
         """Of their tensor."""
         groups = re.findall(r"\(.*?\)|\S+", self.left)
-        return tuple(math.prod(self.sizes[axis] for axis in group.strip("()").split()) for group in groups)
+        sizes = {"1": 1, **self.sizes}
+        return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
 
     def view(self, tensor: Any, part: int) -> np.ndarray:
         """Our part of their tensor, not read yet: to split and to transpose an array of numpy is to look at it anew."""
@@ -192,25 +205,30 @@ class Export:
         return self.row.undo([_host(leaf[self.place] if self.place else leaf) for leaf in self.leaves])
 
 
-def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any]) -> Any:
+def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str | None) -> Any:
     """The configuration with what the tensors of a checkpoint alone say of it, for a family with `HF_TIED_BY_TENSORS`:
-    an output layer that differs from the table it is said to be tied to is not tied. (So transformers 5 decides, which
-    writes that every T5 is tied.)"""
+    its output layer is tied to the table of tokens if it is the same, or if there is none but should be.
+
+    Of a T5, transformers 5 writes that it is tied, and goes by the tensors; before, that it was not could mean no more
+    than that its logits are not scaled.
+
+    Args:
+        task: the one that the checkpoint is for; None: that is not known.
+    """
     if not getattr(family, "HF_TIED_BY_TENSORS", False):
         return config
-    names = _Names(family, config, "base")
-    pairs = [
-        (alias, other)
-        for alias in _of_heads(family) & names.tied.keys() & tensors.keys()
-        for other in names.find(names.tied[alias], tensors)
-    ]
-    tied = config.tied and all(_same_bytes(tensors[one], tensors[other]) for one, other in pairs)
-    return dataclasses.replace(config, tied=tied)
+    names = _Names(family, dataclasses.replace(config, tied=True), "base")
+    heads_own = _of_heads(family, task) & names.tied.keys()
+    pairs = [(head, x) for head in heads_own & tensors.keys() for x in names.find(names.tied[head], tensors)]
+    if not pairs:
+        return dataclasses.replace(config, tied=config.tied or (task is not None and bool(heads_own)))
+    return dataclasses.replace(config, tied=all(_same_bytes(tensors[one], tensors[other]) for one, other in pairs))
 
 
-def _of_heads(family: ModuleType) -> set[str]:
-    """The names of the tensors of all tasks' heads."""
-    return {theirs for table in family.HF_HEADS.values() for theirs, *_ in table}
+def _of_heads(family: ModuleType, task: str | None = None) -> set[str]:
+    """The names of the tensors of a task's head, or of all tasks'."""
+    tables = family.HF_HEADS.values() if task is None else [family.HF_HEADS.get(task, ())]
+    return {theirs for table in tables for theirs, *_ in table}
 
 
 def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:

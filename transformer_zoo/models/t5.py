@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Attention, Cache, Compute, Embedding, Mask, Output, cache, heads, pooling, stack
-from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
+from transformer_zoo.nn import Cache, Compute, Embedding, Mask, Output, cache, heads, pooling, stack
+from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import (
     check_choice,
     check_labels,
@@ -25,7 +25,7 @@ from transformer_zoo.nn.checks import (
     concrete,
 )
 from transformer_zoo.nn.positions import across, distances, of_rows, place
-from transformer_zoo.nn.relative_bias import RelativeBias
+from transformer_zoo.nn.pre_norm import DecoderBlock, initializer, mlp, relative_bias, unscaled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,8 @@ PRESETS = {
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the norms come first, and only scale (section 2.1)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): the norms come first, and only scale (section 2.1). That of the
+    decoder is `nn.pre_norm.DecoderBlock`."""
 
     config: Config
     compute: Compute
@@ -158,76 +159,13 @@ class EncoderBlock(nn.Module):
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
-        attention = unscaled(cfg, compute)(name="attention")
+        attention = unscaled(cfg, compute, "attention")
 
         if bias_BHSS is None:
-            bias_BHSS = relative_bias(cfg, compute, causal=False)(name="relative_bias")(ahead_BSS)
+            bias_BHSS = relative_bias(cfg, compute, causal=False, name="relative_bias")(ahead_BSS)
         h_BSD = norm(name="attention_norm")(x_BSD)
         x_BSD += drop(attention(h_BSD, attention.keys_values(h_BSD), mask=mask, bias=bias_BHSS, scale=1.0, train=train))
         return x_BSD + drop(mlp(cfg, compute, norm(name="mlp_norm")(x_BSD), drop)), None
-
-
-class DecoderBlock(nn.Module):
-    """The same with causal attention, and between the two x + attention(norm(x), encoded source)."""
-
-    config: Config
-    compute: Compute
-
-    @nn.compact
-    def __call__(
-        self, x_BTD: jax.Array, layer: Any, mask: Mask, ahead_BTS: jax.Array, bias_BHTS: jax.Array | None, start: Any,
-        encoded_BSD: jax.Array | None, cross_mask: Mask, train: bool,
-    ) -> tuple[jax.Array, Any]:  # fmt: skip
-        cfg, compute, (kv, cross) = self.config, self.compute, layer
-        norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
-        drop = nn.Dropout(cfg.dropout, deterministic=not train)
-        attention, cross_attention = (unscaled(cfg, compute)(name=name) for name in ("attention", "cross_attention"))
-
-        if bias_BHTS is None:
-            bias_BHTS = relative_bias(cfg, compute, causal=True)(name="relative_bias")(ahead_BTS)
-        h_BTD = norm(name="attention_norm")(x_BTD)
-        kv_now = cache.append(kv, attention.keys_values(h_BTD), start)
-        x_BTD += drop(attention(h_BTD, kv_now, mask=mask, bias=bias_BHTS, scale=1.0, train=train))
-
-        cross_now = cross_attention.keys_values(encoded_BSD) if cross is None else cross
-        h_BTD = norm(name="cross_attention_norm")(x_BTD)
-        x_BTD += drop(cross_attention(h_BTD, cross_now, mask=cross_mask, scale=1.0, train=train))
-
-        x_BTD += drop(mlp(cfg, compute, norm(name="mlp_norm")(x_BTD), drop))
-        # For the cache, if there is one; what it holds of the source already is not copied.
-        return x_BTD, None if kv is None else (kv_now, cross_now if cross is None else None)
-
-
-def unscaled(cfg: Config, compute: Compute) -> Any:
-    """Makes attention whose scores are not divided by sqrt(K): fresh queries are as much smaller instead."""
-    return functools.partial(
-        Attention, cfg.num_heads, cfg.head_dim, compute, use_bias=False, dropout=cfg.dropout,
-        init=initializer(cfg, cfg.width), query_init=initializer(cfg, cfg.width * cfg.head_dim),
-        out_init=initializer(cfg, cfg.num_heads * cfg.head_dim),
-    )  # fmt: skip
-
-
-def relative_bias(cfg: Config, compute: Compute, causal: bool) -> Any:
-    """Makes the table of what is added to the scores by distance."""
-    init = nn.initializers.variance_scaling(cfg.init_scale**2, "fan_avg", "uniform")
-    return functools.partial(
-        RelativeBias, cfg.num_buckets, cfg.num_heads, cfg.max_distance, compute, init, causal=causal
-    )
-
-
-def mlp(cfg: Config, compute: Compute, x_BTD: jax.Array, drop: nn.Dropout) -> jax.Array:
-    """A hidden layer, gated or not (Shazeer 2020)."""
-    up = functools.partial(compute.dense, cfg.mlp_dim, use_bias=False, kernel_init=initializer(cfg, cfg.width))
-    down = compute.dense(cfg.width, use_bias=False, kernel_init=initializer(cfg, cfg.mlp_dim), name="mlp_down")
-    act = ACTIVATIONS[cfg.activation]
-    if cfg.gated_mlp:
-        return down(drop(act(up(name="mlp_gate")(x_BTD)) * up(name="mlp_up")(x_BTD)))
-    return down(drop(act(up(name="mlp_up")(x_BTD))))
-
-
-def initializer(cfg: Config, fan: int) -> Any:
-    """A normal distribution of the variance 1/fan, as in Mesh TensorFlow, with which the paper's models were made."""
-    return nn.initializers.normal(cfg.init_scale * fan**-0.5)
 
 
 class Model(nn.Module):
@@ -244,11 +182,11 @@ class Model(nn.Module):
         self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
         if not cfg.bias_per_layer:
-            self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)()
+            self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)
         if self.task != "token-classification":
             self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute), norm()
             if not cfg.bias_per_layer:
-                self.decoder_relative_bias = relative_bias(cfg, compute, causal=True)()
+                self.decoder_relative_bias = relative_bias(cfg, compute, causal=True)
         if self.task == "seq2seq-lm" and not cfg.tied:
             self.head = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
         if classes := heads.classes(self.task, cfg.labels):
@@ -505,6 +443,7 @@ HF_DEFAULTS = {
 }
 HF_FIXED = {"is_decoder": False}
 HF_UNNAMED = ("umt5",)  # published without its model_type
+HF_RENAMED = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}  # of the first checkpoints
 HF_PREFIX = "transformer."
 HF_BARE = ("base", "seq2seq-lm", "question-answering")
 HF_ABSENT = {"token-classification": r"decoder_.*"}
