@@ -34,8 +34,17 @@ def first(
     if not beside:
         return _read(model, params, tokens_BT, valid_BT, cache=cache)
     encoded_BSD = model.apply({"params": params}, tokens_BT, valid_BT, method="encode")
-    start_BT = jnp.full((B, 1), config.decoder_start_id, jnp.int32)
+    start_BT, _ = read(config, tokens_BT, valid_BT)
     return _read(model, params, start_BT, encoded_BSD, valid_BT, cache=cache, method="decode")
+
+
+def read(config: Any, tokens_BT: jax.Array, valid_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the decoder reads before it writes, and which of it is real: the prompts, or the token that targets start
+    with."""
+    if not registry.is_encoder_decoder(config):
+        return tokens_BT, valid_BT
+    starts = (tokens_BT.shape[0], 1)
+    return jnp.full(starts, config.decoder_start_id, jnp.int32), jnp.ones(starts, bool)
 
 
 def following(model: Any, params: Any, token_B: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -50,14 +59,3 @@ def _read(model: Any, params: Any, *inputs: Any, **how: Any) -> tuple[jax.Array,
     # The logits of the last position; `out.logits`, those of all, are never computed.
     logits_BTV = model.apply({"params": params}, out.hidden_BTD[:, -1:], method="logits")
     return logits_BTV[:, 0, : model.config.vocab_size], out.cache
-
-
-def forced(config: Any, n: jax.Array | int, max_new: jax.Array | int, scores_BV: jax.Array) -> jax.Array:
-    """The scores of the new token n, from 0, as the model's configuration wants the first and the last of them to be:
-    where it says a token, no other has a chance."""
-    places = ((0, getattr(config, "forced_bos_id", None)), (max_new - 1, getattr(config, "forced_eos_id", None)))
-    for place, token in places:
-        if token is not None:
-            only_V = jnp.where(jnp.arange(scores_BV.shape[1]) == token, 0, -jnp.inf)
-            scores_BV = jnp.where(n == place, only_V, scores_BV)
-    return scores_BV
