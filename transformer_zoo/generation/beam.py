@@ -27,6 +27,7 @@ class Beam(Rules):
         early_stopping: when a row that has `num_beams` answers is done. True: at once. False: when the best beginning,
             were it to end now, would be worse than the worst of them. "never": when it would be, however much the
             tokens that it may still get would raise it.
+        renormalize: whether the probabilities of what the rules leave are to add up to 1.
         num_return_sequences: so many answers for a prompt, the best first.
 
     Raises:
@@ -36,6 +37,7 @@ class Beam(Rules):
     num_beams: int = 4
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+    renormalize: bool = False
     num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
@@ -117,6 +119,8 @@ def search(
         """All beams with every token after them: the best that go on, and the best answers."""
         n = state.n
         scores_MV = rules(n, jax.nn.log_softmax(scores_MV, axis=-1), state.tokens_BNR.reshape(-1, R))
+        if beam.renormalize:
+            scores_MV = jax.nn.log_softmax(scores_MV, axis=-1)
         scores_BM = (state.score_BN[..., None] + scores_MV.reshape(B, N, V)).reshape(B, -1)
         # Should all of the best N end, so many more are enough to go on with: for each beam, all ends and one other.
         score_BC, place_BC = jax.lax.top_k(scores_BM, min((1 + max(1, stop_ids.size)) * N, N * V))
@@ -126,8 +130,8 @@ def search(
 
         score_BN, place_BN = jax.lax.top_k(score_BC + jnp.where(ends_BC, OUT, 0), N)
 
-        # What is not among the best N is no answer, even if it has ended.
-        answer_BC = ends_BC & (jnp.arange(score_BC.shape[1]) < N) & state.open_B[:, None]
+        # What is not among the best N is no answer, even if it has ended; nor is what goes on from no beam.
+        answer_BC = ends_BC & (jnp.arange(score_BC.shape[1]) < N) & (score_BC > OUT / 2) & state.open_B[:, None]
         value_BC = jnp.where(answer_BC, beam.value(score_BC, n + 1), OUT)
         value_BN, best_BN = jax.lax.top_k(jnp.concatenate([state.value_BN, value_BC], axis=1), N)
         found_BN = _of(jnp.concatenate([state.found_BN, answer_BC], axis=1), best_BN)

@@ -14,7 +14,6 @@ from transformer_zoo import registry, trees
 from transformer_zoo.generation import beam, scores
 from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.rules import Rules
-from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
 
@@ -26,7 +25,7 @@ def generate(
     prompts: str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray | jax.Array,
     *,
     max_new_tokens: int,
-    sampling: Rules = Greedy(),  # noqa: B008 (it is frozen)
+    sampling: Rules | None = None,
     seed: int = 0,
     stop: int | str | Sequence[int | str] | None = None,
     valid_BT: Any = None,
@@ -44,8 +43,9 @@ def generate(
             Text that an encoder-decoder reads gets what its tokenizer adds to one, such as its end, and special tokens
             that it spells out, such as T5's <extra_id_0>, are read as such.
         max_new_tokens: at most so many for a prompt.
-        sampling: `Greedy()`, `Sample(temperature=, top_k=, top_p=)` or `Beam(num_beams=, length_penalty=, ...)`, each
-            with the `Rules` of what may be written, such as `no_repeat_ngram_size=3`.
+        sampling: how tokens are chosen. None: as the checkpoint's generation_config.json says, `m.sampling`, and
+            greedily if it says nothing. Else `Greedy()`, `Sample(temperature=, top_k=, top_p=)` or `Beam(num_beams=,
+            length_penalty=, ...)`, each with the `Rules` of what may be written, such as `no_repeat_ngram_size=3`.
         seed: the same seed, the same answers.
         stop: more token ids that end a row; beside text prompts also texts, before the first of which the answer is
             cut off.
@@ -66,6 +66,7 @@ def generate(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
     _check_model(m.model)
+    sampling = m.sampling if sampling is None else sampling
     _check_sampling(sampling, config)
     stops = [stop] if isinstance(stop, (int, str)) else list(stop or ())
     stop_texts = [s for s in stops if isinstance(s, str)]
@@ -85,6 +86,8 @@ def generate(
         rows = _rows(prompts, valid_BT)
         if stop_texts:
             raise ValueError(f"stop={stop_texts}: texts end text prompts only; for token ids, pass token ids")
+        if source_language is not None:
+            raise ValueError(f"language {source_language!r} is said in the source: put its token among the token ids")
     _check_rows(rows, config, max_new_tokens)
 
     new_BNT = _run(m, rows, max_new_tokens, sampling, seed, stop_ids)
@@ -181,6 +184,8 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
     if registry.is_encoder_decoder(m.model.config):
         encodings = tokenizer.encode_batch(texts, special=True, template=True, language=language)
         return [encoding.ids for encoding in encodings]
+    if language is not None:
+        raise ValueError(f"source_language={language!r}: there is no source; the prompt is gone on with")
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return [np.asarray(tokenizer.encode(text).ids if text else start, np.int32) for text in texts]
 
