@@ -25,7 +25,7 @@ from transformer_zoo import registry  # noqa: E402
 from transformer_zoo.checkpoints import config_map  # noqa: E402
 
 SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
-         "head_dim": 2, "mlp_dim": 6, "num_segments": 2}  # fmt: skip
+         "num_decoder_heads": 2, "head_dim": 2, "mlp_dim": 6, "mlp_decoder_dim": 5, "num_segments": 2}  # fmt: skip
 
 
 def golden(family: str, task: str) -> dict[str, np.ndarray]:

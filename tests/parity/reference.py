@@ -37,15 +37,35 @@ def build(case: Case, seed: int) -> Any:
     model = getattr(transformers, name)(config).double().eval()
     if not settings.get("tie_word_embeddings", True) and config.tie_word_embeddings:
         untie(model)
+    settle(model)
     draw = np.random.default_rng(seed)
     scale = draw.uniform(0.1, 0.3)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            is_scale = parameter.ndim == 1 and name.endswith("weight")
+        for name, weight in weights(model):
+            is_scale = weight.ndim == 1 and name.endswith("weight")
             # Numbers of half precision, so that they can be kept in little space.
-            values = (is_scale + scale * draw.standard_normal(parameter.shape)).astype(np.float16)
-            parameter.copy_(torch.tensor(values))
+            values = (is_scale + scale * draw.standard_normal(weight.shape)).astype(np.float16)
+            weight.copy_(torch.tensor(values))
     return model
+
+
+def weights(model: Any) -> list[tuple[str, torch.Tensor]]:
+    """What it learns, or at least keeps: its parameters, and the buffers of real numbers that are saved with them."""
+    named, tied = model.named_parameters(remove_duplicate=False), model.all_tied_weights_keys
+    learned = [(name, parameter) for name, parameter in named if name not in tied and parameter.requires_grad]
+    saved = [(name, buffer) for name, buffer in model.named_buffers() if name in model.state_dict()]
+    return learned + [(name, buffer) for name, buffer in saved if buffer.is_floating_point()]
+
+
+def settle(model: Any) -> None:
+    """Tables that are not learned but computed, as sinusoids are, get the precision that the model has now; and what
+    stands for padding, where it is read, the gradient of any other token."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None
+        if hasattr(module, "create_weight"):
+            with torch.no_grad(), mock.patch.object(torch, "FloatTensor", torch.DoubleTensor):
+                module.weight.copy_(module.create_weight())
 
 
 def untie(model: Any) -> None:
@@ -92,14 +112,13 @@ def told(
         if "attention_mask" in inputs:
             inputs["decoder_attention_mask"] = inputs["attention_mask"]
     inputs = families.as_asked(task, inputs) | positions  # which not every model divides by choices
-    with scaled(model):
+    with scaled(model), counting(model, inputs):
         outputs = [model(**inputs, output_hidden_states=True)] if prompt is None else piecewise(model, inputs, prompt)
     words = answers(outputs)
     towards = families.directions(task, {name: tuple(x.shape) for name, x in words.items()}, families.mask_of(given))
     model.zero_grad()
     sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
-    named, tied = model.named_parameters(remove_duplicate=False), model.all_tied_weights_keys
-    grads = {name: gradient(parameter) for name, parameter in named if name not in tied}
+    grads = {name: gradient(weight) for name, weight in weights(model)}
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given).items()}
     return {name: x.detach().numpy() for name, x in words.items()}, hidden, grads
 
@@ -110,6 +129,24 @@ def scaled(model: Any) -> Iterator[None]:
     if its configuration says so."""
     scale = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
     with mock.patch.object(model.config, "tie_word_embeddings", scale):
+        yield
+
+
+@contextlib.contextmanager
+def counting(model: Any, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Who counts slots, padding or not, and cannot be told otherwise, is made to count what is real."""
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            mask = inputs.get("decoder_attention_mask" if "decoder" in name else "attention_mask")
+            if name.endswith("embed_positions") and mask is not None:
+                positions = (mask.cumsum(1) - 1).clamp(min=0) + getattr(module, "offset", 0)
+
+                def embed(module: Any, args: Any, output: Any, positions: torch.Tensor = positions) -> torch.Tensor:
+                    start = args[1] if len(args) > 1 else 0  # what lies in the cache
+                    positions = positions[:, start : start + output.shape[-2]]
+                    return torch.nn.functional.embedding(positions, module.weight)
+
+                stack.callback(module.register_forward_hook(embed).remove)
         yield
 
 
@@ -130,11 +167,13 @@ def piecewise(model: Any, inputs: dict[str, torch.Tensor], prompt: int) -> list[
     return outputs
 
 
-def shifted(inputs: dict[str, torch.Tensor], start: int) -> torch.Tensor:
-    """The source, each token a place later, after a start token that stands where the first real one does."""
+def shifted(inputs: dict[str, torch.Tensor], start: int | None) -> torch.Tensor:
+    """The source, each token a place later, after a start token that stands where the first real one does; None: the
+    last real one, as mBART does it, whose texts end with their language."""
     ids = inputs["input_ids"].roll(1, dims=1)
-    first = inputs.get("attention_mask", torch.ones_like(ids)).argmax(dim=1)
-    ids[torch.arange(len(ids)), first] = start
+    mask, rows = inputs.get("attention_mask", torch.ones_like(ids)), torch.arange(len(ids))
+    last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
+    ids[rows, mask.argmax(dim=1)] = inputs["input_ids"][rows, last] if start is None else start
     return ids
 
 

@@ -140,7 +140,8 @@ def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[st
     misses where they are not: those of a family's `hf_constants(config, task)`."""
     names = _Names(family, config, task)
     make = getattr(family, "hf_constants", lambda config, task: {})
-    return {names.written(theirs): x.astype(dtype) for theirs, x in make(config, task).items()}
+    wide = np.promote_types(dtype, np.float32)  # narrow numbers are rounded twice, as the reference rounds them
+    return {names.written(theirs): x.astype(wide).astype(dtype) for theirs, x in make(config, task).items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

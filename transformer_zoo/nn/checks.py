@@ -77,10 +77,10 @@ def check_rates(settings: Any, *names: str) -> None:
             raise ValueError(f"{name} is {rate}: it must be at least 0 and less than 1")
 
 
-def check_heads(width: int, num_heads: int) -> None:
+def check_heads(width: int, num_heads: int, name: str = "num_heads") -> None:
     """Raises ValueError unless the heads divide the width."""
     if num_heads < 1 or width % num_heads:
-        raise ValueError(f"num_heads={num_heads} does not divide width={width}: every head has the same size")
+        raise ValueError(f"{name}={num_heads} does not divide width={width}: every head has the same size")
 
 
 def check_labels(labels: Sequence[str]) -> None:

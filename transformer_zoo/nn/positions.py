@@ -119,6 +119,14 @@ def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) ->
     return jnp.arange(T)[None]
 
 
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """float64[T, D]: what is added to the embeddings of tokens where no table of positions is learned (Vaswani et al.
+    2017, section 3.5). Sines, of wavelengths from 2 pi to 10000 times that, come first and their cosines behind them,
+    where in the paper they take turns."""
+    angles_TK = np.arange(length)[:, None] / np.power(10000.0, np.arange(0, width, 2) / width)
+    return np.concatenate([np.sin(angles_TK), np.cos(angles_TK[:, : width // 2])], axis=1)
+
+
 def rotation(positions_BT: jax.Array, head_dim: int, theta: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines, [B or 1, T, K/2] each, of the angles position * theta ** (-2i / K) (Su et al. 2021, section
     3.2.2); `dtype` is of at least float32, since angles are large and matter to their fractions."""
