@@ -38,6 +38,8 @@ SMALL = {
     "max_distance": 16,
     "position_buckets": 8,
     "num_buckets": 8,
+    "local_radius": 3,
+    "global_block_size": 4,
     "conv_size": 5,
 }
 # What random configurations draw from. A head divides each of the widths.
@@ -67,6 +69,9 @@ RANDOM = {
     "max_distance": (6, 9, 30),
     "position_buckets": (None, 4, 7, 8),
     "num_buckets": (4, 6, 8, 11),
+    "encoder_attention": ("transient-global", "local"),
+    "local_radius": (1, 2, 4),
+    "global_block_size": (1, 2, 4),  # powers of two: the reference adds up their reciprocals
     "conv_size": (1, 3, 5),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }

@@ -98,6 +98,18 @@ TINY = {
         "n_inner": 40,
         "eos_token_id": 7,
     },
+    "longt5": {
+        "vocab_size": 90,
+        "d_model": 16,
+        "d_kv": 6,
+        "d_ff": 40,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "num_heads": 2,
+        "encoder_attention_type": "transient-global",
+        "local_radius": 3,
+        "global_block_size": 4,
+    },
     "modernbert": {
         "vocab_size": 90,
         "max_position_embeddings": 24,

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -112,6 +112,9 @@ def told(
         if "attention_mask" in inputs:
             inputs["decoder_attention_mask"] = inputs["attention_mask"]
     inputs = families.as_asked(task, inputs) | positions  # which not every model divides by choices
+    back = lambda x: x
+    if hasattr(model.config, "global_block_size") and "attention_mask" in inputs:
+        inputs, back = with_padding_behind(inputs)
     with scaled(model), counting(model, inputs):
         outputs = [model(**inputs, output_hidden_states=True)] if prompt is None else piecewise(model, inputs, prompt)
     words = answers(outputs)
@@ -119,7 +122,7 @@ def told(
     model.zero_grad()
     sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
     grads = {name: gradient(weight) for name, weight in weights(model)}
-    hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given).items()}
+    hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in words.items()}, hidden, grads
 
 
@@ -177,12 +180,24 @@ def shifted(inputs: dict[str, torch.Tensor], start: int | None) -> torch.Tensor:
     return ids
 
 
-def states(outputs: list[Any], given: Arrays) -> dict[str, torch.Tensor]:
+def with_padding_behind(
+    inputs: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    """Sources whose padding comes last, for who sums up blocks of slots, padding or not; and what puts the states of
+    their tokens back to where these were."""
+    mask = inputs["attention_mask"]
+    places = (torch.arange(mask.shape[1]) + mask.argmax(dim=1, keepdim=True)) % mask.shape[1]
+    moved = {name: inputs[name].gather(1, places) for name in ("input_ids", "attention_mask")}
+    order = places.argsort(dim=1)
+    return inputs | moved, lambda x: x.gather(2, order[None, :, :, None].expand(x.shape))
+
+
+def states(outputs: list[Any], given: Arrays, back: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
     """All hidden states [L + 1, B, T, D], by the ids that they are of."""
     join = lambda name: torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
     if "decoder_hidden_states" not in outputs[0]:
         return {next(ids for ids in families.MASKS if ids in given): join("hidden_states")}
-    encoder = torch.stack(outputs[0].encoder_hidden_states)
+    encoder = back(torch.stack(outputs[0].encoder_hidden_states))
     return {"source_BS": encoder, "target_BT": join("decoder_hidden_states")}
 
 

@@ -73,6 +73,28 @@ def test_everything_agrees(case: families.Case, seed: int, record_property: Call
                 assert difference <= EXACT, f"{what} ({mode}) differ by {difference:.1e}"
 
 
+ANY_LENGTH = [
+    case for case in families.cases() if case.config.max_length is None and hasattr(case.config, "num_buckets")
+]
+
+
+@pytest.mark.parametrize("case", ANY_LENGTH, ids=families.name_of)
+def test_rows_longer_than_any_distance_that_is_told_apart(case: families.Case):
+    """Of families whose rows may be of any length, as their buckets are by default: all of them, and far beyond."""
+    defaults = {field.name: field.default for field in dataclasses.fields(case.config)}
+    with jax.enable_x64(True):
+        case = case.with_(**{name: defaults[name] for name in ("num_buckets", "max_distance")}, num_heads=2).wide()
+        length = case.config.max_distance + 40
+        theirs = reference.build(case, 0)
+        params = weight_map.load(
+            case.module, registry.param_shapes(case.model), reference.tensors(theirs),
+            config=case.config, task=case.task, param_dtype="float64",
+        )  # fmt: skip
+        given = families.rows(case, 3, length)
+        for what, difference in compare(case, params, theirs, given, "left").items():
+            assert difference <= EXACT, f"{what} differ by {difference:.1e}"
+
+
 def compare(
     case: families.Case, params: trees.Tree, theirs: Any, given: dict[str, np.ndarray], mode: str
 ) -> dict[str, float]:

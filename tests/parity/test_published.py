@@ -73,6 +73,13 @@ TINY = {
         {"vocab_size": 300, "n_positions": 20, "n_embd": 24, "n_layer": 2, "n_head": 4, "activation_function": "relu",
          "scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False, "layer_norm_epsilon": 1e-3},
     ],
+    "longt5": [
+        {"vocab_size": 90, "d_model": 16, "d_kv": 6, "d_ff": 40, "num_layers": 3, "num_decoder_layers": 2,
+         "num_heads": 2, "local_radius": 3, "global_block_size": 4, "encoder_attention_type": "transient-global",
+         "decoder_start_token_id": 0},
+        {"vocab_size": 128, "d_model": 12, "d_kv": 3, "d_ff": 10, "num_layers": 1, "num_heads": 3,
+         "local_radius": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ],
     "modernbert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 4,
          "num_attention_heads": 2, "intermediate_size": 40, "pad_token_id": 5, "local_attention": 4,
@@ -269,6 +276,16 @@ def test_fresh_sinusoids_of_distilbert():
     model = transformers.DistilBertModel(transformers.DistilBertConfig(**settings))
     table = from_config("distilbert", settings).params["position_embed"]["embedding"]
     np.testing.assert_allclose(table, model.embeddings.position_embeddings.weight.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (32, 400), (8, 20), (5, 9)])
+def test_distances_of_t5(buckets: int, farthest: int, causal: bool):
+    """Far beyond the last that is told apart."""
+    theirs = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket(
+        torch.arange(-999, 1000), bidirectional=not causal, num_buckets=buckets, max_distance=farthest
+    )
+    np.testing.assert_array_equal(relative_buckets(1000, buckets, farthest, causal), theirs)
 
 
 def test_distances_of_mpnet():

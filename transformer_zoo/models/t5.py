@@ -11,19 +11,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Cache, Compute, Embedding, Mask, Output, cache, heads, pooling, stack
+from transformer_zoo.nn import Cache, Compute, Embedding, Mask, Output, cache, heads, stack
 from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import (
     check_choice,
     check_labels,
-    check_like,
     check_rates,
     check_sizes,
     check_source,
     check_target,
     check_token,
-    concrete,
 )
+from transformer_zoo.nn.encoder_decoder import JUDGES, decoder_stack, judged, shifted
 from transformer_zoo.nn.positions import across, distances, of_rows, place
 from transformer_zoo.nn.pre_norm import DecoderBlock, initializer, mlp, relative_bias, unscaled
 
@@ -233,13 +232,7 @@ class Model(nn.Module):
         output = self.decode(
             target_BT, encoded_BSD, valid_BS, target_valid_BT, source_documents_BS, target_documents_BT, cache, train
         )
-        if self.task == "question-answering":
-            return output.replace(logits=self.head(output.hidden_BTD, train))
-        if self.task == "sequence-classification":
-            check_like(target_BT, source_BS, "target_BT")
-            ends_BS = text_ends(source_BS, valid_BS, self.config.eos_id)
-            return output.replace(logits=self.head(pooling.last(output.hidden_BTD, ends_BS), train))
-        return output
+        return judged(self, output, source_BS, valid_BS, train)
 
     def encode(
         self,
@@ -285,14 +278,11 @@ class Model(nn.Module):
         self.sow("intermediates", "decoder_embedded_BTD", x_BTD)
         ahead_BTS = distances(target_BT.shape[1], cache)
         bias_BHTS = None if cfg.bias_per_layer else self.decoder_relative_bias(ahead_BTS)
-        layers = (None, None) if cache is None else (cache.kv, cache.cross)
-        x_BTD, new = stack(
-            self.decoder_blocks, x_BTD, layers, mask, ahead_BTS, bias_BHTS, start, encoded_BSD, cross_mask, train,
+        x_BTD, cache = decoder_stack(
+            self.decoder_blocks, x_BTD, cache, mask, ahead_BTS, bias_BHTS, start, encoded_BSD, cross_mask, train,
             length=cfg.num_decoder_layers, compute=self.compute,
         )  # fmt: skip
         hidden_BTD = self.drop(self.decoder_norm(x_BTD), deterministic=not train)
-        if cache is not None:
-            cache = cache.replace(kv=new[0], cross=new[1] if cache.cross is None else cache.cross)
         return Output(
             hidden_BTD=hidden_BTD,
             logits=self.logits(hidden_BTD)[..., : cfg.vocab_size] if self.task == "seq2seq-lm" else None,
@@ -306,9 +296,6 @@ class Model(nn.Module):
         return table.attend(hidden_BTD * self.config.width**-0.5 if self.config.scale_logits else hidden_BTD)
 
 
-JUDGES = ("sequence-classification", "question-answering")  # tasks of the source, which the decoder reads once more
-
-
 def judge(cfg: Config, task: str) -> dict[str, Any]:
     """How the head of a task judges: of sequences with a hidden layer."""
     dropout = {"dropout": cfg.head_dropout}
@@ -316,25 +303,6 @@ def judge(cfg: Config, task: str) -> dict[str, Any]:
         "sequence-classification": {"activation": "tanh", "hidden_dropout": cfg.head_dropout, **dropout},
         "token-classification": dropout,
     }.get(task, {})
-
-
-def shifted(source_BS: jax.Array, valid_BS: jax.Array | None, start_id: int) -> jax.Array:
-    """The source as a decoder reads it: each token a place later, the start token in the first real one's place."""
-    first_B1 = 0 if valid_BS is None else jnp.argmax(valid_BS, axis=1, keepdims=True)
-    return jnp.where(jnp.arange(source_BS.shape[1]) == first_B1, start_id, jnp.roll(source_BS, 1, axis=1))
-
-
-def text_ends(source_BS: jax.Array, valid_BS: jax.Array | None, eos_id: int) -> jax.Array:
-    """bool[B, S]: where a text ends; the last of these stands for the row.
-
-    Raises:
-        ValueError: a row has none. (Under jit the ids are not known, and the caller answers for it.)
-    """
-    ends_BS = source_BS == eos_id if valid_BS is None else (source_BS == eos_id) & valid_BS
-    if (found := concrete(ends_BS)) is not None and not found.any(axis=1).all():
-        row = found.any(axis=1).argmin()
-        raise ValueError(f"row {row} of source_BS has no token {eos_id}, the end of a text, by which it is judged")
-    return ends_BS
 
 
 def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
