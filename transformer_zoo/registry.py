@@ -12,6 +12,7 @@ import jax
 from transformer_zoo import sharding, trees
 from transformer_zoo.models import (
     albert,
+    bart,
     bert,
     deberta,
     deberta_v2,
@@ -19,8 +20,11 @@ from transformer_zoo.models import (
     electra,
     gpt2,
     longt5,
+    marian,
+    mbart,
     modernbert,
     mpnet,
+    pegasus,
     roberta,
     t5,
 )
@@ -28,6 +32,7 @@ from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
     "albert": albert,
+    "bart": bart,
     "bert": bert,
     "deberta": deberta,
     "deberta_v2": deberta_v2,
@@ -35,8 +40,11 @@ _FAMILIES: dict[str, ModuleType] = {
     "electra": electra,
     "gpt2": gpt2,
     "longt5": longt5,
+    "marian": marian,
+    "mbart": mbart,
     "modernbert": modernbert,
     "mpnet": mpnet,
+    "pegasus": pegasus,
     "roberta": roberta,
     "t5": t5,
 }
@@ -49,6 +57,7 @@ class Preset:
     family: str
     config: Any
     hub_id: str
+    """Empty: no weights were published."""
 
     @functools.cached_property
     def params(self) -> int:

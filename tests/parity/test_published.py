@@ -28,6 +28,13 @@ TINY = {
          "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2, "num_attention_heads": 3,
          "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 3, "layer_norm_eps": 1e-3},
     ],
+    "bart": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
+         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36},
+        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
+         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
+         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5},
+    ],
     "bert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
          "num_attention_heads": 2, "intermediate_size": 40},
@@ -80,6 +87,21 @@ TINY = {
         {"vocab_size": 128, "d_model": 12, "d_kv": 3, "d_ff": 10, "num_layers": 1, "num_heads": 3,
          "local_radius": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ],
+    "marian": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
+         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36,
+         "pad_token_id": 89, "decoder_start_token_id": 89},
+        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
+         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
+         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5, "pad_token_id": 7},
+    ],
+    "mbart": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
+         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36},
+        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
+         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
+         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5},
+    ],
     "modernbert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 4,
          "num_attention_heads": 2, "intermediate_size": 40, "pad_token_id": 5, "local_attention": 4,
@@ -99,6 +121,13 @@ TINY = {
          "num_attention_heads": 2, "intermediate_size": 40},
         {"vocab_size": 128, "max_position_embeddings": 18, "hidden_size": 12, "num_hidden_layers": 1,
          "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "layer_norm_eps": 1e-3},
+    ],
+    "pegasus": [
+        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
+         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36},
+        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
+         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
+         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5},
     ],
     "roberta": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
@@ -134,11 +163,12 @@ def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.
     config = transformers.AutoConfig.for_model(**{"model_type": module.HF_MODEL_TYPE} | settings | SPECIAL)
     torch.manual_seed(0)
     model = getattr(transformers, config_map.classes(module, config.model_type)[task])(config).to(dtype).eval()
+    reference.settle(model)
     if config.tie_word_embeddings and not settings.get("tie_word_embeddings", True):
         reference.untie(model)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape) * 0.2)
+        for _, weight in reference.weights(model):
+            weight.copy_(torch.randn(weight.shape) * 0.2)
     return model
 
 
