@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import transformer_zoo as zoo
-from transformer_zoo import registry
+from transformer_zoo import registry, sharding
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import beam as module
 from transformer_zoo.generation import generate as generation
@@ -288,6 +288,21 @@ def test_of_a_model_it_is_the_plain_loop(case):
             answers = plain(log_probs_of(m, row), beam, read, 6, () if eos is None else (eos,), m.config)
             for new, (_, tokens) in zip(new_NT, answers):
                 assert new[: len(tokens)] == tokens and set(new[len(tokens) :]) <= {tokens[-1]}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_on_a_mesh(beside):
+    """Divided parameters, whose layers are one stack, give the answers of a single device."""
+    case = next(case for case in CASES if registry.is_encoder_decoder(case.config) == beside)
+    beam = Beam(num_beams=3, num_return_sequences=2)
+    with jax.enable_x64(True):
+        m = bundle(case)
+        rows = [case.tokens(1, length, seed=length)[0].tolist() for length in (5, 8)]
+        shardings = sharding.param_shardings(registry.param_shapes(m.model), sharding.make_mesh(fsdp=2, tensor=4))
+        divided = dataclasses.replace(m, params=jax.device_put(m.params, shardings))
+        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(divided.params))
+        expected = generate(m, rows, max_new_tokens=6, sampling=beam)
+        assert (generate(divided, rows, max_new_tokens=6, sampling=beam) == expected).all()
 
 
 def gpt2() -> Bundle:
