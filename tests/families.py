@@ -26,15 +26,22 @@ SMALL = {
     "max_length": 24,
     "width": 32,
     "num_layers": 3,
+    "num_decoder_layers": 2,
     "num_heads": 8,
+    "head_dim": 6,
     "num_kv_heads": 8,
     "mlp_dim": 40,
+    "num_decoder_heads": 8,
+    "mlp_decoder_dim": 48,
     "num_segments": 2,
     "window": 4,
     "embed_width": 16,
     "num_groups": 2,
     "max_distance": 16,
     "position_buckets": 8,
+    "num_buckets": 8,
+    "local_radius": 3,
+    "global_block_size": 4,
     "conv_size": 5,
 }
 # What random configurations draw from. A head divides each of the widths.
@@ -43,8 +50,12 @@ RANDOM = {
     "max_length": (12, 17, 24),
     "width": (8, 24, 48),
     "num_layers": (1, 2, 3, 5),
+    "num_decoder_layers": (1, 2, 3),
     "num_heads": (1, 2, 4),
+    "head_dim": (2, 3, 5, 8),
     "mlp_dim": (12, 40, 100),
+    "num_decoder_heads": (1, 2, 4),
+    "mlp_decoder_dim": (10, 36, 80),
     "activation": ("gelu", "gelu_new", "relu", "silu", "tanh"),
     "conv_activation": ("gelu", "relu", "tanh"),
     "pooler_activation": ("gelu", "relu", "tanh"),
@@ -61,11 +72,21 @@ RANDOM = {
     "position_terms": ("c2p|p2c", "c2p", "p2c"),
     "max_distance": (6, 9, 30),
     "position_buckets": (None, 4, 7, 8),
+    "num_buckets": (4, 6, 8, 11),
+    "encoder_attention": ("transient-global", "local"),
+    "local_radius": (1, 2, 4),
+    "global_block_size": (1, 2, 4),  # powers of two: the reference adds up their reciprocals
     "conv_size": (1, 3, 5),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # What a model is called with, as all families call it: token ids, and the mask that says which of them are real.
 MASKS = {"tokens_BT": "valid_BT", "source_BS": "valid_BS", "target_BT": "target_valid_BT"}
+# How the stack that reads them begins its name, and the number of its layers.
+STACKS = {
+    "tokens_BT": ("", "num_layers"),
+    "source_BS": ("encoder_", "num_layers"),
+    "target_BT": ("decoder_", "num_decoder_layers"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +128,16 @@ class Case:
     def causal(self) -> bool:
         """Whether the last of the ids are read from left to right."""
         return "cache" in self.takes
+
+    @property
+    def caches(self) -> bool:
+        """Whether what it says can be asked for token by token."""
+        return self.causal and self.task in WRITERS
+
+    def layers(self, path: str) -> int:
+        """The number of layers of the stack that a path leads through."""
+        found = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
+        return getattr(self.config, found)
 
     def with_(self, **changes: Any) -> "Case":
         """The same with other fields of the config or of `compute`."""
@@ -332,9 +363,31 @@ def pretraining(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarr
     return masked_lm(rows, length) | {"segments_BT": segments, "next_B": np.arange(len(rows), dtype=np.int32) % 2}
 
 
+def seq2seq_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
+    """A batch of pairs: each row's documents side by side, and beside each as a target every other of its tokens."""
+    shapes = OBJECTIVES["seq2seq-lm"]().shapes(len(rows), length)
+    batch = {name: np.zeros(like.shape, like.dtype) for name, like in shapes.items()}
+    for row, documents in enumerate(rows):
+        read = written = 0
+        for number, document in enumerate(documents, start=1):
+            targets = document[::2]
+            source, target = (
+                slice(read, read := read + len(document)),
+                slice(written, written := written + len(targets)),
+            )
+            batch["source_BS"][row, source] = document
+            batch["targets_BT"][row, target] = targets
+            batch["target_BT"][row, target] = [0, *targets[:-1]]
+            batch["source_documents_BS"][row, source] = batch["target_documents_BT"][row, target] = number
+    return batch | {
+        "valid_BS": batch["source_documents_BS"] > 0, "valid_BT": batch["target_documents_BT"] > 0
+    }  # fmt: skip
+
+
 # By the name of an objective.
 BATCHES = {
     "causal-lm": causal_lm,
+    "seq2seq-lm": seq2seq_lm,
     "masked-lm": masked_lm,
     "pretraining": pretraining,
     "replaced-token-detection": masked_lm,
@@ -414,7 +467,8 @@ def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
 # ---- beside a reference ---------------------------------------------------------------------------------------------
 
 
-PER_TOKEN = (*heads.OF_TOKENS, *heads.LANGUAGE_MODEL, "causal-lm")  # tasks whose logits are of each token
+WRITERS = ("base", "causal-lm", "seq2seq-lm")  # tasks that go on where they stopped
+PER_TOKEN = (*heads.OF_TOKENS, *heads.LANGUAGE_MODEL, *WRITERS)  # tasks whose logits are of each token
 Words = dict[str, Any]
 
 
@@ -439,14 +493,41 @@ def real(task: str, name: str, x: Any, valid_BT: Any) -> Any:
 
 def rows(case: Case, count: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Rows of what a model is told besides its padding: tokens, none of which is the one that stands for padding where
-    another can be, and segments where it knows them."""
-    tokens_BT = case.tokens(count, length, seed)
-    if (pad := getattr(case.config, "pad_id", 0)) is not None:  # 0: of families that do not ask, and of their reference
-        tokens_BT = np.where(tokens_BT == pad, (pad + 1) % case.config.vocab_size, tokens_BT)
+    another can be, and segments where it knows them. Sources are longer than their targets, which only those tasks of
+    an encoder-decoder are given that write."""
+    tokens_BT = without(case, case.tokens(count, length, seed), "pad_id")
+    if "source_BS" in case.takes:
+        source_BS = without(case, case.tokens(count, length + 3, seed + 1), "pad_id")
+        return {"source_BS": source_BS, "target_BT": tokens_BT} if case.task in WRITERS else {"source_BS": source_BS}
     if not getattr(case.config, "num_segments", 0):
         return {"tokens_BT": tokens_BT}
     segments_BT = np.random.default_rng(seed).integers(0, case.config.num_segments, tokens_BT.shape, np.int32)
     return {"tokens_BT": tokens_BT, "segments_BT": segments_BT}
+
+
+def without(case: Case, tokens_BT: np.ndarray, *names: str) -> np.ndarray:
+    """The tokens with others in the place of these special ones."""
+    special = {getattr(case.config, name, 0) for name in names}  # 0: of families that do not ask, and their reference
+    other = next(token for token in range(case.config.vocab_size) if token not in special)
+    return np.where(np.isin(tokens_BT, [token for token in special if token is not None]), other, tokens_BT)
+
+
+def padded(case: Case, given: dict[str, np.ndarray], valid: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows with these masks, by the name of the ids that they are of; for tasks of an encoder-decoder that judge a
+    text by its end, the last real token is that, and no other."""
+    given = given | {MASKS[ids]: mask for ids, mask in valid.items() if ids in given}
+    if "source_BS" in given and case.task == "sequence-classification":
+        source_BS = without(case, given["source_BS"], "pad_id", "eos_id")
+        real_BS = given.get("valid_BS", np.ones(source_BS.shape, bool))
+        last_BS = real_BS & (np.cumsum(real_BS[:, ::-1], axis=1)[:, ::-1] == 1)
+        given["source_BS"] = np.where(last_BS, case.config.eos_id, source_BS).astype(np.int32)
+    return given
+
+
+def mask_of(given: dict[str, Any], ids: str | None = None) -> Any:
+    """Which tokens are real; None: all. Of the last ids if not of others: what a decoder reads is the source where
+    nothing else is given."""
+    return given.get(MASKS[ids if ids in given else [name for name in MASKS if name in given][-1]])
 
 
 def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -457,8 +538,9 @@ def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
 @functools.partial(jax.jit, static_argnames=("case", "prompt"))
 def told(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
-) -> tuple[Words, Any, trees.Tree]:
-    """What a model says by name, all its hidden states [L + 1, B, T, D], the gradients in some direction.
+) -> tuple[Words, dict[str, Any], trees.Tree]:
+    """What a model says by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; the gradients in
+    some direction.
 
     The hidden states are the embeddings, what the blocks say, and last what the model itself returns.
 
@@ -472,23 +554,31 @@ def told(
         given = as_asked(case.task, given)
         output, asked = case.model.apply({"params": params}, **given, **more, mutable="intermediates")
         asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
-        find = lambda name: next(value for path, value in asked.items() if path.endswith(name))
-        layers = [find("embedded_BTD")[None], find("blocks/hidden_BTD")[:-1], output.hidden_BTD[None]]
-        return output.cache, (answers(case.task, output), jnp.concatenate(layers))
+        find = lambda name: next((value for path, value in asked.items() if path.endswith(name)), None)
+        hidden = {}
+        for ids in case.ids:
+            prefix, _ = STACKS[ids]
+            if (blocks := find(f"{prefix}blocks/hidden_BTD")) is not None:
+                last = output.encoded_BSD if ids == "source_BS" else output.hidden_BTD
+                hidden[ids] = jnp.concatenate([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])
+        return output.cache, (answers(case.task, output), hidden)
 
     def read(params: trees.Tree) -> Any:
         if prompt is None:
             return step(params, None, given)[1]
-        shape = given["tokens_BT"].shape
-        cache = case.module.init_cache(case.config, *shape, case.compute.dtype)
-        cache, first = step(params, cache, {name: x[:, :prompt] for name, x in given.items()})
-        columns = {name: jnp.moveaxis(x[:, prompt:, None], 1, 0) for name, x in given.items()}
-        _, rest = jax.lax.scan(functools.partial(step, params), cache, columns)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, jnp.moveaxis(b[..., 0, :], 0, -2)], axis=-2), first, rest)
+        ids = case.ids[-1]
+        cache = case.module.init_cache(case.config, *given[ids].shape, case.compute.dtype)
+        read = {name: given[name] for name in (ids, MASKS[ids]) if name in given}  # piece by piece
+        cache, (words, hidden) = step(params, cache, given | {name: x[:, :prompt] for name, x in read.items()})
+        columns = {name: jnp.moveaxis(x[:, prompt:, None], 1, 0) for name, x in read.items()}
+        seen = {"source_BS": None} if "source_BS" in given else {}  # by the cache
+        _, (more, rest) = jax.lax.scan(lambda cache, column: step(params, cache, seen | column), cache, columns)
+        join = lambda a, b: jnp.concatenate([a, jnp.moveaxis(b[..., 0, :], 0, -2)], axis=-2)
+        return jax.tree.map(join, words, more), hidden | {ids: join(hidden[ids], rest[ids])}
 
     def function(params: trees.Tree) -> Any:
         words, hidden = read(params)
-        towards = directions(case.task, {name: x.shape for name, x in words.items()}, given.get("valid_BT"))
+        towards = directions(case.task, {name: x.shape for name, x in words.items()}, mask_of(given))
         return sum((words[name] * towards[name]).sum() for name in words), (words, hidden)
 
     grads, (words, hidden) = jax.grad(function, has_aux=True)(params)

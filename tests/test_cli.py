@@ -120,6 +120,11 @@ def test_generate(capsys, folder):
     expected = zoo.generate(m, "def", max_new_tokens=9, sampling=sampling, seed=3)
     options += ["--temperature", "0.7", "--top-k", "50", "--top-p", "0.9", "--seed", "3"]
     assert out_of(capsys, "generate", folder, *options) == "def" + expected + "\n"
+    beam = zoo.Beam(num_beams=3, num_return_sequences=2, no_repeat_ngram_size=2)
+    texts = zoo.generate(m, "def", max_new_tokens=9, sampling=beam)
+    options = ["--prompt", "def", "--max-new-tokens", "9", "--beams", "3", "--answers", "2"]
+    found = out_of(capsys, "generate", folder, *options, "--no-repeat-ngram-size", "2")
+    assert found == "".join(f"def{text}\n" for text in texts)
     assert out_of(capsys, "generate", folder, "--max-new-tokens=4") == zoo.generate(m, "", max_new_tokens=4) + "\n"
 
 
@@ -213,4 +218,6 @@ def test_what_cannot_be_done(capsys, folder, tmp_path):
     assert not (tmp_path / "target").exists()
     assert "the model has 64 positions" in fault(capsys, 1, "generate", folder, "--max-new-tokens", "99")
     assert "give a --temperature above 0" in fault(capsys, 1, "generate", folder, "--top-k", "3")
+    assert "give --beams, such as 4" in fault(capsys, 1, "generate", folder, "--answers", "3")
+    assert "give one of them" in fault(capsys, 1, "generate", folder, "--beams", "3", "--temperature", "1")
     assert "temperature=-1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")

@@ -1,6 +1,7 @@
 """Generation: the compiled loop against the plain one, rows that know nothing of one another, and bad requests."""
 
 import dataclasses
+import functools
 
 import families
 import jax
@@ -15,7 +16,7 @@ from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.pretrained import Bundle
 
-CASES = families.cases("tokens_BT", "cache")
+CASES = families.cases("cache")
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
     "class Queue:\n    def put(self, item):\n        pass\n",
@@ -24,8 +25,10 @@ TEXTS = [
 
 @pytest.fixture(params=CASES, ids=families.name_of)
 def case(request):
-    config = dataclasses.replace(request.param.config, max_length=96, num_layers=2, eos_id=None)
-    return dataclasses.replace(request.param, config=config)
+    config = request.param.config
+    sizes = {"max_length": 96, "num_layers": 2, "eos_id": None}
+    fields = {field.name for field in dataclasses.fields(config)}
+    return request.param.with_(**{name: size for name, size in sizes.items() if name in fields})
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +37,15 @@ def small_bucket(monkeypatch):
     monkeypatch.setattr(module, "BUCKET", 16)
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return Tokenizer.train(TEXTS, 300)
+@pytest.fixture
+def tokenizer(case):
+    return tokenizer_for(registry.is_encoder_decoder(case.config))
+
+
+@functools.cache
+def tokenizer_for(sources: bool) -> Tokenizer:
+    """One that knows how to end a source, if there are any."""
+    return Tokenizer.train(TEXTS, 400, kind="t5") if sources else Tokenizer.train(TEXTS, 300)
 
 
 def bundle(case, tokenizer=None, **params) -> Bundle:
@@ -49,12 +58,18 @@ def with_text(case, tokenizer) -> Bundle:
 
 
 def one_by_one(m: Bundle, row: list[int], n: int) -> list[int]:
-    """Greedy decoding as it is defined: the whole row again for each token."""
+    """Greedy decoding as it is defined: all that was read and written again for each token."""
+    length = m.config.max_length or 96
+    # Padded on the right to one length, so that one program is compiled.
+    padded = lambda row: np.asarray([row + [0] * (length - len(row))])
+    real = lambda row: np.arange(length)[None] < len(row)
+    beside = registry.is_encoder_decoder(m.config)
+    source, row = {"source_BS": padded(row), "valid_BS": real(row)}, [m.config.decoder_start_id] if beside else row
     for _ in range(n):
-        # Padded on the right to one length, so that one program is compiled.
-        tokens_BT = np.asarray([row + [0] * (m.config.max_length - len(row))])
-        logits = families.apply(m.model, m.params, tokens_BT, valid_BT=np.arange(m.config.max_length)[None] < len(row))
-        row = [*row, int(logits.logits[0, len(row) - 1].argmax())]
+        given = {"tokens_BT": padded(row), "valid_BT": real(row)}
+        if beside:
+            given = source | {"target_BT": padded(row), "target_valid_BT": real(row)}
+        row = [*row, int(families.apply(m.model, m.params, **given).logits[0, len(row) - 1].argmax())]
     return row[-n:]
 
 
@@ -101,7 +116,9 @@ def test_a_row_is_its_own(case):
 def test_samples_follow_the_distribution(case):
     m = bundle(case, scale=0.05)
     row = case.tokens(1, 4)[0]
-    logits = np.asarray(families.apply(m.model, m.params, row[None]).logits[0, -1], np.float64)
+    start = getattr(case.config, "decoder_start_id", None)
+    given = (row[None],) if start is None else (row[None], np.array([[start]], np.int32))
+    logits = np.asarray(families.apply(m.model, m.params, *given).logits[0, -1], np.float64)
     expected = by_definition(logits, 0.5, 9, None)
     new = generate(m, [row] * 4000, max_new_tokens=1, sampling=Sample(temperature=0.5, top_k=9))[:, 0]
     seen = np.bincount(new, minlength=len(expected)) / 4000
@@ -111,10 +128,16 @@ def test_samples_follow_the_distribution(case):
 
 def test_a_prompt_up_to_the_last_position(case):
     m = bundle(case)
-    row = case.tokens(1, 92)[0].tolist()
+    beside = registry.is_encoder_decoder(case.config)  # which has as many for each side
+    row = case.tokens(1, 96 if beside else 92)[0].tolist()
     assert generate(m, [row], max_new_tokens=4)[0].tolist() == one_by_one(m, row, 4)
-    with pytest.raises(ValueError, match="92 tokens and max_new_tokens is 5, and the model has 96 positions"):
-        generate(m, [row], max_new_tokens=5)
+    if case.config.max_length is None:
+        assert generate(m, [row * 2], max_new_tokens=4).shape == (1, 4)
+        return
+    for length, new in ((97, 4), (1, 97)) if beside else ((92, 5),):
+        words = f"{length} tokens and max_new_tokens is {new}, and the model has 96 positions"
+        with pytest.raises(ValueError, match=words):
+            generate(m, [[1] * length], max_new_tokens=new)
 
 
 def test_stop_tokens(case):
@@ -208,7 +231,7 @@ def test_text_in_text_out(case, tokenizer):
     answers = generate(m, ["def read", "class"], max_new_tokens=8)
     assert [type(answer) for answer in answers] == [str, str]
     assert generate(m, "class", max_new_tokens=8) == answers[1]
-    ids = tokenizer.encode("class").ids
+    ids = tokenizer.encode("class", template=registry.is_encoder_decoder(case.config)).ids
     new = generate(m, [ids], max_new_tokens=8)[0]
     ends = np.flatnonzero(new == tokenizer.eos_id)
     assert answers[1] == tokenizer.decode(new[: ends[0]] if ends.size else new)
@@ -216,6 +239,10 @@ def test_text_in_text_out(case, tokenizer):
 
 def test_an_empty_prompt_starts_a_text(case, tokenizer):
     m = with_text(case, tokenizer)
+    if registry.is_encoder_decoder(case.config):  # to it, this is a text of which there is but the end
+        new = generate(m, [[tokenizer.eos_id]], max_new_tokens=6)[0]
+        assert generate(m, "", max_new_tokens=6) == module._decode(tokenizer, [], new, [tokenizer.eos_id], [])
+        return
     assert generate(m, "", max_new_tokens=6) == module._decode(
         tokenizer, np.zeros(0, int), generate(m, [[tokenizer.bos_id]], max_new_tokens=6)[0], [tokenizer.eos_id], []
     )
@@ -252,7 +279,6 @@ def test_stop_texts(case, tokenizer):
         ([[1]], {"stop": 90}, r"stop\[0, 0\] is 90, outside of the vocabulary"),
         (np.ones((1, 4), int), {"valid_BT": np.ones((1, 3), bool)}, "valid_BT has shape"),
         (np.ones((1, 4), int), {"valid_BT": np.zeros((1, 4), bool)}, "prompt 0 is empty"),
-        ([[1] * 95], {"max_new_tokens": 2}, "the model has 96 positions"),
     ],
 )
 def test_bad_requests(case, prompts, change, message, monkeypatch):

@@ -111,7 +111,7 @@ def read(data_dir):
 @pytest.fixture(scope="module")
 def tokenizers():
     texts = [*(text for a, b, _ in PAIRS for text in (a, b)), CONTEXT, "Who led the team?"] * 3
-    texts += [source for _, source in stdlib_labels._functions("class A:\n    def read(self):\n        return 1\n")]
+    texts += [source for _, source in stdlib_labels.functions_in("class A:\n    def read(self):\n        return 1\n")]
     return {kind: Tokenizer.train(texts, 420, kind=kind) for kind in ("wordpiece", "roberta")}
 
 
@@ -155,7 +155,7 @@ def test_functions_are_cut_out_whole_and_to_the_left():
         "import a\n\nclass A:\n    @staticmethod\n    def f(x):\n        '''Doc\nat the margin\n        '''\n"
         "        def g():\n            return 1\n        return g\n\nif a:\n    async def h(): pass\n"
     )
-    found = dict(stdlib_labels._functions(source))
+    found = dict(stdlib_labels.functions_in(source))
     assert list(found) == ["A.f", "h"]
     assert found["A.f"].startswith("@staticmethod\ndef f(x):\n    '''Doc\nat the margin\n    '''\n    def g():\n")
     assert found["h"] == "async def h(): pass\n"

@@ -57,6 +57,39 @@ def test_a_scaled_loss_scales_its_gradients(case):
         jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-14), actual, expected)
 
 
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_smoothing_spreads_a_share_over_all_tokens_that_exist(case, chunks):
+    """Against the definition with whole distributions, forward and backward; the padding of a vocabulary gets none."""
+    size, share = V - 7, 0.1
+
+    def padded(params, hidden):
+        logits = head(params, hidden)
+        return jnp.where(jnp.arange(V) < size, logits, jnp.finfo(logits.dtype).min)
+
+    def whole(params, hidden, targets, weights):
+        smooth = optax.smooth_labels(jax.nn.one_hot(targets, size), share)
+        return (optax.softmax_cross_entropy(head(params, hidden)[..., :size], smooth) * weights).sum()
+
+    def pieces(*args):
+        return cross_entropy(padded, *args, chunks=chunks, smoothing=share, vocab_size=size)
+
+    with jax.enable_x64(True):
+        params, hidden, targets, weights = jax.tree.map(jnp.asarray, case)
+        case = params, hidden, targets % size, weights
+        expected = jax.value_and_grad(whole, (0, 1))(*case)
+        (loss, extra), gradients = jax.value_and_grad(pieces, (0, 1), has_aux=True)(*case)
+        jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12), (loss, gradients), expected)
+        plain, correct = cross_entropy(padded, *case, chunks=chunks)
+        np.testing.assert_allclose(extra["unsmoothed"], plain, rtol=1e-12)
+        assert extra["correct"] == correct["correct"] and loss > plain / 2
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_a_smoothing_that_is_none(case, smoothing):
+    with pytest.raises(ValueError, match="smoothing is .*: it must be at least 0 and less than 1"):
+        cross_entropy(head, *jax.tree.map(jnp.asarray, case), smoothing=smoothing)
+
+
 @pytest.mark.parametrize("target", [-1, V, 10**6])
 def test_where_the_weight_is_zero_any_target_will_do(case, target):
     params, hidden, targets, weights = jax.tree.map(jnp.asarray, case)

@@ -39,9 +39,11 @@ float64 = pytest.mark.usefixtures("x64")
 
 
 def inputs(case: families.Case, batch: int = 1, length: int = 6) -> dict[str, np.ndarray]:
-    """Token ids for each argument that takes them; what a decoder reads is `length` long, what it looks at longer."""
-    lengths = {name: length + len(case.ids) - 1 - i for i, name in enumerate(case.ids)}
-    return {name: case.tokens(batch, lengths[name], seed=i) for i, name in enumerate(case.ids)}
+    """Token ids for each argument that takes them; what a decoder reads is `length` long, what it looks at longer. Who
+    judges a source reads no other target."""
+    judges = len(case.ids) > 1 and case.task not in families.WRITERS
+    lengths = {name: length + len(case.ids) - 1 - i for i, name in enumerate(case.ids[:1] if judges else case.ids)}
+    return {name: case.tokens(batch, lengths[name], seed=i) for i, name in enumerate(lengths)}
 
 
 def random(*shape: int) -> np.ndarray:
@@ -140,6 +142,32 @@ def test_packed_is_unpacked(case: families.Case):
 
 
 @float64
+@each("target_documents_BT")
+def test_packed_pairs_are_unpacked(case: families.Case):
+    """Sources side by side in a row, and their targets in another, are what they are alone, in what is said and in the
+    gradients; their documents are numbered alike, and in any order."""
+    case = case.wide()
+    params = case.params()
+    lengths, numbers = {"source_BS": (5, 3, 4), "target_BT": (2, 4, 3)}, (4, 2, 9)
+    tokens = {ids: case.tokens(3, max(lengths[ids]), seed) for seed, ids in enumerate(lengths)}
+    valid = {ids: np.arange(max(lengths[ids])) < np.array(lengths[ids])[:, None] for ids in lengths}
+    pack = lambda x, ids: np.pad(x[valid[ids]], [(0, 2)] + [(0, 0)] * (x.ndim - 2))[None]
+    direction = random(3, 4, outputs(case)) * valid["target_BT"][..., None]
+
+    said, expected = families.gradients(
+        case.model, params, direction, **tokens, **{families.MASKS[ids]: valid[ids] for ids in valid}
+    )
+    documents = {
+        ids.replace("_", "_documents_"): pack(np.array(numbers)[:, None] * valid[ids], ids).astype(np.int32)
+        for ids in valid
+    }
+    packed = {ids: pack(tokens[ids], ids) for ids in tokens} | documents
+    actual, grads = families.gradients(case.model, params, pack(direction, "target_BT"), **packed)
+    assert families.difference(actual[0, : sum(lengths["target_BT"])], said[valid["target_BT"]]) < EXACT
+    assert families.difference(grads, expected) < EXACT
+
+
+@float64
 @each("positions_BT")
 def test_positions(case: families.Case):
     """By default they count what is real; others change what is said; where a token stands does not."""
@@ -204,6 +232,47 @@ def test_token_by_token(case: families.Case):
         cache = out.cache
 
 
+@float64
+@each("target_BT", "cache")
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_cached_pairs_are_uncached(case: families.Case, side: str):
+    """The same beside sources of 3 and 7 tokens, which are read once: after the first call none is given."""
+    case = case.wide()
+    params = case.params()
+    prompts, more, width = np.array([2, 4]), 6, 4
+    source_BS, whole = case.tokens(2, 7, seed=1), case.tokens(2, width + more)
+    source = {"source_BS": source_BS, "valid_BS": np.arange(7) >= np.array([[4], [0]])}
+    valid_BT = np.arange(width + more) < (prompts + more)[:, None]
+    expected = families.apply(case.model, params, **source, target_BT=whole, target_valid_BT=valid_BT)
+    encoded_BSD = families.apply(case.model, params, **source, method="encode")
+    assert families.difference(encoded_BSD, expected.encoded_BSD) < EXACT
+
+    slots = np.arange(width)[None] - (width - prompts[:, None] if side == "left" else 0)
+    real_BT = (slots >= 0) & (slots < prompts[:, None])
+    cache = case.module.init_cache(case.config, 2, width + more, jnp.float64)
+    given = {"target_valid_BT": real_BT, "cache": cache}
+    given["target_BT"] = np.where(real_BT, np.take_along_axis(whole, slots.clip(0), 1), 5)
+    out = families.apply(case.model, params, **source, **given)
+    again = families.apply(
+        case.model, params, encoded_BSD=encoded_BSD, valid_BS=source["valid_BS"], **given, method="decode"
+    )
+    assert families.difference((again.cache.kv, again.cache.cross), (out.cache.kv, out.cache.cross)) < EXACT
+    expected = np.asarray(families.said(expected))
+    for row, real in enumerate(prompts):
+        assert families.difference(families.said(out)[row][real_BT[row]], expected[row, :real]) < EXACT
+    start = 0
+    for piece in (1, 1, 3, 1):
+        places = prompts[:, None] + start + np.arange(piece)
+        given = {"target_BT": np.take_along_axis(whole, places, 1), "cache": out.cache}
+        if piece == 1:
+            out = families.apply(case.model, params, source_BS=None, **given)
+        else:
+            out = families.apply(case.model, params, encoded_BSD=None, **given, method="decode")
+        assert families.difference(families.said(out), np.take_along_axis(expected, places[..., None], 1)) < EXACT
+        start += piece
+    assert out.cache.length == width + more
+
+
 # ---- knobs ----------------------------------------------------------------------------------------------------------
 
 
@@ -241,10 +310,10 @@ def test_knobs_do_what_they_say(case: families.Case):
 
     products = lambda knob: sum(equation.primitive.name == "dot_general" for equation in program(remat=knob))
     assert products("none") < products("dots") < products("full")
-    layers = case.config.num_layers
-    for unroll in (1, 2, layers):
+    depths = {getattr(case.config, families.STACKS[ids][1]) for ids in case.ids}
+    for unroll in (1, 2, *depths):
         loops = [e.params["unroll"] for e in program(unroll=unroll) if e.primitive.name == "scan"]
-        assert set(loops) == {unroll}
+        assert set(loops) == {min(unroll, depth) for depth in depths}
 
 
 @float64
@@ -263,19 +332,22 @@ def test_intermediates(case: families.Case):
     assert families.difference(real(output), real(expected)) < EXACT
 
     asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
-    layers, width = case.config.num_layers, case.config.width
-    hidden = [x for path, x in asked.items() if path.endswith("blocks/hidden_BTD")]
-    assert hidden and all(x.shape[0] == layers and x.shape[-1] == width for x in hidden)
-    assert all(families.difference(x[i], x[i + 1]) > 1e-3 for x in hidden for i in range(layers - 1))
-    weights = [x for path, x in asked.items() if path.endswith("weights_BHTS")]
-    assert weights and all(x.shape[:3] == (layers, 2, case.config.num_heads) for x in weights)
-    for weights_LBHTS in weights:
+    hidden = {path: x for path, x in asked.items() if path.endswith("blocks/hidden_BTD")}
+    assert len(hidden) == len(case.ids)
+    for path, x in hidden.items():
+        assert x.shape[0] == case.layers(path) and x.shape[-1] == case.config.width
+        assert all(families.difference(x[i], x[i + 1]) > 1e-3 for i in range(len(x) - 1))
+    weights = {path: x for path, x in asked.items() if path.endswith("weights_BHTS")}
+    assert len(weights) == 2 * len(case.ids) - 1
+    for path, weights_LBHTS in weights.items():
+        layers, rows, num_heads = weights_LBHTS.shape[:3]  # a row of the batch may be cut into several
+        assert (layers, rows % 2, num_heads) == (case.layers(path), 0, case.config.num_heads)
         np.testing.assert_allclose(weights_LBHTS.sum(-1), 1, rtol=1e-12)
-    own = next(x for x in weights if x.shape[-2:] == (T, T))  # of what is said, to itself
+    own = next(x for x in weights.values() if x.shape[-2:] == (T, T))  # of what is said, to itself
     seen_BTS = valid_BT[:, None, :] & (np.tri(T, dtype=bool) if case.causal else np.ones((T, T), bool))
     has_any = seen_BTS.any(-1) & valid_BT  # a query that sees nothing is nobody's business, nor is one of padding
     nonzero = np.moveaxis(np.asarray(own) > 0, 2, 0)  # [H, L, B, T, S]
-    seen_LBTS = np.stack([seen_BTS] * layers)
+    seen_LBTS = np.stack([seen_BTS] * len(own))
     if hasattr(case.module, "local_layers"):  # which see but a window
         near_TS = np.abs(np.arange(T)[:, None] - np.arange(T)) <= case.config.window // 2
         seen_LBTS[case.module.local_layers(case.config)] &= near_TS
@@ -304,8 +376,10 @@ def test_fused_attention_says_the_same(case: families.Case):
 # What the papers say of fresh weights: their distribution, by path. (Norms' scales are one, biases zero, everywhere.)
 normal = lambda std: scipy.stats.norm(scale=std)
 truncated = lambda std: scipy.stats.truncnorm(-2, 2, scale=std)
+uniform = lambda largest: scipy.stats.uniform(-largest, 2 * largest)
 FRESH: dict[str, Callable[[Any], Any]] = {
     "albert": lambda cfg: ((r".*/(embedding|kernel)", truncated(cfg.init_std)),),
+    "bart": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
     "bert": lambda cfg: ((r".*/(embedding|kernel)", truncated(cfg.init_std)),),
     "deberta": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
     "deberta_v2": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
@@ -315,12 +389,29 @@ FRESH: dict[str, Callable[[Any], Any]] = {
         (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
         (r".*/embedding|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
     ),
+    "longt5": lambda cfg: FRESH["t5"](cfg),
+    "marian": lambda cfg: (
+        (r"token_embed/embedding", normal(cfg.width**-0.5)),
+        (r".*/(query|key|value|out)/kernel", uniform((6 / (2 * cfg.width)) ** 0.5)),
+        (r"encoder_blocks/mlp_(up|down)/kernel", uniform((6 / (cfg.width + cfg.mlp_dim)) ** 0.5)),
+        (r"decoder_blocks/mlp_(up|down)/kernel", uniform((6 / (cfg.width + cfg.mlp_decoder_dim)) ** 0.5)),
+    ),
+    "mbart": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
     "modernbert": lambda cfg: (
         (r".*/(out|mlp_down|dense)/kernel", truncated(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
         (r".*/embedding|.*/(query|key|value|mlp_gate|mlp_up)/kernel", truncated(cfg.init_std)),
     ),
     "mpnet": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
+    "pegasus": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
     "roberta": lambda cfg: ((r".*/(embedding|kernel)", normal(cfg.init_std)),),
+    "t5": lambda cfg: (
+        (r"token_embed/embedding", normal(1.0)),
+        (r".*relative_bias/embedding", uniform((6 / (cfg.num_buckets + cfg.num_heads)) ** 0.5)),
+        (r".*/query/kernel", normal((cfg.width * cfg.head_dim) ** -0.5)),
+        (r".*/(key|value|mlp_gate|mlp_up)/kernel", normal(cfg.width**-0.5)),
+        (r".*/out/kernel", normal((cfg.num_heads * cfg.head_dim) ** -0.5)),
+        (r".*/mlp_down/kernel", normal(cfg.mlp_dim**-0.5)),
+    ),
 }
 
 
@@ -357,6 +448,13 @@ def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
 
 # A loss is chosen by the problem, and by the model type the names in config.json; too long rows are refused.
 READ_ELSEWHERE = ("problem", "model_type", "max_length")
+# What encoder-decoders are told to stand for padding, others want to know who read their config.json.
+READ_BY_OTHERS = ("pad_id",)
+
+
+# What is generated begins with one token, which is not said, and may have to begin or to end with others, which are.
+STARTS = {"decoder_start_id": 1}
+FORCED = {"forced_bos_id": 0, "forced_eos_id": -1}
 
 
 def other(name: str, value: Any) -> Any:
@@ -382,7 +480,7 @@ def test_every_field_of_the_config_is_read(case: families.Case):
         small = dataclasses.replace(case, task=task, config=config)
 
         def everything(key: jax.Array) -> Any:
-            given = families.as_asked(task, {name: jnp.zeros((1, 8), jnp.int32) for name in small.ids})
+            given = families.as_asked(task, {name: jnp.zeros((1, 8), jnp.int32) for name in inputs(small)})
             return small.model.init_with_output({"params": key, "dropout": key}, **given, train=True)
 
         return jax.jit(everything).lower(jax.random.key(0)).as_text()
@@ -391,9 +489,11 @@ def test_every_field_of_the_config_is_read(case: families.Case):
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     changed = {name: dataclasses.replace(config, **{name: other(name, value)}) for name, value in fields.items()}
     unread = [name for name in fields if name not in READ_ELSEWHERE]
+    if "source_BS" in case.takes:
+        unread = [name for name in unread if name not in READ_BY_OTHERS]
     for task in dict.fromkeys((case.task, *case.module.TASKS)):
         unread = [name for name in unread if program(task, changed[name]) == program(task, config)]
-    if not case.causal:
+    if not case.causal or not unread:
         assert not unread, f"nothing reads {unread}"
         return
 
@@ -401,12 +501,18 @@ def test_every_field_of_the_config_is_read(case: families.Case):
     answer = lambda config: generate(
         Bundle(dataclasses.replace(case, config=config).model, params, config), prompts, max_new_tokens=8
     )
-    config = dataclasses.replace(config, **{name: None for name in unread})
+    config = dataclasses.replace(config, **{name: STARTS.get(name) for name in (*unread, "eos_id")})
     words = answer(config)
     row, end = np.argwhere(words[:, :-1] != words[:, 1:])[0]
+    token = int(words[row, end])
     for name in unread:
-        stopped = answer(dataclasses.replace(config, **{name: int(words[row, end])}))[row]
-        assert (stopped[: end + 1] == words[row, : end + 1]).all() and (stopped[end:] == words[row, end]).all(), name
+        others = answer(dataclasses.replace(config, **{name: token}))
+        if name in STARTS:
+            assert token != STARTS[name] and (others != words).any(), name
+        elif name in FORCED:
+            assert (others[:, FORCED[name]] == token).all(), name
+        else:
+            assert (others[row, : end + 1] == words[row, : end + 1]).all() and (others[row, end:] == token).all(), name
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------
@@ -434,7 +540,8 @@ def test_dropout(case: families.Case):
 
     def masks(case: families.Case) -> dict[str, list[np.ndarray]]:
         # So many rows that each rate is told from the next, also where it is one number of a row that is dropped.
-        given, rngs = families.as_asked(case.task, inputs(case, 64, 4)), {"dropout": jax.random.key(0)}
+        given = families.as_asked(case.task, families.padded(case, inputs(case, 64, 4), {}))
+        rngs = {"dropout": jax.random.key(0)}
         run = lambda params: case.model.apply(
             {"params": params}, **given, train=True, rngs=rngs, mutable="intermediates"
         )
@@ -451,7 +558,7 @@ def test_dropout(case: families.Case):
             assert near, f"{path} drops {live.mean():.3f}, and the rates are {rates}"
             met.update(near)
             if "blocks/" in path:
-                assert x.shape[0] == case.config.num_layers
+                assert x.shape[0] == case.layers(path)
                 assert all((x[i] != x[i + 1]).mean() > 0.05 for i in range(len(x) - 1)), f"{path}: layers agree"
             rows = np.moveaxis(x, 1, 0) if "blocks/" in path else x
             assert (rows[0] != rows[1]).any(), f"{path}: rows agree"
@@ -532,7 +639,7 @@ def test_the_shortest_and_the_longest_rows(case: families.Case):
 # ---- the padded vocabulary ------------------------------------------------------------------------------------------
 
 
-@each("tokens_BT")
+@each()
 def test_tokens_that_do_not_exist(case: families.Case):
     """The rows that pad the vocabulary win no softmax and get no gradient."""
     V = case.config.vocab_size
@@ -550,8 +657,11 @@ def test_tokens_that_do_not_exist(case: families.Case):
         hidden = case.model.apply({"params": params}, **given).hidden_BTD
         return jax.nn.log_softmax(case.model.apply({"params": params}, hidden, method="logits"))[..., 0].sum()
 
-    tables = [g for g in jax.tree.leaves(jax.jit(jax.grad(loss))(params)) if padded_vocab(V) in g.shape]
-    assert tables and all(not g[V:].any() and (g[:V].reshape(V, -1) != 0).any(1).all() for g in tables)
+    grads = trees.flatten(jax.jit(jax.grad(loss))(params))
+    tables = {path: g for path, g in grads.items() if padded_vocab(V) in g.shape}
+    if "source_BS" in case.takes:  # whose logits may have a bias that is not trained
+        assert not np.any(tables.pop("lm_head/bias", 0))
+    assert tables and all(not g[V:].any() and (g[:V].reshape(V, -1) != 0).any(1).all() for g in tables.values())
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -597,9 +707,35 @@ def test_choices_are_rows(family: str):
 
 @each()
 def test_arguments_that_differ_in_shape(case: families.Case):
-    for name in {"positions_BT", "documents_BT", "segments_BT"}.intersection(case.takes):
+    for name in {"positions_BT", "documents_BT", "segments_BT", "target_documents_BT"}.intersection(case.takes):
         wrong = {name: np.zeros((2, 5), np.int32)}
         refused(case, rf"{name} has shape \(2, 5\) and the tokens \(2, 6\)", **inputs(case, 2) | wrong)
+
+
+@each("source_BS")
+def test_sides_that_do_not_belong_together(case: families.Case):
+    params, given = case.params(), inputs(case, 2)
+    read = lambda **more: case.model.apply({"params": params}, **given | more)
+    numbers = {"source_BS": np.ones((2, 7), np.int32), "target_BT": np.ones((2, 6), np.int32)}
+    with pytest.raises(ValueError, match=r"source_documents_BS has shape \(2, 5\) and the tokens \(2, 7\)"):
+        read(source_documents_BS=numbers["source_BS"][:, :5])
+    for one, ids in (("source_documents_BS", "source_BS"), ("target_documents_BT", "target_BT")):
+        with pytest.raises(ValueError, match="source_documents_BS and target_documents_BT go together"):
+            read(**{one: numbers[ids]})
+    with pytest.raises(ValueError, match="the source has 2 rows and the target 3"):
+        read(target_BT=case.tokens(3, 6))
+    with pytest.raises(ValueError, match="neither encoded_BSD nor a cache that has seen it"):
+        case.model.apply({"params": params}, given["target_BT"], None, method="decode")
+    make = lambda *sizes: case.module.init_cache(case.config, *sizes)
+    with pytest.raises(ValueError, match="the cache has 5 slots and holds 0 tokens, so 6 more do not fit"):
+        read(cache=make(2, 5))
+    with pytest.raises(ValueError, match="the cache has 3 rows and the tokens 2"):
+        read(cache=make(3, 8))
+    with pytest.raises(ValueError, match="documents_BT and a cache do not go together"):
+        read(cache=make(2, 8), source_documents_BS=numbers["source_BS"], target_documents_BT=numbers["target_BT"])
+    for length in (0, -1):
+        with pytest.raises(ValueError, match=f"a cache of {length} tokens"):
+            make(2, length)
 
 
 @each("positions_BT")
@@ -648,5 +784,6 @@ def test_configurations_that_contradict_themselves(family: str):
         if isinstance(value, str):
             with pytest.raises(ValueError, match=f"{field.name} 'gelo' is not known: choose one of .*{value}"):
                 dataclasses.replace(good, **{field.name: "gelo"})
-    with pytest.raises(ValueError, match="num_heads=7 does not divide width=32"):
-        dataclasses.replace(good, num_heads=7)
+    if not hasattr(good, "head_dim"):
+        with pytest.raises(ValueError, match="num_heads=7 does not divide width=32"):
+            dataclasses.replace(good, num_heads=7)

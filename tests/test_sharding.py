@@ -114,13 +114,15 @@ def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any
     assert_same(trained(case, training=parts, objective=objective), on_one_device(case))
 
 
-@pytest.mark.parametrize("case", families.lessons("documents_BT"), ids=families.name_of)
+@pytest.mark.parametrize(
+    "case", families.lessons("documents_BT") + families.lessons("target_documents_BT"), ids=families.name_of
+)
 def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, on_one_device: Any):
     case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
     rows = families.documents(case.config, 8, 16)
     alone = [[document] for documents in rows for document in documents]
     batch = families.BATCHES[case.learns](alone, 16)
-    assert batch["tokens_BT"].shape == (16, 16)
+    assert batch[case.ids[0]].shape == (16, 16)
     assert_same(trained(case, rows=16, batch=batch), on_one_device(case))
 
 
@@ -246,7 +248,7 @@ def test_a_mesh_that_does_not_divide_the_model(case: families.Case):
         ),
         (
             {"mesh": Mesh(data=4, sequence=2), "length": 15},
-            "BT has shape .* 'sequence' of size 2 does not divide",
+            "B[TS] has shape .* 'sequence' of size 2 does not divide",
         ),
         ({"mesh": Mesh(data=2), "training": Training(batch_size=8, accumulation=8)}, "choose a multiple of 16"),
         ({"mesh": Mesh(data=3)}, "does not divide 8"),

@@ -298,7 +298,7 @@ def test_sentencepiece_is_sentencepiece(folders):
     encoding = tokenizer.encode("the <extra_id_0> code", special=True)
     assert size - 1 in encoding.ids and encoding.offsets[-1, 1] == len("the <extra_id_0> code")
     with pytest.raises(ValueError, match="does not say what frames a sequence"):
-        tokenizer.encode("a", template=True)
+        Tokenizer.load(folders["sp-bpe"]).encode("a", template=True)
 
 
 def test_lengths_left_in_a_published_file_do_not_cut_or_pad(bpe, tmp_path):
@@ -341,7 +341,7 @@ def test_one_file_may_be_named(folders):
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    formats = "tokenizer.json, vocab.json with merges.txt, vocab.txt, spiece.model, spm.model, "
+    formats = "tokenizer.json, source.spm with target.spm with vocab.json, vocab.json with merges.txt, vocab.txt, spiece.model, spm.model, "
     formats += "sentencepiece.bpe.model, tokenizer.model"
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(
@@ -605,7 +605,7 @@ def test_every_process_learns_the_same_pieces():
 
 def test_what_cannot_be_trained(tmp_path):
     for how, message in (
-        ({"kind": "unigram"}, "kind='unigram': a tokenizer that is trained is one of bpe, roberta, wordpiece"),
+        ({"kind": "unigram"}, "kind='unigram': a tokenizer that is trained is one of bpe, roberta, wordpiece, t5"),
         ({"kind": "roberta", "lower_case": True}, "lower_case is a choice of kind=wordpiece"),
         ({"kind": "roberta", "vocab_size": 260}, "for kind=roberta it must be at least 261"),
     ):

@@ -47,7 +47,8 @@ def spoilt(objective: Any) -> Any:
 
 def good(batch: Any, value: float = 1) -> dict[str, np.ndarray]:
     """A batch for an objective that can be spoilt."""
-    return batch | {"good_B": np.full(len(batch["tokens_BT"]), value, np.float32)}
+    rows = len(next(iter(batch.values())))
+    return batch | {"good_B": np.full(rows, value, np.float32)}
 
 
 def identical(one: Any, other: Any) -> bool:

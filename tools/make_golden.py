@@ -5,7 +5,7 @@
 A file holds one small random configuration of a family for a task, its weights (numbers of half precision, to be
 computed with in double), three rows of tokens, one of them padded on the right and one on the left, and in double
 precision what the reference makes of them: what it says, all its hidden states, and the gradients of all weights.
-Whatever stands at padding is zero.
+Whatever stands at padding is zero. Of an encoder-decoder there are rows of sources and of targets.
 """
 
 import dataclasses
@@ -24,30 +24,37 @@ from parity import reference  # noqa: E402
 from transformer_zoo import registry  # noqa: E402
 from transformer_zoo.checkpoints import config_map  # noqa: E402
 
-SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_heads": 2, "mlp_dim": 6,
-         "num_segments": 2}  # fmt: skip
+SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
+         "num_decoder_heads": 2, "head_dim": 2, "mlp_dim": 6, "mlp_decoder_dim": 5, "num_segments": 2}  # fmt: skip
 
 
 def golden(family: str, task: str) -> dict[str, np.ndarray]:
     """The arrays of a file."""
     config = families.random_config(family, 6, task)
-    config = dataclasses.replace(config, **{name: size for name, size in SIZES.items() if hasattr(config, name)})
+    fields = {field.name for field in dataclasses.fields(config)}
+    config = dataclasses.replace(config, **{name: size for name, size in SIZES.items() if name in fields})
     case = families.Case(family=family, task=task, config=config)
     model = reference.build(case, seed=6)
     given = families.rows(case, 3, 6)
-    given["valid_BT"] = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]], bool)
+    valid = lambda T: np.stack([np.ones(T, bool), np.arange(T) < T - 2, np.arange(T) >= 3])
+    given = families.padded(case, given, {ids: valid(given[ids].shape[1]) for ids in case.ids if ids in given})
     offset = getattr(case.module, "position_offset", lambda config: 0)(case.config)
     words, hidden, grads = reference.told(task, model, given, offset)
     return {
         "config": np.array(json.dumps(config_map.write(case.module, case.config, task), sort_keys=True)),
         "shapes": np.array(json.dumps({name: grad.shape for name, grad in grads.items()})),
         **given,
-        **{f"said {name}": families.real(task, name, x, given["valid_BT"]) for name, x in words.items()},
-        "hidden": hidden * given["valid_BT"][..., None],
+        **{f"said {name}": families.real(task, name, x, families.mask_of(given)) for name, x in words.items()},
+        **{name_of(ids): x * families.mask_of(given, ids)[..., None] for ids, x in hidden.items()},
         # One after the other in one array each, which is smaller than many arrays.
         "weights": np.concatenate([reference.tensors(model)[name].astype(np.float16).ravel() for name in grads]),
         "gradients": np.concatenate([grad.ravel() for grad in grads.values()]),
     }
+
+
+def name_of(ids: str) -> str:
+    """What the hidden states of these ids are called."""
+    return "hidden" if ids == "tokens_BT" else f"hidden {ids}"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ _HOMES = {
     "generate": "generation.generate",
     "Greedy": "generation.sampling",
     "Sample": "generation.sampling",
+    "Beam": "generation.beam",
     "Output": "nn.output",
     "Compute": "nn.compute",
     "make_mesh": "sharding",

@@ -73,20 +73,35 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Goes on writing a text."""
+    """Goes on writing a text; an encoder-decoder reads it, and writes another."""
 
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     prompt: str = ""
-    """The text to go on with. Empty: from the start of a text."""
+    """The text to go on with, or to read. Empty: from the start of a text."""
     max_new_tokens: int = 100
     """Stop after so many tokens, if the model does not end the text before."""
-    temperature: float = 0.0
-    """0: always the most probable token. 1: as the model says; between them, bolder or safer."""
+    temperature: float | None = None
+    """0: always the most probable token. 1: as the model says; between them, bolder or safer. With neither this nor
+    --beams, as the generation_config.json of the model has it; where it has nothing, as with 0."""
     top_k: int | None = None
     """Sample from this many tokens, the most probable ones."""
     top_p: float | None = None
     """Sample from the fewest tokens that together have this probability."""
+    beams: int | None = None
+    """Search for the most probable text with so many beams."""
+    length_penalty: float | None = None
+    """Of a search: above 0 favours long texts, below 0 short ones."""
+    answers: int | None = None
+    """Of a search: print so many texts, the best first."""
+    no_repeat_ngram_size: int | None = None
+    """Never write so many tokens in succession twice."""
+    min_new_tokens: int | None = None
+    """Do not end the text before so many tokens."""
+    language: str | None = None
+    """The language to write, of a model that has several, by its code, such as fr_XX."""
+    source_language: str | None = None
+    """The language of the prompt, where the model is told it."""
     seed: int = 0
     """Another seed, another sample."""
     dtype: str | None = None
@@ -94,17 +109,36 @@ class Generate:
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
+        from transformer_zoo import registry
 
-        if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
+        if self.beams is not None and self.temperature:
+            raise ValueError("--beams searches and --temperature samples: give one of them")
+        m = _load(self.name, self.dtype)
+        sampling = m.sampling
+        if self.beams is not None:
+            sampling = zoo.Beam(num_beams=self.beams)
+        elif self.temperature is not None:
+            sampling = zoo.Sample(temperature=self.temperature) if self.temperature else zoo.Greedy()
+        settings = {
+            "top_k": self.top_k, "top_p": self.top_p, "length_penalty": self.length_penalty,
+            "num_return_sequences": self.answers, "no_repeat_ngram_size": self.no_repeat_ngram_size,
+            "min_new_tokens": self.min_new_tokens,
+        }  # fmt: skip
+        settings = {name: value for name, value in settings.items() if value is not None}
+        if {"top_k", "top_p"} & settings.keys() and not isinstance(sampling, zoo.Sample):
             raise ValueError(
                 "--top-k and --top-p choose what to sample from: give a --temperature above 0, such as 0.8"
             )
-        sampling: Any = zoo.Greedy()
-        if self.temperature != 0:
-            sampling = zoo.Sample(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
-        m = _load(self.name, self.dtype)
-        answer = zoo.generate(m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed)
-        print(self.prompt + answer)
+        if {"length_penalty", "num_return_sequences"} & settings.keys() and not isinstance(sampling, zoo.Beam):
+            raise ValueError("--length-penalty and --answers are for a search: give --beams, such as 4")
+        sampling = dataclasses.replace(sampling, **settings)
+        answers = zoo.generate(
+            m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
+            language=self.language, source_language=self.source_language,
+        )  # fmt: skip
+        before = "" if registry.is_encoder_decoder(m.config) else self.prompt
+        for answer in [answers] if isinstance(answers, str) else answers:
+            print(before + answer)
         return 0
 
 

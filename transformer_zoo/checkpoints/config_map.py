@@ -14,13 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformer_zoo import trees
+from transformer_zoo import registry, trees
 
 CONFIG = "config.json"
 
 
 def read_file(folder: str | Path) -> dict[str, Any]:
-    """The config.json of a folder.
+    """The config.json of a folder; the `model_type` is added where it is published without one.
 
     Raises:
         FileNotFoundError: there is none.
@@ -35,7 +35,16 @@ def read_file(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is not a JSON object but a {type(settings).__name__}")
-    return settings
+    return settings if "model_type" in settings else settings | _unnamed(settings)
+
+
+def _unnamed(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The `model_type` that the `architectures` stand for, if it may be left unsaid: one of a family's `HF_UNNAMED`."""
+    for family in map(registry.family, registry.families()):
+        for model_type in getattr(family, "HF_UNNAMED", ()):
+            if settings.get("architectures") in [[name] for name in classes(family, model_type).values()]:
+                return {"model_type": model_type}
+    return {}
 
 
 def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> Any:
@@ -104,20 +113,32 @@ def classes(family: ModuleType, model_type: Any) -> dict[str, str]:
     return {task: prefix + name.removeprefix(own) for task, name in family.TASKS.items()}
 
 
+def saved_for(family: ModuleType, settings: Mapping[str, Any]) -> str | None:
+    """The task that the first of the `architectures` of a config.json stands for, if it is one of the family's classes,
+    or was: `HF_RENAMED` has what these were called before."""
+    first = _architecture(settings)
+    now = getattr(family, "HF_RENAMED", {}).get(first, first)
+    return next((task for task, name in classes(family, settings.get("model_type")).items() if name == now), None)
+
+
 def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> str:
-    """The task that the first of the `architectures` of a config.json stands for.
+    """The task that a config.json says its weights are for.
 
     Raises:
-        ValueError: there is none, or no task of the family has this class.
+        ValueError: it names no class, or none that a task of the family has.
     """
+    if (task := saved_for(family, settings)) is not None:
+        return task
+    first = _architecture(settings)
+    says = "names no architectures" if first is None else f"names the architecture {first!r}"
+    known = ", ".join(f"{task} ({name})" for task, name in classes(family, settings.get("model_type")).items())
+    raise ValueError(f"{source} {says}: give the task. Those of {family.HF_MODEL_TYPE} are {known}")
+
+
+def _architecture(settings: Mapping[str, Any]) -> str | None:
     named = settings.get("architectures") or [None]
-    tasks = {name: task for task, name in classes(family, settings.get("model_type")).items()}
     first = named[0] if isinstance(named, list) else named
-    if first not in list(tasks):
-        says = "names no architectures" if first is None else f"names the architecture {first!r}"
-        known = ", ".join(f"{task} ({name})" for name, task in tasks.items())
-        raise ValueError(f"{source} {says}: give the task. Those of {family.HF_MODEL_TYPE} are {known}")
-    return tasks[first]
+    return first if first is None else str(first)
 
 
 def _labels(settings: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, str | None]:

@@ -18,10 +18,10 @@ from transformer_zoo.checkpoints import formats
 
 TOKENIZERS = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
-    "sentencepiece.bpe.model", "tokenizer.model",
+    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
 )  # fmt: skip
 MODULES = "modules.json"
-REST = ("config.json", "*token*.json", *TOKENIZERS, MODULES, "*sentence_*.json")
+REST = ("config.json", "generation_config.json", "*token*.json", *TOKENIZERS, MODULES, "*sentence_*.json")
 
 
 def resolve(
@@ -43,7 +43,7 @@ def resolve(
 
     Raises:
         FileNotFoundError: there is no such folder, repository or revision, or the repository has no weights that can be
-            read.
+            read, or the preset was never published with any.
         PermissionError: the repository is private or gated.
         ConnectionError: it is not in the cache, and the hub cannot be reached or the download broke off.
         ValueError: the name cannot be a hub id; or a revision of a folder was asked for.
@@ -56,6 +56,8 @@ def resolve(
     if not isinstance(name, str) or name.startswith((".", "~", os.sep)) or name.count("/") > 1:
         raise FileNotFoundError(f"{folder} is a file: give its folder" if folder.exists() else f"no folder {folder}")
     repo = presets[name].hub_id if name in presets else name
+    if not repo:
+        raise FileNotFoundError(f"no weights of {name} were published: make fresh ones with `from_config`")
     try:
         for folder in folders:
             _download(

@@ -6,9 +6,12 @@ A row of `HF_WEIGHTS` is (theirs, ours, layout):
 
 `*` counts the layers, which are stacked in our parameter; two of them count groups and their layers, stacked along two
 axes; `*[1:]` counts them from the second on, where the first has no such tensor. `{a,b,c}` splits their tensor along
-the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows we pad. Every size follows from
-our parameter's shape, so a row holds for every configuration. Of their tensors only those slices are read that this
-process's devices need. The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix.
+the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows we pad; an axis `1` is one that
+ours has not. Every size follows from our parameter's shape, so a row holds for every configuration; where that cannot
+be, `hf_weights(config)` gives the rows. Of their tensors only those slices are read that this process's devices need.
+The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix. `HF_BARE` are the tasks whose body
+is written without the prefix (only "base", if nothing is said), and `HF_ABSENT` has, by the task, which of our
+parameters a model for it does without. Tensors named in `HF_ZERO` are zero where a file has none.
 """
 
 import dataclasses
@@ -69,6 +72,9 @@ def load(
     places = {} if shardings is None else trees.flatten(shardings)
     rows, inactive = _rows(family, config, task, flat)
     names = _Names(family, config, task)
+    for row in (row for row in rows if row.theirs.removeprefix("/") in getattr(family, "HF_ZERO", ())):
+        absent = [names.written(theirs) for theirs in row.names if not names.find(theirs, tensors)]
+        tensors = {**tensors, **dict.fromkeys(absent, np.zeros(row.shape, param_dtype))}
     faults: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {row.ours: [] for row in rows if not row.names}  # ours -> theirs, by layer
     for row in rows:
@@ -129,6 +135,15 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
     }
 
 
+def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[str, np.ndarray]:
+    """The tensors that a published file has besides, though they follow from the configuration, and that the reference
+    misses where they are not: those of a family's `hf_constants(config, task)`."""
+    names = _Names(family, config, task)
+    make = getattr(family, "hf_constants", lambda config, task: {})
+    wide = np.promote_types(dtype, np.float32)  # narrow numbers are rounded twice, as the reference rounds them
+    return {names.written(theirs): x.astype(wide).astype(dtype) for theirs, x in make(config, task).items()}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """A row of the table, with the sizes of one model."""
@@ -156,7 +171,8 @@ class Row:
     def shape(self) -> tuple[int, ...]:
         """Of their tensor."""
         groups = re.findall(r"\(.*?\)|\S+", self.left)
-        return tuple(math.prod(self.sizes[axis] for axis in group.strip("()").split()) for group in groups)
+        sizes = {"1": 1, **self.sizes}
+        return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
 
     def view(self, tensor: Any, part: int) -> np.ndarray:
         """Our part of their tensor, not read yet: to split and to transpose an array of numpy is to look at it anew."""
@@ -190,6 +206,32 @@ class Export:
         return self.row.undo([_host(leaf[self.place] if self.place else leaf) for leaf in self.leaves])
 
 
+def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str | None) -> Any:
+    """The configuration with what the tensors of a checkpoint alone say of it, for a family with `HF_TIED_BY_TENSORS`:
+    its output layer is tied to the table of tokens if it is the same, or if there is none but should be.
+
+    Of a T5, transformers 5 writes that it is tied, and goes by the tensors; before, that it was not could mean no more
+    than that its logits are not scaled.
+
+    Args:
+        task: the one that the checkpoint is for; None: that is not known.
+    """
+    if not getattr(family, "HF_TIED_BY_TENSORS", False):
+        return config
+    names = _Names(family, dataclasses.replace(config, tied=True), "base")
+    heads_own = _of_heads(family, task) & names.tied.keys()
+    pairs = [(head, x) for head in heads_own & tensors.keys() for x in names.find(names.tied[head], tensors)]
+    if not pairs:
+        return dataclasses.replace(config, tied=config.tied or (task is not None and bool(heads_own)))
+    return dataclasses.replace(config, tied=all(_same_bytes(tensors[one], tensors[other]) for one, other in pairs))
+
+
+def _of_heads(family: ModuleType, task: str | None = None) -> set[str]:
+    """The names of the tensors of a task's head, or of all tasks'."""
+    tables = family.HF_HEADS.values() if task is None else [family.HF_HEADS.get(task, ())]
+    return {theirs for table in tables for theirs, *_ in table}
+
+
 def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
     """The rows for these parameters, and the names that the other rows speak of; those of heads begin with "/".
 
@@ -199,12 +241,14 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
     tables = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in family.HF_HEADS.items()}
     inactive = [theirs for name, table in tables.items() if name != task for theirs, *_ in table]
     rows = []
-    for theirs, ours, layout in (*family.HF_WEIGHTS, *tables.get(task, ())):
+    body = family.hf_weights(config) if hasattr(family, "hf_weights") else family.HF_WEIGHTS
+    for theirs, ours, layout in (*body, *tables.get(task, ())):
         theirs, start = _start(theirs)
         paths = tuple(_expand(ours))
         if not any(path in flat for path in paths):
             # A pooler of another task is no surprise; biases are, where config.json says that there are none.
-            inactive += [theirs] if re.fullmatch(heads.PATHS, ours) else []
+            absent = getattr(family, "HF_ABSENT", {}).get(task, heads.PATHS)
+            inactive += [theirs] if re.fullmatch(f"{heads.PATHS}|{absent}", ours) else []
             continue
         left, right = layout.split(" -> ")
         split, axes = (right.split()[:1], right.split()[1:]) if len(paths) > 1 else ([], right.split())
@@ -240,9 +284,10 @@ class _Names:
 
     def __init__(self, family: ModuleType, config: Any, task: str):
         self.prefix = family.HF_PREFIX
-        self.write_prefix = "" if task == "base" else self.prefix
-        tied = config_map.write(family, config, task).get("tie_word_embeddings", True)
-        self.tied = family.HF_TIED if tied else {}  # if not, they are a head's own
+        self.write_prefix = "" if task in getattr(family, "HF_BARE", ("base",)) else self.prefix
+        # If not tied, those that have a row are a head's own.
+        tied, own = config_map.write(family, config, task).get("tie_word_embeddings", True), _of_heads(family)
+        self.tied = {alias: name for alias, name in family.HF_TIED.items() if tied or alias not in own}
         self.ignored = [re.compile(pattern) for pattern, _reason in family.HF_IGNORE]
 
     def written(self, theirs: str) -> str:

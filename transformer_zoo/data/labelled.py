@@ -46,10 +46,10 @@ def sequence_rows(
     Raises:
         ValueError: an example without these fields, a label that is no class, or a row too short for any text.
     """
-    columns = [[_field(example, name) for example in examples] for name in texts]
+    columns = [[field_of(example, name) for example in examples] for name in texts]
     encodings = tokenizer.encode_batch(*columns, template=True)
     rows = _rows([(encoding, _shortened(encoding, length)) for encoding in encodings], tokenizer, length)
-    values = [_field(example, label) for example in examples]
+    values = [field_of(example, label) for example in examples]
     if problem == "regression":
         return rows | {"targets_B": np.array(values, np.float32)}
     if problem != "multi_label_classification":
@@ -88,7 +88,7 @@ def token_rows(
     Raises:
         ValueError: an example without these fields, a label that is no class, or a row too short for any text.
     """
-    texts, all_spans = zip(*(_text_and_spans(_field(e, text), _field(e, spans), labels, spans) for e in examples))
+    texts, all_spans = zip(*(_text_and_spans(field_of(e, text), field_of(e, spans), labels, spans) for e in examples))
     parts, marks = [], {"targets_BT": [], "judged_BT": []}
     for content, span, encoding in zip(texts, all_spans, tokenizer.encode_batch(texts, template=True)):
         owners = span_of_tokens(len(content), encoding, *span[:2])
@@ -154,12 +154,12 @@ def answer_rows(
     Raises:
         ValueError: an example without these fields, an answer that is not where it is said to be, or a row too short.
     """
-    questions, contexts = ([_field(example, name) for example in examples] for name in (question, context))
+    questions, contexts = ([field_of(example, name) for example in examples] for name in (question, context))
     parts, allowed, places = [], [], []
     for example, passage, encoding in zip(
         examples, contexts, tokenizer.encode_batch(questions, contexts, template=True)
     ):
-        spans = list(_answers(passage, _field(example, answers), answers))
+        spans = list(_answers(passage, field_of(example, answers), answers))
         of_question = np.cumsum(encoding.texts == 0)
         wanted = (encoding.texts != 0) | (of_question <= question_length)
         for kept in _windows(encoding, 1, length, overlap, wanted):
@@ -179,7 +179,8 @@ def answer_rows(
 # Fields
 
 
-def _field(example: Example, name: str) -> Any:
+def field_of(example: Example, name: str) -> Any:
+    """What an example holds under this name."""
     if name not in example:
         raise ValueError(f"an example has no field {name!r}: it has {', '.join(example)}")
     return example[name]
@@ -201,7 +202,7 @@ def _text_and_spans(
 ) -> tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A text, and starts, ends, classes of its spans. Words become a text with a space between them."""
     if isinstance(text, str):
-        starts, ends, names = (_field(spans, name) for name in ("start", "end", "label"))
+        starts, ends, names = (field_of(spans, name) for name in ("start", "end", "label"))
     else:
         names = spans
         ends = np.cumsum([len(word) + 1 for word in text]) - 1
@@ -217,7 +218,7 @@ def _text_and_spans(
 
 def _answers(context: str, answers: Any, field: str) -> Iterator[tuple[int, int]]:
     """First character, and one past the last, of each answer."""
-    for text, start in zip(_field(answers, "text"), _field(answers, "answer_start"), strict=True):
+    for text, start in zip(field_of(answers, "text"), field_of(answers, "answer_start"), strict=True):
         if context[start : start + len(text)] != text:
             raise ValueError(f"{field}: {text!r} does not stand at character {start} of its context")
         yield int(start), int(start) + len(text)

@@ -11,7 +11,7 @@ import numpy as np
 
 from transformer_zoo.data import corruption
 from transformer_zoo.data.packing import Rows
-from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.data.tokenizers import Encoding, Tokenizer
 
 NextSentence = Literal["nsp", "sop"]
 
@@ -74,13 +74,20 @@ def sentences_of(documents: list[dict[str, Any]], tokenizer: Tokenizer, longest:
     texts = [document["text"] for document in documents]
     found = []
     for text, encoding in zip(texts, tokenizer.encode_batch(texts)):
-        ends = np.cumsum([len(sentence) for sentence in split(text)])
-        sentences = np.split(
-            corruption.text_of(encoding, tokenizer), np.searchsorted(encoding.offsets[:, 0], ends[:-1])
-        )
-        sentences = [part[at : at + longest] for part in sentences for at in range(0, len(part), longest)]
+        tokens = corruption.text_of(encoding, tokenizer)
+        sentences = [tokens[start:end] for start, end in spans_of(text, encoding, longest)]
         found.append(np.array_split(sentences[0], min(2, len(sentences[0]))) if len(sentences) == 1 else sentences)
     return found
+
+
+def spans_of(text: str, encoding: Encoding, longest: int) -> list[tuple[int, int]]:
+    """The first token of each sentence of a text, and one past its last: a token belongs to the sentence that it begins
+    in. One of more than `longest` tokens is cut."""
+    ends = np.cumsum([len(sentence) for sentence in split(text)])
+    borders = [0, *np.searchsorted(encoding.offsets[:, 0], ends[:-1]).tolist(), len(encoding)]
+    return [
+        (at, min(at + longest, end)) for start, end in zip(borders, borders[1:]) for at in range(start, end, longest)
+    ]
 
 
 def _pairs(

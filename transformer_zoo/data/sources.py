@@ -4,6 +4,8 @@ and other fields, such as labels, under their names.
     python_stdlib                        the standard library of the running Python
     stdlib_functions                     functions of its largest packages, each with the package: `label`
     stdlib_tokens                        its functions, each with the kinds of its tokens: `spans`
+    stdlib_docstrings                    its functions without their docstrings, and what these say: `source`, `target`
+    gettext_catalogues[:LANGUAGE]        messages of this machine's programs, English and French: `source`, `target`
     tfds:NAME[/CONFIG][:VERSION][:KEY]   any TFDS data set; KEY is the feature that holds the text, where one does
     text:GLOB                            text files, each a document
     jsonl:GLOB[:KEY]                     JSON lines, each an object that holds its text under KEY ("text")
@@ -14,6 +16,7 @@ source can be pickled to another process, and reading it never moves a shared po
 """
 
 import collections
+import functools
 import glob
 import hashlib
 import importlib
@@ -29,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data import stdlib, stdlib_labels
+from transformer_zoo.data import catalogues, stdlib, stdlib_docstrings, stdlib_labels
 
 Document = dict[str, Any]
 
@@ -37,9 +40,15 @@ OF_STDLIB = {
     "python_stdlib": stdlib.PythonStdlib,
     "stdlib_functions": stdlib_labels.StdlibFunctions,
     "stdlib_tokens": stdlib_labels.StdlibTokens,
+    "stdlib_docstrings": stdlib_docstrings.StdlibDocstrings,
 }
 
-FORMS = ", ".join((*OF_STDLIB, "tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY], parquet:GLOB[:KEY]"))
+FORMS = ", ".join(
+    (
+        *OF_STDLIB,
+        "gettext_catalogues[:LANGUAGE], tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY], parquet:GLOB[:KEY]",
+    )
+)
 
 
 class Source:
@@ -77,11 +86,14 @@ def source(spec: str, split: str = "train", *, validation: float = 0.05, data_di
 
     Raises:
         ValueError: a name of no known form, a corpus without text, an unknown split or key, text that is not UTF-8.
-        FileNotFoundError: a pattern that matches no file.
+        FileNotFoundError: a pattern that matches no file; a language that no program on this machine speaks.
     """
     kind, _, rest = spec.partition(":")
     if spec in OF_STDLIB:
         return TfdsSource(stdlib.prepare(data_dir, OF_STDLIB[spec]), split)
+    if kind == "gettext_catalogues":
+        builder = functools.partial(catalogues.GettextCatalogues, language=rest or "fr")
+        return TfdsSource(stdlib.prepare(data_dir, builder), split)
     if kind == "tfds" and rest:
         return _tfds(rest, split, data_dir)
     if kind not in ("text", "jsonl", "parquet") or not rest:

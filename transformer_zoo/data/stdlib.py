@@ -10,7 +10,7 @@ import io
 import sys
 import sysconfig
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,15 +71,23 @@ class Info(tfds.core.DatasetInfo):
         """Nothing: no server knows this data set, and asking would need a network."""
 
 
-class PythonStdlib(tfds.core.GeneratorBasedBuilder):
-    """The standard library as a TFDS builder. Its version names the Python, since another Python holds other files."""
+class Local(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A TFDS builder of what is on the machine. Its examples say themselves on which side of the split they are."""
 
-    name = "python_stdlib"
-    VERSION = tfds.core.Version(f"1.{sys.version_info.minor}.{sys.version_info.micro}")
     url_infos: ClassVar[dict[str, Any]] = {}  # nothing is downloaded; TFDS would look for a table of checksums
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"file_format": "array_record", **kwargs})
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        return {"train": self._generate_examples(held=False), "validation": self._generate_examples(held=True)}
+
+
+class PythonStdlib(Local):
+    """The standard library as a TFDS builder. Its version names the Python, since another Python holds other files."""
+
+    name = "python_stdlib"
+    VERSION = tfds.core.Version(f"1.{sys.version_info.minor}.{sys.version_info.micro}")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return Info(
@@ -94,16 +102,13 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, str]]]]:
-        return {"train": self._generate_examples(held=False), "validation": self._generate_examples(held=True)}
-
     def _generate_examples(self, held: bool) -> Iterator[tuple[str, dict[str, str]]]:
         for document in documents():
             if held_out(document["path"]) == held:
                 yield document["path"], document
 
 
-def prepare(data_dir: str | Path | None = None, kind: type[tfds.core.GeneratorBasedBuilder] = PythonStdlib) -> Path:
+def prepare(data_dir: str | Path | None = None, kind: Callable[..., Local] = PythonStdlib) -> Path:
     """Prepares the data set unless it is there already (seconds), without a word, and returns its folder.
 
     It is written beside its place and renamed into it, so several processes may prepare it at once and a killed one
@@ -111,7 +116,7 @@ def prepare(data_dir: str | Path | None = None, kind: type[tfds.core.GeneratorBa
 
     Args:
         data_dir: the TFDS folder; None: the environment's TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-        kind: what is made of the standard library: its builder.
+        kind: what makes the builder.
     """
     builder = kind(data_dir=data_dir)
     # TFDS reports by printing and by progress bars; this takes seconds and deserves neither.

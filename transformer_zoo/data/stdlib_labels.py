@@ -43,7 +43,7 @@ def functions() -> tuple[Function, ...]:
         {"path": document["path"], "name": name, "text": text}
         for document in documents()
         if document["kind"] == "code"
-        for name, text in _functions(document["text"])
+        for name, text in functions_in(document["text"])
         if text.count("\n") >= 3
     ]
     times = collections.Counter(function["text"] for function in found)
@@ -154,7 +154,7 @@ class StdlibTokens(PythonStdlib):
                 yield f"{number:06d}", {**function, "spans": spans}
 
 
-def _functions(source: str) -> Iterator[tuple[str, str]]:
+def functions_in(source: str) -> Iterator[tuple[str, str]]:
     """Of each function, its name after those of its classes, and its text, moved to the left margin."""
     lines = source.split("\n")
 

@@ -1,13 +1,13 @@
 """Text to token ids and back, with the place of every token in the text.
 
 One class over two libraries: `tokenizers` for byte-level BPE and WordPiece in every file layout, and `sentencepiece`
-for its own models, whose segmentation no other library reproduces exactly.
+(`spm`) for its own models, whose segmentation no other library reproduces exactly; and over bytes (`utf8`), which need
+neither.
 
 Text is text: where a document happens to contain `<|endoftext|>`, those are thirteen ordinary characters, and only
 `special=True` reads them as the special token.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -15,27 +15,30 @@ import os
 import re
 import shutil
 import tempfile
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import sentencepiece
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from transformer_zoo.data import spm, utf8
+from transformer_zoo.data.encoding import Cutter, Encoding, bytes_by_offsets
+from transformer_zoo.data.spm import Usual
 
 END_OF_TEXT = "<|endoftext|>"
 """The special token of a byte-level BPE trained here, as in GPT-2: it stands before and after every document."""
 
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-Kind = Literal["bpe", "roberta", "wordpiece"]
+SENTINELS = 100
+"""Of a tokenizer trained here for T5, as many as T5 has."""
+
+Kind = Literal["bpe", "roberta", "wordpiece", "t5"]
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-
-Usual = dict[str, tuple[str, ...]]
 
 CONVENTIONS: Usual = {
     "bos": ("<s>", END_OF_TEXT),
@@ -44,12 +47,13 @@ CONVENTIONS: Usual = {
     "sep": ("[SEP]",),
     "pad": ("<pad>", "[PAD]"),
     "cls": ("[CLS]",),
-    "mask": ("<mask>", "[MASK]"),
+    "mask": ("<mask>", "[MASK]", "<mask_2>"),
 }
 """Names by which a special token is known where no file says which it is (GPT-2's and RoBERTa's own files do not)."""
 
 FORMATS = (
     ("tokenizer.json",),
+    ("source.spm", "target.spm", "vocab.json"),
     ("vocab.json", "merges.txt"),
     ("vocab.txt",),
     ("spiece.model",),
@@ -61,26 +65,8 @@ FORMATS = (
 
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Encoding:
-    """A text, or a pair of texts, as tokens."""
-
-    ids: np.ndarray
-    """int32[n]: the tokens."""
-    offsets: np.ndarray
-    """int32[n, 2]: the characters of the text, first and one past the last, that each token stands for. Tokens that
-    share a character, as the bytes of an emoji do, all have its span; what a template adds has an empty one."""
-    texts: np.ndarray
-    """int32[n]: which text a token is of, 0 or 1; -1 for what a template adds."""
-    segments: np.ndarray
-    """int32[n]: the segment as the template numbers it for the model: all 0 without one, or where it knows none."""
-    words: np.ndarray
-    """int32[n]: the token's word, from 0 in each text; -1 where there is none. Whitespace and, save in sentencepiece's
-    models, punctuation divide words."""
-
-    def __len__(self) -> int:
-        return len(self.ids)
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
+"""How the special token of a language is spelt in a tokenizer.json: `fr_XX`, `fra_Latn`."""
 
 
 class Tokenizer:
@@ -98,15 +84,20 @@ class Tokenizer:
     mask_id: int | None
 
     def __init__(
-        self, backend: "_Library | _SentencePiece", roles: Mapping[str, str], files: Mapping[str, bytes]
+        self,
+        backend: "_Library | Cutter",
+        roles: Mapping[str, str],
+        files: Mapping[str, bytes],
+        languages: tuple[str | None, str | None] = (None, None),
     ) -> None:
         self._backend, self._roles, self._files = backend, dict(roles), dict(files)
+        self._languages = languages  # of sources and of targets, where none is said
         for role in ROLES:
             setattr(self, f"{role}_id", backend.id_of(roles[role]) if role in roles else None)
 
     @property
     def kind(self) -> str:
-        """How it cuts text: `byte-level bpe`, `bpe`, `wordpiece`, `unigram`, `sentencepiece`, ..."""
+        """How it cuts text: `byte-level bpe`, `bpe`, `wordpiece`, `unigram`, `sentencepiece`, `bytes`, ..."""
         return self._backend.kind
 
     @property
@@ -117,12 +108,44 @@ class Tokenizer:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A short hash of all that decides what it does."""
-        return hashlib.sha256(self._backend.serialized).hexdigest()[:16]
+        languages = repr(self._languages).encode() if any(self._languages) else b""
+        return hashlib.sha256(self._backend.serialized + languages).hexdigest()[:16]
 
-    def encode(self, text: str, pair: str | None = None, *, special: bool = False, template: bool = False) -> Encoding:
+    @functools.cached_property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        """The tokens that stand for what was cut out of a text, <extra_id_0> and on, in the order of their use."""
+        ids: list[int] = []
+        while found := [i for name in spm.sentinel_names(len(ids)) if (i := self.id_of(name)) is not None]:
+            ids.append(found[0])
+        return tuple(ids)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes of the languages that have a token, such as mBART's `fr_XX` and Marian's `fra`."""
+        return tuple(self._backend.languages)
+
+    def language_id(self, code: str) -> int:
+        """The id of a language's token.
+
+        Raises:
+            ValueError: there is no such language; the message has those that are spelt alike.
+        """
+        return spm.language_id(self._backend.languages, code)
+
+    def encode(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        special: bool = False,
+        template: bool = False,
+        target: bool = False,
+        language: str | None = None,
+    ) -> Encoding:
         """The tokens of one text, or of a text and its pair. See `encode_batch`."""
         pairs = None if pair is None else [pair]
-        return self.encode_batch([text], pairs, special=special, template=template)[0]
+        how = {"special": special, "template": template, "target": target, "language": language}
+        return self.encode_batch([text], pairs, **how)[0]
 
     def encode_batch(
         self,
@@ -131,6 +154,8 @@ class Tokenizer:
         *,
         special: bool = False,
         template: bool = False,
+        target: bool = False,
+        language: str | None = None,
     ) -> list[Encoding]:
         """The tokens of some texts, cut on all cores.
 
@@ -139,14 +164,25 @@ class Tokenizer:
             pairs: the second text of each pair; its tokens follow those of the first.
             special: read special tokens where the text spells them out; otherwise they are ordinary characters.
             template: add what the tokenizer adds to a sequence or a pair, such as [CLS] a [SEP] b [SEP].
+            target: the texts are what a model is to write, not what it reads. Marian cuts these by another model, and
+                mBART's template has another language in them.
+            language: the one that the template says: mBART's of the text itself, Marian's of what is wanted of a
+                source. None: what tokenizer_config.json says, or the family's own.
 
         Raises:
             ValueError: a text with a lone surrogate, which is no Unicode text; as many texts as pairs are not given; a
-                template of a bare sentencepiece model, whose file does not hold one.
+                template of a bare sentencepiece model, whose file does not hold one; an unknown language, or one
+                without a template.
         """
+        if language is not None:
+            self.language_id(language)
+            if not template:
+                raise ValueError(f"language={language!r} is said by the template: ask for template=True too")
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"{len(texts)} texts and {len(pairs)} texts to pair them with: there must be as many")
-        return self._backend.encode(_checked(texts), pairs and _checked(pairs), special, template)
+        pairs = None if pairs is None else _checked(pairs)
+        language = language or self._languages[target]
+        return self._backend.encode(_checked(texts), pairs, special, template, target, language)
 
     def encode_bytes(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         """What training needs of some texts: ids, int32[n], and by how many UTF-8 bytes of the text each token goes on.
@@ -206,6 +242,15 @@ class Tokenizer:
         names = [names for names in FORMATS if all((folder / name).is_file() for name in names)]
         if path.is_file():
             names = [chosen for chosen in names if path.name in chosen]
+        files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
+        try:
+            settings = {name: json.loads(files.get(name, b"{}")) for name in SETTINGS}
+            model_config = folder / "config.json"
+            settings["config.json"] = json.loads(model_config.read_bytes()) if model_config.is_file() else {}
+        except ValueError as error:
+            raise ValueError(f"the settings of the tokenizer in {folder} are not JSON: {error}") from None
+        if _class(settings) in WITHOUT_FILES:
+            names = names or [()]
         if not names:
             formats = ", ".join(" with ".join(names) for names in FORMATS)
             alone = (folder / "vocab.json").is_file() and not (folder / "merges.txt").is_file()
@@ -213,18 +258,12 @@ class Tokenizer:
                 f"{path} is no tokenizer: it must be, or be a folder that holds, one of {formats}"
                 + (". There is a vocab.json, and without its merges.txt no text can be cut by it" if alone else "")
             )
-        files = {name: (folder / name).read_bytes() for name in names[0]}
-        files |= {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
+        contents = {name: (folder / name).read_bytes() for name in names[0]}
         try:
-            settings = {name: json.loads(files.get(name, b"{}")) for name in SETTINGS}
-            model_config = folder / "config.json"
-            settings["config.json"] = json.loads(model_config.read_bytes()) if model_config.is_file() else {}
-        except ValueError as error:
-            raise ValueError(f"the settings of the tokenizer in {folder} are not JSON: {error}") from None
-        try:
-            return _build(names[0], files, settings)
+            return _build(contents, files, settings)
         except Exception as error:  # the libraries raise bare Exceptions
-            raise ValueError(f"{folder / names[0][0]} is not a tokenizer that can be read: {error}") from error
+            file = folder / (names[0] or ("tokenizer_config.json",))[0]
+            raise ValueError(f"{file} is not a tokenizer that can be read: {error}") from error
 
     @classmethod
     def train(
@@ -244,6 +283,8 @@ class Tokenizer:
           (Liu et al. 2019, section 4.4).
         - `wordpiece`: BERT's words and special tokens (Devlin et al. 2019, section 3), [CLS] a [SEP] b [SEP]. The
           longest piece first, as BERT reads it; which pieces there are is found by merging the most frequent pairs.
+        - `t5`: as `bpe`, with the special tokens of T5, <pad>, </s> and <unk>, its frame a </s> b </s>, and its hundred
+          sentinels behind all else, the last one first (Raffel et al. 2020, section 3.1.4).
 
         Args:
             texts: what to learn from; they are held in memory.
@@ -255,7 +296,7 @@ class Tokenizer:
             ValueError: no text, an unknown kind, lower case of a byte-level one, or too small a size.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        least = {"bpe": 256 + 1, "roberta": 256 + 5, "wordpiece": 64}
+        least = {"bpe": 256 + 1, "roberta": 256 + 5, "wordpiece": 64, "t5": 256 + 3 + SENTINELS}
         if kind not in least:
             raise ValueError(f"kind={kind!r}: a tokenizer that is trained is one of {', '.join(least)}")
         if lower_case and kind != "wordpiece":
@@ -268,6 +309,7 @@ class Tokenizer:
             "bpe": _train_bpe,
             "roberta": _train_roberta,
             "wordpiece": functools.partial(_train_wordpiece, lower_case),
+            "t5": _train_t5,
         }
         if cache_dir is None:
             return learn[kind](_checked(texts), vocab_size)
@@ -299,6 +341,16 @@ def _train_bpe(texts: list[str], vocab_size: int) -> Tokenizer:
 def _train_roberta(texts: list[str], vocab_size: int) -> Tokenizer:
     """The special tokens are where RoBERTa has them: all in front but the mask, which is the last of all."""
     tokenizer = _as_roberta(_merged_bytes(texts, vocab_size - 1, ["<s>", "<pad>", "</s>", "<unk>"]))
+    backend = _Library(tokenizer.to_str())
+    return Tokenizer(backend, _roles({}, backend, CONVENTIONS), {})
+
+
+def _train_t5(texts: list[str], vocab_size: int) -> Tokenizer:
+    tokenizer = _merged_bytes(texts, vocab_size - SENTINELS, ["<pad>", "</s>", "<unk>"])
+    tokenizer.add_special_tokens([f"<extra_id_{n}>" for n in reversed(range(SENTINELS))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B:0 </s>:0", special_tokens=[("</s>", 1)]
+    )
     backend = _Library(tokenizer.to_str())
     return Tokenizer(backend, _roles({}, backend, CONVENTIONS), {})
 
@@ -342,28 +394,37 @@ def _train_wordpiece(lower_case: bool, texts: list[str], vocab_size: int) -> Tok
     pieces = dict.fromkeys([*BERT_TOKENS, *alphabet, *(f"##{c}" for c in alphabet), *pieces])
     vocab = "".join(f"{piece}\n" for piece in list(pieces)[:vocab_size]).encode()
     backend, usual = _from_wordpiece([vocab], {"do_lower_case": lower_case}, {})
-    return Tokenizer(backend, _roles({}, backend, usual), {})
+    return Tokenizer(backend, _roles({}, backend, CONVENTIONS | usual), {})
 
 
 # Files
 
 
-def _build(names: tuple[str, ...], files: dict[str, bytes], settings: dict[str, dict[str, Any]]) -> Tokenizer:
-    """A tokenizer from the contents of its files and of the settings beside them."""
-    read = {
-        "tokenizer.json": _from_tokenizer_json,
-        "vocab.json": _from_vocab_and_merges,
-        "vocab.txt": _from_wordpiece,
-        "spiece.model": functools.partial(_from_sentencepiece, lower_case=True),
-        "spm.model": _from_sentencepiece,
-        "sentencepiece.bpe.model": _from_fairseq,
-        "tokenizer.model": _from_sentencepiece,
-    }[names[0]]
-    config = settings["config.json"] | settings["tokenizer_config.json"]
+def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[str, dict[str, Any]]) -> Tokenizer:
+    """A tokenizer from its own files, if it has any, and from those of the settings beside them and what they say."""
+    config = settings["config.json"] | settings["special_tokens_map.json"] | settings["tokenizer_config.json"]
     added = {int(i): dict(token) for i, token in config.get("added_tokens_decoder", {}).items()}
     added |= {i: {"content": token} for token, i in settings["added_tokens.json"].items() if i not in added}
-    backend, usual = read([files[name] for name in names], config, added)
-    return Tokenizer(backend, _roles(settings, backend, usual), files)
+    name, kind = next(iter(contents), ""), _class(settings)
+    if kind in CLASSES and (not name or name.endswith(".model")):
+        read = CLASSES[kind]
+        if "tokenizer_class" not in settings["tokenizer_config.json"]:  # what is saved has to say it
+            files["tokenizer_config.json"] = _json(settings["tokenizer_config.json"] | {"tokenizer_class": kind})
+    else:
+        read = READERS[name]
+    backend, usual = read(list(contents.values()), config, added)
+    source, target = (config.get(side) if backend.languages else None for side in ("src_lang", "tgt_lang"))
+    for code in filter(None, (source, target)):
+        spm.language_id(backend.languages, code)
+    roles = _roles(settings, backend, CONVENTIONS | usual)
+    return Tokenizer(backend, roles, contents | files, (source, target or source))
+
+
+def _class(settings: dict[str, dict[str, Any]]) -> str | None:
+    """The tokenizer's class in transformers, by which files tell how its ids are numbered."""
+    named = [settings[file].get("tokenizer_class") for file in ("tokenizer_config.json", "config.json")]
+    kind = next(filter(None, named), None) or MODEL_TYPES.get(settings["config.json"].get("model_type"))
+    return kind and kind.removesuffix("Fast")
 
 
 def _roles(settings: dict[str, dict[str, Any]], backend: Any, usual: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -391,9 +452,12 @@ def _roles(settings: dict[str, dict[str, Any]], backend: Any, usual: Mapping[str
 
 def _from_tokenizer_json(contents: list[bytes], config: dict, added: dict) -> "tuple[_Library, Usual]":
     tokenizer = tokenizers.Tokenizer.from_str(contents[0].decode())
+    more = [config.get(f"{how}_special_tokens") or () for how in ("additional", "extra")]
+    more = [_content(token, "") for tokens in more if not isinstance(tokens, dict) for token in tokens]
+    tokenizer.add_special_tokens([token for token in more if tokenizer.token_to_id(token) is not None])
     tokenizer.no_truncation()  # published files hold the lengths that someone once used
     tokenizer.no_padding()
-    return _Library(tokenizer.to_str()), CONVENTIONS
+    return _Library(tokenizer.to_str()), {}
 
 
 def _from_vocab_and_merges(contents: list[bytes], config: dict, added: dict) -> "tuple[_Library, Usual]":
@@ -411,7 +475,7 @@ def _from_vocab_and_merges(contents: list[bytes], config: dict, added: dict) -> 
         tokenizer.add_special_tokens([*BERT_TOKENS[:-1], AddedToken("[MASK]", lstrip=True)])
     elif END_OF_TEXT in vocab:
         tokenizer.add_special_tokens([END_OF_TEXT])
-    return _Library(_with_added(tokenizer, added).to_str()), CONVENTIONS
+    return _Library(_with_added(tokenizer, added).to_str()), {}
 
 
 def _as_roberta(tokenizer: tokenizers.Tokenizer, add_prefix_space: bool = False) -> tokenizers.Tokenizer:
@@ -463,46 +527,7 @@ def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[
     special = [token for token in (pad, unk, cls, sep) if token in vocab]
     special += [AddedToken(mask, lstrip=mask == "<mask>")] if mask in vocab else []
     tokenizer.add_special_tokens(special)
-    return _Library(_with_added(tokenizer, added).to_str()), CONVENTIONS
-
-
-def _from_sentencepiece(
-    contents: list[bytes], config: dict, added: dict, lower_case: bool = False
-) -> "tuple[_SentencePiece, Usual]":
-    """T5's and LLaMA's models as they are; with [CLS] and [SEP], ALBERT's or DeBERTa's, which frame a sequence.
-
-    ALBERT's, alone among them, was made for lower case; `lower_case` is what holds of it where no file says.
-    """
-    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
-    size = processor.get_piece_size()
-    # T5's sentinels lie behind the model's own pieces, the last one first.
-    extra = {size + i: f"<extra_id_{config['extra_ids'] - 1 - i}>" for i in range(config.get("extra_ids") or 0)}
-    extra |= {i: token["content"] for i, token in added.items() if i >= size}
-    ids = {role: getattr(processor, f"{role}_id")() for role in ("bos", "eos", "unk", "pad")}
-    usual = {role: (processor.id_to_piece(i),) if i >= 0 else () for role, i in ids.items()}
-    backend = _SentencePiece(contents[0], extra)
-    cls, sep = backend.id_of("[CLS]"), backend.id_of("[SEP]")
-    if cls is not None and sep is not None:
-        frame = _Frame(cls, sep, 1, True)
-        if backend.id_of("[MASK]") is None:
-            extra.setdefault(size, "[MASK]")  # DeBERTa-v3's model has none, and nothing beside it says so
-        backend = _SentencePiece(contents[0], extra, frame=frame, lower_case=config.get("do_lower_case", lower_case))
-    return backend, CONVENTIONS | usual
-
-
-def _from_fairseq(contents: list[bytes], config: dict, added: dict) -> "tuple[_SentencePiece, Usual]":
-    """XLM-R's: the ids are fairseq's, <s> <pad> </s> <unk>, then the model's own from its fourth on, and last <mask>.
-
-    Raises:
-        ValueError: the model or the files beside it say otherwise, as CamemBERT's do; it needs its tokenizer.json then.
-    """
-    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
-    size = processor.get_piece_size()
-    first = tuple(processor.id_to_piece(i) for i in range(3))
-    if first != ("<unk>", "<s>", "</s>") or config.get("bos_token_id", 0) != 0:
-        raise ValueError("its ids are not numbered like XLM-R's, which begin with <s>, and it has no tokenizer.json")
-    extra = {i: token["content"] for i, token in added.items() if i > size} | {1: "<pad>", size + 1: "<mask>"}
-    return _SentencePiece(contents[0], extra, fairseq=True, frame=_Frame(0, 2, 2, False)), CONVENTIONS
+    return _Library(_with_added(tokenizer, added).to_str()), {}
 
 
 def _byte_level(model: models.Model, *, add_prefix_space: bool, trim_offsets: bool) -> tokenizers.Tokenizer:
@@ -529,7 +554,39 @@ def _content(token: Any, default: str) -> str:
     return (token.get("content") if isinstance(token, dict) else token) or default
 
 
-# The two libraries
+READERS = {
+    "tokenizer.json": _from_tokenizer_json,
+    "source.spm": spm.marian,
+    "vocab.json": _from_vocab_and_merges,
+    "vocab.txt": _from_wordpiece,
+    "spiece.model": spm.spiece,
+    "spm.model": spm.published,
+    "sentencepiece.bpe.model": spm.fairseq,
+    "tokenizer.model": spm.published,
+}
+"""What makes a tokenizer of the contents of a file and those that belong to it, the settings and the added tokens."""
+
+CLASSES = {
+    "PegasusTokenizer": spm.pegasus,
+    "MBartTokenizer": spm.mbart,
+    "MBart50Tokenizer": spm.mbart_50,
+    "ByT5Tokenizer": utf8.byt5,
+}
+"""The same for classes whose ids follow from no file."""
+
+WITHOUT_FILES = ("ByT5Tokenizer",)
+
+MODEL_TYPES = {
+    "pegasus": "PegasusTokenizer",
+    "pegasus_x": "PegasusTokenizer",
+    "bigbird_pegasus": "PegasusTokenizer",
+    "mbart": "MBartTokenizer",
+    "byt5": "ByT5Tokenizer",
+}
+"""The class of the tokenizer where config.json has only the model's type, as in folders of before 2021."""
+
+
+# The library
 
 
 class _Library:
@@ -541,6 +598,8 @@ class _Library:
         self._plain = tokenizers.Tokenizer.from_str(text)
         self._plain.encode_special_tokens = True  # the library's name for: as ordinary text
         self.vocab_size = 1 + max(self._special.get_vocab(with_added_tokens=True).values())
+        special = {i: token.content for i, token in self._special.get_added_tokens_decoder().items() if token.special}
+        self.languages = {token: i for i, token in special.items() if LANGUAGE_CODE.fullmatch(token)}
         byte_level = isinstance(self._special.decoder, decoders.ByteLevel)
         self.kind = ("byte-level " if byte_level else "") + type(self._special.model).__name__.lower()
         self._widths = self._byte_widths() if byte_level else None
@@ -552,10 +611,18 @@ class _Library:
             widths[i] = len(token)
         return widths
 
-    def encode(self, texts: list[str], pairs: list[str] | None, special: bool, template: bool) -> list[Encoding]:
+    def encode(
+        self,
+        texts: list[str],
+        pairs: list[str] | None,
+        special: bool,
+        template: bool,
+        target: bool,
+        language: str | None,
+    ) -> list[Encoding]:
         tokenizer = self._special if special else self._plain
         batch = texts if pairs is None else list(zip(texts, pairs))
-        return [
+        encodings = [
             Encoding(
                 ids=np.array(e.ids, np.int32),
                 offsets=np.array(e.offsets, np.int32).reshape(-1, 2),
@@ -565,12 +632,15 @@ class _Library:
             )
             for e in tokenizer.encode_batch(batch, add_special_tokens=template)
         ]
+        if template and language is not None:  # in the place of the one that the file's template says
+            for e in encodings:
+                said = (e.texts < 0) & np.isin(e.ids, list(self.languages.values()))
+                e.ids[said] = self.languages[language]
+        return encodings
 
     def encode_bytes(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
         if self._widths is None:
-            return [
-                (e.ids, _bytes_by_offsets(text, e)) for text, e in zip(texts, self.encode(texts, None, False, False))
-            ]
+            return [(e.ids, bytes_by_offsets(text, e)) for text, e in zip(texts, self._encode_plain(texts))]
         pairs = []
         for text, encoding in zip(texts, self._plain.encode_batch_fast(texts, add_special_tokens=False)):
             ids = np.array(encoding.ids, np.int32)
@@ -578,9 +648,12 @@ class _Library:
             if counts.sum() != len(
                 text.encode()
             ):  # something was added, dropped or rewritten, such as a space in front
-                counts = _bytes_by_offsets(text, self.encode([text], None, False, False)[0])
+                counts = bytes_by_offsets(text, self._encode_plain([text])[0])
             pairs.append((ids, counts))
         return pairs
+
+    def _encode_plain(self, texts: list[str]) -> list[Encoding]:
+        return self.encode(texts, None, special=False, template=False, target=False, language=None)
 
     def decode(self, ids: list[int], special: bool) -> str:
         return self._special.decode(ids, skip_special_tokens=not special)
@@ -601,170 +674,6 @@ class _Library:
         return _Library, (self.serialized.decode(),)
 
 
-class _Frame(NamedTuple):
-    """What stands around the tokens of a sentencepiece model: cls a sep b sep."""
-
-    cls: int
-    sep: int
-    between: int
-    """How many separators stand between two texts."""
-    segments: bool
-    """Whether the second text and what ends it are a segment of their own."""
-
-
-class _SentencePiece:
-    """The `sentencepiece` library, from the bytes of a model, and tokens that the model does not hold.
-
-    Args:
-        extra: those tokens, by id.
-        fairseq: ids as fairseq numbers them: <s> 0, <unk> 3, and one more than the model's from its fourth piece on.
-        frame: what a template adds; None: the model does not say.
-        lower_case: text is prepared as for ALBERT: no capitals, no accents, plain quotation marks.
-    """
-
-    kind = "sentencepiece"
-
-    def __init__(
-        self,
-        model: bytes,
-        extra: Mapping[int, str],
-        *,
-        fairseq: bool = False,
-        frame: _Frame | None = None,
-        lower_case: bool = False,
-    ) -> None:
-        self._arguments = {"fairseq": fairseq, "frame": frame, "lower_case": lower_case}
-        self._model, self._extra, self._frame, self._lower_case = model, dict(extra), frame, lower_case
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        size = self._processor.get_piece_size()
-        self._outer = np.arange(size, dtype=np.int32) + fairseq  # our id of each of the model's
-        if fairseq:
-            self._outer[:3] = 3, 0, 2
-        self._inner = {i: place for place, i in enumerate(self._outer.tolist())}
-        self.vocab_size = 1 + max(*self._inner, *self._extra)
-        self.serialized = model + _json([sorted(self._extra.items()), self._arguments])
-        control = {i: self._processor.id_to_piece(k) for i, k in self._inner.items() if self._processor.is_control(k)}
-        self._special = {token: i for i, token in (control | self._extra).items()}
-        longest_first = sorted(self._special, key=len, reverse=True)
-        self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
-
-    @functools.cached_property
-    def _begins(self) -> np.ndarray:
-        """bool[pieces]: whether a piece begins a word."""
-        pieces = self._processor.id_to_piece(list(range(len(self._outer))))
-        return np.array([piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in pieces])
-
-    def encode(self, texts: list[str], pairs: list[str] | None, special: bool, template: bool) -> list[Encoding]:
-        if template and self._frame is None:
-            raise ValueError(
-                "a sentencepiece model does not say what frames a sequence: add bos_id and eos_id yourself"
-            )
-        one = self._encode_special if special and self._special else self._encode_plain
-        groups = ([one(text) for text in group] for group in ((texts,) if pairs is None else (texts, pairs)))
-        return [self._join(parts, template) for parts in zip(*groups)]
-
-    def _join(self, parts: tuple[tuple[np.ndarray, ...], ...], template: bool) -> Encoding:
-        """The tokens of one or two texts, framed or not, one behind the other."""
-        columns: list[list[np.ndarray]] = [[], [], [], [], []]
-
-        def add(ids: Any, offsets: Any, words: Any, text: int, segment: int) -> None:
-            values = ids, offsets, words, [text] * len(ids), [segment] * len(ids)
-            for column, value in zip(columns, values):
-                column.append(np.asarray(value, np.int32))
-
-        def add_frame(ids: list[int], segment: int) -> None:
-            add(ids, np.zeros((len(ids), 2)), [-1] * len(ids), -1, segment)
-
-        for number, part in enumerate(parts):
-            segment = number if template and self._frame.segments else 0
-            if template:
-                add_frame([self._frame.sep] * (self._frame.between - 1) if number else [self._frame.cls], 0)
-            add(*part, number, segment)
-            if template:
-                add_frame([self._frame.sep], segment)
-        ids, offsets, words, texts, segments = (np.concatenate(column) for column in columns)
-        return Encoding(ids=ids, offsets=offsets, texts=texts, segments=segments, words=words)
-
-    def _encode_plain(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of one text: ids, offsets, words."""
-        spans = None
-        if self._lower_case:
-            text, spans = _albert_text(text)
-        pieces = self._processor.encode(text, return_type="offset_mapping")
-        ids = np.array(pieces["ids"], np.int32)
-        offsets = np.array(pieces["offsets"], np.int32).reshape(-1, 2)
-        if spans is not None and len(spans):
-            starts, ends = offsets.T
-            last = np.maximum(ends - 1, 0)
-            offsets = np.stack([spans[np.minimum(starts, len(spans) - 1), 0], spans[last, 1]], axis=1)
-            offsets[starts == ends, 1] = offsets[starts == ends, 0]
-        words = np.cumsum(self._begins[ids], dtype=np.int32)
-        return self._outer[ids], offsets, words - words[:1]
-
-    def _encode_special(self, text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Special tokens where they are spelt out, each a word, and between them each stretch of text by itself."""
-        parts = [(np.empty(0, np.int32), np.empty((0, 2), np.int32), np.empty(0, np.int32))]
-        start = words = 0
-        for part in self._pattern.split(text):
-            if part in self._special:
-                span = np.array([[0, len(part)]], np.int32)
-                ids, offsets, numbers = np.array([self._special[part]], np.int32), span, np.zeros(1, np.int32)
-            else:
-                ids, offsets, numbers = self._encode_plain(part)
-            parts.append((ids, offsets + start, numbers + words))
-            start += len(part)
-            words += int(numbers.max(initial=-1)) + 1
-        ids, offsets, numbers = (np.concatenate(column).astype(np.int32) for column in zip(*parts))
-        return ids, offsets, numbers
-
-    def encode_bytes(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        encodings = self.encode(texts, None, False, False)
-        return [(e.ids, _bytes_by_offsets(text, e)) for text, e in zip(texts, encodings)]
-
-    def decode(self, ids: list[int], special: bool) -> str:
-        parts, run = [], []
-        for i in ids:
-            inner = self._inner.get(i)
-            if inner is not None and not (special and self._processor.is_control(inner)):
-                run.append(inner)
-            elif special:
-                parts += [self._processor.decode(run), self.token(i)]
-                run = []
-        return "".join([*parts, self._processor.decode(run)])
-
-    def token(self, i: int) -> str | None:
-        return (
-            self._extra[i]
-            if i in self._extra
-            else self._processor.id_to_piece(self._inner[i])
-            if i in self._inner
-            else None
-        )
-
-    def id_of(self, token: str) -> int | None:
-        if token in self._special:
-            return self._special[token]
-        i = self._processor.piece_to_id(token)
-        return int(self._outer[i]) if self._processor.id_to_piece(i) == token else None
-
-    def files(self, roles: dict[str, str]) -> dict[str, bytes]:
-        return {}
-
-    def __reduce__(self) -> tuple:
-        return functools.partial(_SentencePiece, **self._arguments), (self._model, self._extra)
-
-
-def _albert_text(text: str) -> tuple[str, np.ndarray]:
-    """A text as ALBERT's uncased models read it, and int32[n, 2]: the span in the text of each of its characters."""
-    parts, spans = [], []
-    for match in re.finditer("``|''|.", text, re.DOTALL):
-        plain = '"' if len(match[0]) == 2 else unicodedata.normalize("NFKD", match[0]).lower()
-        kept = "".join(c for c in plain if unicodedata.category(c)[0] != "M")
-        parts.append(kept)
-        spans += [match.span()] * len(kept)
-    return "".join(parts), np.array(spans, np.int32).reshape(-1, 2)
-
-
 # Small things
 
 
@@ -782,14 +691,6 @@ def _checked(texts: Sequence[str]) -> list[str]:
 def _numbers(values: list[int | None]) -> np.ndarray:
     """int32[n], with -1 for None."""
     return np.array([-1 if value is None else value for value in values], np.int32)
-
-
-def _bytes_by_offsets(text: str, encoding: Encoding) -> np.ndarray:
-    """int32[n]: UTF-8 bytes of the text up to each token's last character that no earlier token has reached."""
-    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    widths = 1 + (codes >= 0x80).astype(np.int32) + (codes >= 0x800) + (codes >= 0x10000)
-    bytes_before = np.concatenate([[0], np.cumsum(widths)])
-    return np.diff(bytes_before[encoding.offsets[:, 1]], prepend=0).astype(np.int32)
 
 
 def _hash(texts: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """How the next token is chosen: frozen, hashable values with one method, so that a compiled loop is made once for each.
 
-Another way of choosing is another such class: `choose(keys_B, logits_BV) -> tokens_B`, pure, a row at a time.
+Another way of choosing is another such class: `choose(keys_B, logits_BV) -> tokens_B`, pure, a row at a time. Among
+what is chosen, they say by the `Rules` that they inherit.
 """
 
 import dataclasses
@@ -8,10 +9,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from transformer_zoo.generation.rules import Rules
 
-@dataclasses.dataclass(frozen=True)
-class Greedy:
-    """The most probable token; of equals, the one with the lowest id."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Greedy(Rules):
+    """The most probable token that the `Rules` leave; of equals, the one with the lowest id."""
 
     def choose(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
         """int32[B]; the keys are not used."""
@@ -20,8 +23,8 @@ class Greedy:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """A random token, after temperature, top-k and top-p, in this order.
+class Sample(Rules):
+    """A random token, after the `Rules`, temperature, top-k and top-p, in this order.
 
     Attributes:
         temperature: the logits are divided by it; near 0 is nearly greedy.
@@ -38,6 +41,7 @@ class Sample:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature} must be positive: for the limit of 0 there is Greedy()")
         if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 1):

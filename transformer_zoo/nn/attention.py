@@ -30,11 +30,15 @@ class Attention(nn.Module):
     dropout: float = 0.0
     init: Any = nn.initializers.lecun_normal()
     out_init: Any = nn.initializers.lecun_normal()
+    query_init: Any = None
+    """None: as `init`, which that of keys and values is."""
 
     def setup(self) -> None:
         project = functools.partial(self.compute.dense_general, axis=-1, kernel_init=self.init)
         shape = (self.num_kv_heads or self.num_heads, self.head_dim)
-        self.query = project((self.num_heads, self.head_dim), use_bias=self.use_bias)
+        self.query = project(
+            (self.num_heads, self.head_dim), use_bias=self.use_bias, kernel_init=self.query_init or self.init
+        )
         self.key = project(shape, use_bias=self.use_bias and self.key_bias)
         self.value = project(shape, use_bias=self.use_bias)
 

@@ -17,11 +17,15 @@ class Cache:
         kv: (k_LBSGK, v_LBSGK), stacked along the layers as the parameters are.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
         length: int32[], the slots written so far.
+        cross: of an encoder-decoder, (k_LBSGK, v_LBSGK) of the encoded source, computed once; None before that.
+        cross_valid_BS: which positions of the source are real.
     """
 
     kv: Any
     valid_BS: jax.Array
     length: jax.Array
+    cross: Any = None
+    cross_valid_BS: jax.Array | None = None
 
     def admit(self, valid_BT: jax.Array) -> "Cache":
         """The cache with slots for T more tokens; their keys and values follow, layer by layer, with `append`.

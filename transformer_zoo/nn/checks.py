@@ -28,6 +28,20 @@ def check_tokens(tokens_BT: Any, vocab_size: int, max_length: int | None, name: 
         )
 
 
+def check_source(config: Any, source_BS: Any, valid_BS: Any, source_documents_BS: Any) -> None:
+    """Raises ValueError unless this can be what an encoder reads."""
+    check_tokens(source_BS, config.vocab_size, config.max_length, "source_BS")
+    check_like(valid_BS, source_BS, "valid_BS")
+    check_like(source_documents_BS, source_BS, "source_documents_BS")
+
+
+def check_target(config: Any, target_BT: Any, target_valid_BT: Any, target_documents_BT: Any) -> None:
+    """Raises ValueError unless this can be what the decoder beside it reads."""
+    check_tokens(target_BT, config.vocab_size, config.max_length, "target_BT")
+    check_like(target_valid_BT, target_BT, "target_valid_BT")
+    check_like(target_documents_BT, target_BT, "target_documents_BT")
+
+
 def check_ids(ids_BT: Any, size: int, name: str, of: str) -> None:
     """Raises ValueError unless `ids_BT` is a non-empty integer array [B, T] with values in [0, size)."""
     if np.ndim(ids_BT) != 2 or 0 in np.shape(ids_BT):
@@ -63,10 +77,10 @@ def check_rates(settings: Any, *names: str) -> None:
             raise ValueError(f"{name} is {rate}: it must be at least 0 and less than 1")
 
 
-def check_heads(width: int, num_heads: int) -> None:
+def check_heads(width: int, num_heads: int, name: str = "num_heads") -> None:
     """Raises ValueError unless the heads divide the width."""
     if num_heads < 1 or width % num_heads:
-        raise ValueError(f"num_heads={num_heads} does not divide width={width}: every head has the same size")
+        raise ValueError(f"{name}={num_heads} does not divide width={width}: every head has the same size")
 
 
 def check_labels(labels: Sequence[str]) -> None:

@@ -58,6 +58,11 @@ class Compute:
         # The two-pass variance: the fast one, E[x^2] - E[x]^2, cancels in float32 where the mean is large.
         return functools.partial(nn.LayerNorm, dtype=self.dtype, param_dtype=self.param_dtype, use_fast_variance=False)
 
+    @property
+    def rms_norm(self) -> Any:
+        """Without mean and bias (Zhang and Sennrich 2019); its statistics too are of at least float32."""
+        return functools.partial(nn.RMSNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+
 
 def product(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> jax.Array:
     """The last dimensions of `x` with the first ones of `kernel`: what `lax.dot_general` does for a dense layer.

@@ -28,9 +28,16 @@ def attend(
     `auto` takes the fused kernel of the platform (that of the mesh in force, which may be one to compile for) if it can
     do what the mask, the bias and the shapes ask for, and the plain one, `xla`, otherwise.
 
+    There may be fewer rows of keys than of queries, as of a source and the beams that search for its translation: each
+    then belongs to so many rows of queries in turn, and the mask may not depend on the query.
+
     Raises:
         ValueError: an unknown implementation, or one that cannot do what is asked of it.
     """
+    if (rows := len(k_BSGK)) != len(q_BTHK):
+        q_BTHK, shape = q_BTHK.reshape(rows, -1, *q_BTHK.shape[2:]), q_BTHK.shape
+        how = {"mask": mask, "bias": bias, "scale": scale, "implementation": implementation}
+        return attend(q_BTHK, k_BSGK, v_BSGK, **how).reshape(shape)
     mask = mask or Mask()
     name = FUSED.get(sharding.platform(), "xla") if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:

@@ -46,12 +46,66 @@ def place(
     return positions_BT, mask, cache
 
 
-def of_rows(tokens_BT: jax.Array, valid_BT: jax.Array | None, positions_BT: jax.Array | None) -> tuple[jax.Array, Mask]:
-    """What an encoder needs before its first block: positions [B or 1, T] counted over what is real, and its mask."""
+def of_rows(
+    tokens_BT: jax.Array,
+    valid_BT: jax.Array | None,
+    positions_BT: jax.Array | None,
+    documents_BT: jax.Array | None = None,
+) -> tuple[jax.Array, Mask]:
+    """What an encoder needs before its first block: positions [B or 1, T] counted over what is real, in a packed row
+    from the beginning of its document; and its mask."""
     valid_BT = None if valid_BT is None else jnp.asarray(valid_BT).astype(bool)
     if positions_BT is None:
-        positions_BT = count(tokens_BT.shape[1], valid_BT, None)
-    return positions_BT, Mask(valid_BS=valid_BT)
+        positions_BT = count(tokens_BT.shape[1], valid_BT, documents_BT)
+    return positions_BT, Mask(valid_BS=valid_BT, documents_BT=documents_BT, documents_BS=documents_BT)
+
+
+def across(
+    target_BT: jax.Array,
+    encoded_BSD: jax.Array | None,
+    valid_BS: jax.Array | None,
+    source_documents_BS: jax.Array | None,
+    target_documents_BT: jax.Array | None,
+    cache: Cache | None,
+) -> tuple[Mask, Cache | None]:
+    """What a target sees of its source: what is real there and, in packed rows, of the document of the same number.
+
+    A cache is told what is real in the source, and knows it from then on.
+
+    Raises:
+        ValueError: nothing says what the source is, or shapes differ, or one side is packed and the other is not.
+    """
+    if cache is not None and cache.cross is not None:
+        return Mask(valid_BS=cache.cross_valid_BS), cache
+    if encoded_BSD is None:
+        raise ValueError("there is neither encoded_BSD nor a cache that has seen it: pass what `encode` returns")
+    if encoded_BSD.shape[0] != target_BT.shape[0]:
+        raise ValueError(
+            f"the source has {encoded_BSD.shape[0]} rows and the target {target_BT.shape[0]}: a row of one belongs to "
+            "a row of the other"
+        )
+    if (source_documents_BS is None) != (target_documents_BT is None):
+        raise ValueError("source_documents_BS and target_documents_BT go together: give both or none")
+    check_like(valid_BS, encoded_BSD[..., 0], "valid_BS")
+    check_like(source_documents_BS, encoded_BSD[..., 0], "source_documents_BS")
+    valid_BS = None if valid_BS is None else jnp.asarray(valid_BS).astype(bool)
+    if cache is not None:
+        valid_BS = jnp.ones(encoded_BSD.shape[:2], bool) if valid_BS is None else valid_BS
+        cache = cache.replace(cross_valid_BS=valid_BS)
+    return Mask(valid_BS=valid_BS, documents_BT=target_documents_BT, documents_BS=source_documents_BS), cache
+
+
+def distances(T: int, cache: Cache | None = None) -> jax.Array:
+    """int32[B or 1, T, S]: how far ahead of each query a key stands; less than zero, how far behind.
+
+    Between tokens that padding does not part, these are slots. With a cache, which already has slots for the T queries,
+    what is real is counted: there may be padding between two calls.
+    """
+    if cache is None:
+        return (jnp.arange(T) - jnp.arange(T)[:, None])[None]
+    position_BS = jnp.cumsum(cache.valid_BS, axis=1, dtype=jnp.int32)
+    position_BT = jax.lax.dynamic_slice_in_dim(position_BS, cache.length - T, T, axis=1)
+    return position_BS[:, None] - position_BT[:, :, None]
 
 
 def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) -> jax.Array:
@@ -63,6 +117,14 @@ def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) ->
     if valid_BT is not None:
         return jnp.maximum(jnp.cumsum(valid_BT, axis=1, dtype=jnp.int32) - 1, 0)
     return jnp.arange(T)[None]
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """float64[T, D]: what is added to the embeddings of tokens where no table of positions is learned (Vaswani et al.
+    2017, section 3.5). Sines, of wavelengths from 2 pi to 10000 times that, come first and their cosines behind them,
+    where in the paper they take turns."""
+    angles_TK = np.arange(length)[:, None] / np.power(10000.0, np.arange(0, width, 2) / width)
+    return np.concatenate([np.sin(angles_TK), np.cos(angles_TK[:, : width // 2])], axis=1)
 
 
 def rotation(positions_BT: jax.Array, head_dim: int, theta: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
@@ -81,16 +143,18 @@ def rotate(x_BTHK: jax.Array, by: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x_BTHK.dtype)
 
 
-def relative_buckets(T: int, num_buckets: int, farthest: int) -> np.ndarray:
+def relative_buckets(T: int, num_buckets: int, farthest: int, causal: bool = False) -> np.ndarray:
     """int32[2T - 1]: the bucket of each distance from a query to a key, 1 - T to T - 1 (Raffel et al. 2020, section
     2.1).
 
-    Half of the buckets are for keys behind the query. Of either half, the first half has a bucket for each distance;
-    the others widen with the distance, up to `farthest` and all beyond.
+    Half of the buckets are for keys behind the query; if there are no others to see, all of them. Of either half, the
+    first half has a bucket for each distance; the others widen with the distance, up to `farthest` and all beyond.
     """
     ahead_R = np.arange(1 - T, T)
-    side, near = num_buckets // 2, num_buckets // 4
-    far_R = np.maximum(np.abs(ahead_R), near)
+    away_R = np.maximum(-ahead_R, 0) if causal else np.abs(ahead_R)
+    side = num_buckets if causal else num_buckets // 2
+    near = side // 2
+    far_R = np.maximum(away_R, near)
     growing_R = near + (np.log(far_R / near) / np.log(farthest / near) * (side - near)).astype(int)
-    bucket_R = np.where(np.abs(ahead_R) < near, np.abs(ahead_R), np.minimum(growing_R, side - 1))
-    return (bucket_R + side * (ahead_R > 0)).astype(np.int32)
+    bucket_R = np.where(away_R < near, away_R, np.minimum(growing_R, side - 1))
+    return (bucket_R if causal else bucket_R + side * (ahead_R > 0)).astype(np.int32)

@@ -58,14 +58,15 @@ def stack(
 
     Returns:
         The last x_BTD, and the blocks' outs stacked along L. Every block's output is sown as `hidden_BTD`.
-        Where the parameters come as `Layers`, so do the outs; trees of `per_layer` may, and nothing is sown.
+        Where the parameters come as `Layers`, so does each array of the outs; trees of `per_layer` may, and nothing is
+        sown.
     """
     if isinstance(params := block.variables.get("params"), Layers):
-        outs, block = Layers(), block.clone(parent=None, name=None)
+        outs, block = [], block.clone(parent=None, name=None)
         for i in range(length):
             x_BTD, out = block.apply({"params": params[i]}, x_BTD, _layer(per_layer, i), *shared)
             outs.append(out)
-        return x_BTD, outs
+        return x_BTD, jax.tree.map(lambda *layers: Layers(layers), *outs)
 
     def layer(block: nn.Module, x_BTD: jax.Array, own: Any) -> tuple[jax.Array, Any]:
         # The one activation constraint: the residual stream lies by rows (and length), and the rest follows from it.

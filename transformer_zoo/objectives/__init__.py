@@ -7,10 +7,19 @@ from transformer_zoo.objectives.masked_lm import MaskedLM
 from transformer_zoo.objectives.objective import Objective
 from transformer_zoo.objectives.pretraining import Pretraining
 from transformer_zoo.objectives.replaced_tokens import ReplacedTokens
+from transformer_zoo.objectives.seq2seq import (
+    GapSentences,
+    MixtureOfDenoisers,
+    PrefixLM,
+    Seq2SeqLM,
+    SpanCorruption,
+    TextInfilling,
+)
 
 KINDS = (
     CausalLM, MaskedLM, Pretraining, ReplacedTokens, Distillation,
     SequenceClassification, TokenClassification, QuestionAnswering,
+    Seq2SeqLM, SpanCorruption, PrefixLM, MixtureOfDenoisers, TextInfilling, GapSentences,
 )  # fmt: skip
 OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in KINDS}
 
@@ -18,11 +27,17 @@ __all__ = [
     "OBJECTIVES",
     "CausalLM",
     "Distillation",
+    "GapSentences",
     "MaskedLM",
+    "MixtureOfDenoisers",
     "Objective",
+    "PrefixLM",
     "Pretraining",
     "QuestionAnswering",
     "ReplacedTokens",
+    "Seq2SeqLM",
     "SequenceClassification",
+    "SpanCorruption",
+    "TextInfilling",
     "TokenClassification",
 ]

@@ -48,6 +48,10 @@ class Objective(abc.ABC):
         """
         return self, config
 
+    def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """The texts in a document, for a tokenizer to learn from."""
+        return (document["text"],)
+
     @abc.abstractmethod
     def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
         """A function of a group of documents (list of dictionaries) and a generator of random numbers (numpy's) that

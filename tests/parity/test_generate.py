@@ -1,0 +1,112 @@
+"""What every family writes beside its reference, token for token: greedily, and as beam search finds it, in float64."""
+
+import dataclasses
+from typing import Any
+
+import families
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch  # noqa: E402
+
+from parity import reference  # noqa: E402
+from transformer_zoo import registry  # noqa: E402
+from transformer_zoo.checkpoints import weight_map  # noqa: E402
+from transformer_zoo.generation import generate as generation  # noqa: E402
+from transformer_zoo.generation import published  # noqa: E402
+from transformer_zoo.generation.beam import Beam  # noqa: E402
+from transformer_zoo.generation.generate import generate  # noqa: E402
+from transformer_zoo.generation.rules import Rules  # noqa: E402
+from transformer_zoo.generation.sampling import Greedy  # noqa: E402
+from transformer_zoo.pretrained import Bundle  # noqa: E402
+
+ROWS, NEW = 20, 9
+SAMPLINGS = (
+    Greedy(),
+    Greedy(no_repeat_ngram_size=2, min_new_tokens=3),
+    Beam(num_beams=4),
+    Beam(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3),
+    Beam(num_beams=4, length_penalty=-0.5, early_stopping=True, num_return_sequences=4),
+    Beam(
+        num_beams=3, length_penalty=1.5, early_stopping="never", no_repeat_ngram_size=2, min_new_tokens=2,
+        suppressed=(15, 20), forced_first=12, renormalize=True, num_return_sequences=3,
+    ),
+)  # fmt: skip
+WRITERS = [case for case in families.cases("cache") if case.caches]
+
+
+def drawn(case: families.Case) -> families.Case:
+    """One of random settings, with room for what is asked for."""
+    config = families.random_config(case.family, 3, case.task)
+    fields = {field.name for field in dataclasses.fields(config)}
+    sizes = {"vocab_size": 40, "max_length": 24, "width": 48, "num_layers": 2, "num_decoder_layers": 2, "eos_id": 3}
+    sizes = {name: size for name, size in sizes.items() if name in fields}
+    return dataclasses.replace(case, config=dataclasses.replace(config, **sizes)).wide()
+
+
+@pytest.fixture(scope="module", params=WRITERS, ids=families.name_of)
+def models(request: Any) -> tuple[Bundle, Any, list[list[int]]]:
+    """Ours, theirs and what they read. Their random parameters are large, so that some tokens stand out and what is
+    read matters; and a token that they often write is the one that ends a text."""
+    case, draw = drawn(request.param), np.random.default_rng(2)
+    rows = [draw.integers(4, case.config.vocab_size, 1 + i % 10).tolist() for i in range(ROWS)]
+    with jax.enable_x64(True):
+        theirs = reference.build(case, seed=1)
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter.mul_(2 if parameter.ndim > 1 else 1)
+        params = weight_map.load(
+            case.module, registry.param_shapes(case.model), reference.tensors(theirs),
+            config=case.config, task=case.task, param_dtype="float64",
+        )  # fmt: skip
+    free = [set(answer) for (answer,) in written(case.config, theirs, rows, Greedy())]
+    end = max(range(13, case.config.vocab_size), key=lambda token: sum(token in answer for answer in free))
+    theirs.config.eos_token_id = theirs.generation_config.eos_token_id = end
+    config = dataclasses.replace(case.config, eos_id=end)
+    # It also pads prompts, and the reference would count it for its n-grams.
+    rows = [[token if token != end else 0 for token in row] for row in rows]
+    return Bundle(case.module.Model(config, task=case.task, compute=case.compute), params, config), theirs, rows
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_same_tokens(models: tuple[Bundle, Any, Any], sampling: Rules, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(generation, "BUCKET", 12)
+    m, theirs, rows = models
+    with jax.enable_x64(True):
+        new_BNT = generate(m, rows, max_new_tokens=NEW, sampling=sampling).reshape(ROWS, -1, NEW)
+    ended = []
+    for new_NT, expected_NT in zip(new_BNT.tolist(), written(m.config, theirs, rows, sampling)):
+        for new, expected in zip(new_NT, expected_NT):
+            assert new[: len(expected)] == expected and set(new[len(expected) :]) <= {m.config.eos_id}
+            ended.append(len(expected) < NEW)
+    # Of inputs that differ, and some of which end, or little would have been compared.
+    assert len({str(new_NT) for new_NT in new_BNT}) > ROWS // 2
+    assert any(ended) or getattr(sampling, "length_penalty", 0) > 1
+
+
+def ends(tokens: list[int], eos_id: int) -> list[int]:
+    """Where a text ends for the first time."""
+    return [tokens.index(eos_id) + 1] if eos_id in tokens else []
+
+
+@reference.in_double()
+def written(config: Any, theirs: Any, rows: list[list[int]], sampling: Rules) -> list[list[list[int]]]:
+    """The new tokens of the reference, up to and with the one that ends a text: [row][answer][token]."""
+    beside = registry.is_encoder_decoder(config)
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), config.eos_id)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        part = slice(len(row)) if beside else slice(longest - len(row), None)
+        ids[i, part], mask[i, part] = torch.tensor(row), 1
+    with reference.scaled(theirs), torch.no_grad():
+        out = theirs.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False,
+            pad_token_id=config.eos_id, **published.write(sampling),
+        )  # fmt: skip
+    new = out[:, 1 if beside else longest :].reshape(len(rows), -1, out.shape[1] - (1 if beside else longest)).tolist()
+    return [[tokens[: min([*ends(tokens, config.eos_id), NEW])] for tokens in answers] for answers in new]

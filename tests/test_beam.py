@@ -1,0 +1,498 @@
+"""Beam search: the compiled one against a plain loop over lists, and what its answers must be whatever the model."""
+
+import dataclasses
+import functools
+import itertools
+import json
+
+import families
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import transformer_zoo as zoo
+from transformer_zoo import registry, sharding
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation import beam as module
+from transformer_zoo.generation import generate as generation
+from transformer_zoo.generation import published
+from transformer_zoo.generation.beam import Beam
+from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.rules import Rules
+from transformer_zoo.generation.sampling import Greedy, Sample
+from transformer_zoo.nn import Cache
+from transformer_zoo.pretrained import Bundle
+
+V, READ, ROOM = 9, 3, 8  # of the toy: its vocabulary, the slots of a prompt, and those for new tokens
+STOPS = (2, 5)
+
+
+def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config=None) -> list[tuple[float, list[int]]]:
+    """Beam search as one would explain it: the best answers of one row, [(value, tokens)].
+
+    `log_probs` gives those of the next token after some new ones.
+    """
+    beams, answers = [(0.0, [])], []
+    for n in range(max_new):
+        found = []
+        for score, new in beams:
+            allowed = obeying(log_probs(new), beam, read, new, max_new, stops, config)
+            found += [(score + x, [*new, token]) for token, x in enumerate(allowed) if x > -np.inf]
+        beams = []
+        for place, (score, new) in enumerate(sorted(found, reverse=True)):
+            if new[-1] not in stops and n + 1 < max_new:
+                beams.append((score, new))
+            elif place < beam.num_beams:
+                answers.append((score / len(new) ** beam.length_penalty, new))
+        beams, answers = beams[: beam.num_beams], sorted(answers, reverse=True)[: beam.num_beams]
+        if len(answers) == beam.num_beams and beams:
+            far = beam.early_stopping == "never" and beam.length_penalty > 0
+            hope = beams[0][0] / (max_new if far else n + 1) ** beam.length_penalty
+            if beam.early_stopping is True or beam.num_beams == 1 or hope <= answers[-1][0]:
+                break
+    return answers
+
+
+def obeying(log_probs, rules: Rules, read, new, max_new, stops, config) -> np.ndarray:
+    """The log probabilities that the rules leave."""
+    scores, whole, size = np.array(log_probs), [*read, *new], rules.no_repeat_ngram_size
+    scores[list(rules.suppressed)] = -np.inf
+    if len(new) < rules.min_new_tokens:
+        scores[list(stops)] = -np.inf
+    if size:
+        seen = {tuple(whole[i : i + size]) for i in range(len(whole) - size + 1)}
+        last = whole[len(whole) - size + 1 :]
+        scores[[token for token in range(len(scores)) if (*last, token) in seen]] = -np.inf
+    first = getattr(config, "forced_bos_id", None) if rules.forced_first is None else rules.forced_first
+    for place, token in ((0, first), (max_new - 1, getattr(config, "forced_eos_id", None))):
+        if token is not None and place == len(new):
+            scores = np.where(np.arange(len(scores)) == token, 0.0, -np.inf)
+    return scores - np.log(np.exp(scores).sum()) if getattr(rules, "renormalize", False) else scores
+
+
+# ---- a toy model: what it says depends on every token that its cache holds, in its place
+
+
+def toy(seed: int, size: int = V):
+    """Scores [M, V] of what follows some tokens [M, S], of which the first `length` are there."""
+    draw = np.random.default_rng(seed)
+    place_S, turn_V, phase_V = draw.uniform(0.3, 1, 64), draw.uniform(1, 3, size), draw.uniform(0, 6, size)
+
+    def scores(xp, tokens_MS, length):
+        S = tokens_MS.shape[1]
+        sum_M = xp.where(xp.arange(S) < length, (tokens_MS + 1) * place_S[:S], 0).sum(axis=1)
+        return 2 * xp.sin(sum_M[:, None] * turn_V + phase_V)
+
+    return scores
+
+
+def read_of(rows: int, seed: int, size: int = V) -> np.ndarray:
+    return np.random.default_rng(seed + 100).integers(0, size, (rows, READ)).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("beam", "seed", "size", "room", "config"))
+def compiled(beam, read_BT, valid_BT, max_new, stop_ids, *, seed, size=V, room=ROOM, config=None):
+    scores = toy(seed, size)
+    slots = READ + room
+    kept = jnp.zeros((len(read_BT), slots, 1, 1)).at[:, :READ, 0, 0].set(read_BT)
+    cache = Cache(kv=[kept], valid_BS=jnp.ones((len(read_BT), slots), bool), length=jnp.asarray(READ))
+
+    def follow(token_M, cache):
+        kept = jax.lax.dynamic_update_slice_in_dim(
+            cache.kv[0], token_M[:, None, None, None].astype(float), cache.length, axis=1
+        )
+        cache = cache.replace(kv=[kept], length=cache.length + 1)
+        return scores(jnp, kept[:, :, 0, 0], cache.length), cache
+
+    def rules(n, scores_MV, new_MR):
+        times = len(new_MR) // len(read_BT)
+        return beam.apply(
+            n, scores_MV, new_MR, config=config, read_BT=jnp.repeat(read_BT, times, axis=0),
+            valid_BT=jnp.repeat(valid_BT, times, axis=0), max_new=max_new, stop_ids=stop_ids,
+        )  # fmt: skip
+
+    how = {"follow": follow, "rules": rules, "room": room, "max_new": max_new, "stop_ids": stop_ids}
+    return module.search(beam, scores(jnp, kept[:, :, 0, 0], READ), cache, **how)
+
+
+def both(beam, read, max_new, stops=STOPS, valid=None, **how):
+    """(value, tokens) of all answers to each row, by the compiled search and by the plain one."""
+    with jax.enable_x64(True):
+        valid = np.ones(read.shape, bool) if valid is None else valid
+        ours = compiled(beam, read, valid, np.int32(max_new), np.asarray(stops, np.int32), **how)
+        new_BNR, value_BN = map(np.asarray, ours)
+    scores, expected = toy(how["seed"], how.get("size", V)), []
+    for row, real in zip(read.tolist(), valid):
+
+        def log_probs(new, row=row):
+            logits = scores(np, np.array([[*row, *new]]), len(row) + len(new))[0]
+            return logits - np.log(np.exp(logits).sum())
+
+        prompt = [token for token, there in zip(row, real) if there]
+        found = plain(log_probs, beam, prompt, max_new, stops, how.get("config"))
+        expected.append(found[: beam.num_return_sequences])
+    return new_BNR[..., :max_new], value_BN, expected
+
+
+def check(new_BNR, value_BN, expected, stops=STOPS):
+    for new_NR, value_N, answers in zip(new_BNR, value_BN, expected):
+        assert (value_N[len(answers) :] == module.OUT).all()  # where there are no more, there are none
+        for new, value, (worth, tokens) in zip(new_NR.tolist(), value_N, answers):
+            assert new[: len(tokens)] == tokens and value == pytest.approx(worth, abs=1e-9)
+            assert set(new[len(tokens) :]) <= {tokens[-1]}  # what was not reached repeats what ended it
+
+
+@dataclasses.dataclass(frozen=True)
+class Forcing:
+    forced_bos_id: int | None = 3
+    forced_eos_id: int | None = 2
+
+
+@pytest.mark.parametrize(
+    ("beam", "config"),
+    [
+        (Beam(num_return_sequences=4), None),
+        (Beam(num_beams=3, early_stopping=True, num_return_sequences=3), None),
+        (Beam(num_beams=3, length_penalty=2.0, early_stopping="never", num_return_sequences=3), None),
+        (Beam(num_beams=2, length_penalty=-0.5, num_return_sequences=2), Forcing()),
+        (Beam(num_beams=3, no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), Forcing()),
+        (Beam(num_beams=2, no_repeat_ngram_size=1, length_penalty=0.0, early_stopping="never"), None),
+        (Beam(num_beams=1, no_repeat_ngram_size=3), None),
+        (Beam(num_beams=3, suppressed=(0, 3), renormalize=True), None),
+    ],
+    ids=str,
+)
+def test_search_is_the_plain_loop(beam, config):
+    """Of different lengths asked for, with ends that many of the tokens are, in one compiled program for each case."""
+    ended = 0
+    for round, max_new in enumerate((8, 5, 1)):
+        read = read_of(16, round)
+        valid = np.arange(READ) >= np.arange(16)[:, None] % READ  # padding is not read for n-grams
+        answers = both(beam, read, max_new, valid=valid, seed=1, config=config)
+        check(*answers)
+        ended += sum(len(tokens) < max_new for row in answers[2] for _, tokens in row)
+    assert ended > 0 or beam.length_penalty > 1 or config is not None
+
+
+def test_no_end():
+    check(*both(Beam(num_beams=3, num_return_sequences=3), read_of(4, 0), 6, stops=(), seed=2))
+
+
+def test_one_beam_is_greedy():
+    read, scores = read_of(12, 5), toy(3)
+    new_BNR, _, _ = both(Beam(num_beams=1), read, 8, seed=3)
+    for row, new in zip(read.tolist(), new_BNR[:, 0].tolist()):
+        for n, token in enumerate(new):
+            if n and new[n - 1] in STOPS:
+                assert token == new[n - 1]
+            else:
+                assert token == scores(np, np.array([[*row, *new[:n]]]), READ + n)[0].argmax()
+
+
+@pytest.mark.parametrize("length_penalty", [1.0, -1.0])
+def test_a_wide_beam_finds_the_best_of_all(length_penalty):
+    size, max_new, stop = 4, 3, 1
+    beam = Beam(num_beams=48, length_penalty=length_penalty, early_stopping="never", num_return_sequences=5)
+    read = read_of(3, 7, size)
+    new_BNR, value_BN, _ = both(beam, read, max_new, stops=(stop,), seed=4, size=size, room=max_new)
+    scores = toy(4, size)
+    for row, new_NR, value_N in zip(read.tolist(), new_BNR.tolist(), value_BN):
+        values = {}
+        for tokens in itertools.product(range(size), repeat=max_new):
+            length = tokens.index(stop) + 1 if stop in tokens else max_new
+            total = 0.0
+            for n in range(length):
+                logits = scores(np, np.array([[*row, *tokens[:n]]]), READ + n)[0]
+                total += logits[tokens[n]] - np.log(np.exp(logits).sum())
+            values[tokens[:length]] = total / length**length_penalty
+        best = sorted(values.items(), key=lambda item: -item[1])[:5]
+        for new, value, (tokens, worth) in zip(new_NR, value_N, best):
+            assert tuple(new[: len(tokens)]) == tokens and value == pytest.approx(worth, abs=1e-9)
+
+
+def test_answers_differ_and_the_best_come_first():
+    beam = Beam(num_beams=6, num_return_sequences=6)
+    new_BNR, value_BN, _ = both(beam, read_of(16, 9), 8, seed=5)
+    assert (np.diff(value_BN, axis=1) <= 0).all() and (value_BN > module.OUT / 2).all()
+    assert all(len({tuple(new) for new in new_NR}) == 6 for new_NR in new_BNR.tolist())
+
+
+def test_rows_are_their_own():
+    """One that is done is not changed by those that go on; nor is any by what stands beside it."""
+    beam, read = Beam(num_beams=3, num_return_sequences=3), read_of(8, 11)
+    new_BNR, value_BN, _ = both(beam, read, 8, seed=6)
+    others = read_of(8, 12)
+    others[2], others[5] = read[7], read[0]
+    new, value, _ = both(beam, others, 8, seed=6)
+    assert (new[2] == new_BNR[7]).all() and (new[5] == new_BNR[0]).all()
+    np.testing.assert_allclose(value[[2, 5]], value_BN[[7, 0]], atol=1e-12)
+
+
+def test_everything_ends_in_the_first_step():
+    """Only two tokens are not suppressed, and both end: there are no more answers than they."""
+    beam = Beam(num_beams=2, suppressed=tuple(i for i in range(V) if i not in STOPS), num_return_sequences=2)
+    new_BNR, value_BN, expected = both(beam, read_of(4, 13), 8, seed=7)
+    check(new_BNR, value_BN, expected)
+    assert np.sort(new_BNR[:, :, 0]).tolist() == [list(STOPS)] * 4 and (new_BNR == new_BNR[..., :1]).all()
+
+
+# ---- models
+
+
+CASES = families.cases("cache")
+
+
+@pytest.fixture(autouse=True)
+def small_bucket(monkeypatch):
+    monkeypatch.setattr(generation, "BUCKET", 8)
+
+
+def bundle(case, **changes) -> Bundle:
+    fields = {field.name for field in dataclasses.fields(case.config)}
+    sizes = {"max_length": 24, "num_layers": 1, "num_decoder_layers": 2} | changes
+    case = case.wide().with_(**{name: size for name, size in sizes.items() if name in fields})
+    return Bundle(case.model, case.params(scale=0.5), case.config)
+
+
+def log_probs_of(m: Bundle, row: list[int]):
+    """Of the token after some new ones, by all that was read and written."""
+    length = 24
+    padded = lambda row: np.asarray([row + [0] * (length - len(row))])
+    real = lambda row: np.arange(length)[None] < len(row)
+    beside = registry.is_encoder_decoder(m.config)
+
+    def log_probs(new: list[int]) -> np.ndarray:
+        read = [m.config.decoder_start_id, *new] if beside else [*row, *new]
+        given = {"tokens_BT": padded(read), "valid_BT": real(read)}
+        if beside:
+            given = {"source_BS": padded(row), "valid_BS": real(row)}
+            given |= {"target_BT": padded(read), "target_valid_BT": real(read)}
+        return np.asarray(jax.nn.log_softmax(families.apply(m.model, m.params, **given).logits[0, len(read) - 1]))
+
+    return log_probs
+
+
+@pytest.mark.parametrize("case", CASES, ids=families.name_of)
+def test_of_a_model_it_is_the_plain_loop(case):
+    """With its cache, of which the beams share what there was before them: rows of unequal lengths, padded inside."""
+    beam = Beam(num_beams=3, no_repeat_ngram_size=3, num_return_sequences=2)
+    with jax.enable_x64(True):
+        m = bundle(case)
+        rows = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 5, 8)]
+        new_BNT = generate(m, rows, max_new_tokens=6, sampling=beam)
+        assert new_BNT.shape == (3, 2, 6) and new_BNT.dtype == np.int32
+        beside, eos = registry.is_encoder_decoder(m.config), m.config.eos_id
+        for row, new_NT in zip(rows, new_BNT.tolist()):
+            read = [m.config.decoder_start_id] if beside else row
+            answers = plain(log_probs_of(m, row), beam, read, 6, () if eos is None else (eos,), m.config)
+            for new, (_, tokens) in zip(new_NT, answers):
+                assert new[: len(tokens)] == tokens and set(new[len(tokens) :]) <= {tokens[-1]}
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_on_a_mesh(beside):
+    """Divided parameters, whose layers are one stack, give the answers of a single device."""
+    case = next(case for case in CASES if registry.is_encoder_decoder(case.config) == beside)
+    beam = Beam(num_beams=3, num_return_sequences=2)
+    with jax.enable_x64(True):
+        m = bundle(case)
+        rows = [case.tokens(1, length, seed=length)[0].tolist() for length in (5, 8)]
+        shardings = sharding.param_shardings(registry.param_shapes(m.model), sharding.make_mesh(fsdp=2, tensor=4))
+        divided = dataclasses.replace(m, params=jax.device_put(m.params, shardings))
+        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(divided.params))
+        expected = generate(m, rows, max_new_tokens=6, sampling=beam)
+        assert (generate(divided, rows, max_new_tokens=6, sampling=beam) == expected).all()
+
+
+def gpt2() -> Bundle:
+    return bundle(next(case for case in CASES if case.family == "gpt2"))
+
+
+def test_rules_hold_for_every_sampling():
+    """An array of shape [B, T] where one answer is asked for; and what is forbidden is not there."""
+    m, rows = gpt2(), [[5, 6, 5], [7]]
+    with jax.enable_x64(True):
+        greedy = generate(m, rows, max_new_tokens=8)
+        assert (generate(m, rows, max_new_tokens=8, sampling=Beam(num_beams=1)) == greedy).all()
+        forbidden = tuple(sorted({int(token) for token in greedy[:, 1]}))
+        rules = {"suppressed": forbidden, "no_repeat_ngram_size": 1, "forced_first": 9}
+        for sampling in (Greedy(**rules), Sample(temperature=2.0, **rules), Beam(num_beams=2, **rules)):
+            new = generate(m, rows, max_new_tokens=8, sampling=sampling)
+            assert new.shape == (2, 8) and (new[:, 0] == 9).all() and not np.isin(new, forbidden).any()
+            for row, answer in zip(rows, new.tolist()):
+                until = answer.index(m.config.eos_id) + 1 if m.config.eos_id in answer else 8
+                said = [*row, *answer[:until]]
+                assert len(set(said)) == len(said) - (row == [5, 6, 5])
+        # A minimum: nothing ends before it, and then it may.
+        stop = int(greedy[0, 0])
+        new = generate(m, rows, max_new_tokens=8, sampling=Greedy(min_new_tokens=3), stop=stop)
+        assert stop not in new[0, :3]
+
+
+def test_text():
+    tokenizer = Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 280)
+    case = next(case for case in CASES if case.family == "gpt2")
+    m = bundle(case, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
+    m = dataclasses.replace(m, tokenizer=tokenizer)
+    beam = Beam(num_beams=3, num_return_sequences=2)
+    with jax.enable_x64(True):
+        answers = generate(m, ["def", "re"], max_new_tokens=6, sampling=beam)
+        assert [[type(text) for text in texts] for texts in answers] == [[str, str]] * 2
+        assert generate(m, "re", max_new_tokens=6, sampling=beam) == answers[1]
+        first = dataclasses.replace(beam, num_return_sequences=1)
+        assert generate(m, ["def", "re"], max_new_tokens=6, sampling=first) == [texts[0] for texts in answers]
+
+
+# ---- languages
+
+
+class Languages:
+    """A tokenizer that frames a text in one of the ways in which languages are said."""
+
+    def __init__(self, frame):
+        self.frame, self.vocab_size, self.asked = frame, 90, []
+
+    def language_id(self, code):
+        return {"aa": 11, "bb": 12}[code]
+
+    def encode(self, text, *, template, target, language):
+        assert template and target
+        return dataclasses.make_dataclass("Encoding", ["ids"])(np.array(self.frame(self.language_id(language))))
+
+    def encode_batch(self, texts, *, special, template, language):
+        self.asked.append(language)
+        return [dataclasses.make_dataclass("Encoding", ["ids"])(np.array([20 + len(text), 1])) for text in texts]
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
+
+@pytest.mark.parametrize(
+    ("frame", "asked", "first", "start"),
+    [
+        (lambda language: [language, 1], "aa", 12, None),  # mBART-50: the first token of a target
+        (lambda language: [1, language], "aa", None, 12),  # mBART: what targets start from
+        (lambda language: [1], "bb", None, None),  # Marian: the source says it
+    ],
+)
+def test_languages(frame, asked, first, start, monkeypatch):
+    case = next(case for case in CASES if registry.is_encoder_decoder(case.config))
+    tokenizer, given = Languages(frame), {}
+
+    def run(m, rows, max_new, sampling, seed, stop_ids):
+        given.update(m=m, sampling=sampling)
+        return np.zeros((len(rows), 1, max_new), np.int32)
+
+    monkeypatch.setattr(generation, "_run", run)
+    m = Bundle(case.model, None, case.config, tokenizer)
+    source = {} if asked == "bb" else {"source_language": "aa"}
+    generate(m, ["one"], max_new_tokens=3, sampling=Beam(), language="bb", **source)
+    assert tokenizer.asked == [asked] and given["sampling"].forced_first == first
+    assert given["m"].model.config.decoder_start_id == (case.config.decoder_start_id if start is None else start)
+    if asked == "bb":
+        with pytest.raises(ValueError, match="source_language='aa'"):
+            generate(m, ["one"], max_new_tokens=3, language="bb", source_language="aa")
+        with pytest.raises(ValueError, match="language 'bb' is said in the source"):
+            generate(m, [[1]], max_new_tokens=3, language="bb")
+    with pytest.raises(ValueError, match="without a tokenizer"):
+        generate(dataclasses.replace(m, tokenizer=None), [[1]], max_new_tokens=3, language="bb")
+
+
+# ---- bad requests
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beams": 0}, "num_beams=0"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "search with more beams"),
+        ({"num_return_sequences": 0}, "num_return_sequences=0"),
+        ({"early_stopping": "always"}, "early_stopping='always'"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1"),
+        ({"min_new_tokens": -1}, "min_new_tokens=-1"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Beam(**settings)
+
+
+@pytest.mark.parametrize(
+    ("beam", "message"),
+    [
+        (Beam(num_beams=91), "num_beams=91 is more than there are tokens to begin with, 90"),
+        (Beam(suppressed=(3, 90)), r"suppressed\[0, 1\] is 90, outside of the vocabulary"),
+        (Beam(forced_first=-1), r"forced_first\[0, 0\] is -1, outside of the vocabulary"),
+    ],
+    ids=str,
+)
+def test_what_a_model_has_not(beam, message, monkeypatch):
+    monkeypatch.setattr(generation, "_run", None)  # nothing is computed
+    case = CASES[0]
+    with pytest.raises(ValueError, match=message):
+        generate(Bundle(case.model, None, case.config), [[1]], max_new_tokens=2, sampling=beam)
+
+
+# ---- what a published model asks for
+
+
+@pytest.mark.parametrize(
+    ("settings", "beside", "expected"),
+    [
+        ({"bos_token_id": 0, "eos_token_id": 2, "max_length": 20}, True, Greedy()),
+        (  # BART, for summaries: min_length counts the start token
+            {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "min_length": 56, "max_length": 142,
+             "no_repeat_ngram_size": 3, "forced_bos_token_id": 0, "forced_eos_token_id": 2},
+            True,
+            Beam(num_beams=4, length_penalty=2.0, early_stopping=True, min_new_tokens=55, no_repeat_ngram_size=3,
+                 forced_first=0),
+        ),
+        (  # Marian
+            {"num_beams": 6, "bad_words_ids": [[89], [3]], "renormalize_logits": True, "forced_eos_token_id": 3},
+            True,
+            Beam(num_beams=6, suppressed=(89,), renormalize=True),
+        ),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, False, Sample(temperature=0.6, top_p=0.9, top_k=50)),
+        ({"do_sample": False, "top_k": 5, "num_beams": 1, "early_stopping": None}, False, Greedy()),
+    ],
+)  # fmt: skip
+def test_generation_config(settings, beside, expected, recwarn):
+    config = dataclasses.replace(CASES[0].config, eos_id=3)
+    sampling = published.read(settings, config, beside=beside)
+    assert sampling == expected and not recwarn
+    assert published.read(published.write(sampling), config, beside=beside) == sampling
+
+
+def test_generation_config_that_cannot_be_had():
+    with pytest.warns(UserWarning, match=r"repetition_penalty=1.2, bad_words_ids=\[\[1, 2\]\], which is not known"):
+        settings = {"repetition_penalty": 1.2, "bad_words_ids": [[1, 2]], "num_beams": 2}
+        assert published.read(settings, CASES[0].config, beside=True) == Beam(num_beams=2)
+
+
+def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
+    """With `generation_config.json`, or in config.json as of old; and so it is written again."""
+    m = zoo.from_config("gpt2", families.small("gpt2"))
+    assert m.sampling == Greedy()
+    beam = Beam(num_beams=3, length_penalty=0.5, suppressed=(7,))
+    zoo.save_pretrained(tmp_path, dataclasses.replace(m, sampling=beam))
+    again = zoo.from_pretrained(tmp_path)
+    assert again.sampling == beam
+    asked = []
+    monkeypatch.setattr(generation, "_run", lambda m, rows, max_new, sampling, *_: asked.append(sampling))
+    for sampling in (None, Greedy()):
+        with pytest.raises(AttributeError):
+            generate(again, [[1]], max_new_tokens=1, sampling=sampling)
+    assert asked == [beam, Greedy()]
+    (tmp_path / "generation_config.json").unlink()
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_beams": 2}))
+    assert zoo.from_pretrained(tmp_path).sampling == Beam(num_beams=2)
+    (tmp_path / "generation_config.json").write_text("[]")
+    with pytest.raises(ValueError, match="generation_config.json is not a JSON object"):
+        zoo.from_pretrained(tmp_path)
+
+
+def test_beams_are_values():
+    assert hash(Beam(suppressed=[3])) == hash(Beam(suppressed=(3,))) and Beam(suppressed=[3]) == Beam(suppressed=(3,))

@@ -1,0 +1,163 @@
+"""What a text is as tokens, and what tokenizers that cut one text at a time have in common."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+Tokens = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of one text: ids, int32[n]; offsets, int32[n, 2]; words, int32[n]."""
+
+LANGUAGE = -1
+"""Stands in a frame where the token of the text's language goes."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Encoding:
+    """A text, or a pair of texts, as tokens."""
+
+    ids: np.ndarray
+    """int32[n]: the tokens."""
+    offsets: np.ndarray
+    """int32[n, 2]: the characters of the text, first and one past the last, that each token stands for. Tokens that
+    share a character, as the bytes of an emoji do, all have its span; what a template adds has an empty one."""
+    texts: np.ndarray
+    """int32[n]: which text a token is of, 0 or 1; -1 for what a template adds."""
+    segments: np.ndarray
+    """int32[n]: the segment as the template numbers it for the model: all 0 without one, or where it knows none."""
+    words: np.ndarray
+    """int32[n]: the token's word, from 0 in each text; -1 where there is none. Whitespace and, save in sentencepiece's
+    models, punctuation divide words."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The tokens that a template puts around one text or two."""
+
+    first: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    last: tuple[int, ...] = ()
+    segments: bool = False
+    """Whether the second text and what ends it are a segment of their own."""
+
+    def of(self, language: int | None) -> "Frame":
+        """The frame of a text in a language; None: none is said."""
+        fill = lambda ids: tuple(language if i == LANGUAGE else i for i in ids if i != LANGUAGE or language is not None)
+        return dataclasses.replace(self, first=fill(self.first), last=fill(self.last))
+
+    def around(self, *texts: Tokens) -> Encoding:
+        """One or two texts, framed, one behind the other."""
+        columns: list[list[np.ndarray]] = [[], [], [], [], []]
+
+        def add(tokens: Tokens, text: int, segment: int) -> None:
+            n = len(tokens[0])
+            for column, values in zip(columns, (*tokens, np.full(n, text), np.full(n, segment))):
+                column.append(np.asarray(values, np.int32))
+
+        def add_frame(ids: tuple[int, ...], segment: int) -> None:
+            add((np.array(ids), np.zeros((len(ids), 2)), np.full(len(ids), -1)), -1, segment)
+
+        add_frame(self.first, 0)
+        for number, tokens in enumerate(texts):
+            if number:
+                add_frame(self.between, 0)
+            add(tokens, number, number * self.segments)
+        add_frame(self.last, (len(texts) - 1) * self.segments)
+        ids, offsets, words, numbers, segments = (np.concatenate(column) for column in columns)
+        return Encoding(ids=ids, offsets=offsets, texts=numbers, segments=segments, words=words)
+
+
+class Cutter:
+    """A tokenizer that cuts one text at a time: a subclass says how, and which tokens are special.
+
+    Args:
+        special: the tokens that stand for no text, and their ids.
+        frame: what a template adds; None: nothing says what.
+        languages: codes of languages, and the ids of their tokens.
+        language: the one of a text where none is said.
+    """
+
+    targets: "Cutter | None" = None
+    """What cuts targets, where that is another than what cuts sources."""
+
+    def __init__(
+        self,
+        special: Mapping[str, int],
+        frame: Frame | None = None,
+        languages: Mapping[str, int] | None = None,
+        language: str | None = None,
+    ) -> None:
+        self.special, self.frame = dict(special), frame
+        self.languages, self.language = dict(languages or {}), language
+
+    def cut(self, text: str) -> Tokens:
+        """The tokens of a text in which nothing is special."""
+        raise NotImplementedError
+
+    def encode(
+        self,
+        texts: list[str],
+        pairs: list[str] | None,
+        special: bool,
+        template: bool,
+        target: bool,
+        language: str | None,
+    ) -> list[Encoding]:
+        if target and self.targets is not None:
+            return self.targets.encode(texts, pairs, special, template, False, None)
+        if template and self.frame is None:
+            raise ValueError(
+                "a sentencepiece model does not say what frames a sequence: add bos_id and eos_id yourself"
+            )
+        frame = self.frame.of(self.languages.get(language or self.language)) if template else Frame()
+        cut = self._cut_special if special and self.special else self.cut
+        groups = (texts,) if pairs is None else (texts, pairs)
+        return [frame.around(*map(cut, parts)) for parts in zip(*groups)]
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special, key=len, reverse=True)
+        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+    def _cut_special(self, text: str) -> Tokens:
+        """Special tokens where they are spelt out, each a word, and between them each stretch of text by itself."""
+        parts = [(np.empty(0, np.int32), np.empty((0, 2), np.int32), np.empty(0, np.int32))]
+        start = words = 0
+        for part in self._pattern.split(text):
+            ids, offsets, numbers = one(self.special[part], len(part)) if part in self.special else self.cut(part)
+            parts.append((ids, offsets + start, numbers + words))
+            start += len(part)
+            words += int(numbers.max(initial=-1)) + 1
+        return joined(*parts)
+
+    def encode_bytes(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        encodings = (Frame().around(self.cut(text)) for text in texts)
+        return [(e.ids, bytes_by_offsets(text, e)) for text, e in zip(texts, encodings)]
+
+
+def one(token: int, size: int) -> Tokens:
+    """One token that stands for so many characters."""
+    return np.array([token], np.int32), np.array([[0, size]], np.int32), np.zeros(1, np.int32)
+
+
+def joined(*parts: Tokens) -> Tokens:
+    """Tokens one behind the other."""
+    ids, offsets, words = (np.concatenate(column).astype(np.int32) for column in zip(*parts))
+    return ids, offsets, words
+
+
+def bytes_by_offsets(text: str, encoding: Encoding) -> np.ndarray:
+    """int32[n]: UTF-8 bytes of the text up to each token's last character that no earlier token has reached."""
+    bytes_before = np.concatenate([[0], np.cumsum(utf8_widths(text))])
+    return np.diff(bytes_before[encoding.offsets[:, 1]], prepend=0).astype(np.int32)
+
+
+def utf8_widths(text: str) -> np.ndarray:
+    """int32[characters]: the bytes of each."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return 1 + (codes >= 0x80).astype(np.int32) + (codes >= 0x800) + (codes >= 0x10000)

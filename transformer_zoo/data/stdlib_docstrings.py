@@ -1,0 +1,71 @@
+"""What functions do, in their authors' words: code to read, and a summary of it to write.
+
+Split as `python_stdlib` is, by file, so that a model that was pretrained there has read neither side of what it is
+judged by here.
+"""
+
+import ast
+import collections
+import functools
+import inspect
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out
+from transformer_zoo.data.stdlib_labels import functions_in
+
+Pair = dict[str, str]
+
+
+@functools.cache
+def docstrings() -> tuple[Pair, ...]:
+    """Every function of the standard library with a docstring: `path`, `name` (with its classes'), `source`, its code
+    without the docstring, and `target`, the docstring's first paragraph in one line.
+
+    A function within a function is part of it. Code or summaries that stand word for word in several places are left
+    out, since they could lie on both sides of the split; and functions that are nothing but a docstring. Seconds.
+    """
+    found = [
+        {"path": document["path"], "name": name, "source": parts[0], "target": parts[1]}
+        for document in documents()
+        if document["kind"] == "code"
+        for name, text in functions_in(document["text"])
+        if (parts := divided(text)) is not None
+    ]
+    times = collections.Counter(pair[side] for pair in found for side in ("source", "target"))
+    return tuple(pair for pair in found if times[pair["source"]] == times[pair["target"]] == 1)
+
+
+def divided(text: str) -> tuple[str, str] | None:
+    """A function without its docstring, and the docstring's first paragraph; None where it has nothing else, or nothing
+    in it, or shares a line with code."""
+    (function,) = ast.parse(text).body
+    docstring = inspect.cleandoc(ast.get_docstring(function, clean=False) or "")
+    if not docstring or len(function.body) == 1:
+        return None
+    node, lines = function.body[0], text.split("\n")
+    first, last = lines[node.lineno - 1].encode(), lines[node.end_lineno - 1].encode()
+    if first[: node.col_offset].strip() or last[node.end_col_offset :].strip():
+        return None
+    summary = " ".join(docstring.split("\n\n")[0].split())
+    return "\n".join(lines[: node.lineno - 1] + lines[node.end_lineno :]), summary
+
+
+class StdlibDocstrings(PythonStdlib):
+    """Functions without their docstrings, each with what its docstring begins with."""
+
+    name = "stdlib_docstrings"
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        names = ("path", "name", "source", "target")
+        return Info(
+            builder=self,
+            description="Functions of the standard library, each with the first paragraph of its docstring.",
+            features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in names}),
+        )
+
+    def _generate_examples(self, held: bool) -> Iterator[tuple[str, Pair]]:
+        for number, pair in enumerate(docstrings()):
+            if held_out(pair["path"]) == held:
+                yield f"{number:06d}", pair
