@@ -296,7 +296,7 @@ def model_of(vocab_size: int, **changes):
     return families.Case(family=FAMILY, task="seq2seq-lm", config=config)
 
 
-@functools.partial(families.compiled, static_argnames=("objective", "model"))
+@functools.partial(jax.jit, static_argnames=("objective", "model"))
 def measured(objective, model, params, batch):
     """Report and gradients."""
 
@@ -350,7 +350,7 @@ def test_packed_is_as_good_as_unpacked(t5, smoothing):
 ADAM = optax.adam(1e-2)
 
 
-@functools.partial(families.compiled, static_argnames=("objective", "model"))
+@functools.partial(jax.jit, static_argnames=("objective", "model"))
 def step(objective, model, params, state, batch):
     function = lambda params: objective.loss(objective.sums(model, params, batch), objective.counts(batch))
     loss, grads = jax.value_and_grad(function)(params)

@@ -341,8 +341,8 @@ def test_one_file_may_be_named(folders):
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    formats = "tokenizer.json, source.spm with target.spm with vocab.json, vocab.json with merges.txt, vocab.txt, spiece.model, spm.model, "
-    formats += "sentencepiece.bpe.model, tokenizer.model"
+    formats = "tokenizer.json, source.spm with target.spm with vocab.json, vocab.json with merges.txt, vocab.txt, "
+    formats += "spiece.model, spm.model, sentencepiece.bpe.model, tokenizer.model"
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(
             FileNotFoundError, match=f"is no tokenizer: it must be, or be a folder that holds, .*{formats}"
