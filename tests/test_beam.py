@@ -250,7 +250,7 @@ def small_bucket(monkeypatch):
 
 def bundle(case, **changes) -> Bundle:
     fields = {field.name for field in dataclasses.fields(case.config)}
-    sizes = {"max_length": 24, "num_layers": 1, "num_decoder_layers": 2} | changes
+    sizes = {"max_length": 24, "num_layers": 1, "num_decoder_layers": 2, "decoder_start_id": 1} | changes
     case = case.wide().with_(**{name: size for name, size in sizes.items() if name in fields})
     return Bundle(case.model, case.params(scale=0.5), case.config)
 
@@ -396,6 +396,13 @@ def test_languages(frame, asked, first, start, monkeypatch):
 
 
 # ---- bad requests
+
+
+def test_a_model_that_wants_a_language():
+    mbart = families.small("mbart")
+    m = Bundle(registry.family("mbart").Model(mbart), None, mbart)
+    with pytest.raises(ValueError, match="the model starts a text with its language: say which"):
+        generate(m, [[1]], max_new_tokens=2)
 
 
 @pytest.mark.parametrize(

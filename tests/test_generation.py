@@ -26,7 +26,7 @@ TEXTS = [
 @pytest.fixture(params=CASES, ids=families.name_of)
 def case(request):
     config = request.param.config
-    sizes = {"max_length": 96, "num_layers": 2, "eos_id": None}
+    sizes = {"max_length": 96, "num_layers": 2, "eos_id": None, "decoder_start_id": 1}
     fields = {field.name for field in dataclasses.fields(config)}
     return request.param.with_(**{name: size for name, size in sizes.items() if name in fields})
 

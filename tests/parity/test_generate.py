@@ -44,6 +44,7 @@ def drawn(case: families.Case) -> families.Case:
     config = families.random_config(case.family, 3, case.task)
     fields = {field.name for field in dataclasses.fields(config)}
     sizes = {"vocab_size": 40, "max_length": 24, "width": 48, "num_layers": 2, "num_decoder_layers": 2, "eos_id": 3}
+    sizes |= {"decoder_start_id": 1}  # where there is one for each language, it is none otherwise
     sizes = {name: size for name, size in sizes.items() if name in fields}
     return dataclasses.replace(case, config=dataclasses.replace(config, **sizes)).wide()
 

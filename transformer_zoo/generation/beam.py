@@ -65,7 +65,6 @@ class State:
         n: the new tokens that each beam has.
         tokens_BNR: of the beams, the best first; from n on, the last one again.
         score_BN: their sums of log probabilities.
-        parent_BN: the beam that each goes on with, as the cache has them.
         answers_BNR: those found so far, the best first.
         value_BN: what they are worth.
         found_BN: which of them there are.
@@ -76,7 +75,6 @@ class State:
     n: jax.Array | int
     tokens_BNR: jax.Array
     score_BN: jax.Array
-    parent_BN: jax.Array
     answers_BNR: jax.Array
     value_BN: jax.Array
     found_BN: jax.Array
@@ -110,9 +108,8 @@ def search(
     slots = cache.valid_BS.shape[1]
 
     def step(state: State) -> State:
-        cache = reordered(state.cache, state.parent_BN, slots - R)
         last_BN = jax.lax.dynamic_index_in_dim(state.tokens_BNR, state.n - 1, axis=2, keepdims=False)
-        scores_MV, cache = follow(last_BN.reshape(-1), cache)
+        scores_MV, cache = follow(last_BN.reshape(-1), state.cache)
         return extended(state.replace(cache=cache), scores_MV)
 
     def extended(state: State, scores_MV: jax.Array) -> State:
@@ -144,12 +141,12 @@ def search(
             n=n + 1,
             tokens_BNR=_of(tokens_BCR, place_BN),
             score_BN=score_BN,
-            parent_BN=_of(parent_BC, place_BN),
             answers_BNR=_of(jnp.concatenate([state.answers_BNR, tokens_BCR], axis=1), best_BN),
             value_BN=value_BN,
             found_BN=found_BN,
             open_B=state.open_B & ~(found_BN.all(axis=1) & done_B),
-            cache=state.cache,
+            # Last, so that the next step appends to it in place: what was just gathered it would copy first.
+            cache=reordered(state.cache, _of(parent_BC, place_BN), slots - R),
         )
 
     def more(state: State) -> jax.Array:
@@ -161,7 +158,6 @@ def search(
         n=0,
         tokens_BNR=none_BNR,
         score_BN=out_BN.at[:, 0].set(0),  # the beams are still the same, and only one of them counts
-        parent_BN=jnp.tile(jnp.arange(N), (B, 1)),
         answers_BNR=none_BNR,
         value_BN=out_BN,
         found_BN=jnp.zeros((B, N), bool),

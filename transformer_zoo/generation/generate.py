@@ -78,6 +78,8 @@ def generate(
     stop_ids = list(dict.fromkeys(stop_ids))
     if language is not None:
         m, sampling, source_language = _in_language(m, sampling, language, source_language)
+    elif registry.is_encoder_decoder(config) and config.decoder_start_id is None:
+        raise ValueError("the model starts a text with its language: say which, such as language='fr_XX'")
 
     texts = [prompts] if isinstance(prompts, str) else prompts
     if is_text := len(texts) > 0 and isinstance(texts[0], str):
