@@ -5,7 +5,7 @@ import ast
 import pytest
 
 from transformer_zoo.data import sources, stdlib
-from transformer_zoo.data.stdlib_docstrings import divided
+from transformer_zoo.data.stdlib_docstrings import divided, name_as_words
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def test_pairs_are_functions_and_what_they_do(splits):
     pairs = splits["train"] + splits["validation"]
     assert 3000 < len(pairs) < 10000 and len(splits["validation"]) > 50
     for pair in pairs:
-        assert pair.keys() == {"path", "name", "source", "target"}
+        assert pair.keys() == {"path", "name", "words", "source", "target"}
         assert pair["target"] and "\n" not in pair["target"] and pair["target"] == pair["target"].strip()
     for pair in pairs[::20]:
         (function,) = ast.parse(pair["source"]).body
@@ -28,6 +28,7 @@ def test_pairs_are_functions_and_what_they_do(splits):
     by_name = {(pair["path"], pair["name"]): pair for pair in pairs}
     raw = by_name["json/decoder.py", "JSONDecoder.raw_decode"]
     assert raw["target"].startswith("Decode a JSON document from ``s``") and '"""' not in raw["source"]
+    assert raw["words"] == "raw decode"
     assert "obj, end = self.scan_once(s, idx)" in raw["source"]
 
 
@@ -61,3 +62,18 @@ def test_split_is_that_of_the_library_and_nothing_is_on_both_sides(splits):
 )  # fmt: skip
 def test_division(text, parts):
     assert divided(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("JSONDecoder.raw_decode", "raw decode"),
+        ("__init__", "init"),
+        ("assertRaisesRegex", "assert raises regex"),
+        ("HTTPServer.getHTTPCode2", "get http code 2"),
+        ("x", "x"),
+        ("_", ""),
+    ],
+)
+def test_names_as_words(name, words):
+    assert name_as_words(name) == words

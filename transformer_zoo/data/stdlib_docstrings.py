@@ -8,6 +8,8 @@ import ast
 import collections
 import functools
 import inspect
+import re
+import sys
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
@@ -20,14 +22,20 @@ Pair = dict[str, str]
 
 @functools.cache
 def docstrings() -> tuple[Pair, ...]:
-    """Every function of the standard library with a docstring: `path`, `name` (with its classes'), `source`, its code
-    without the docstring, and `target`, the docstring's first paragraph in one line.
+    """Every function of the standard library with a docstring: `path`, `name` (with its classes'), `words`, the name as
+    such, `source`, its code without the docstring, and `target`, the docstring's first paragraph in one line.
 
     A function within a function is part of it. Code or summaries that stand word for word in several places are left
     out, since they could lie on both sides of the split; and functions that are nothing but a docstring. Seconds.
     """
     found = [
-        {"path": document["path"], "name": name, "source": parts[0], "target": parts[1]}
+        {
+            "path": document["path"],
+            "name": name,
+            "words": name_as_words(name),
+            "source": parts[0],
+            "target": parts[1],
+        }  # fmt: skip
         for document in documents()
         if document["kind"] == "code"
         for name, text in functions_in(document["text"])
@@ -52,13 +60,21 @@ def divided(text: str) -> tuple[str, str] | None:
     return "\n".join(lines[: node.lineno - 1] + lines[node.end_lineno :]), summary
 
 
+def name_as_words(name: str) -> str:
+    """The name of a function as words, what a docstring could be guessed to say: `Decoder.rawDecode_all` is raw decode
+    all."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name.rpartition(".")[2])
+    return " ".join(words).lower()
+
+
 class StdlibDocstrings(PythonStdlib):
     """Functions without their docstrings, each with what its docstring begins with."""
 
     name = "stdlib_docstrings"
+    VERSION = tfds.core.Version(f"2.{sys.version_info.minor}.{sys.version_info.micro}")  # 1 had no `words`
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = ("path", "name", "source", "target")
+        names = ("path", "name", "words", "source", "target")
         return Info(
             builder=self,
             description="Functions of the standard library, each with the first paragraph of its docstring.",

@@ -1,9 +1,8 @@
-"""How near what a model wrote is to what it should have written: BLEU and ROUGE, and what costs no model at all.
+"""How near what a model wrote is to what it should have written: BLEU and ROUGE.
 
 All figures are percentages, as papers report them. Empty texts are texts: they score nothing.
 """
 
-import re
 from collections.abc import Sequence
 
 
@@ -49,18 +48,6 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str], *, stem: bool = 
     score = RougeScorer(kinds, use_stemmer=stem).score
     found = [score(reference, hypothesis) for hypothesis, reference in zip(hypotheses, references)]
     return {kind: 100 * sum(scores[kind].fmeasure for scores in found) / len(found) for kind in kinds}
-
-
-def name_as_words(name: str) -> str:
-    """The name of a function as words, what a docstring could be guessed to say: `Decoder.rawDecode_all` is raw decode
-    all."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name.rpartition(".")[2])
-    return " ".join(words).lower()
-
-
-def first_words(text: str, count: int) -> str:
-    """As much of the beginning of a text: what a summary could be guessed to be (LEAD)."""
-    return " ".join(text.split()[:count])
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
