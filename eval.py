@@ -2,6 +2,7 @@
 
 python eval.py runs/gpt2_stdlib
 python eval.py openai-community/gpt2 --source "text:notes/*.md" --split train
+python eval.py runs/t5_docstrings --write 200 --beams 4
 """
 
 import sys

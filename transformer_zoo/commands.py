@@ -1,24 +1,35 @@
 """The commands behind train.py and eval.py: arguments in, exit code out."""
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from transformer_zoo import loop, runs
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import pipeline, sources
-from transformer_zoo.evaluation import evaluate
-from transformer_zoo.objectives import OBJECTIVES
+from transformer_zoo.data.seq2seq import text_in
+from transformer_zoo.evaluation import bleu, evaluate, rouge, write
+from transformer_zoo.generation.beam import Beam
+from transformer_zoo.generation.rules import Rules
+from transformer_zoo.objectives import OBJECTIVES, Seq2SeqLM
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
 ERRORS = (ValueError, OSError, TypeError, ImportError, RuntimeError)
+
+SCORES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+SHOWN = 3
+"""Of the texts that a model has written, so many are printed, each of at most so many characters."""
+CHARACTERS = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,16 +82,31 @@ class _Evaluate:
     """Only so many of them. None: the whole split."""
     objective: str | None = None
     """What is measured. None: what the run was trained for, else the model's task."""
+    set: tuple[str, ...] = ()
+    """Settings of what is measured, as NAME=VALUE: source=en target=fr "prefix=translate English to French: "."""
     dtype: str = "float32"
     """Of the computation, for a published model."""
+    write: int | Literal["all"] = 0
+    """Of an encoder-decoder: let it write beside the first so many sources of the split, and score that by BLEU and
+    ROUGE."""
+    beams: int | None = None
+    """Search with so many beams for what is written. None: as the model's generation_config.json has it; where it has
+    nothing, each token is the most probable one."""
+    max_new_tokens: int | None = None
+    """Tokens of what is written, at most. None: as many as a target has in training."""
+    baseline: str | None = None
+    """Score beside it what costs no model: this field of the examples as what was written. None: the source."""
     json: Path | None = None
-    """Write the result here as well."""
+    """Write the result here as well, and with it all that was written."""
 
 
 def evaluate_command(arguments: list[str]) -> int:
     """`eval.py RUN_OR_MODEL [--source ...]`: prints a table."""
     chosen = tyro.cli(
-        _Evaluate, args=arguments, prog="eval.py", description="What a model's objective measures on a text: loss, ..."
+        _Evaluate,
+        args=arguments,
+        prog="eval.py",
+        description="What a model's objective measures on a text: loss, ...; and how good what it writes is.",
     )
     try:
         return _evaluate(chosen)
@@ -91,6 +117,7 @@ def evaluate_command(arguments: list[str]) -> int:
 def _evaluate(chosen: _Evaluate) -> int:
     run = runs.read(chosen.model) if (Path(chosen.model) / "run.json").is_file() else None
     bundle, objective = _load(chosen, run)
+    objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=min(1024, bundle.config.max_length or 1024))
     data = dataclasses.replace(data, length=chosen.length or data.length)
     if bundle.tokenizer is None:
@@ -98,6 +125,9 @@ def _evaluate(chosen: _Evaluate) -> int:
     source, split = chosen.source or data.source, chosen.split or data.validation_split
     documents = sources.source(source, split)
     objective, _ = objective.for_data(bundle.config, documents.classes)
+    to_write = _to_write(
+        chosen, bundle, objective, documents
+    )  # what is wrong there is said before anything is measured
     rows = pipeline.Pipeline(
         documents, objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
         shuffle=False, epochs=1,
@@ -108,9 +138,12 @@ def _evaluate(chosen: _Evaluate) -> int:
     table.add_column("value", justify="right")
     for name, value in report.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    record = {"model": chosen.model, "source": source, "split": split, "length": data.length, **report}
+    if chosen.write:
+        record["written"] = _written(chosen, bundle, objective, data.length, *to_write, console)
     if chosen.json is not None:
-        record = {"model": chosen.model, "source": source, "split": split, "length": data.length, **report}
         chosen.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
 
@@ -123,7 +156,106 @@ def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:
     name = chosen.objective or found.model.task
     if name not in OBJECTIVES:
         raise ValueError(f"there is no objective {name!r} to measure: choose one of {', '.join(OBJECTIVES)}")
-    return found, OBJECTIVES[name]()
+    objective = OBJECTIVES[name]()
+    objective.model(found.config, found.model.compute)  # says so where the family does not have the task
+    return found, objective
+
+
+def _with_settings(objective: Any, settings: tuple[str, ...]) -> Any:
+    """The objective with settings as `NAME=VALUE`, where a value is spelt as on the command line of train.py.
+
+    Raises:
+        ValueError: an objective without that setting, or a value that it cannot have.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(objective)}
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or name not in kinds:
+            raise ValueError(
+                f"--set {setting}: give NAME=VALUE, where a name is of the objective {objective.name}: "
+                f"{', '.join(kinds) or 'it has no settings'}"
+            )
+        values[name] = _value(kinds[name], text, setting)
+    return dataclasses.replace(objective, **values)
+
+
+def _value(kind: Any, text: str, setting: str) -> Any:
+    if kind is str:
+        return text  # with its spaces, and its dash if it begins with one
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(kind, args=text.split(), add_help=False)
+    except SystemExit:
+        kind = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        raise ValueError(f"--set {setting}: that is no {kind}") from None
+
+
+def _to_write(
+    chosen: _Evaluate, bundle: Bundle, objective: Any, documents: sources.Source
+) -> tuple[list[sources.Document], list[str], list[str]]:
+    """The examples that are to be written for, what should be written, and what the baseline says instead.
+
+    Raises:
+        ValueError: an objective without sources and targets, a model that does not write, examples without the fields.
+    """
+    if chosen.write == 0:
+        for name in ("beams", "max_new_tokens", "baseline"):
+            if getattr(chosen, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is about what a model writes: give --write, such as 200")
+        return [], [], []
+    if chosen.write != "all" and chosen.write < 0:
+        raise ValueError(f"--write {chosen.write}: give a number of examples, or all")
+    if not isinstance(objective, Seq2SeqLM):
+        raise ValueError(
+            f"--write: the objective {objective.name} has no source to read and no target to write; "
+            f"--objective {Seq2SeqLM.name} has"
+        )
+    if bundle.model.task != objective.task:
+        raise ValueError(f"--write: {chosen.model} is a model for {bundle.model.task}, which does not write")
+    count = len(documents) if chosen.write == "all" else min(chosen.write, len(documents))
+    examples = [documents[i] for i in range(count)]
+    fields = (objective.target, chosen.baseline or objective.source)
+    references, guesses = ([text_in(example, field) for example in examples] for field in fields)
+    return examples, references, guesses
+
+
+def _written(
+    chosen: _Evaluate, bundle: Bundle, objective: Any, length: int,
+    examples: list[sources.Document], references: list[str], guesses: list[str], console: Console,
+) -> dict[str, Any]:  # fmt: skip
+    """Lets the model write, prints the scores of that and of the baseline, and some of it; and returns it all."""
+    sampling = bundle.sampling
+    if chosen.beams is not None:  # the rest as it was
+        kept = dataclasses.fields(Beam if isinstance(sampling, Beam) else Rules)
+        sampling = Beam(**{field.name: getattr(sampling, field.name) for field in kept} | {"num_beams": chosen.beams})
+    with console.status(f"writing {len(examples)} texts"):
+        texts = write(
+            bundle, objective, examples, length=length, max_new_tokens=chosen.max_new_tokens, sampling=sampling,
+            batch_size=chosen.batch_size,
+        )  # fmt: skip
+    baseline = chosen.baseline or objective.source
+    scores, beside = ({"bleu": bleu(said, references), **rouge(said, references)} for said in (texts, guesses))
+    if chosen.write not in ("all", len(texts)):
+        console.print(f"{chosen.write} texts were asked for, and there are {len(texts)} examples.")
+    table = Table("measure", title=f"{len(texts)} texts written")
+    for column in ("model", f"baseline: {baseline}"):
+        table.add_column(column, justify="right")
+    for name, title in SCORES.items():
+        table.add_row(title, f"{scores[name]:.2f}", f"{beside[name]:.2f}")
+    console.print(table)
+    found = [
+        {"source": text_in(example, objective.source), "reference": reference, "written": text}
+        for example, reference, text in zip(examples, references, texts)
+    ]
+    table = Table(show_header=False)
+    for example in found[:SHOWN]:
+        for name, text in example.items():
+            text = " ".join(text.split())
+            text = text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ..."
+            table.add_row(name, Text(text), end_section=name == "written")
+    console.print(table)
+    return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **beside}, "examples": found}
 
 
 def fail(error: BaseException) -> int:

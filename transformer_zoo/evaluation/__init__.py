@@ -2,5 +2,6 @@
 
 from transformer_zoo.evaluation.loss import evaluate
 from transformer_zoo.evaluation.text import bleu, rouge
+from transformer_zoo.evaluation.written import write
 
-__all__ = ["bleu", "evaluate", "rouge"]
+__all__ = ["bleu", "evaluate", "rouge", "write"]

@@ -1,0 +1,77 @@
+"""What an encoder-decoder writes beside the sources of examples."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from transformer_zoo.data.seq2seq import frame, framed, text_in
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.rules import Rules
+
+
+def write(
+    m: Any,
+    objective: Any,
+    examples: Sequence[dict[str, Any]],
+    *,
+    length: int,
+    max_new_tokens: int | None = None,
+    sampling: Rules | None = None,
+    batch_size: int = 16,
+) -> list[str]:
+    """What the model writes for each example, having read its source as in training: after the objective's prefix, in
+    its frame, and without its end if a row does not hold it.
+
+    Examples of similar lengths share a batch, and all batches are of one size, so that few programs are compiled.
+
+    Args:
+        m: a `Bundle` of an encoder-decoder with its tokenizer.
+        objective: a `Seq2SeqLM`, which names the fields, the prefix and the languages.
+        examples: with a text in the field of the source; that of the target is not looked at.
+        length: tokens of a source, as data.length.
+        max_new_tokens: at most so many for an example. None: as many as a target has in training.
+        sampling: as `generate` takes it. Of several answers to a source the first, the best, is taken.
+        batch_size: sources at a time.
+
+    Raises:
+        ValueError: an objective without a source and a target, an example without the field, a model without a
+            tokenizer or that does not write, a language that there is not, more tokens than there are positions.
+    """
+    if not all(hasattr(objective, name) for name in ("source", "target", "prefix", "languages")):
+        raise ValueError(
+            f"the objective {objective.name} has no source to read and no target to write: seq2seq-lm has them"
+        )
+    if (tokenizer := m.tokenizer) is None:
+        raise ValueError("the model came without a tokenizer, which turns its tokens into text")
+    config = m.model.config
+    if getattr(config, "decoder_start_id", None) is None and objective.start_id is not None:
+        config = dataclasses.replace(config, decoder_start_id=objective.start_id)
+        m = dataclasses.replace(m, model=m.model.clone(config=config))
+    texts = [objective.prefix + text_in(example, objective.source) for example in examples]
+    said, asked = objective.languages
+    rows = [row for row, _ in framed(texts, tokenizer, length, language=said)] if texts else []
+    how = {
+        "max_new_tokens": objective.targets(length) if max_new_tokens is None else max_new_tokens,
+        "sampling": sampling,
+        "language": _in_targets(tokenizer, asked),
+    }
+    written, size = [""] * len(rows), min(batch_size, len(rows))
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    for first in range(0, len(order), batch_size):
+        batch = order[first : first + batch_size]
+        new = generate(m, [rows[i] for i in batch + batch[-1:] * (size - len(batch))], **how)
+        for i, tokens in zip(batch, new.reshape(size, -1, new.shape[-1])[:, 0].tolist()):
+            written[i] = tokenizer.decode(itertools.takewhile(lambda token: token != config.eos_id, tokens))
+    return written
+
+
+def _in_targets(tokenizer: Tokenizer, language: str | None) -> str | None:
+    """The language, where targets say theirs. Where the source does, as Marian's, it has been said."""
+    if language is None:
+        return None
+    ends = np.concatenate(frame(tokenizer, target=True, language=language))
+    return language if tokenizer.language_id(language) in ends else None
