@@ -1,5 +1,6 @@
 """Whether a run fits a TPU slice: topologies, collectives counted, the table, and what is said when it does not."""
 
+import dataclasses
 import math
 import re
 
@@ -9,7 +10,7 @@ import pytest
 
 from transformer_zoo import fit, sharding
 from transformer_zoo.config import Data, Mesh, Run, Training
-from transformer_zoo.models import gpt2
+from transformer_zoo.models import bert, gpt2, t5
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import CausalLM
 
@@ -159,6 +160,32 @@ def test_parameters_alone_that_do_not_fit():
     assert not report.fits and report.seconds is None
     assert report.total == sum(report.arguments.values())
     assert "mlp" in report.largest[0][1]
+
+
+@libtpu
+@pytest.mark.parametrize("beams", [1, 4])
+def test_what_a_model_writes(beams, capsys, monkeypatch):
+    config = t5.Config(vocab_size=500, width=128, num_layers=2, num_decoder_layers=2, num_heads=4, mlp_dim=256)
+    writing = fit.Writing(batch_size=8, length=128, max_new_tokens=16, num_beams=beams)
+    report = fit.fit_writing(t5.Model(config), writing, "v5e:2x2")
+    assert report.fits and report.mesh == {"tensor": 4}
+    params = 2 * report.num_params  # bytes of bfloat16
+    assert params / 4 <= report.arguments["parameters"] < params / 2
+    assert report.arguments["batch"] == 8 * 128 * 5 and report.temporaries > 0
+    assert report.collectives["all-reduce"][0] > 0
+    monkeypatch.setattr(fit, "fit_writing", lambda *_: report)
+    assert fit.main_writing(t5.Model(config), writing, "v5e:2x2") == 0
+    assert "8 x 16 new tokens on one device" in capsys.readouterr().out
+    large = dataclasses.replace(report, total=2 * report.limit)
+    monkeypatch.setattr(fit, "fit_writing", lambda *_: large)
+    assert fit.main_writing(t5.Model(config), writing, "v5e:2x2") == 3
+    assert "Take a larger slice" in capsys.readouterr().out
+
+
+@libtpu
+def test_a_model_that_does_not_write():
+    with pytest.raises(ValueError, match="is an encoder and does not generate"):
+        fit.fit_writing(bert.Model(bert.PRESETS["bert-base-uncased"][1]), fit.Writing(), "v5e:2x2")
 
 
 def tried(monkeypatch, settings, fits):

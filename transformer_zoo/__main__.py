@@ -210,19 +210,28 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Compiles a recipe's train step for a TPU topology, with no TPU attached, and says whether it fits."""
+    """Compiles a recipe's train step, or what makes a model write, for a TPU topology, with no TPU attached, and says
+    whether it fits."""
 
-    recipe: Name
-    """A recipe such as configs/gpt2_stdlib.py."""
+    name: Name
+    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, its hub id, a folder with a config.json, or a
+    run's folder."""
     topology: str
     """Chips such as v5e:4x4."""
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
-    """After `--`: settings of the recipe to override, as for train.py."""
+    """After `--`: settings of the recipe to override, as for train.py; or of what is to be written, such as
+    --batch-size 8 --length 512 --max-new-tokens 128 --num-beams 4 --mesh.tensor 8."""
 
     def __call__(self) -> int:
-        from transformer_zoo import commands
+        if self.name.endswith(".py"):
+            from transformer_zoo import commands
 
-        return commands.train([self.recipe, "--aot", self.topology, *self.settings])
+            return commands.train([self.name, "--aot", self.topology, *self.settings])
+        from transformer_zoo import fit
+
+        program = f"{PROGRAM} fit {self.name} --topology {self.topology} --"
+        writing = tyro.cli(fit.Writing, args=self.settings, prog=program)
+        return fit.main_writing(_model(self.name), writing, self.topology)
 
 
 COMMANDS = {"list": List, "info": Info, "generate": Generate, "embed": Embed, "convert": Convert, "fit": Fit}

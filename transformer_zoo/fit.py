@@ -1,6 +1,8 @@
-"""Does a run fit a TPU slice? Its real train step, compiled by the real TPU compiler, with no TPU attached."""
+"""Does it fit a TPU slice? The real train step, or what makes a model write, compiled by the real TPU compiler, with no
+TPU attached."""
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import os
@@ -8,16 +10,23 @@ import re
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import topologies
 from rich.console import Console
 from rich.table import Table
 
-from transformer_zoo import training, trees
-from transformer_zoo.config import Run
+from transformer_zoo import registry, sharding, training, trees
+from transformer_zoo.config import Mesh, Run
+from transformer_zoo.generation import generate
+from transformer_zoo.generation.beam import Beam
+from transformer_zoo.generation.sampling import Greedy
+from transformer_zoo.nn import Compute
+from transformer_zoo.nn.checks import check_sizes
 
 GIB = 2**30
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -33,14 +42,39 @@ SECONDS, ENOUGH = 120, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What a model is to write at a time, and how: as `generate` does.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    batch_size: int = 8
+    """Prompts, or sources."""
+    length: int = 512
+    """Tokens in the longest of them."""
+    max_new_tokens: int = 128
+    """Tokens written for each."""
+    num_beams: int = 1
+    """Of a beam search; 1: greedily."""
+    dtype: str = "bfloat16"
+    """Of parameters and computation."""
+    mesh: Mesh = Mesh(data=1, tensor=-1)
+    """How the devices share the work."""
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "batch_size", "length", "max_new_tokens", "num_beams")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one step of a run needs. All bytes are those of one device."""
+    """What one step of a run needs, or a batch of what is written. All bytes are those of one device."""
 
     topology: str
     mesh: dict[str, int]
     num_params: int
     arguments: dict[str, int]
-    """Parameters, optimizer, and the rest: batch, counters, moving average."""
+    """Parameters; of a run, its optimizer, and the rest: batch, counters, moving average; of what is written, batch."""
     total: int
     """Arguments, temporaries and what of the output does not take the arguments' place."""
     limit: int
@@ -97,22 +131,62 @@ def fit(run: Run, topology: str) -> Report:
     """
     program = training.prepare(run, topology_devices(topology))
     state, batch = program.state, program.batch
-    params = jax.tree.leaves(state.params)
-    arguments = {"parameters": _bytes(params), "optimizer": _bytes(jax.tree.leaves(state.opt_state))}
-    arguments["batch and rest"] = _bytes(jax.tree.leaves((state, batch))) - sum(arguments.values())
+    rest = state.replace(params=None, opt_state=None)
+    arguments = {"parameters": state.params, "optimizer": state.opt_state, "batch and rest": (batch, rest)}
+    return _measured(topology, program.mesh, arguments, lambda: program.step.lower(state, batch))
+
+
+def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
+    """Compiles for a TPU slice what makes a model write: it reads prompts or sources, and writes token by token.
+
+    Args:
+        model: an instance of a family's `Model`, whose parameters are not needed.
+
+    Raises:
+        ValueError: an unknown topology, a model that does not write or has too few positions, or a mesh that does not
+            divide the model, the batch or the devices.
+        ImportError: libtpu is not installed.
+    """
+    model = model.clone(compute=Compute(dtype=writing.dtype, param_dtype=writing.dtype))
+    mesh = sharding.make_mesh(**dataclasses.asdict(writing.mesh), devices=topology_devices(topology))
+    rows = (writing.batch_size, writing.length)
+    batch = {"tokens_BT": jax.ShapeDtypeStruct(rows, jnp.int32), "valid_BT": jax.ShapeDtypeStruct(rows, jnp.bool_)}
+    params = registry.param_shapes(model)
+    params, batch = (
+        jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
+        for shapes, places in (
+            (params, sharding.param_shardings(params, mesh)),
+            (batch, sharding.batch_shardings(batch, mesh)),
+        )
+    )
+    sampling = Beam(num_beams=writing.num_beams) if writing.num_beams > 1 else Greedy()
+    lower = functools.partial(
+        generate.lower, model, params, **batch, max_new_tokens=writing.max_new_tokens, sampling=sampling
+    )
+    return _measured(topology, mesh, {"parameters": params, "batch": batch}, lower)
+
+
+def _measured(topology: str, mesh: jax.sharding.Mesh, arguments: dict[str, Any], lower: Callable[[], Any]) -> Report:
+    """What a program needs: its arguments, and what the compiler says of the rest.
+
+    Args:
+        arguments: shapes with their shardings, by what they are called in the report.
+        lower: gives the program, once it is known that there is room for the arguments.
+    """
+    sizes = {name: _bytes(part) for name, part in arguments.items()}
     report = Report(
         topology=topology,
-        mesh={axis: size for axis, size in program.mesh.shape.items() if size > 1},
-        num_params=sum(math.prod(x.shape) for x in params),
-        arguments=arguments,
-        total=sum(arguments.values()),
+        mesh={axis: size for axis, size in mesh.shape.items() if size > 1},
+        num_params=sum(math.prod(x.shape) for x in jax.tree.leaves(arguments["parameters"])),
+        arguments=sizes,
+        total=sum(sizes.values()),
         limit=int(GENERATIONS[topology.split(":")[0]][0] * GIB),
     )
     if not report.fits:
-        return dataclasses.replace(report, largest=_largest_arguments(state))
+        return dataclasses.replace(report, largest=_largest_arguments(arguments))
     start = time.perf_counter()
-    with jax.set_mesh(program.mesh), tempfile.TemporaryDirectory() as folder:
-        lowered = program.step.lower(state, batch)
+    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
+        lowered = lower()
         try:
             compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
         except jax.errors.JaxRuntimeError as error:
@@ -149,14 +223,9 @@ def main(run: Run, topology: str) -> int:
     console = Console()
     with console.status(f"compiling for {topology}"):
         report = fit(run, topology)
-    console.print(_table(report))
+    _show(report, "a step", console)
     if report.fits:
-        console.print(f"It fits: {_size(report.limit - report.total)} of a device are left.")
         return 0
-    over = _size(report.total - report.limit)
-    console.print(f"It does not fit: {_size(report.total)} of {_size(report.limit)}, {over} too much. Most is taken by")
-    for size, what in report.largest:
-        console.print(f"  {_size(size):>10}  {what}", markup=False, soft_wrap=True)
     with console.status("trying other settings"):
         remedies, untried = suggest(run, topology)
     for settings, total in remedies:
@@ -166,6 +235,17 @@ def main(run: Run, topology: str) -> int:
     if untried:
         console.print(f"There was no time to try {len(untried)} more, such as {untried[0]}", soft_wrap=True)
     return 3
+
+
+def main_writing(model: Any, writing: Writing, topology: str) -> int:
+    """Prints what `fit_writing` finds. Returns 0 if it fits and 3 if not."""
+    console = Console()
+    with console.status(f"compiling for {topology}"):
+        report = fit_writing(model, writing, topology)
+    _show(report, f"{writing.batch_size} x {writing.max_new_tokens} new tokens", console)
+    if not report.fits:
+        console.print("Take a larger slice, fewer beams, a smaller batch, or fewer tokens.")
+    return 0 if report.fits else 3
 
 
 def suggest(run: Run, topology: str) -> tuple[list[tuple[str, int]], list[str]]:
@@ -293,13 +373,14 @@ def _shape_bytes(shape: str) -> int:
     return math.prod(int(size) for size in dims.split(",") if size) * (int(bits[0]) if bits else 8) // 8
 
 
-def _bytes(leaves: list[Any]) -> int:
+def _bytes(arrays: Any) -> int:
     """Of arrays, or of their shapes with shardings, on one device."""
+    leaves = jax.tree.leaves(arrays)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def _largest_arguments(state: Any, count: int = 5) -> tuple[tuple[int, str], ...]:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+def _largest_arguments(arguments: Any, count: int = 5) -> tuple[tuple[int, str], ...]:
+    leaves = jax.tree_util.tree_leaves_with_path(arguments)
     sizes = ((_bytes([x]), f"{x.dtype}{list(x.shape)}  {jax.tree_util.keystr(path)}") for path, x in leaves)
     return tuple(sorted(sizes, reverse=True)[:count])
 
@@ -336,16 +417,28 @@ def _size(count: int) -> str:
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
-def _table(report: Report) -> Table:
+def _show(report: Report, what: str, console: Console) -> None:
+    """The table, whether it fits, and what takes the most if it does not."""
+    console.print(_table(report, what))
+    if report.fits:
+        console.print(f"It fits: {_size(report.limit - report.total)} of a device are left.")
+        return
+    over = _size(report.total - report.limit)
+    console.print(f"It does not fit: {_size(report.total)} of {_size(report.limit)}, {over} too much. Most is taken by")
+    for size, what in report.largest:
+        console.print(f"  {_size(size):>10}  {what}", markup=False, soft_wrap=True)
+
+
+def _table(report: Report, what: str) -> Table:
     generation, slice_ = report.topology.split(":")
     mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items()) or "one device"
-    table = Table(title=f"{generation} {slice_}, {mesh}: a step on one device")
+    table = Table(title=f"{generation} {slice_}, {mesh}: {what} on one device")
     table.add_column("")
     table.add_column("count", justify="right")
     table.add_column("bytes", justify="right")
-    table.add_row("arguments: parameters", f"{report.num_params:,}", _size(report.arguments["parameters"]))
-    for name in ("optimizer", "batch and rest"):
-        table.add_row(f"           {name}", "", _size(report.arguments[name]))
+    for i, (name, size) in enumerate(report.arguments.items()):
+        count = f"{report.num_params:,}" if name == "parameters" else ""
+        table.add_row(f"{'           ' if i else 'arguments: '}{name}", count, _size(size))
     if report.temporaries is not None:
         table.add_row("temporaries", "", _size(report.temporaries))
     if report.output is not None:

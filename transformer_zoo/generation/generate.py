@@ -225,6 +225,18 @@ def _run(m: Any, rows: list[np.ndarray], max_new: int, sampling: Rules, seed: in
     return np.asarray(new_BNR)[..., :max_new]
 
 
+def lower(
+    model: Any, params: trees.Tree, tokens_BT: Any, valid_BT: Any, *, max_new_tokens: int, sampling: Rules
+) -> Any:
+    """What `generate` runs on an accelerator, lowered for arguments of which only the shapes and places are known."""
+    _check_model(model)
+    ends = [] if model.config.eos_id is None else [model.config.eos_id]
+    return _anywhere.lower(
+        params, tokens_BT, valid_BT, jax.eval_shape(jax.random.key, 0), np.int32(max_new_tokens),
+        np.asarray(ends, np.int32), model=model, sampling=sampling, room=max_new_tokens, by_layer=False,
+    )  # fmt: skip
+
+
 def _round_up(n: int) -> int:
     return -(-n // BUCKET) * BUCKET
 
