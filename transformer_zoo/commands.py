@@ -125,9 +125,7 @@ def _evaluate(chosen: _Evaluate) -> int:
     source, split = chosen.source or data.source, chosen.split or data.validation_split
     documents = sources.source(source, split)
     objective, _ = objective.for_data(bundle.config, documents.classes)
-    to_write = _to_write(
-        chosen, bundle, objective, documents
-    )  # what is wrong there is said before anything is measured
+    to_write = _to_write(chosen, bundle, objective, documents)  # its mistakes are told before anything is measured
     rows = pipeline.Pipeline(
         documents, objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
         shuffle=False, epochs=1,
@@ -228,7 +226,8 @@ def _written(
     sampling = bundle.sampling
     if chosen.beams is not None:  # the rest as it was
         kept = dataclasses.fields(Beam if isinstance(sampling, Beam) else Rules)
-        sampling = Beam(**{field.name: getattr(sampling, field.name) for field in kept} | {"num_beams": chosen.beams})
+        settings = {field.name: getattr(sampling, field.name) for field in kept}
+        sampling = Beam(**settings | {"num_beams": chosen.beams, "num_return_sequences": 1})
     with console.status(f"writing {len(examples)} texts"):
         texts = write(
             bundle, objective, examples, length=length, max_new_tokens=chosen.max_new_tokens, sampling=sampling,
