@@ -166,7 +166,7 @@ def test_parameters_alone_that_do_not_fit():
 @pytest.mark.parametrize("beams", [1, 4])
 def test_what_a_model_writes(beams, capsys, monkeypatch):
     config = t5.Config(vocab_size=500, width=128, num_layers=2, num_decoder_layers=2, num_heads=4, mlp_dim=256)
-    writing = fit.Writing(batch_size=8, length=128, max_new_tokens=16, num_beams=beams)
+    writing = fit.Writing(batch_size=8, length=128, max_new_tokens=16, beams=beams)
     report = fit.fit_writing(t5.Model(config), writing, "v5e:2x2")
     assert report.fits and report.mesh == {"tensor": 4}
     params = 2 * report.num_params  # bytes of bfloat16

@@ -12,6 +12,7 @@ import pytest
 from transformer_zoo import registry, sharding
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import generate as module
+from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.pretrained import Bundle
@@ -359,3 +360,12 @@ def test_settings_out_of_range(settings):
 def test_samplings_are_values():
     assert hash(Sample(top_k=3)) == hash(Sample(top_k=3)) and Sample(top_k=3) == Sample(top_k=3) != Sample(top_k=4)
     assert hash(Greedy()) == hash(Greedy()) and Greedy() == Greedy()
+
+
+def test_another_way_of_choosing_under_the_same_rules():
+    rules = {"min_new_tokens": 2, "no_repeat_ngram_size": 3, "suppressed": (5,), "forced_first": 7}
+    beam = Beam(num_beams=4, length_penalty=2.0, num_return_sequences=2, **rules)
+    assert Greedy.under(beam) == Greedy(**rules)
+    assert Sample.under(beam, temperature=0.5, suppressed=()) == Sample(temperature=0.5, **rules | {"suppressed": ()})
+    found = Beam.under(beam, num_beams=3, num_return_sequences=1)
+    assert found == dataclasses.replace(beam, num_beams=3, num_return_sequences=1)

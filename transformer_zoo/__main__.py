@@ -116,9 +116,11 @@ class Generate:
         m = _load(self.name, self.dtype)
         sampling = m.sampling
         if self.beams is not None:
-            sampling = zoo.Beam(num_beams=self.beams)
+            sampling = zoo.Beam.under(sampling, num_beams=self.beams, num_return_sequences=1)
+        elif self.temperature:
+            sampling = zoo.Sample.under(sampling, temperature=self.temperature)
         elif self.temperature is not None:
-            sampling = zoo.Sample(temperature=self.temperature) if self.temperature else zoo.Greedy()
+            sampling = zoo.Greedy.under(sampling)
         settings = {
             "top_k": self.top_k, "top_p": self.top_p, "length_penalty": self.length_penalty,
             "num_return_sequences": self.answers, "no_repeat_ngram_size": self.no_repeat_ngram_size,
@@ -220,7 +222,7 @@ class Fit:
     """Chips such as v5e:4x4."""
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
     """After `--`: settings of the recipe to override, as for train.py; or of what is to be written, such as
-    --batch-size 8 --length 512 --max-new-tokens 128 --num-beams 4 --mesh.tensor 8."""
+    --batch-size 8 --length 512 --max-new-tokens 128 --beams 4 --mesh.tensor 8."""
 
     def __call__(self) -> int:
         if self.name.endswith(".py"):

@@ -20,7 +20,6 @@ from transformer_zoo.data import pipeline, sources
 from transformer_zoo.data.seq2seq import text_in
 from transformer_zoo.evaluation import bleu, evaluate, rouge, write
 from transformer_zoo.generation.beam import Beam
-from transformer_zoo.generation.rules import Rules
 from transformer_zoo.objectives import OBJECTIVES, Seq2SeqLM
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
@@ -224,10 +223,8 @@ def _written(
 ) -> dict[str, Any]:  # fmt: skip
     """Lets the model write, prints the scores of that and of the baseline, and some of it; and returns it all."""
     sampling = bundle.sampling
-    if chosen.beams is not None:  # the rest as it was
-        kept = dataclasses.fields(Beam if isinstance(sampling, Beam) else Rules)
-        settings = {field.name: getattr(sampling, field.name) for field in kept}
-        sampling = Beam(**settings | {"num_beams": chosen.beams, "num_return_sequences": 1})
+    if chosen.beams is not None:
+        sampling = Beam.under(sampling, num_beams=chosen.beams, num_return_sequences=1)
     with console.status(f"writing {len(examples)} texts"):
         texts = write(
             bundle, objective, examples, length=length, max_new_tokens=chosen.max_new_tokens, sampling=sampling,

@@ -55,7 +55,7 @@ class Writing:
     """Tokens in the longest of them."""
     max_new_tokens: int = 128
     """Tokens written for each."""
-    num_beams: int = 1
+    beams: int = 1
     """Of a beam search; 1: greedily."""
     dtype: str = "bfloat16"
     """Of parameters and computation."""
@@ -63,7 +63,7 @@ class Writing:
     """How the devices share the work."""
 
     def __post_init__(self) -> None:
-        check_sizes(self, "batch_size", "length", "max_new_tokens", "num_beams")
+        check_sizes(self, "batch_size", "length", "max_new_tokens", "beams")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
             (batch, sharding.batch_shardings(batch, mesh)),
         )
     )
-    sampling = Beam(num_beams=writing.num_beams) if writing.num_beams > 1 else Greedy()
+    sampling = Beam(num_beams=writing.beams) if writing.beams > 1 else Greedy()
     lower = functools.partial(
         generate.lower, model, params, **batch, max_new_tokens=writing.max_new_tokens, sampling=sampling
     )

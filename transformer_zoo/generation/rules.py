@@ -1,7 +1,7 @@
 """What an answer must and must not hold, whichever way its tokens are chosen."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,13 @@ class Rules:
             if (count := getattr(self, name)) != int(count) or count < 0:
                 raise ValueError(f"{name}={count} must be a number of tokens, at least 0")
         object.__setattr__(self, "suppressed", tuple(self.suppressed))  # lists are not hashable
+
+    @classmethod
+    def under(cls, other: "Rules", **settings: Any) -> Self:
+        """With these settings, and for the rest as another way of choosing says, in what both know."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        kept = {field.name: getattr(other, field.name) for field in dataclasses.fields(other) if field.name in known}
+        return cls(**kept | settings)
 
     def apply(
         self,

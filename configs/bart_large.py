@@ -1,0 +1,38 @@
+"""BART large on Wikipedia, as in the paper (Lewis et al. 2019, section 5), on 16 TPU v5e chips.
+
+Command:   python train.py configs/bart_large.py
+Does it fit, with no TPU at hand:
+           python train.py configs/bart_large.py --aot v5e:4x4
+Hardware:  a v5e slice of 16 chips (4x4). It has been compiled for that by the TPU compiler, not yet trained there.
+Data:      needs the TFDS data set prepared as ArrayRecord. The paper's 160 GB of news, books, stories and web text
+           (those of RoBERTa) are more than that.
+
+Batches of 8000 rows and 500,000 steps are the paper's, as are 30 % of the tokens masked and all sentences permuted.
+"""
+
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.models import bart
+from transformer_zoo.nn import Compute
+from transformer_zoo.objectives import TextInfilling
+
+config = Run(
+    model=bart.PRESETS["bart-large"][1],
+    objective=TextInfilling(pieces=4),
+    directory="runs/bart_large",
+    compute=Compute(dtype="bfloat16", remat="full"),
+    data=Data(
+        source="tfds:wikipedia/20230601.en",
+        train_split="train[1%:]",
+        validation_split="train[:1%]",
+        length=512,
+        workers=8,
+    ),
+    vocabulary=Vocabulary(path="facebook/bart-large"),
+    optimizer=Optimizer(
+        peak_lr=4e-4, schedule="linear", warmup_steps=24_000, final_lr=0.0, b2=0.98, eps=1e-6, weight_decay=0.01
+    ),
+    mesh=Mesh(data=1, fsdp=-1),
+    training=Training(steps=500_000, batch_size=8000, accumulation=50),
+    evaluation=Evaluation(every=5000, batches=4),
+    checkpoints=Checkpoints(every=2000),
+)
