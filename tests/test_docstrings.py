@@ -5,7 +5,7 @@ import ast
 import pytest
 
 from transformer_zoo.data import sources, stdlib
-from transformer_zoo.data.stdlib_docstrings import divided, name_as_words
+from transformer_zoo.data.stdlib_docstrings import as_words, divided
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def test_pairs_are_functions_and_what_they_do(splits):
     pairs = splits["train"] + splits["validation"]
     assert 3000 < len(pairs) < 10000 and len(splits["validation"]) > 50
     for pair in pairs:
-        assert pair.keys() == {"path", "name", "words", "source", "target"}
+        assert pair.keys() == {"path", "name", "name_words", "source", "source_words", "target"}
         assert pair["target"] and "\n" not in pair["target"] and pair["target"] == pair["target"].strip()
     for pair in pairs[::20]:
         (function,) = ast.parse(pair["source"]).body
@@ -28,7 +28,7 @@ def test_pairs_are_functions_and_what_they_do(splits):
     by_name = {(pair["path"], pair["name"]): pair for pair in pairs}
     raw = by_name["json/decoder.py", "JSONDecoder.raw_decode"]
     assert raw["target"].startswith("Decode a JSON document from ``s``") and '"""' not in raw["source"]
-    assert raw["words"] == "raw decode"
+    assert raw["name_words"] == "raw decode" and raw["source_words"].startswith("def raw decode self s idx 0 ")
     assert "obj, end = self.scan_once(s, idx)" in raw["source"]
 
 
@@ -65,15 +65,16 @@ def test_division(text, parts):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("code", "words"),
     [
-        ("JSONDecoder.raw_decode", "raw decode"),
+        ("raw_decode", "raw decode"),
+        ("def f(self, maxLen=10):\n    return 'A b.'", "def f self max len 10 return a b"),
         ("__init__", "init"),
         ("assertRaisesRegex", "assert raises regex"),
-        ("HTTPServer.getHTTPCode2", "get http code 2"),
+        ("getHTTPCode2", "get http code 2"),
         ("x", "x"),
         ("_", ""),
     ],
 )
-def test_names_as_words(name, words):
-    assert name_as_words(name) == words
+def test_code_as_words(code, words):
+    assert as_words(code) == words

@@ -4,8 +4,8 @@ and other fields, such as labels, under their names.
     python_stdlib                        the standard library of the running Python
     stdlib_functions                     functions of its largest packages, each with the package: `label`
     stdlib_tokens                        its functions, each with the kinds of its tokens: `spans`
-    stdlib_docstrings                    its functions without their docstrings, and what these say: `source`, `target`;
-                                         and the words of their names: `words`
+    stdlib_docstrings                    its functions without their docstrings, and what these say: `source`, `target`
+                                         (and as words: `source_words`, `name_words`)
     gettext_catalogues[:LANGUAGE]        messages of this machine's programs, English and French: `source`, `target`
     tfds:NAME[/CONFIG][:VERSION][:KEY]   any TFDS data set; KEY is the feature that holds the text, where one does
     text:GLOB                            text files, each a document

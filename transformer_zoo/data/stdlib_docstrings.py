@@ -22,8 +22,9 @@ Pair = dict[str, str]
 
 @functools.cache
 def docstrings() -> tuple[Pair, ...]:
-    """Every function of the standard library with a docstring: `path`, `name` (with its classes'), `words`, the name as
-    such, `source`, its code without the docstring, and `target`, the docstring's first paragraph in one line.
+    """Every function of the standard library with a docstring: `path`, `name` (with its classes'), `source`, its code
+    without the docstring, and `target`, the docstring's first paragraph in one line; `name_words` and `source_words`
+    are the function's own name, and its code, `as_words`.
 
     A function within a function is part of it. Code or summaries that stand word for word in several places are left
     out, since they could lie on both sides of the split; and functions that are nothing but a docstring. Seconds.
@@ -32,8 +33,9 @@ def docstrings() -> tuple[Pair, ...]:
         {
             "path": document["path"],
             "name": name,
-            "words": name_as_words(name),
+            "name_words": as_words(name.rpartition(".")[2]),
             "source": parts[0],
+            "source_words": as_words(parts[0]),
             "target": parts[1],
         }  # fmt: skip
         for document in documents()
@@ -60,21 +62,21 @@ def divided(text: str) -> tuple[str, str] | None:
     return "\n".join(lines[: node.lineno - 1] + lines[node.end_lineno :]), summary
 
 
-def name_as_words(name: str) -> str:
-    """The name of a function as words, what a docstring could be guessed to say: `Decoder.rawDecode_all` is raw decode
-    all."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name.rpartition(".")[2])
-    return " ".join(words).lower()
+def as_words(code: str) -> str:
+    """The words of code: its names, divided where an underscore or a capital does, and its numbers, in small letters.
+    `def rawDecode_all(self)` is def raw decode all self. That is how code is given to a model that has to speak of it,
+    and a name makes a guess at the docstring (LeClair et al. 2019, section 4)."""
+    return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", code)).lower()
 
 
 class StdlibDocstrings(PythonStdlib):
     """Functions without their docstrings, each with what its docstring begins with."""
 
     name = "stdlib_docstrings"
-    VERSION = tfds.core.Version(f"2.{sys.version_info.minor}.{sys.version_info.micro}")  # 1 had no `words`
+    VERSION = tfds.core.Version(f"2.{sys.version_info.minor}.{sys.version_info.micro}")  # 1 had no words
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = ("path", "name", "words", "source", "target")
+        names = ("path", "name", "name_words", "source", "source_words", "target")
         return Info(
             builder=self,
             description="Functions of the standard library, each with the first paragraph of its docstring.",
