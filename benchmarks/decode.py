@@ -1,14 +1,21 @@
-"""How fast a decoder writes: tokens per second of `zoo.generate`, and of the reference library beside it.
+"""How fast a model writes: tokens per second of `zoo.generate`, and of the reference library beside it.
 
-    python benchmarks/decode.py --peer torch
+    python benchmarks/decode.py --peers torch
     python benchmarks/decode.py --model gpt2-medium --batch 8 --prompt 128 --new 128
+    python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --peers torch flax --flax-python PYTHON
+    python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --beams 4 --peers torch
 
-Greedy, with a cache, and nothing ends a row early. A call is timed from the prompts' ids to the answers' ids, prefill
-included; compiling is apart. Ours and the peer take turns, each in its own process, idle while the
-other one runs. The peer has the very same weights, and what it writes is compared.
+Greedy or with a beam search, with a cache, and no token ends a row. A call is timed from the ids of the prompts, or of
+the sources, to the answers' ids, prefill included; compiling is apart. Ours and the peers take turns, each in its own
+process, idle while another one runs. The peers have the very same weights, and what they write is compared.
+
+The library's last models in JAX want an environment of their own, whose interpreter PYTHON is:
+
+    pip install transformers==4.57.6 jax==0.4.38 jaxlib==0.4.38 flax==0.10.2 tyro rich
 """
 
 import dataclasses
+import functools
 import os
 import statistics
 import sys
@@ -22,7 +29,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-# The peer's process reads this file too: functions import jax, and only the peer's imports torch.
+# The peers' processes read this file too: functions import jax, and only a peer's imports torch.
 
 Call = Callable[[int], tuple[float, list[list[int]]]]
 """How many tokens to write -> (seconds, the tokens)."""
@@ -35,15 +42,20 @@ class Settings:
     batch: int = 1
     """Rows."""
     prompt: int = 32
-    """Tokens in a prompt."""
+    """Tokens in a prompt, or in a source."""
     new: int = 96
     """Tokens to write in each row."""
+    beams: int = 1
+    """Of a beam search; 1 is greedy."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of parameters and computation."""
     repeats: int = 7
     """Calls that are timed."""
-    peer: Literal["none", "torch"] = "none"
-    """torch: generate() of the reference library, on as many threads as there are cores."""
+    peers: tuple[Literal["torch", "flax"], ...] = ()
+    """generate() of the reference library, on as many threads as there are cores: torch; flax, its last models in JAX,
+    in one compiled program."""
+    flax_python: str | None = None
+    """The interpreter of the environment that has the latter. None: the one that runs this."""
 
 
 def main(settings: Settings) -> None:
@@ -54,39 +66,52 @@ def main(settings: Settings) -> None:
 
     console, m = Console(), load(settings)
     prompts = np.random.default_rng(0).integers(0, m.config.vocab_size, (settings.batch, settings.prompt))
+    sampling = zoo.Greedy() if settings.beams == 1 else zoo.Beam(num_beams=settings.beams)
 
     def ours(new: int) -> tuple[float, list[list[int]]]:
         start = time.perf_counter()
-        answers = zoo.generate(m, prompts, max_new_tokens=new)
+        answers = zoo.generate(m, prompts, max_new_tokens=new, sampling=sampling)
         return time.perf_counter() - start, answers.tolist()
 
     compiling, _ = ours(settings.new)
     calls = {f"transformer_zoo\njax {jax.__version__}": ours}
-    if settings.peer == "torch":
-        with tempfile.TemporaryDirectory() as folder:
-            zoo.save_pretrained(folder, m)
-            name, calls[name] = peers.start(serve_torch, folder, prompts.tolist(), settings.dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        zoo.save_pretrained(folder, m)
+        for peer in settings.peers:
+            serve, python = {"torch": (serve_torch, None), "flax": (serve_flax, settings.flax_python)}[peer]
+            name, calls[name] = peers.start(
+                serve, folder, prompts.tolist(), settings.beams, settings.dtype, python=python
+            )
     results = measure(calls, settings)
-    device, cores = jax.devices()[0].device_kind, os.cpu_count()
+    device = jax.devices()[0].device_kind
     size = f"{settings.batch} x ({settings.prompt} + {settings.new}) tokens"
-    console.print(f"{settings.model}, {settings.dtype}, {size}, {device}, {cores} cores")
+    how = "greedy" if settings.beams == 1 else f"{settings.beams} beams"
+    console.print(f"{settings.model}, {how}, {settings.dtype}, {size}, {device}, {cores()} cores")
     console.print(table(results, settings))
     console.print(f"The first call, which compiles, took {compiling:.1f} s.")
-    if settings.peer != "none":
-        mine, theirs = (result.tokens for result in results.values())
-        console.print(f"Of the peer's tokens {np.mean(np.equal(mine, theirs)):.0%} are ours.")
+    mine, *others = (result.tokens for result in results.values())
+    for peer, theirs in zip(settings.peers, others):
+        console.print(f"Of the tokens of {peer} {np.mean(np.equal(mine, theirs)):.0%} are ours.")
 
 
 def load(settings: Settings) -> Any:
     """The model, which no token ends."""
+    import jax
+    import numpy as np
+
     import transformer_zoo as zoo
 
     dtypes = {"dtype": settings.dtype, "param_dtype": settings.dtype}
     if os.path.isdir(settings.model):
-        m = zoo.from_pretrained(settings.model, task="causal-lm", **dtypes)
+        m = zoo.from_pretrained(settings.model, **dtypes)
     elif settings.model in zoo.presets():
         preset = zoo.presets()[settings.model]
-        m = zoo.from_config(preset.family, preset.config, task="causal-lm", **dtypes)
+        m = zoo.from_config(preset.family, preset.config, **dtypes)
+        # With signs at random, those of the norms too: a fresh model whose output layer is its table of embeddings says
+        # the last token again and again, and so would a wrong one.
+        rng = np.random.default_rng(0)
+        params = jax.tree.map(lambda x: jax.numpy.where(rng.random(x.shape) < 0.5, x, -x), m.params)
+        m = dataclasses.replace(m, params=params)
     else:
         sys.exit(f"error: {settings.model!r} is no folder and no preset: choose one of {', '.join(zoo.presets())}")
     config = dataclasses.replace(m.config, eos_id=None)
@@ -108,10 +133,12 @@ def measure(calls: dict[str, Call], settings: Settings) -> dict[str, Result]:
         call(1), call(settings.new)
     results = {name: Result() for name in calls}
     for _ in range(settings.repeats):
-        for result, call in zip(results.values(), calls.values()):
+        for (name, call), result in zip(calls.items(), results.values()):
             result.first.append(call(1)[0])
             seconds, result.tokens = call(settings.new)
             result.whole.append(seconds)
+            if any(len(row) != settings.new for row in result.tokens):
+                sys.exit(f"error: a row of {name} has not {settings.new} new tokens, and the times say nothing")
     return results
 
 
@@ -128,29 +155,64 @@ def table(results: dict[str, Result], settings: Settings) -> Table:
         columns = (rates, first, steps)
         lines.add_row(name, *(f"{statistics.median(c):.1f}\n{min(c):.1f} to {max(c):.1f}" for c in columns))
         medians.append([statistics.median(c) for c in columns])
-    if len(medians) == 2:
-        (rate, *times), (peer_rate, *peer_times) = medians
+    (rate, *times), *others = medians
+    for peer, (peer_rate, *peer_times) in zip(settings.peers, others):
         ratios = [rate / peer_rate, *(theirs / mine for mine, theirs in zip(times, peer_times))]
-        lines.add_row("times faster than the peer", *(f"{ratio:.2f}" for ratio in ratios), style="bold")
+        lines.add_row(f"times faster than {peer}", *(f"{ratio:.2f}" for ratio in ratios), style="bold")
     return lines
 
 
-def serve_torch(pipe: Any, folder: str, prompts: list[list[int]], dtype: str) -> None:
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def serve_torch(pipe: Any, folder: str, prompts: list[list[int]], beams: int, dtype: str) -> None:
     """The reference library as it is best: fused attention, a cache, no gradients, all cores."""
     import torch
     import transformers
 
-    torch.set_num_threads(os.cpu_count() or 1)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    torch.set_num_threads(cores())
+    beside = transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder
+    auto = transformers.AutoModelForSeq2SeqLM if beside else transformers.AutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model.generation_config.eos_token_id = None  # no token ends a row
     tokens = torch.tensor(prompts)
     pipe.send(f"transformers {transformers.__version__}\ntorch {torch.__version__}")
     with torch.inference_mode():
         while new := pipe.recv():
             start = time.perf_counter()
             answers = model.generate(
-                tokens, attention_mask=torch.ones_like(tokens), do_sample=False, max_new_tokens=new, min_new_tokens=new
+                tokens, attention_mask=torch.ones_like(tokens), do_sample=False, num_beams=beams, max_new_tokens=new
             )
-            pipe.send((time.perf_counter() - start, answers[:, tokens.shape[1] :].tolist()))
+            pipe.send((time.perf_counter() - start, answers[:, 1 if beside else tokens.shape[1] :].tolist()))
+
+
+def serve_flax(pipe: Any, folder: str, prompts: list[list[int]], beams: int, dtype: str) -> None:
+    """The library's last models in JAX: all of generate() compiled as one program."""
+    import jax
+    import numpy as np
+    import transformers
+
+    beside = transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder
+    auto = transformers.FlaxAutoModelForSeq2SeqLM if beside else transformers.FlaxAutoModelForCausalLM
+    model = auto.from_pretrained(folder, dtype=getattr(jax.numpy, dtype))
+    params = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), model.params)
+    model.generation_config.eos_token_id = -1  # no token ends a row, and so none need be kept from it
+    model.generation_config.min_length = -1
+    model.generation_config.pad_token_id = 0
+
+    @functools.partial(jax.jit, static_argnames="new")
+    def generate(params: Any, tokens: Any, new: int) -> Any:
+        how = {"do_sample": False, "num_beams": beams, "max_new_tokens": new}
+        return model.generate(tokens, attention_mask=jax.numpy.ones_like(tokens), params=params, **how).sequences
+
+    tokens = np.asarray(prompts, np.int32)
+    pipe.send(f"transformers {transformers.__version__}\njax {jax.__version__}")
+    while new := pipe.recv():
+        start = time.perf_counter()
+        answers = np.asarray(generate(params, tokens, new))
+        pipe.send((time.perf_counter() - start, answers[:, 1 if beside else tokens.shape[1] :].tolist()))
 
 
 if __name__ == "__main__":
