@@ -150,6 +150,11 @@ class Case:
             compute=dataclasses.replace(self.compute, **compute),
         )
 
+    def sized(self, **sizes: Any) -> "Case":
+        """The same with other sizes, and whatever else only some families have fields for."""
+        fields = {field.name for field in dataclasses.fields(self.config)}
+        return self.with_(**{name: size for name, size in sizes.items() if name in fields})
+
     def wide(self) -> "Case":
         """The same in float64, where what is equal is equal to a dozen digits."""
         return self.with_(dtype="float64", param_dtype="float64")

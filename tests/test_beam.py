@@ -95,15 +95,15 @@ def read_of(rows: int, seed: int, size: int = V) -> np.ndarray:
 def compiled(beam, read_BT, valid_BT, max_new, stop_ids, *, seed, size=V, room=ROOM, config=None):
     scores = toy(seed, size)
     slots = READ + room
-    kept = jnp.zeros((len(read_BT), slots, 1, 1)).at[:, :READ, 0, 0].set(read_BT)
+    kept = jnp.zeros((len(read_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(read_BT)
     cache = Cache(kv=[kept], valid_BS=jnp.ones((len(read_BT), slots), bool), length=jnp.asarray(READ))
 
     def follow(token_M, cache):
         kept = jax.lax.dynamic_update_slice_in_dim(
-            cache.kv[0], token_M[:, None, None, None].astype(float), cache.length, axis=1
+            cache.kv[0], token_M[:, None, None, None].astype(float), cache.length, axis=-2
         )
         cache = cache.replace(kv=[kept], length=cache.length + 1)
-        return scores(jnp, kept[:, :, 0, 0], cache.length), cache
+        return scores(jnp, kept[:, 0, :, 0], cache.length), cache
 
     def rules(n, scores_MV, new_MR):
         times = len(new_MR) // len(read_BT)
@@ -113,7 +113,7 @@ def compiled(beam, read_BT, valid_BT, max_new, stop_ids, *, seed, size=V, room=R
         )  # fmt: skip
 
     how = {"follow": follow, "rules": rules, "room": room, "max_new": max_new, "stop_ids": stop_ids}
-    return module.search(beam, scores(jnp, kept[:, :, 0, 0], READ), cache, **how)
+    return module.search(beam, scores(jnp, kept[:, 0, :, 0], READ), cache, **how)
 
 
 def both(beam, read, max_new, stops=STOPS, valid=None, **how):
@@ -249,9 +249,8 @@ def small_bucket(monkeypatch):
 
 
 def bundle(case, **changes) -> Bundle:
-    fields = {field.name for field in dataclasses.fields(case.config)}
     sizes = {"max_length": 24, "num_layers": 1, "num_decoder_layers": 2, "decoder_start_id": 1} | changes
-    case = case.wide().with_(**{name: size for name, size in sizes.items() if name in fields})
+    case = case.wide().sized(**sizes)
     return Bundle(case.model, case.params(scale=0.5), case.config)
 
 

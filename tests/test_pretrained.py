@@ -46,6 +46,7 @@ TINY = {
         "decoder_attention_heads": 4,
         "encoder_ffn_dim": 40,
         "decoder_ffn_dim": 36,
+        "num_labels": 2,  # of the body; its scores of a start and an end are always as many
     },
     "bert": {
         "vocab_size": 90,

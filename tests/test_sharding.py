@@ -135,7 +135,7 @@ def test_every_large_parameter_is_divided(case: families.Case, mesh: Mesh):
     """Fresh parameters, their average and the optimizer's moments: no device holds more than an eighth of those of more
     than a megabyte, nor ever did."""
     with jax.enable_x64(False):
-        case = case.with_(width=512, mlp_dim=1024, num_layers=2, vocab_size=1900)
+        case = case.sized(width=512, head_dim=64, mlp_dim=1024, num_layers=2, vocab_size=1900)
         run = families.run(case, mesh=mesh, optimizer=ADAMW)
         program = prepare(run, jax.devices())
         state = program.begin(program.fresh(0), run)

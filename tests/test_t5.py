@@ -319,7 +319,7 @@ def test_a_step_of_decoding_reads_no_source(model_type: str):
     params, one = case.params(), np.ones((2, 1), np.int32)
     cache = case.module.init_cache(config, 2, slots)
     cache = case.model.apply({"params": params}, np.ones((2, S), np.int32), one, cache=cache).cache
-    assert cache.cross[0].shape == (2, 2, S, 8, 6) and cache.cross_valid_BS.shape == (2, S)
+    assert cache.cross[0].shape == (2, 2, 8, S, 6) and cache.cross_valid_BS.shape == (2, S)
     step = lambda cache: case.model.apply({"params": params}, None, one, cache=cache)
     program = jax.jit(step).lower(cache).as_text()
     products = [line for line in program.splitlines() if "dot_general" in line and f"{S}x" in line]

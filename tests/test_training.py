@@ -67,17 +67,18 @@ def host(tree: Any) -> Any:
 @each
 @by_optimizer
 def test_training_a_model(case: families.Case, name: str):
-    """Ten steps on one batch lower its loss by a fifth; what is frozen keeps every bit and has no state; rows that
+    """Twenty steps on one batch lower its loss by a fifth; what is frozen keeps every bit and has no state; rows that
     stand for no token stay zero, weight decay or not."""
     params = case.params(scale=0.05)
     flat, V = trees.flatten(params), case.config.vocab_size
-    frozen = sorted({*sorted(flat)[1::4], *trees.select(case.objective.frozen, flat)})
+    others = sorted(path for path in flat if "token_embed" not in path)  # which may be all that can learn so quickly
+    frozen = sorted({*others[1::4], *trees.select(case.objective.frozen, flat)})
     rate = 0.3 if name == "adafactor" else 0.03  # Adafactor's is relative to a parameter's size
     optimizer = Optimizer(name=name, peak_lr=rate, weight_decay=0.1, freeze=tuple(map(re.escape, frozen)))
     program, state = families.begin(families.run(case, optimizer=optimizer), params)
     step, batch = families.compile_step(program), batch_of(case)
     losses = []
-    for _ in range(10):
+    for _ in range(20):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.8 * losses[0], losses
@@ -154,7 +155,8 @@ def test_depth_costs_no_compile_time(case: families.Case):
     """Parameters and program are the same for 12 layers and 48, but for one size: the compiler has no more to do."""
     text = {}
     for layers in (12, 48):
-        program = prepare(families.run(case.with_(num_layers=layers, width=16)), jax.devices()[:1])
+        deep = case.sized(num_layers=layers, num_decoder_layers=layers, width=16)
+        program = prepare(families.run(deep), jax.devices()[:1])
         stacked = [leaf for path, leaf in trees.flatten(program.state.params).items() if "blocks/" in path]
         assert stacked and all(leaf.shape[0] == layers for leaf in stacked)
         text[layers] = families.compile_step(program).as_text()

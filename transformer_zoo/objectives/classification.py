@@ -271,11 +271,14 @@ def best_span(start_BT: jax.Array, end_BT: jax.Array, length: int) -> tuple[jax.
 
 
 def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
-    """What the model says of a batch's texts, with the segments if it knows any; with a key it is trained."""
+    """What the model says of a batch's texts, with the segments if it knows any; with a key it is trained. To an
+    encoder-decoder they are sources."""
     takes = inspect.signature(type(model).__call__).parameters
+    given = {name: batch[name] for name in ("tokens_BT", "segments_BT", "valid_BT")}
+    given |= {"source_BS": batch["tokens_BT"], "valid_BS": batch["valid_BT"]}
     return model.apply(
         {"params": params},
-        **{name: batch[name] for name in ("tokens_BT", "segments_BT", "valid_BT") if name in takes},
+        **{name: x for name, x in given.items() if name in takes},
         train=key is not None,
         rngs=None if key is None else {"dropout": key},
     )
