@@ -170,6 +170,7 @@ def init(model: Any, key: jax.Array) -> trees.Tree:
     return model.init(key, *inputs)["params"]
 
 
+@functools.lru_cache(maxsize=256)
 def count_params(model: Any) -> int:
     """The number of a model's parameters, without the rows that pad the vocabulary in memory."""
     config, flat = model.config, trees.flatten(param_shapes(model))
