@@ -180,16 +180,14 @@ def reordered(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
 
     def of_parents(x: jax.Array) -> jax.Array:
-        axis = _rows_axis(x)
-        written = jax.lax.slice_in_dim(x, start, None, axis=axis + 1)
-        written = jnp.take(written, rows_M, axis=axis, mode="clip")
-        return jax.lax.dynamic_update_slice_in_dim(x, written, start, axis=axis + 1)
+        written = jnp.take(x[..., start:, :], rows_M, axis=_rows_axis(x), mode="clip")
+        return jax.lax.dynamic_update_slice_in_dim(x, written, start, axis=-2)
 
     return cache.replace(kv=jax.tree.map(of_parents, cache.kv))
 
 
 def _rows_axis(x: Any) -> int:
-    """That of the rows: [L, B, S, G, K], or [B, S, G, K] of a layer of its own."""
+    """That of the rows: [L, B, G, S, K], or [B, G, S, K] of a layer of its own."""
     return x.ndim - 4
 
 

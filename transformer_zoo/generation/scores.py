@@ -35,7 +35,9 @@ def first(
         return _read(model, params, tokens_BT, valid_BT, cache=cache)
     encoded_BSD = model.apply({"params": params}, tokens_BT, valid_BT, method="encode")
     start_BT, _ = read(config, tokens_BT, valid_BT)
-    return _read(model, params, start_BT, encoded_BSD, valid_BT, cache=cache, method="decode")
+    scores_BV, cache = _read(model, params, start_BT, encoded_BSD, valid_BT, cache=cache, method="decode")
+    # Or a compiler that sees the source's keys and values put in order before a loop puts them in order in each step.
+    return scores_BV, jax.lax.optimization_barrier(cache)
 
 
 def read(config: Any, tokens_BT: jax.Array, valid_BT: jax.Array) -> tuple[jax.Array, jax.Array]:

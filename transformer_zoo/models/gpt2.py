@@ -77,7 +77,7 @@ class Block(nn.Module):
 
         h_BTD = norm(name="attention_norm")(x_BTD)
         kv_now = cache.append(kv, attention.keys_values(h_BTD), start)
-        x_BTD += drop(attention(h_BTD, kv_now, mask=mask, scale=scale, train=train))
+        x_BTD += drop(attention(h_BTD, cache.seen(kv_now), mask=mask, scale=scale, train=train))
 
         h_BTF = compute.dense(cfg.mlp_dim or 4 * cfg.width, kernel_init=init, name="mlp_up")(
             norm(name="mlp_norm")(x_BTD)

@@ -14,10 +14,11 @@ class Cache:
     """Keys and values of the tokens seen so far, in slots that all rows fill at the same pace.
 
     Attributes:
-        kv: (k_LBSGK, v_LBSGK), stacked along the layers as the parameters are.
+        kv: (k_LBGSK, v_LBGSK), stacked along the layers as the parameters are. A head's slots lie side by side: so the
+            products with a token's queries and weights read them as they are, and a CPU need not copy them first.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
         length: int32[], the slots written so far.
-        cross: of an encoder-decoder, (k_LBSGK, v_LBSGK) of the encoded source, computed once; None before that.
+        cross: of an encoder-decoder, (k_LBGSK, v_LBGSK) of the encoded source, computed once; None before that.
         cross_valid_BS: which positions of the source are real.
     """
 
@@ -47,13 +48,25 @@ class Cache:
 
 def empty(num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any) -> Cache:
     """A cache with `length` free slots in each of `batch` rows."""
-    zeros = jnp.zeros((num_layers, batch, length, num_heads, head_dim), dtype)
+    zeros = jnp.zeros((num_layers, batch, num_heads, length, head_dim), dtype)
     return Cache(kv=(zeros, zeros), valid_BS=jnp.zeros((batch, length), bool), length=jnp.zeros((), jnp.int32))
 
 
 def append(layer: Any, new: Any, start: jax.Array | int) -> Any:
-    """One layer's keys and values with `new` written from slot `start` on; just `new` where there is no cache."""
+    """What is kept of one layer, with `new`, (k_BSGK, v_BSGK), written from slot `start` on; of `new` alone where there
+    is no cache."""
+    new = kept(new)
     if layer is None:
         return new
     write = jax.lax.dynamic_update_slice_in_dim
-    return jax.tree.map(lambda old, part: write(old, part.astype(old.dtype), start, axis=1), layer, new)
+    return jax.tree.map(lambda old, part: write(old, part.astype(old.dtype), start, axis=-2), layer, new)
+
+
+def kept(kv: Any) -> Any:
+    """One layer's (k_BSGK, v_BSGK) as a cache has them."""
+    return jax.tree.map(lambda x_BSGK: jnp.swapaxes(x_BSGK, 1, 2), kv)
+
+
+def seen(layer: Any) -> Any:
+    """One layer of a cache as attention takes it, (k_BSGK, v_BSGK)."""
+    return jax.tree.map(lambda x_BGSK: jnp.swapaxes(x_BGSK, 1, 2), layer)

@@ -1,11 +1,13 @@
 """The table of token embeddings, which is often also the output layer."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer_zoo import sharding
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.sharding import constrain
 
@@ -39,6 +41,12 @@ class Embedding(nn.Module):
         # Pinned where the table lies, and so is its gradient: of each piece of a loss, a device adds up its own part.
         table_VD = constrain(self.embedding.astype(self.compute.dtype), "vocab embed")
         x_BTD = x_BTD.astype(self.compute.dtype)
-        logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=self.compute.wide)
+        scores = functools.partial(jnp.einsum, preferred_element_type=self.compute.wide)
+        if sharding.platform() == "cpu" and x_BTD.shape[1] == 1:
+            # For a few tokens it is faster to go through the table row by row, unless the compiler turns that round.
+            logits_VBT = jax.lax.optimization_barrier(scores("VD,BTD->VBT", table_VD, x_BTD))
+            logits_BTV = jnp.moveaxis(logits_VBT, 0, -1)
+        else:
+            logits_BTV = scores("BTD,VD->BTV", x_BTD, table_VD)
         real_V = jnp.arange(logits_BTV.shape[-1]) < self.vocab_size
         return jnp.where(real_V, logits_BTV, jnp.finfo(logits_BTV.dtype).min)

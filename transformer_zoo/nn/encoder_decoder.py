@@ -65,11 +65,11 @@ class DecoderBlock(nn.Module):
 
         h_BTD = before("attention", x_BTD)
         kv_now = caches.append(kv, attention.keys_values(h_BTD), start)
-        x_BTD = behind("attention", x_BTD + drop(attention(h_BTD, kv_now, mask=mask, train=train)))
+        x_BTD = behind("attention", x_BTD + drop(attention(h_BTD, caches.seen(kv_now), mask=mask, train=train)))
 
         h_BTD = before("cross_attention", x_BTD)
-        cross_now = cross_attention.keys_values(encoded_BSD) if cross is None else cross
-        y_BTD = cross_attention(h_BTD, cross_now, mask=cross_mask, train=train)
+        cross_now = caches.kept(cross_attention.keys_values(encoded_BSD)) if cross is None else cross
+        y_BTD = cross_attention(h_BTD, caches.seen(cross_now), mask=cross_mask, train=train)
         x_BTD = behind("cross_attention", x_BTD + drop(y_BTD))
 
         x_BTD = behind("mlp", x_BTD + drop(_mlp(self, cfg.mlp_decoder_dim, before("mlp", x_BTD), train)))

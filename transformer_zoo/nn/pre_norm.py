@@ -35,11 +35,11 @@ class DecoderBlock(nn.Module):
             bias_BHTS = relative_bias(cfg, compute, causal=True, name="relative_bias")(ahead_BTS)
         h_BTD = norm(name="attention_norm")(x_BTD)
         kv_now = cache.append(kv, attention.keys_values(h_BTD), start)
-        x_BTD += drop(attention(h_BTD, kv_now, mask=mask, bias=bias_BHTS, scale=1.0, train=train))
+        x_BTD += drop(attention(h_BTD, cache.seen(kv_now), mask=mask, bias=bias_BHTS, scale=1.0, train=train))
 
-        cross_now = cross_attention.keys_values(encoded_BSD) if cross is None else cross
+        cross_now = cache.kept(cross_attention.keys_values(encoded_BSD)) if cross is None else cross
         h_BTD = norm(name="cross_attention_norm")(x_BTD)
-        x_BTD += drop(cross_attention(h_BTD, cross_now, mask=cross_mask, scale=1.0, train=train))
+        x_BTD += drop(cross_attention(h_BTD, cache.seen(cross_now), mask=cross_mask, scale=1.0, train=train))
 
         x_BTD += drop(mlp(cfg, compute, norm(name="mlp_norm")(x_BTD), drop))
         # For the cache, if there is one; what it holds of the source already is not copied.
