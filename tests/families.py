@@ -10,6 +10,7 @@ import random
 from types import ModuleType
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -237,6 +238,18 @@ def cases(*wanted: str, tasks: str = "main") -> list[Any]:
         names = module.TASKS if tasks == "all" else [main_task(family)]
         found += [Case(family=family, task=task, config=without_dropout(small(family))) for task in names]
     return [case for case in found if all(name in case.takes for name in wanted)]
+
+
+def kinds(found: list[Any]) -> list[Any]:
+    """Of cases that learn the same with the same blocks the last: enough where it is the blocks that a test is about,
+    and what is around them that others are about."""
+    return list({(case.learns or case.task, blocks(case.module)): case for case in found}.values())
+
+
+def blocks(module: ModuleType) -> frozenset[type]:
+    """The blocks that a family's layers are, its own or shared ones."""
+    classes = (x for x in vars(module).values() if isinstance(x, type) and issubclass(x, nn.Module))
+    return frozenset(x for x in classes if x.__name__.endswith("Block"))
 
 
 def main_task(family: str) -> str:

@@ -240,7 +240,7 @@ def test_everything_ends_in_the_first_step():
 # ---- models
 
 
-CASES = families.cases("cache")
+CASES = families.kinds(families.cases("cache"))
 
 
 @pytest.fixture(autouse=True)

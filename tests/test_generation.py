@@ -17,7 +17,7 @@ from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.pretrained import Bundle
 
-CASES = families.cases("cache")
+CASES = families.kinds(families.cases("cache"))
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
     "class Queue:\n    def put(self, item):\n        pass\n",

@@ -29,6 +29,11 @@ def each(*takes: str, **how: str) -> Any:
     return pytest.mark.parametrize("case", families.cases(*takes, **how), ids=families.name_of)
 
 
+def each_kind(*takes: str) -> Any:
+    """Once for every kind of block in these families: of what comes about in their layers."""
+    return pytest.mark.parametrize("case", families.kinds(families.cases(*takes)), ids=families.name_of)
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):
@@ -285,7 +290,7 @@ def equations(jaxpr: Any) -> Any:
 
 
 @float64
-@each()
+@each_kind()
 def test_knobs_change_nothing(case: families.Case):
     """Rematerialised and unrolled programs say the same and have the same gradients, dropout included."""
     case = case.with_(**vars(families.small(case.family))).wide()
@@ -301,7 +306,7 @@ def test_knobs_change_nothing(case: families.Case):
         assert families.difference(actual, expected[0]) < EXACT, unroll
 
 
-@each()
+@each_kind()
 def test_knobs_do_what_they_say(case: families.Case):
     def program(**knob: Any) -> list[Any]:
         model, given = case.with_(**knob).model, inputs(case)
@@ -317,7 +322,7 @@ def test_knobs_do_what_they_say(case: families.Case):
 
 
 @float64
-@each()
+@each_kind()
 def test_intermediates(case: families.Case):
     """Attention weights and hidden states of every layer, on request, which changes nothing that the model says."""
     case, T = case.wide(), 6
@@ -577,7 +582,7 @@ def test_dropout(case: families.Case):
 # ---- precision ------------------------------------------------------------------------------------------------------
 
 
-@each()
+@each_kind()
 def test_bfloat16(case: families.Case):
     """Computation in bfloat16 stays near that in float32; parameters, gradients and logits are float32."""
     params, given = case.params(scale=0.1), inputs(case, 2, 12)

@@ -274,11 +274,11 @@ def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
     """What the model says of a batch's texts, with the segments if it knows any; with a key it is trained. To an
     encoder-decoder they are sources."""
     takes = inspect.signature(type(model).__call__).parameters
-    given = {name: batch[name] for name in ("tokens_BT", "segments_BT", "valid_BT")}
-    given |= {"source_BS": batch["tokens_BT"], "valid_BS": batch["valid_BT"]}
+    names = {name: name for name in ("tokens_BT", "segments_BT", "valid_BT")}
+    names |= {"source_BS": "tokens_BT", "valid_BS": "valid_BT"}
     return model.apply(
         {"params": params},
-        **{name: x for name, x in given.items() if name in takes},
+        **{name: batch[theirs] for name, theirs in names.items() if name in takes},
         train=key is not None,
         rngs=None if key is None else {"dropout": key},
     )
