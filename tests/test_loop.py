@@ -123,6 +123,9 @@ def test_other_settings_in_the_same_folder_are_refused(texts: Path, tmp_path: Pa
     with pytest.raises(ValueError, match=r"optimizer\.name"):
         loop.train(tiny(texts, tmp_path, optimizer=Optimizer(name="lion", ema=0.9)), quiet())
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ValueError, match="holds checkpoints and no run.json"):
+        loop.train(tiny(texts, tmp_path, training=Training(steps=3, batch_size=8)), quiet())
 
 
 @pytest.mark.parametrize(
