@@ -251,6 +251,8 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path, family: str, task: str):
     assert_same(fresh, loaded)
     save_pretrained(tmp_path / "two", loaded)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+    if task != families.main_task(family):
+        return
     save_pretrained(tmp_path / "shards", loaded, max_shard_bytes=4000)
     assert len(list((tmp_path / "shards").glob("model-*-of-*.safetensors"))) > 3
     assert_same(fresh, from_pretrained(tmp_path / "shards"))
