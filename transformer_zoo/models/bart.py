@@ -23,6 +23,7 @@ from transformer_zoo.nn.checks import (
     check_token,
 )
 from transformer_zoo.nn.encoder_decoder import (
+    BLOCK_WEIGHTS,
     JUDGES,
     NORM_EPSILON,
     DecoderBlock,
@@ -319,33 +320,11 @@ HF_FIXED = {
 HF_PREFIX = "model."
 
 
-def _attention(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
-    return (
-        (f"{theirs}.q_proj.weight",                    f"{ours}/query/kernel",          "(H K) D -> D H K"),
-        (f"{theirs}.q_proj.bias",                      f"{ours}/query/bias",            "(H K) -> H K"),
-        (f"{theirs}.k_proj.weight",                    f"{ours}/key/kernel",            "(H K) D -> D H K"),
-        (f"{theirs}.k_proj.bias",                      f"{ours}/key/bias",              "(H K) -> H K"),
-        (f"{theirs}.v_proj.weight",                    f"{ours}/value/kernel",          "(H K) D -> D H K"),
-        (f"{theirs}.v_proj.bias",                      f"{ours}/value/bias",            "(H K) -> H K"),
-        (f"{theirs}.out_proj.weight",                  f"{ours}/out/kernel",            "D (H K) -> H K D"),
-        (f"{theirs}.out_proj.bias",                    f"{ours}/out/bias",              "D -> D"),
-        (f"{theirs}_layer_norm.weight",                f"{ours}_norm/scale",            "D -> D"),
-        (f"{theirs}_layer_norm.bias",                  f"{ours}_norm/bias",             "D -> D"),
-    )  # fmt: skip
-
-
 def _side(side: str) -> tuple[tuple[str, str, str], ...]:
     return (
         (f"{side}.embed_positions.weight",             f"{side}_position_embed/embedding", "T D -> T D"),
         (f"{side}.layernorm_embedding.weight",         f"{side}_embed_norm/scale",      "D -> D"),
         (f"{side}.layernorm_embedding.bias",           f"{side}_embed_norm/bias",       "D -> D"),
-        *_attention(f"{side}.layers.*.self_attn",      f"{side}_blocks/attention"),
-        (f"{side}.layers.*.fc1.weight",                f"{side}_blocks/mlp_up/kernel",  "F D -> D F"),
-        (f"{side}.layers.*.fc1.bias",                  f"{side}_blocks/mlp_up/bias",    "F -> F"),
-        (f"{side}.layers.*.fc2.weight",                f"{side}_blocks/mlp_down/kernel", "D F -> F D"),
-        (f"{side}.layers.*.fc2.bias",                  f"{side}_blocks/mlp_down/bias",  "D -> D"),
-        (f"{side}.layers.*.final_layer_norm.weight",   f"{side}_blocks/mlp_norm/scale", "D -> D"),
-        (f"{side}.layers.*.final_layer_norm.bias",     f"{side}_blocks/mlp_norm/bias",  "D -> D"),
     )  # fmt: skip
 
 
@@ -354,7 +333,7 @@ HF_WEIGHTS = (
     ("shared.weight",                                  "token_embed/embedding",         "V D -> V D"),
     *_side("encoder"),
     *_side("decoder"),
-    *_attention("decoder.layers.*.encoder_attn",       "decoder_blocks/cross_attention"),
+    *BLOCK_WEIGHTS,
 )  # fmt: skip
 HF_HEADS = {
     "seq2seq-lm": (("final_logits_bias",               "lm_head/bias",                  "1 V -> V"),),

@@ -123,6 +123,44 @@ class LogitsBias(nn.Module):
         return logits_BTV + jax.lax.stop_gradient(bias_V).astype(logits_BTV.dtype)
 
 
+# ---- how these blocks are published, by BART and all its kin ---------------------------------------------------------
+
+
+def _attention_rows(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+    return (
+        (f"{theirs}.q_proj.weight",                    f"{ours}/query/kernel",          "(H K) D -> D H K"),
+        (f"{theirs}.q_proj.bias",                      f"{ours}/query/bias",            "(H K) -> H K"),
+        (f"{theirs}.k_proj.weight",                    f"{ours}/key/kernel",            "(H K) D -> D H K"),
+        (f"{theirs}.k_proj.bias",                      f"{ours}/key/bias",              "(H K) -> H K"),
+        (f"{theirs}.v_proj.weight",                    f"{ours}/value/kernel",          "(H K) D -> D H K"),
+        (f"{theirs}.v_proj.bias",                      f"{ours}/value/bias",            "(H K) -> H K"),
+        (f"{theirs}.out_proj.weight",                  f"{ours}/out/kernel",            "D (H K) -> H K D"),
+        (f"{theirs}.out_proj.bias",                    f"{ours}/out/bias",              "D -> D"),
+        (f"{theirs}_layer_norm.weight",                f"{ours}_norm/scale",            "D -> D"),
+        (f"{theirs}_layer_norm.bias",                  f"{ours}_norm/bias",             "D -> D"),
+    )  # fmt: skip
+
+
+def _block_rows(side: str) -> tuple[tuple[str, str, str], ...]:
+    return (
+        *_attention_rows(f"{side}.layers.*.self_attn", f"{side}_blocks/attention"),
+        (f"{side}.layers.*.fc1.weight",                f"{side}_blocks/mlp_up/kernel",  "F D -> D F"),
+        (f"{side}.layers.*.fc1.bias",                  f"{side}_blocks/mlp_up/bias",    "F -> F"),
+        (f"{side}.layers.*.fc2.weight",                f"{side}_blocks/mlp_down/kernel", "D F -> F D"),
+        (f"{side}.layers.*.fc2.bias",                  f"{side}_blocks/mlp_down/bias",  "D -> D"),
+        (f"{side}.layers.*.final_layer_norm.weight",   f"{side}_blocks/mlp_norm/scale", "D -> D"),
+        (f"{side}.layers.*.final_layer_norm.bias",     f"{side}_blocks/mlp_norm/bias",  "D -> D"),
+    )  # fmt: skip
+
+
+BLOCK_WEIGHTS = (
+    *_block_rows("encoder"),
+    *_block_rows("decoder"),
+    *_attention_rows("decoder.layers.*.encoder_attn", "decoder_blocks/cross_attention"),
+)
+"""Rows of `HF_WEIGHTS` for `encoder_blocks` and `decoder_blocks`."""
+
+
 # ---- tasks that judge a source: the decoder reads it once more ------------------------------------------------------
 
 JUDGES = ("sequence-classification", "question-answering")
