@@ -138,13 +138,13 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
 
 def _begin(run: Run, directory: Path) -> tuple[Run, Bundle | None, list[str]]:
     """The run with the architecture it really has, published weights if it starts from some, and what changed."""
-    kept = (directory / "checkpoints").is_dir()
-    if kept and not (directory / "run.json").is_file() and Checkpoints(directory / "checkpoints").latest() is not None:
+    described, kept = (directory / "run.json").is_file(), (directory / "checkpoints").is_dir()
+    if kept and not described and Checkpoints(directory / "checkpoints").latest() is not None:
         raise ValueError(
             f"{directory} holds checkpoints and no run.json, which says of what: give this run another --directory, or "
             "put run.json back"
         )
-    if kept and (directory / "run.json").is_file():
+    if kept and described:
         before = runs.read(directory)
         if run.init_from is not None and run.init_from == before.init_from:
             run = _for_data(dataclasses.replace(run, model=before.model))

@@ -7,9 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo import sharding
 from transformer_zoo.nn.compute import Compute
-from transformer_zoo.sharding import constrain
+from transformer_zoo.sharding import constrain, platform
 
 
 def padded_vocab(vocab_size: int) -> int:
@@ -42,7 +41,7 @@ class Embedding(nn.Module):
         table_VD = constrain(self.embedding.astype(self.compute.dtype), "vocab embed")
         x_BTD = x_BTD.astype(self.compute.dtype)
         scores = functools.partial(jnp.einsum, preferred_element_type=self.compute.wide)
-        if sharding.platform() == "cpu" and x_BTD.shape[1] == 1:
+        if platform() == "cpu" and x_BTD.shape[1] == 1:
             # For a few tokens it is faster to go through the table row by row, unless the compiler turns that round.
             logits_VBT = jax.lax.optimization_barrier(scores("VD,BTD->VBT", table_VD, x_BTD))
             logits_BTV = jnp.moveaxis(logits_VBT, 0, -1)
