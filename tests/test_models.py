@@ -298,12 +298,9 @@ def test_knobs_change_nothing(case: families.Case):
     direction = random(1, given[case.ids[-1]].shape[1], outputs(case))
     how = {"key": jax.random.key(3), "train": True} | given
     expected = families.gradients(case.model, params, direction, **how)
-    for knob in ({"remat": "dots", "unroll": 2}, {"remat": "full"}):
+    for knob in ({"remat": "dots", "unroll": 99}, {"remat": "full"}):
         actual = families.gradients(case.with_(**knob).model, params, direction, **how)
         assert families.difference(actual, expected) < EXACT, knob
-    for unroll in (2, 99):
-        actual = families.said(families.apply(case.with_(unroll=unroll).model, params, **how))
-        assert families.difference(actual, expected[0]) < EXACT, unroll
 
 
 @each_kind()

@@ -74,7 +74,9 @@ def stack(
         block.sow("intermediates", "hidden_BTD", x_BTD)
         return x_BTD, out
 
-    lift = {"variable_axes": {"params": 0, "intermediates": 0}, "split_rngs": {"params": True, "dropout": True}}
+    # A check that nothing here could fail, and that would trace each block once more.
+    lift: dict[str, Any] = {"check_constancy_invariants": False}
+    lift |= {"variable_axes": {"params": 0, "intermediates": 0}, "split_rngs": {"params": True, "dropout": True}}
     if places is not None:
         sizes = tuple(int(size) for size in places.max(axis=0) + 1)
         if block.is_initializing():
