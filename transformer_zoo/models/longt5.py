@@ -3,27 +3,37 @@ their neighbours and, with transient-global attention, a summary of each block o
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer_zoo.nn import Cache, Compute, Embedding, Mask, Output, cache, stack
-from transformer_zoo.nn.activations import check_activation
-from transformer_zoo.nn.checks import (
-    check_choice,
-    check_rates,
-    check_sizes,
-    check_source,
-    check_target,
-    check_token,
+from transformer_zoo.nn import Compute, Embedding, Mask, stack
+from transformer_zoo.nn.checks import check_choice, check_sizes, check_source
+from transformer_zoo.nn.encoder_decoder import TIED
+from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
+from transformer_zoo.nn.positions import count
+from transformer_zoo.nn.pre_norm import (
+    CONFIG,
+    DEFAULTS,
+    IGNORE,
+    OUTPUT_WEIGHTS,
+    WEIGHTS,
+    DecoderBlock,
+    PreNormDecoding,
+    attention_rows,
+    check_config,
+    initializer,
+    mlp,
+    mlp_rows,
+    read_activation,
+    relative_bias,
+    unscaled,
+    write_projection,
 )
-from transformer_zoo.nn.encoder_decoder import decoder_stack
-from transformer_zoo.nn.positions import across, count, distances, place
-from transformer_zoo.nn.pre_norm import DecoderBlock, initializer, mlp, relative_bias, unscaled
+from transformer_zoo.nn.pre_norm import init_cache as init_cache
 
 ATTENTIONS = ("local", "transient-global")
 
@@ -64,17 +74,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_choice(self, "encoder_attention", ATTENTIONS)
-        check_sizes(self, "vocab_size", "width", "num_layers", "num_decoder_layers", "num_heads", "head_dim", "mlp_dim")
-        check_sizes(self, "local_radius", "global_block_size", "num_buckets", "max_distance")
-        if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 2:
-            raise ValueError(
-                f"num_buckets={self.num_buckets} and max_distance={self.max_distance}: there must be at least 4 "
-                "buckets, half of which are for a distance each, and distances beyond these"
-            )
-        check_activation(self.activation)
-        check_rates(self, "dropout")
-        for name in ("pad_id", "eos_id", "decoder_start_id"):
-            check_token(self, name)
+        check_config(self)
+        check_sizes(self, "local_radius", "global_block_size")
 
 
 _LARGE = {"width": 1024, "mlp_dim": 2816, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 16}
@@ -166,7 +167,7 @@ def summarised(documents_BS: jax.Array, size: int) -> tuple[jax.Array, jax.Array
     return summary_BS, documents_BSG.max(axis=1)
 
 
-class Model(nn.Module):
+class Model(PreNormDecoding):
     """LongT5, with a language model's output layer for the task `seq2seq-lm` and without for `base`."""
 
     config: Config
@@ -186,40 +187,6 @@ class Model(nn.Module):
         self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute), norm()
         if self.task == "seq2seq-lm" and not cfg.tied:
             self.head = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
-
-    def __call__(
-        self,
-        source_BS: jax.Array | None,
-        target_BT: jax.Array,
-        valid_BS: jax.Array | None = None,
-        target_valid_BT: jax.Array | None = None,
-        source_documents_BS: jax.Array | None = None,
-        target_documents_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        train: bool = False,
-    ) -> Output:
-        """Encodes a source and reads a target, from left to right, beside it.
-
-        Args:
-            source_BS: ids, int[B, S]. None: the cache has seen the source.
-            target_BT: what the decoder reads, ids, int[B, T]; it begins with `decoder_start_id`.
-            valid_BS, target_valid_BT: which tokens are real; the rest is padding, on the left or on the right. None:
-                all.
-            source_documents_BS, target_documents_BT: number the documents packed in a row, alike on both sides, from 1;
-                attention does not cross them.
-            cache: of the targets before these, from `init_cache` or an earlier call.
-            train: with dropout, for which `rngs={"dropout": key}` is needed.
-
-        Raises:
-            ValueError: ids outside of the vocabulary, an empty batch, shapes that differ.
-        """
-        check_target(self.config, target_BT, target_valid_BT, target_documents_BT)
-        encoded_BSD = None
-        if cache is None or cache.cross is None:
-            encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train)
-        return self.decode(
-            target_BT, encoded_BSD, valid_BS, target_valid_BT, source_documents_BS, target_documents_BT, cache, train
-        )
 
     def encode(
         self,
@@ -261,182 +228,42 @@ class Model(nn.Module):
         bias_XHRG = jnp.swapaxes(in_blocks(bias_BSHG, R), 1, 2)
         return View(jnp.concatenate([bias_XHRS, bias_XHRG], axis=-1), summary_BS[..., None] == numbers_G)
 
-    def decode(
-        self,
-        target_BT: jax.Array,
-        encoded_BSD: jax.Array | None,
-        valid_BS: jax.Array | None = None,
-        target_valid_BT: jax.Array | None = None,
-        source_documents_BS: jax.Array | None = None,
-        target_documents_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        train: bool = False,
-    ) -> Output:
-        """Reads a target beside an encoded source, of which a cache keeps the keys and values: after the first call
-        with it `encoded_BSD` may be None."""
-        cfg = self.config
-        check_target(cfg, target_BT, target_valid_BT, target_documents_BT)
-        start = 0 if cache is None else cache.length
-        _, mask, cache = place(target_BT, target_valid_BT, None, target_documents_BT, cache)
-        cross_mask, cache = across(target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache)
-
-        x_BTD = self.drop(self.token_embed(target_BT), deterministic=not train)
-        self.sow("intermediates", "decoder_embedded_BTD", x_BTD)
-        ahead_BTS = distances(target_BT.shape[1], cache)
-        bias_BHTS = self.decoder_relative_bias(ahead_BTS)
-        x_BTD, cache = decoder_stack(
-            self.decoder_blocks, x_BTD, cache, mask, ahead_BTS, bias_BHTS, start, encoded_BSD, cross_mask, train,
-            length=cfg.num_decoder_layers, compute=self.compute,
-        )  # fmt: skip
-        hidden_BTD = self.drop(self.decoder_norm(x_BTD), deterministic=not train)
-        return Output(
-            hidden_BTD=hidden_BTD,
-            logits=self.logits(hidden_BTD)[..., : cfg.vocab_size] if self.task == "seq2seq-lm" else None,
-            cache=cache,
-            encoded_BSD=encoded_BSD,
-        )
-
-    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Scores [B, T, V] of the next token, over the padded vocabulary: a loss may take them in pieces."""
-        table = self.token_embed if self.config.tied else self.head
-        return table.attend(hidden_BTD * self.config.width**-0.5 if self.config.scale_logits else hidden_BTD)
-
 
 def hidden(bias_BHTS: jax.Array, seen: jax.Array) -> jax.Array:
     """The bias where something is seen, and where not, as good as minus infinity."""
     return jnp.where(seen, bias_BHTS, jnp.finfo(bias_BHTS.dtype).min)
 
 
-def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with `length` slots a row for what the decoder reads.
-
-    Raises:
-        ValueError: no slots.
-    """
-    if length < 1:
-        raise ValueError(f"a cache of {length} tokens: ask for at least 1")
-    return cache.empty(config.num_decoder_layers, batch, length, config.num_heads, config.head_dim, dtype)
-
-
-def example_inputs(config: Config, task: str) -> tuple[Any, ...]:
-    """Inputs of the right shapes for a task, to initialise and to trace."""
-    return (jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32))
-
-
 # ---- the published checkpoints ------------------------------------------------------------------------------------
 
 TASKS = {"base": "LongT5Model", "seq2seq-lm": "LongT5ForConditionalGeneration"}
 HF_MODEL_TYPE = "longt5"
-
-
-def _activation(value: str, theirs: Mapping[str, Any]) -> str:
-    # Behind a gate, "gelu" has always been the approximation.
-    names = {"gated-gelu": "gelu_new", "gated-gelu_python": "gelu"}
-    return names.get(value, value.removeprefix("gated-"))
-
-
-def _write_projection(_: Any, cfg: Config) -> str:
-    names = {"gelu_new": "gelu", "gelu": "gelu_python"}
-    return "gated-" + names.get(cfg.activation, cfg.activation) if cfg.gated_mlp else cfg.activation
-
-
-HF_CONFIG = {
-    "vocab_size": "vocab_size",
-    "width": "d_model",
-    "num_layers": "num_layers",
-    "num_decoder_layers": (
-        "num_decoder_layers",
-        lambda layers, theirs: theirs.get("num_layers") if layers is None else layers,
-        lambda layers, cfg: layers,
-    ),
-    "num_heads": "num_heads",
-    "head_dim": "d_kv",
-    "mlp_dim": "d_ff",
-    "activation": ("feed_forward_proj", _activation, _write_projection),
-    "gated_mlp": ("feed_forward_proj", lambda value, theirs: value.startswith("gated-"), _write_projection),
+HF_CONFIG = CONFIG | {
+    "activation": ("feed_forward_proj", lambda value, theirs: read_activation(value), write_projection),
+    "gated_mlp": ("feed_forward_proj", lambda value, theirs: value.startswith("gated-"), write_projection),
     "encoder_attention": "encoder_attention_type",
     "local_radius": "local_radius",
     "global_block_size": "global_block_size",
-    "num_buckets": "relative_attention_num_buckets",
-    "max_distance": "relative_attention_max_distance",
-    "norm_epsilon": "layer_norm_epsilon",
-    "init_scale": "initializer_factor",
-    "dropout": "dropout_rate",
-    "tied": "tie_word_embeddings",
-    "scale_logits": (  # before transformers 5 said it, it followed from the tie
-        "scale_decoder_outputs",
-        lambda value, theirs: theirs["tie_word_embeddings"] if value is None else value,
-        lambda scale, cfg: scale,
-    ),
-    "pad_id": "pad_token_id",
-    "eos_id": "eos_token_id",
-    "decoder_start_id": (
-        "decoder_start_token_id",
-        lambda start, theirs: theirs["pad_token_id"] if start is None else start,
-        lambda start, cfg: start,
-    ),
 }
-HF_DEFAULTS = {
-    "num_decoder_layers": None,
-    "d_kv": 64,
+HF_DEFAULTS = DEFAULTS | {
     "feed_forward_proj": "relu",
     "encoder_attention_type": "local",
     "local_radius": 127,
     "global_block_size": 16,
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
-    "initializer_factor": 1.0,
-    "dropout_rate": 0.1,
-    "tie_word_embeddings": True,
-    "scale_decoder_outputs": None,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "decoder_start_token_id": None,
 }
 HF_FIXED = {"is_decoder": False}
 HF_PREFIX = "transformer."
 HF_BARE = ("base", "seq2seq-lm")
-
-
-def _attention(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
-    return (
-        (f"{theirs}.q.weight", f"{ours}/query/kernel", "(H K) D -> D H K"),
-        (f"{theirs}.k.weight", f"{ours}/key/kernel",   "(H K) D -> D H K"),
-        (f"{theirs}.v.weight", f"{ours}/value/kernel", "(H K) D -> D H K"),
-        (f"{theirs}.o.weight", f"{ours}/out/kernel",   "D (H K) -> H K D"),
-    )  # fmt: skip
-
-
-HF_WEIGHTS = (
-    # theirs                                              ours                                       theirs -> ours
-    ("shared.weight",                                     "token_embed/embedding",                     "V D -> V D"),
-    ("encoder.block.*.layer.0.layer_norm.weight",         "encoder_blocks/attention_norm/scale",       "D -> D"),
-    ("encoder.block.*.layer.1.layer_norm.weight",         "encoder_blocks/mlp_norm/scale",             "D -> D"),
-    ("encoder.block.*.layer.1.DenseReluDense.wi_0.weight", "encoder_blocks/mlp_gate/kernel",           "F D -> D F"),
-    ("encoder.block.*.layer.1.DenseReluDense.wo.weight",  "encoder_blocks/mlp_down/kernel",            "D F -> F D"),
-    ("encoder.final_layer_norm.weight",                   "encoder_norm/scale",                        "D -> D"),
-    ("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-                                                          "decoder_relative_bias/embedding",           "R H -> R H"),
-    ("decoder.block.*.layer.0.layer_norm.weight",         "decoder_blocks/attention_norm/scale",       "D -> D"),
-    *_attention("decoder.block.*.layer.0.SelfAttention",  "decoder_blocks/attention"),
-    ("decoder.block.*.layer.1.layer_norm.weight",         "decoder_blocks/cross_attention_norm/scale", "D -> D"),
-    *_attention("decoder.block.*.layer.1.EncDecAttention", "decoder_blocks/cross_attention"),
-    ("decoder.block.*.layer.2.layer_norm.weight",         "decoder_blocks/mlp_norm/scale",             "D -> D"),
-    ("decoder.block.*.layer.2.DenseReluDense.wi_0.weight", "decoder_blocks/mlp_gate/kernel",           "F D -> D F"),
-    ("decoder.block.*.layer.2.DenseReluDense.wo.weight",  "decoder_blocks/mlp_down/kernel",            "D F -> F D"),
-    ("decoder.final_layer_norm.weight",                   "decoder_norm/scale",                        "D -> D"),
-)  # fmt: skip
+HF_WEIGHTS = WEIGHTS
 
 
 def hf_weights(config: Config) -> tuple[tuple[str, str, str], ...]:
     """The rows of a configuration, whose attention and whose gate tell how tensors are called."""
-    up = "wi_1" if config.gated_mlp else "wi"
     kind = {"local": "Local", "transient-global": "TransientGlobal"}[config.encoder_attention]
     theirs = f"layer.0.{kind}SelfAttention"
     return (
         *HF_WEIGHTS,
-        *_attention(f"encoder.block.*.{theirs}", "encoder_blocks/attention"),
+        *attention_rows(f"encoder.block.*.{theirs}", "encoder_blocks/attention"),
         (f"encoder.block.0.{theirs}.relative_attention_bias.weight", "encoder_relative_bias/embedding", "R H -> R H"),
         (
             f"encoder.block.0.{theirs}.global_relative_attention_bias.weight",
@@ -444,21 +271,11 @@ def hf_weights(config: Config) -> tuple[tuple[str, str, str], ...]:
             "R H -> R H",
         ),
         (f"encoder.block.*.{theirs}.global_input_layer_norm.weight", "encoder_blocks/global_norm/scale", "D -> D"),
-        (f"encoder.block.*.layer.1.DenseReluDense.{up}.weight", "encoder_blocks/mlp_up/kernel", "F D -> D F"),
-        (f"decoder.block.*.layer.2.DenseReluDense.{up}.weight", "decoder_blocks/mlp_up/kernel", "F D -> D F"),
+        *mlp_rows(config.gated_mlp),
     )
 
 
-HF_HEADS = {"seq2seq-lm": (("lm_head.weight", "head/embedding", "V D -> V D"),)}
-HF_TIED = {
-    "encoder.embed_tokens.weight": "shared.weight",
-    "decoder.embed_tokens.weight": "shared.weight",
-    "lm_head.weight": "shared.weight",
-}
+HF_HEADS = {"seq2seq-lm": OUTPUT_WEIGHTS}
+HF_TIED = TIED
 HF_TIED_BY_TENSORS = True
-HF_IGNORE = (
-    (
-        r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
-        "a table of the first checkpoints, which was never read: across, there are no distances",
-    ),
-)
+HF_IGNORE = IGNORE

@@ -9,31 +9,26 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Cache, Compute, Embedding, Output, heads, pooling
-from transformer_zoo.nn import cache as caches
-from transformer_zoo.nn.activations import check_activation
-from transformer_zoo.nn.checks import (
-    check_heads,
-    check_labels,
-    check_rates,
-    check_sizes,
-    check_source,
-    check_target,
-    check_token,
-)
+from transformer_zoo.nn import Compute, Embedding, heads, pooling
+from transformer_zoo.nn.checks import check_labels, check_rates, check_token
 from transformer_zoo.nn.encoder_decoder import (
     BLOCK_WEIGHTS,
-    JUDGES,
+    CONFIG,
+    DEFAULTS,
+    HEAD_WEIGHTS,
     NORM_EPSILON,
+    TIED,
+    ZERO,
     DecoderBlock,
     EncoderBlock,
     LogitsBias,
-    decoder_stack,
-    judged,
-    shifted,
+    Transformer,
+    check_config,
+    fixed,
+    judge,
 )
-from transformer_zoo.nn.positions import across, of_rows, place
-from transformer_zoo.nn.stack import stack
+from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
+from transformer_zoo.nn.encoder_decoder import init_cache as init_cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,14 +65,9 @@ class Config:
     problem: str | None = None  # what a classifier of sequences is for, as config.json's problem_type says
 
     def __post_init__(self) -> None:
-        check_sizes(self, "vocab_size", "max_length", "width", "num_layers", "num_decoder_layers", "num_heads")
-        check_sizes(self, "num_decoder_heads", "mlp_dim", "mlp_decoder_dim")
-        check_heads(self.width, self.num_heads)
-        check_heads(self.width, self.num_decoder_heads, "num_decoder_heads")
-        check_activation(self.activation)
-        check_rates(self, "dropout", "attention_dropout", "activation_dropout", "head_dropout")
-        for name in ("pad_id", "eos_id", "decoder_start_id", "forced_bos_id", "forced_eos_id"):
-            check_token(self, name)
+        check_config(self)
+        check_rates(self, "head_dropout")
+        check_token(self, "forced_bos_id")
         check_labels(self.labels)
 
 
@@ -96,7 +86,7 @@ PRESETS = {
 }
 
 
-class Model(nn.Module):
+class Model(Transformer):
     """mBART with the head of a task, one of `TASKS`."""
 
     config: Config
@@ -121,134 +111,22 @@ class Model(nn.Module):
         if classes := heads.classes(self.task, cfg.labels):
             self.head = heads.Classifier(classes, compute, init, **judge(cfg, self.task))
 
-    def __call__(
-        self,
-        source_BS: jax.Array | None,
-        target_BT: jax.Array | None = None,
-        valid_BS: jax.Array | None = None,
-        target_valid_BT: jax.Array | None = None,
-        source_documents_BS: jax.Array | None = None,
-        target_documents_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        train: bool = False,
-    ) -> Output:
-        """Encodes a source and reads a target, from left to right, beside it.
+    def start(self, source_BS: jax.Array, valid_BS: jax.Array | None) -> jax.Array:
+        """Of a text of mBART its language, the last token."""
+        real_BS = jnp.ones(source_BS.shape, bool) if valid_BS is None else valid_BS
+        return pooling.last(source_BS[..., None], real_BS)
 
-        Args:
-            source_BS: ids, int[B, S]. None: the cache has seen the source.
-            target_BT: what the decoder reads, ids, int[B, T]; it begins with `decoder_start_id` or a language.
-                None: the source, from its last token on, for the tasks that judge it.
-            valid_BS, target_valid_BT: which tokens are real; the rest is padding, on the left or on the right. None:
-                all.
-            source_documents_BS, target_documents_BT: number the documents packed in a row, alike on both sides;
-                attention does not cross them.
-            cache: of the targets before these, from `init_cache` or an earlier call.
-            train: with dropout, for which `rngs={"dropout": key}` is needed.
-
-        Raises:
-            ValueError: ids outside of the vocabulary, too long a row, an empty batch, shapes that differ, no target
-                where one is needed, no end of text in a row that is judged by it.
-        """
-        if self.task in JUDGES and target_BT is None:
-            check_source(self.config, source_BS, valid_BS, source_documents_BS)
-            real_BS = jnp.ones(source_BS.shape, bool) if valid_BS is None else valid_BS
-            last_B1 = pooling.last(source_BS[..., None], real_BS)  # of a text of mBART its language
-            target_BT, target_valid_BT = shifted(source_BS, valid_BS, last_B1), valid_BS
-        check_target(self.config, target_BT, target_valid_BT, target_documents_BT)
-        encoded_BSD = None
-        if cache is None or cache.cross is None:
-            encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train)
-        output = self.decode(
-            target_BT, encoded_BSD, valid_BS, target_valid_BT, source_documents_BS, target_documents_BT, cache, train
-        )
-        return judged(self, output, source_BS, valid_BS, train)
-
-    def encode(
-        self,
-        source_BS: jax.Array,
-        valid_BS: jax.Array | None = None,
-        source_documents_BS: jax.Array | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """The source, read as a whole: [B, S, D]."""
-        cfg = self.config
-        check_source(cfg, source_BS, valid_BS, source_documents_BS)
-        positions_BS, mask = of_rows(source_BS, valid_BS, None, source_documents_BS)
-
-        x_BSD = self.embed(source_BS) + self.encoder_position_embed(OFFSET + positions_BS)
-        x_BSD = self.drop(self.encoder_embed_norm(x_BSD), deterministic=not train)
-        self.sow("intermediates", "encoder_embedded_BTD", x_BSD)
-        x_BSD, _ = stack(self.encoder_blocks, x_BSD, None, mask, train, length=cfg.num_layers, compute=self.compute)
-        return self.encoder_norm(x_BSD)
-
-    def decode(
-        self,
-        target_BT: jax.Array,
-        encoded_BSD: jax.Array | None,
-        valid_BS: jax.Array | None = None,
-        target_valid_BT: jax.Array | None = None,
-        source_documents_BS: jax.Array | None = None,
-        target_documents_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        train: bool = False,
-    ) -> Output:
-        """Reads a target beside an encoded source, of which a cache keeps the keys and values: after the first call
-        with it `encoded_BSD` may be None."""
-        cfg = self.config
-        check_target(cfg, target_BT, target_valid_BT, target_documents_BT)
-        start = 0 if cache is None else cache.length
-        positions_BT, mask, cache = place(target_BT, target_valid_BT, None, target_documents_BT, cache)
-        cross_mask, cache = across(target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache)
-
-        x_BTD = self.embed(target_BT) + self.decoder_position_embed(OFFSET + positions_BT)
-        x_BTD = self.drop(self.decoder_embed_norm(x_BTD), deterministic=not train)
-        self.sow("intermediates", "decoder_embedded_BTD", x_BTD)
-        x_BTD, cache = decoder_stack(
-            self.decoder_blocks, x_BTD, cache, mask, start, encoded_BSD, cross_mask, train,
-            length=cfg.num_decoder_layers, compute=self.compute,
-        )  # fmt: skip
-        hidden_BTD = self.decoder_norm(x_BTD)
-        logits_BTV = self.logits(hidden_BTD)[..., : cfg.vocab_size] if self.task == "seq2seq-lm" else None
-        return Output(hidden_BTD=hidden_BTD, logits=logits_BTV, cache=cache, encoded_BSD=encoded_BSD)
-
-    def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        """What stands for the tokens of either side: [B, T, D]."""
-        return self.token_embed(tokens_BT) * (self.config.width**0.5 if self.config.scale_embedding else 1.0)
-
-    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Scores [B, T, V] of the next token, over the padded vocabulary: a loss may take them in pieces."""
-        return self.lm_head(self.token_embed.attend(hidden_BTD))
+    def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        table, norm = getattr(self, f"{side}_position_embed"), getattr(self, f"{side}_embed_norm")
+        return norm(self.scaled(tokens_BT) + table(OFFSET + positions_BT))
 
 
 OFFSET = 2  # the rows of a table of positions that stand before the first position, and that nothing reads
 
 
-def judge(cfg: Config, task: str) -> dict[str, Any]:
-    """How the head of a task judges: of sequences with a hidden layer."""
-    whole = {"activation": "tanh", "hidden_dropout": cfg.head_dropout, "dropout": cfg.head_dropout}
-    return whole if task == "sequence-classification" else {}
-
-
 def initializer(cfg: Config) -> Any:
     """For all weights: a normal distribution."""
     return nn.initializers.normal(cfg.init_std)
-
-
-def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with `length` slots a row for what the decoder reads.
-
-    Raises:
-        ValueError: more slots than the model has positions, or none.
-    """
-    if not 0 < length <= config.max_length:
-        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
-    heads, head_dim = config.num_decoder_heads, config.width // config.num_decoder_heads
-    return caches.empty(config.num_decoder_layers, batch, length, heads, head_dim, dtype)
-
-
-def example_inputs(config: Config, task: str) -> tuple[Any, ...]:
-    """Inputs of the right shapes for a task, to initialise and to trace."""
-    return (jnp.zeros((1, 1), jnp.int32),) * 2
 
 
 # ---- the published checkpoints ------------------------------------------------------------------------------------
@@ -260,37 +138,14 @@ TASKS = {
     "question-answering": "MBartForQuestionAnswering",
 }
 HF_MODEL_TYPE = "mbart"
-HF_CONFIG = {
-    "vocab_size": "vocab_size",
-    "max_length": "max_position_embeddings",
-    "width": "d_model",
-    "num_layers": "encoder_layers",
-    "num_decoder_layers": "decoder_layers",
-    "num_heads": "encoder_attention_heads",
-    "num_decoder_heads": "decoder_attention_heads",
-    "mlp_dim": "encoder_ffn_dim",
-    "mlp_decoder_dim": "decoder_ffn_dim",
-    "activation": "activation_function",
-    "scale_embedding": "scale_embedding",
+HF_CONFIG = CONFIG | {
     "init_std": "init_std",
-    "dropout": "dropout",
-    "attention_dropout": "attention_dropout",
-    "activation_dropout": "activation_dropout",
     "head_dropout": "classifier_dropout",
-    "pad_id": "pad_token_id",
-    "eos_id": "eos_token_id",
-    "decoder_start_id": "decoder_start_token_id",
     "forced_bos_id": "forced_bos_token_id",
-    "forced_eos_id": "forced_eos_token_id",
     "problem": "problem_type",
 }
-HF_DEFAULTS = {
-    "activation_function": "gelu",
-    "scale_embedding": False,
+HF_DEFAULTS = DEFAULTS | {
     "init_std": 0.02,
-    "dropout": 0.1,
-    "attention_dropout": 0.0,
-    "activation_dropout": 0.0,
     "classifier_dropout": 0.0,
     "pad_token_id": 1,
     "eos_token_id": 2,
@@ -299,17 +154,7 @@ HF_DEFAULTS = {
     "forced_eos_token_id": 2,
     "problem_type": None,
 }
-HF_FIXED = {
-    "is_decoder": False,
-    "tie_word_embeddings": True,
-    "encoder_layerdrop": 0.0,
-    "decoder_layerdrop": 0.0,
-    # What one class had for BART and for its kin, when these were first published:
-    "normalize_before": True,
-    "normalize_embedding": True,
-    "add_final_layer_norm": True,
-    "static_position_embeddings": False,
-}
+HF_FIXED = fixed(norm_first=True, learned_positions=True)
 HF_PREFIX = "model."
 
 
@@ -330,23 +175,7 @@ HF_WEIGHTS = (
     *_side("decoder"),
     *BLOCK_WEIGHTS,
 )  # fmt: skip
-HF_HEADS = {
-    "seq2seq-lm": (("final_logits_bias",               "lm_head/bias",                  "1 V -> V"),),
-    "sequence-classification": (
-        ("classification_head.dense.weight",           "head/dense/kernel",             "E D -> D E"),
-        ("classification_head.dense.bias",             "head/dense/bias",               "E -> E"),
-        ("classification_head.out_proj.weight",        "head/scores/kernel",            "C D -> D C"),
-        ("classification_head.out_proj.bias",          "head/scores/bias",              "C -> C"),
-    ),
-    "question-answering": (
-        ("qa_outputs.weight",                          "head/scores/kernel",            "C D -> D C"),
-        ("qa_outputs.bias",                            "head/scores/bias",              "C -> C"),
-    ),
-}  # fmt: skip
-HF_TIED = {
-    "encoder.embed_tokens.weight": "shared.weight",
-    "decoder.embed_tokens.weight": "shared.weight",
-    "lm_head.weight": "shared.weight",
-}
-HF_ZERO = ("final_logits_bias",)  # and so it is where a file has none
+HF_HEADS = HEAD_WEIGHTS
+HF_TIED = TIED
+HF_ZERO = ZERO
 HF_IGNORE = ((r"(encoder|decoder)\.version", "the number of a format of fairseq, in which the first files were made"),)

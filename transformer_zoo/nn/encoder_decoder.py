@@ -1,5 +1,5 @@
-"""The blocks of the first encoder-decoder (Vaswani et al. 2017, section 3) and of those that moved its norms, and what
-stands over them. A family's Config has the sizes and rates that BART's has."""
+"""What all encoder-decoders are called with; the blocks of the first (Vaswani et al. 2017, section 3) and of those that
+moved its norms, and a model of them. A family's Config has the sizes and rates that BART's has."""
 
 import functools
 from collections.abc import Callable
@@ -11,17 +11,170 @@ import jax.numpy as jnp
 
 from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn import pooling
-from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
-from transformer_zoo.nn.checks import check_like, concrete
+from transformer_zoo.nn.checks import (
+    check_heads,
+    check_like,
+    check_rates,
+    check_sizes,
+    check_source,
+    check_target,
+    check_token,
+    concrete,
+)
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.output import Output
+from transformer_zoo.nn.positions import across, of_rows, place, sinusoids
 from transformer_zoo.nn.stack import stack
 
 NORM_EPSILON = 1e-5
+
+
+class EncoderDecoder(nn.Module):
+    """What encoder-decoders of all families are called with. A family has `encode` and `decode`."""
+
+    def __call__(
+        self,
+        source_BS: jax.Array | None,
+        target_BT: jax.Array | None = None,
+        valid_BS: jax.Array | None = None,
+        target_valid_BT: jax.Array | None = None,
+        source_documents_BS: jax.Array | None = None,
+        target_documents_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        train: bool = False,
+    ) -> Output:
+        """Encodes a source and reads a target, from left to right, beside it.
+
+        Args:
+            source_BS: ids, int[B, S]. None: the cache has seen the source.
+            target_BT: what the decoder reads, ids, int[B, T]; it begins with `decoder_start_id`, or with a language.
+                None: the source, for the tasks that judge it; that which judges tokens has no decoder.
+            valid_BS, target_valid_BT: which tokens are real; the rest is padding, on the left or on the right. None:
+                all.
+            source_documents_BS, target_documents_BT: number the documents packed in a row, alike on both sides, from 1;
+                attention does not cross them.
+            cache: of the targets before these, from `init_cache` or an earlier call.
+            train: with dropout, for which `rngs={"dropout": key}` is needed.
+
+        Raises:
+            ValueError: ids outside of the vocabulary, more tokens than there are positions, an empty batch, shapes that
+                differ, no target where one is needed, no end of text in a row that is judged by it.
+        """
+        if self.task == "token-classification":
+            encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train)
+            return Output(hidden_BTD=encoded_BSD, logits=self.head(encoded_BSD, train), encoded_BSD=encoded_BSD)
+        if self.task in JUDGES and target_BT is None:
+            check_source(self.config, source_BS, valid_BS, source_documents_BS)
+            target_BT, target_valid_BT = shifted(source_BS, valid_BS, self.start(source_BS, valid_BS)), valid_BS
+        check_target(self.config, target_BT, target_valid_BT, target_documents_BT)
+        encoded_BSD = None
+        if cache is None or cache.cross is None:
+            encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train)
+        output = self.decode(
+            target_BT, encoded_BSD, valid_BS, target_valid_BT, source_documents_BS, target_documents_BT, cache, train
+        )
+        return judged(self, output, source_BS, valid_BS, train)
+
+    def start(self, source_BS: jax.Array, valid_BS: jax.Array | None) -> Any:
+        """What the decoder reads first where it judges a source: a token, or one for each row, [B, 1]."""
+        return self.config.decoder_start_id
+
+
+class Transformer(EncoderDecoder):
+    """An encoder and a decoder of the blocks below. A family's `setup` makes what is used here."""
+
+    def encode(
+        self,
+        source_BS: jax.Array,
+        valid_BS: jax.Array | None = None,
+        source_documents_BS: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """The source, read as a whole: [B, S, D]."""
+        cfg = self.config
+        check_source(cfg, source_BS, valid_BS, source_documents_BS)
+        positions_BS, mask = of_rows(source_BS, valid_BS, None, source_documents_BS)
+
+        x_BSD = self.drop(self.embed("encoder", source_BS, positions_BS), deterministic=not train)
+        self.sow("intermediates", "encoder_embedded_BTD", x_BSD)
+        x_BSD, _ = stack(self.encoder_blocks, x_BSD, None, mask, train, length=cfg.num_layers, compute=self.compute)
+        return self.encoder_norm(x_BSD) if self.encoder_blocks.norm_first else x_BSD
+
+    def decode(
+        self,
+        target_BT: jax.Array,
+        encoded_BSD: jax.Array | None,
+        valid_BS: jax.Array | None = None,
+        target_valid_BT: jax.Array | None = None,
+        source_documents_BS: jax.Array | None = None,
+        target_documents_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        train: bool = False,
+    ) -> Output:
+        """Reads a target beside an encoded source, of which a cache keeps the keys and values: after the first call
+        with it `encoded_BSD` may be None."""
+        cfg = self.config
+        check_target(cfg, target_BT, target_valid_BT, target_documents_BT)
+        start = 0 if cache is None else cache.length
+        positions_BT, mask, cache = place(target_BT, target_valid_BT, None, target_documents_BT, cache)
+        cross_mask, cache = across(target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache)
+
+        x_BTD = self.drop(self.embed("decoder", target_BT, positions_BT), deterministic=not train)
+        self.sow("intermediates", "decoder_embedded_BTD", x_BTD)
+        x_BTD, cache = decoder_stack(
+            self.decoder_blocks, x_BTD, cache, mask, start, encoded_BSD, cross_mask, train,
+            length=cfg.num_decoder_layers, compute=self.compute,
+        )  # fmt: skip
+        hidden_BTD = self.decoder_norm(x_BTD) if self.decoder_blocks.norm_first else x_BTD
+        logits_BTV = self.logits(hidden_BTD)[..., : cfg.vocab_size] if self.task == "seq2seq-lm" else None
+        return Output(hidden_BTD=hidden_BTD, logits=logits_BTV, cache=cache, encoded_BSD=encoded_BSD)
+
+    def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """What stands for the tokens of a side, and for where they are, [B, T, D]: with sinusoids (section 3.5)."""
+        table_TD = jnp.asarray(sinusoids(self.config.max_length, self.config.width), self.compute.dtype)
+        return self.scaled(tokens_BT) + table_TD[positions_BT]
+
+    def scaled(self, tokens_BT: jax.Array) -> jax.Array:
+        """What stands for the tokens alone."""
+        return self.token_embed(tokens_BT) * (self.config.width**0.5 if self.config.scale_embedding else 1.0)
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Scores [B, T, V] of the next token, over the padded vocabulary: a loss may take them in pieces."""
+        return self.lm_head(self.token_embed.attend(hidden_BTD))
+
+
+def check_config(cfg: Any) -> None:
+    """Raises ValueError unless the sizes, rates and special tokens that all these families have can be."""
+    check_sizes(cfg, "vocab_size", "max_length", "width", "num_layers", "num_decoder_layers", "num_heads")
+    check_sizes(cfg, "num_decoder_heads", "mlp_dim", "mlp_decoder_dim")
+    check_heads(cfg.width, cfg.num_heads)
+    check_heads(cfg.width, cfg.num_decoder_heads, "num_decoder_heads")
+    check_activation(cfg.activation)
+    check_rates(cfg, "dropout", "attention_dropout", "activation_dropout")
+    for name in ("pad_id", "eos_id", "decoder_start_id", "forced_eos_id"):
+        check_token(cfg, name)
+
+
+def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty cache with `length` slots a row for what the decoder reads.
+
+    Raises:
+        ValueError: more slots than the model has positions, or none.
+    """
+    if not 0 < length <= config.max_length:
+        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    heads, head_dim = config.num_decoder_heads, config.width // config.num_decoder_heads
+    return caches.empty(config.num_decoder_layers, batch, length, heads, head_dim, dtype)
+
+
+def example_inputs(config: Any, task: str) -> tuple[Any, ...]:
+    """Inputs of the right shapes for a task, to initialise and to trace."""
+    return (jnp.zeros((1, 1), jnp.int32),) * (1 if task == "token-classification" else 2)
 
 
 class EncoderBlock(nn.Module):
@@ -123,7 +276,51 @@ class LogitsBias(nn.Module):
         return logits_BTV + jax.lax.stop_gradient(bias_V).astype(logits_BTV.dtype)
 
 
-# ---- how these blocks are published, by BART and all its kin ---------------------------------------------------------
+# ---- how these models are published, by BART and all its kin ---------------------------------------------------------
+
+CONFIG = {
+    "vocab_size": "vocab_size",
+    "max_length": "max_position_embeddings",
+    "width": "d_model",
+    "num_layers": "encoder_layers",
+    "num_decoder_layers": "decoder_layers",
+    "num_heads": "encoder_attention_heads",
+    "num_decoder_heads": "decoder_attention_heads",
+    "mlp_dim": "encoder_ffn_dim",
+    "mlp_decoder_dim": "decoder_ffn_dim",
+    "activation": "activation_function",
+    "scale_embedding": "scale_embedding",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "pad_id": "pad_token_id",
+    "eos_id": "eos_token_id",
+    "decoder_start_id": "decoder_start_token_id",
+    "forced_eos_id": "forced_eos_token_id",
+}
+"""Rows of `HF_CONFIG` that all of them have."""
+DEFAULTS = {
+    "activation_function": "gelu",
+    "scale_embedding": False,
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+}
+
+
+def fixed(norm_first: bool, learned_positions: bool) -> dict[str, Any]:
+    """`HF_FIXED` of a family."""
+    return {
+        "is_decoder": False,
+        "tie_word_embeddings": True,
+        "encoder_layerdrop": 0.0,
+        "decoder_layerdrop": 0.0,
+        # What one class had for all of them, when these were first published:
+        "normalize_before": norm_first,
+        "normalize_embedding": learned_positions,
+        "add_final_layer_norm": norm_first,
+        "static_position_embeddings": not learned_positions,
+    }
 
 
 def _attention_rows(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
@@ -159,11 +356,39 @@ BLOCK_WEIGHTS = (
     *_attention_rows("decoder.layers.*.encoder_attn", "decoder_blocks/cross_attention"),
 )
 """Rows of `HF_WEIGHTS` for `encoder_blocks` and `decoder_blocks`."""
+HEAD_WEIGHTS = {
+    "seq2seq-lm": (("final_logits_bias",               "lm_head/bias",                  "1 V -> V"),),
+    "sequence-classification": (
+        ("classification_head.dense.weight",           "head/dense/kernel",             "E D -> D E"),
+        ("classification_head.dense.bias",             "head/dense/bias",               "E -> E"),
+        ("classification_head.out_proj.weight",        "head/scores/kernel",            "C D -> D C"),
+        ("classification_head.out_proj.bias",          "head/scores/bias",              "C -> C"),
+    ),
+    "question-answering": (
+        ("qa_outputs.weight",                          "head/scores/kernel",            "C D -> D C"),
+        ("qa_outputs.bias",                            "head/scores/bias",              "C -> C"),
+    ),
+}  # fmt: skip
+TIED = {
+    "encoder.embed_tokens.weight": "shared.weight",
+    "decoder.embed_tokens.weight": "shared.weight",
+    "lm_head.weight": "shared.weight",
+}
+ZERO = ("final_logits_bias",)  # and so it is where a file has none
 
 
 # ---- tasks that judge a source: the decoder reads it once more ------------------------------------------------------
 
 JUDGES = ("sequence-classification", "question-answering")
+
+
+def judge(cfg: Any, task: str) -> dict[str, Any]:
+    """How the head of a task judges: of sequences with a hidden layer."""
+    dropout = {"dropout": cfg.head_dropout}
+    return {
+        "sequence-classification": {"activation": "tanh", "hidden_dropout": cfg.head_dropout, **dropout},
+        "token-classification": dropout,
+    }.get(task, {})
 
 
 def shifted(source_BS: jax.Array, valid_BS: jax.Array | None, start: Any) -> jax.Array:
