@@ -564,7 +564,8 @@ def told(
 
     Args:
         given: rows of the model's arguments, [B, T].
-        prompt: so many tokens are read at once, and the rest one by one, with a cache. None: all at once, without.
+        prompt: so many tokens are read at once, and the rest one by one, with a cache, through which nobody learns:
+            there are no gradients. None: all at once, without.
     """
 
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
@@ -593,6 +594,9 @@ def told(
         _, (more, rest) = jax.lax.scan(lambda cache, column: step(params, cache, seen | column), cache, columns)
         join = lambda a, b: jnp.concatenate([a, jnp.moveaxis(b[..., 0, :], 0, -2)], axis=-2)
         return jax.tree.map(join, words, more), hidden | {ids: join(hidden[ids], rest[ids])}
+
+    if prompt is not None:
+        return *read(params), {}
 
     def function(params: trees.Tree) -> Any:
         words, hidden = read(params)

@@ -73,14 +73,14 @@ def on_one_device() -> Any:
     return result
 
 
+ALL = "2 x 2 x 2"
+ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4 x sequence 2")}
+
+
 @pytest.mark.parametrize(
     ("case", "mesh"),
-    [
-        (case, mesh)
-        for case in families.learners()
-        for mesh in MESHES
-        if mesh == "2 x 2 x 2" or case.family in ("bert", "gpt2") and case.task.endswith("lm")
-    ],
+    [(case, ALL) for case in families.learners()]
+    + [(case, mesh) for case in families.lessons() for mesh in ONE_AXIS.get(case.learns, ())],
     ids=families.name_of,
 )
 def test_a_step_is_the_same_on_every_mesh(case: families.Case, mesh: str, on_one_device: Any):
@@ -129,14 +129,17 @@ def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, 
 # ---- what is large is divided ---------------------------------------------------------------------------------------
 
 
-@each
-@pytest.mark.parametrize("mesh", [Mesh(data=1, fsdp=8), Mesh(data=1, tensor=8)], ids=["fsdp", "tensor"])
-def test_every_large_parameter_is_divided(case: families.Case, mesh: Mesh):
+@pytest.mark.parametrize(
+    ("case", "mesh"),
+    [(case, "fsdp 8") for case in families.lessons()] + [(case, "tensor 8") for case in families.lessons("cache")],
+    ids=families.name_of,
+)
+def test_every_large_parameter_is_divided(case: families.Case, mesh: str):
     """Fresh parameters, their average and the optimizer's moments: no device holds more than an eighth of those of more
     than a megabyte, nor ever did."""
     with jax.enable_x64(False):
         case = case.sized(width=512, head_dim=64, mlp_dim=1024, num_layers=2, vocab_size=1900)
-        run = families.run(case, mesh=mesh, optimizer=ADAMW)
+        run = families.run(case, mesh=MESHES[mesh], optimizer=ADAMW)
         program = prepare(run, jax.devices())
         state = program.begin(program.fresh(0), run)
     large = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema)) if leaf.nbytes > 2**20]

@@ -373,7 +373,7 @@ def test_the_first_module_that_is_not_finite(case: families.Case):
     model, objective, params = case.model, case.objective, trees.flatten(case.params())
     batch, key = batch_of(case), jax.random.key(0)
     paths = [path for path in sorted(params) if path.endswith(("kernel", "embedding"))]
-    for path in paths[:: max(2, len(paths) // 5)]:
+    for path in paths[:: max(2, len(paths) // 3)]:
         spoiled = np.array(params[path])
         spoiled[1 if "blocks/" in path else ...] = np.inf
         answer = diagnosis.first_not_finite(model, objective, trees.unflatten(params | {path: spoiled}), batch, key)
@@ -384,7 +384,7 @@ def test_the_first_module_that_is_not_finite(case: families.Case):
         assert answer.endswith("in layer 1") == ("blocks/" in path), (path, answer)
 
 
-@each
+@pytest.mark.parametrize("case", families.lessons("cache"), ids=families.name_of)
 def test_a_loss_or_a_gradient_that_is_not_finite_on_its_own(case: families.Case):
     arguments = case.model, spoilt(case.objective), case.params()
     for value, words in ((-1, "the loss itself"), (0, "the gradient of ")):

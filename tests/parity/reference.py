@@ -119,10 +119,13 @@ def told(
     with scaled(model), counting(model, inputs):
         outputs = [model(**inputs, output_hidden_states=True)] if prompt is None else piecewise(model, inputs, prompt)
     words = answers(outputs)
-    towards = families.directions(task, {name: tuple(x.shape) for name, x in words.items()}, families.mask_of(given))
-    model.zero_grad()
-    sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
-    grads = {name: gradient(weight) for name, weight in weights(model)}
+    grads = {}
+    if prompt is None:
+        shapes = {name: tuple(x.shape) for name, x in words.items()}
+        towards = families.directions(task, shapes, families.mask_of(given))
+        model.zero_grad()
+        sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
+        grads = {name: gradient(weight) for name, weight in weights(model)}
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in words.items()}, hidden, grads
 

@@ -262,8 +262,9 @@ def test_fresh_models_load_there(tmp_path: Path, family: str, task: str, setting
     drop |= set() if hasattr(bundle.config, "eos_id") else {"eos_token_id"}
     strip = lambda config: {key: value for key, value in config.to_dict().items() if key not in drop}
     assert strip(model.config) == strip(config)
-    ids = tokens(settings["vocab_size"], 10)
-    np.testing.assert_allclose(ours(bundle, ids), outputs(task, model, ids), rtol=2e-4, atol=2e-5)
+    if task in families.WRITERS:
+        ids = tokens(settings["vocab_size"], 10)
+        np.testing.assert_allclose(ours(bundle, ids), outputs(task, model, ids), rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("family", registry.families())
