@@ -2,9 +2,10 @@
 
 Command:   python train.py configs/bart_docstrings.py
            python eval.py runs/bart_docstrings --write all --beams 4 --baseline name_words
-Hardware:  2 CPU cores, about M minutes
-Baseline:
-Result:
+Hardware:  2 CPU cores, about nine minutes
+Baseline:  the words of the function's name, copied: ROUGE-1, -2 and -L 23.6, 3.6 and 22.6, BLEU 0.0
+Result:    ROUGE-1, -2 and -L 26.7, 7.5 and 24.5, BLEU 2.3 on 207 held-out functions of Python 3.11; held-out cross
+           entropy 4.83 at step 100, 4.32 at 200, 4.16 at 300, 4.13 at 400, 4.12 at 500
 
 Functions are those of the standard library; held out are those of whole files. Code is read as words, its names divided
 where an underscore or a capital does, so that what a name says can be said again.
@@ -27,7 +28,7 @@ config = Run(
         mlp_dim=1024,
         mlp_decoder_dim=1024,
         init_std=0.05,
-        dropout=0.1,
+        dropout=0.2,
         attention_dropout=0.0,
         activation_dropout=0.0,
     ),

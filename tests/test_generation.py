@@ -243,14 +243,26 @@ def test_an_empty_prompt_starts_a_text(case, tokenizer):
     m = with_text(case, tokenizer)
     if registry.is_encoder_decoder(case.config):  # to it, this is a text of which there is but the end
         new = generate(m, [[tokenizer.eos_id]], max_new_tokens=6)[0]
-        assert generate(m, "", max_new_tokens=6) == module._decode(tokenizer, [], new, [tokenizer.eos_id], [])
+        assert generate(m, "", max_new_tokens=6) == module.text_of(tokenizer, new, [tokenizer.eos_id])
         return
-    assert generate(m, "", max_new_tokens=6) == module._decode(
-        tokenizer, np.zeros(0, int), generate(m, [[tokenizer.bos_id]], max_new_tokens=6)[0], [tokenizer.eos_id], []
-    )
+    new = generate(m, [[tokenizer.bos_id]], max_new_tokens=6)[0]
+    assert generate(m, "", max_new_tokens=6) == module.text_of(tokenizer, new, [tokenizer.eos_id])
     tokenizer = dataclasses.make_dataclass("NoStart", [("bos_id", object, None)])()
     with pytest.raises(ValueError, match="prompt 0 is empty"):
         generate(dataclasses.replace(m, tokenizer=tokenizer), "", max_new_tokens=6)
+
+
+def test_rows_that_stand_for_nothing(case, tokenizer):
+    """A table may be longer than the tokenizer's, as T5's, and who has not learned that may choose of the rest."""
+    config = dataclasses.replace(case.config, vocab_size=tokenizer.vocab_size + 200, eos_id=tokenizer.eos_id)
+    m = bundle(dataclasses.replace(case, config=config), tokenizer)
+    ids = tokenizer.encode("class", template=registry.is_encoder_decoder(config)).ids
+    how = {"max_new_tokens": 8, "sampling": Sample(temperature=2.0)}
+    new = generate(m, [ids], **how)[0].tolist()
+    new = new[: new.index(tokenizer.eos_id)] if tokenizer.eos_id in new else new
+    spelt = [token for token in new if token < tokenizer.vocab_size]
+    assert 0 < len(spelt) < len(new)
+    assert generate(m, "class", **how) == tokenizer.decode(spelt)
 
 
 def test_stop_texts(case, tokenizer):

@@ -1,7 +1,6 @@
 """What an encoder-decoder writes beside the sources of examples."""
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from transformer_zoo.data.seq2seq import frame, framed, text_in
 from transformer_zoo.data.tokenizers import Tokenizer
-from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.generate import generate, text_of
 from transformer_zoo.generation.rules import Rules
 
 
@@ -59,13 +58,14 @@ def write(
         "sampling": sampling,
         "language": _in_targets(tokenizer, asked),
     }
+    ends = [] if config.eos_id is None else [config.eos_id]
     written, size = [""] * len(rows), min(batch_size, len(rows))
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
         new = generate(m, [rows[i] for i in batch + batch[-1:] * (size - len(batch))], **how)
-        for i, tokens in zip(batch, new.reshape(size, -1, new.shape[-1])[:, 0].tolist()):
-            written[i] = tokenizer.decode(itertools.takewhile(lambda token: token != config.eos_id, tokens))
+        for i, best in zip(batch, new.reshape(size, -1, new.shape[-1])[:, 0]):
+            written[i] = text_of(tokenizer, best, ends)
     return written
 
 

@@ -98,7 +98,7 @@ def generate(
         return new_BNT if several else new_BNT[:, 0]
     befores = [[]] * len(rows) if registry.is_encoder_decoder(config) else rows
     answers = [
-        [_decode(m.tokenizer, before, new, stop_ids, stop_texts) for new in new_NT]
+        [text_of(m.tokenizer, new, stop_ids, before, stop_texts) for new in new_NT]
         for before, new_NT in zip(befores, new_BNT)
     ]
     answers = answers if several else [answer for (answer,) in answers]
@@ -192,10 +192,20 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
     return [np.asarray(tokenizer.encode(text).ids if text else start, np.int32) for text in texts]
 
 
-def _decode(tokenizer: Any, before: Sequence[int], new: np.ndarray, stop_ids: list[int], stop_texts: list[str]) -> str:
-    """The new text: the whole less what stood before, since a token's text may depend on that."""
+def text_of(
+    tokenizer: Any,
+    new: np.ndarray,
+    stop_ids: Sequence[int],
+    before: Sequence[int] = (),
+    stop_texts: Sequence[str] = (),
+) -> str:
+    """The text of new tokens: that of all tokens less what stood before, since a token's text may depend on that.
+
+    A model's table may be longer than its tokenizer's, as T5's by 28 rows: what these stand for is no text.
+    """
     ends = np.flatnonzero(np.isin(new, stop_ids))
     new = new[: ends[0]] if ends.size else new
+    new = new[new < tokenizer.vocab_size]
     whole, prompt = tokenizer.decode([*before, *new]), tokenizer.decode(before)
     text = whole[len(prompt) :] if whole.startswith(prompt) else tokenizer.decode(new)
     return text[: min((at for stop in stop_texts if (at := text.find(stop)) >= 0), default=len(text))]
