@@ -3,7 +3,7 @@
 Command:   python train.py configs/bart_large.py
 Does it fit, with no TPU at hand:
            python train.py configs/bart_large.py --aot v5e:4x4
-Hardware:  a v5e slice of 16 chips (4x4). Neither compiled for that nor trained there yet.
+Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 2.3; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper's 160 GB of news, books, stories and web text
            (those of RoBERTa) are more than that.
 

@@ -74,7 +74,10 @@ class Attention(nn.Module):
             sown = {"queries_BTHK": q_BTHK, "keys_BSGK": k_BSGK, "values_BSGK": v_BSGK, "weights_BHTS": weights_BHTS}
             for name, x in sown.items():
                 self.sow("intermediates", name, x)
-            y_BTHK = kernels.mix(dropout(weights_BHTS), v_BSGK)
+            # A barrier, or the random numbers become part of the products, and where there are not as many keys as
+            # queries the stack of the TPU's compiler overflows.
+            left_BHTS = jax.lax.optimization_barrier(dropout(weights_BHTS).astype(v_BSGK.dtype))
+            y_BTHK = kernels.mix(left_BHTS, v_BSGK)
         else:
             y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **how, implementation=self.compute.attention)
         out = self.compute.dense_general(
