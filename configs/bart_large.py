@@ -1,6 +1,6 @@
 """BART large on Wikipedia, as in the paper (Lewis et al. 2019, section 5), on 16 TPU v5e chips.
 
-Command:   python train.py configs/bart_large.py
+Command:   python train.py configs/bart_large.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/bart_large.py --aot v5e:4x4
 Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 2.3; not yet trained there.

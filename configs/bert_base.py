@@ -1,6 +1,6 @@
 """BERT base on Wikipedia, as in the paper (Devlin et al. 2019, appendix A.2), on 16 TPU v5e chips.
 
-Command:   python train.py configs/bert_base.py
+Command:   python train.py configs/bert_base.py --distributed True      (on every host)
            python train.py configs/bert_base.py --init-from runs/bert_base --directory runs/bert_base_512 \
                --data.length 512 --optimizer.peak-lr 1e-5 --optimizer.warmup-steps 1000 --optimizer.final-lr 0 \
                --training.steps 100000

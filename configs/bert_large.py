@@ -1,6 +1,6 @@
 """BERT large on Wikipedia, as in the paper (Devlin et al. 2019, appendix A.2), on 16 TPU v5e chips.
 
-Command:   python train.py configs/bert_large.py
+Command:   python train.py configs/bert_large.py --distributed True      (on every host)
            The paper takes the last tenth of the steps with rows of 512 tokens: configs/bert_base.py shows how.
 Does it fit, with no TPU at hand:
            python train.py configs/bert_large.py --aot v5e:4x4

@@ -1,6 +1,6 @@
 """DeBERTa large, version 3's architecture, as a masked language model on Wikipedia, on 16 TPU v5e chips.
 
-Command:   python train.py configs/deberta_v3_large.py
+Command:   python train.py configs/deberta_v3_large.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/deberta_v3_large.py --aot v5e:4x4
 Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 4.5; not yet trained there.

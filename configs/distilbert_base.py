@@ -1,6 +1,6 @@
 """DistilBERT base from BERT base on Wikipedia (Sanh et al. 2019), on 16 TPU v5e chips.
 
-Command:   python train.py configs/distilbert_base.py
+Command:   python train.py configs/distilbert_base.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/distilbert_base.py --aot v5e:4x4
 Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.

@@ -1,6 +1,6 @@
 """ELECTRA base on Wikipedia, with the paper's hyperparameters (Clark et al. 2020, appendix A), on 16 TPU v5e chips.
 
-Command:   python train.py configs/electra_base.py
+Command:   python train.py configs/electra_base.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/electra_base.py --aot v5e:4x4
 Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.

@@ -1,6 +1,6 @@
 """A GPT-2 of 1.3 billion parameters on Wikipedia, fully sharded over 16 TPU v5e chips.
 
-Command:   python train.py configs/gpt2_1b3.py
+Command:   python train.py configs/gpt2_1b3.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/gpt2_1b3.py --aot v5e:4x4
 Hardware:  a v5e slice of 16 chips (4x4). It has been compiled for that by the TPU compiler, not yet trained there.

@@ -1,6 +1,6 @@
 """GPT-2 XL (1.6 billion parameters) on Wikipedia, fully sharded over 16 TPU v5e chips.
 
-Command:   python train.py configs/gpt2_xl.py
+Command:   python train.py configs/gpt2_xl.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/gpt2_xl.py --aot v5e:4x4
 Hardware:  a v5e slice of 16 chips (4x4). It has been compiled for that by the TPU compiler, not yet trained there.

@@ -1,6 +1,6 @@
 """RoBERTa base on Wikipedia, with the paper's hyperparameters (Liu et al. 2019, appendix B), on 16 TPU v5e chips.
 
-Command:   python train.py configs/roberta_base.py
+Command:   python train.py configs/roberta_base.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/roberta_base.py --aot v5e:4x4
 Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.

@@ -1,7 +1,7 @@
 """T5 1.1 XL (2.8 billion parameters) on C4, as T5 was pretrained (Raffel et al. 2020, sections 3.1.2 and 3.3.4), on
 64 TPU v5e chips.
 
-Command:   python train.py configs/t5_xl.py
+Command:   python train.py configs/t5_xl.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/t5_xl.py --aot v5e:8x8
 Hardware:  a v5e slice of 64 chips (8x8), of whose 15.75 GiB each it needs 2.5; not yet trained there.

@@ -1,7 +1,7 @@
 """T5 1.1 XXL (11 billion parameters) on C4, as T5 was pretrained (Raffel et al. 2020, sections 3.1.2 and 3.3.4), on
 64 TPU v5p chips.
 
-Command:   python train.py configs/t5_xxl.py
+Command:   python train.py configs/t5_xxl.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/t5_xxl.py --aot v5p:4x4x4
 Hardware:  a v5p slice of 64 chips (4x4x4), of whose 95.73 GiB each it needs 6.2; not yet trained there.

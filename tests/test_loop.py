@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +20,18 @@ import pytest
 from rich.console import Console
 
 from transformer_zoo import commands, loop, runs
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.config import (
+    Checkpoints,
+    Data,
+    Evaluation,
+    Logging,
+    Mesh,
+    Optimizer,
+    Run,
+    Training,
+    Vocabulary,
+    load_recipe,
+)
 from transformer_zoo.models import bert, gpt2
 from transformer_zoo.objectives import CausalLM, Pretraining
 
@@ -236,16 +248,18 @@ config = Run(
 """
 
 
-def start(recipe: Path, directory: Path, cache: Path) -> subprocess.Popen:
+def start(recipe: Path, directory: Path, cache: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """A run in a process of its own, and, as of a terminal, a group of its own."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "",
-    }
-    command = [sys.executable, "train.py", str(recipe), "--directory", str(directory)]
+    } | environment  # fmt: skip
+    command = [sys.executable, "train.py", str(recipe), "--directory", str(directory), *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def wait_for_step(process: subprocess.Popen, directory: Path, step: int) -> None:
@@ -281,18 +295,99 @@ def test_killed_ten_times_at_random_moments_and_the_same_in_the_end(texts: Path,
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_sigterm_saves_and_exits_with_0(texts: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.py"
-    text = RECIPE.format(texts=texts, workers=1)
+def endless(recipe: Path, texts: Path, workers: int) -> Path:
+    """A recipe for a run that saves only when it is stopped."""
+    text = RECIPE.format(texts=texts, workers=workers)
     recipe.write_text(text.replace("steps=60", "steps=100000").replace("every=4", "every=99999"))
-    process = start(recipe, tmp_path / "run", tmp_path / "cache")
-    wait_for_step(process, tmp_path / "run", 5)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, output
-    saved = [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.isdigit()]
-    assert len(saved) == 1 and int(saved[0].name) >= 5
-    assert "goes on from there" in output
+    return recipe
+
+
+def saved(directory: Path) -> list[int]:
+    return [int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit()]
+
+
+def test_sigterm_saves_and_exits_with_0_and_ctrl_c_with_130(texts: Path, tmp_path: Path) -> None:
+    recipe = endless(tmp_path / "recipe.py", texts, workers=1)
+    # A terminal sends Ctrl-C to the workers as well.
+    for stop, to, code in ((signal.SIGTERM, os.kill, 0), (signal.SIGINT, os.killpg, 130)):
+        process = start(recipe, tmp_path / stop.name, tmp_path / "cache")
+        wait_for_step(process, tmp_path / stop.name, 5)
+        to(process.pid, stop)
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == code, output
+        assert len(saved(tmp_path / stop.name)) == 1 and saved(tmp_path / stop.name)[0] >= 5
+        assert "goes on from there" in output and "Traceback" not in output
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    console = quiet()
+    stop = loop._Stop(console)
+    with pytest.raises(KeyboardInterrupt), stop:
+        assert not stop.now(0)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.now(1) and "Ctrl-C once more" in console.file.getvalue()
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_two_processes_train_as_one(texts: Path, tmp_path: Path) -> None:
+    """Each has two of four devices and half of the rows; and the warning that one of them gets makes both save."""
+    recipe = endless(tmp_path / "recipe.py", texts, workers=0)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    joined = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2",
+              "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}  # fmt: skip
+    processes = [
+        start(recipe, tmp_path / "two", tmp_path / "cache", "--distributed", "True", "--mesh.data", "2",
+              "--mesh.fsdp", "2", JAX_PROCESS_ID=str(index), **joined)
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        wait_for_step(processes[0], tmp_path / "two", 5)
+        processes[1].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "goes on from there" in said[0] and "step 5" in said[0] and "step 5" not in said[1]
+
+    (step,) = saved(tmp_path / "two")
+    alone = dataclasses.replace(load_recipe(str(recipe)), directory=str(tmp_path / "one"), mesh=Mesh(data=4, tensor=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Stop, "now", lambda self, at: at == step)
+        loop.train(alone, quiet())
+    one, two = (tmp_path / name / "checkpoints" / str(step) / "data" / "metadata" for name in ("one", "two"))
+    assert one.read_text() == two.read_text()
+    assert runs.load_run(tmp_path / "two").params.keys() == runs.load_run(tmp_path / "one").params.keys()
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("one", "two")]
+    one, two = (
+        [(line["step"], line["loss"]) for line in map(json.loads, lines) if "loss" in line] for lines in metrics
+    )
+    assert len(one) == step
+    np.testing.assert_allclose(one, two, rtol=1e-4)
+
+
+def test_processes_that_were_not_joined_or_share_no_folder(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(
+            ValueError, match="one of 2 processes, which do not know of one another.*--distributed True"
+        ):
+            loop.train(tiny(texts, tmp_path / "run"), quiet())
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COORDINATOR")}
+    script = "from transformer_zoo import sharding; sharding.join_processes()"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=alone, capture_output=True, text=True)
+    assert done.returncode == 1 and "set JAX_COORDINATOR_ADDRESS" in done.stderr
+    monkeypatch.setattr(
+        loop.multihost_utils, "process_allgather", lambda x, tiled=False: x if tiled else np.array([x, False])
+    )
+    with pytest.raises(ValueError, match="not one folder for all processes"):
+        loop.train(tiny(texts, tmp_path / "run"), quiet())
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_were_there(texts: Path, tmp_path: Path) -> None:

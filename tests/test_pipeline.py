@@ -2,6 +2,7 @@
 
 import collections
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -338,6 +339,20 @@ def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path):
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, f"workers {workers} live on"
         time.sleep(0.1)
+
+
+def test_workers_end_when_they_are_no_longer_needed(tokenizer):
+    """Though rows that they have sent, more than a pipe holds, were never read."""
+    batches = pipeline(Documents(texts(400)), tokenizer, workers=2, group=200)
+    next(batches)
+    workers = multiprocessing.active_children()
+    time.sleep(1)  # both have rows in the pipe, and more to send
+    begin = time.monotonic()
+    batches.close()
+    assert time.monotonic() - begin < 10
+    for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive()
 
 
 def alive(pid):

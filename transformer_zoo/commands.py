@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import loop, runs
+from transformer_zoo import loop, runs, sharding
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import pipeline, sources
 from transformer_zoo.data.seq2seq import text_in
@@ -23,6 +24,8 @@ from transformer_zoo.generation.beam import Beam
 from transformer_zoo.objectives import OBJECTIVES, Seq2SeqLM
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
+INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of what Ctrl-C has ended, as shells have it."""
 ERRORS = (ValueError, OSError, TypeError, ImportError, RuntimeError)
 
 SCORES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
@@ -35,11 +38,13 @@ CHARACTERS = 300
 class _Train:
     aot: str | None = None
     """Do not train: compile the step for this TPU topology (v5e:4x4), with no TPU attached, and say whether it fits."""
+    distributed: bool = False
+    """This is one of several processes, on as many hosts, each started with this command."""
     run: Annotated[Run, tyro.conf.arg(name="")]
 
 
 def train(arguments: list[str]) -> int:
-    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 it does not fit."""
+    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit, 130 stopped."""
     console = Console()
     if not arguments or arguments[0].startswith("-"):
         known = "\n".join(f"  {path}" for path in sorted(Path("configs").glob("*.py")))
@@ -57,9 +62,13 @@ def train(arguments: list[str]) -> int:
             from transformer_zoo import fit
 
             return fit.main(chosen.run, chosen.aot)
-        loop.train(chosen.run, console)
+        if chosen.distributed:
+            sharding.join_processes()
+        loop.train(chosen.run)
     except ERRORS as error:
         return fail(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

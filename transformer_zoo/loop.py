@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
@@ -41,16 +42,22 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     """Trains, or goes on where a run in the same folder stopped; evaluates at the end.
 
     Killed at any moment and started again, a run ends with the same parameters, bit for bit, as one that was let be.
-    SIGTERM saves and returns.
+    SIGTERM saves and returns. Ctrl-C saves and is then passed on; a second one is passed on at once.
 
     Returns:
         The last evaluation on held-out text.
 
     Raises:
-        ValueError: settings or data that cannot work; nothing has been computed yet.
+        ValueError: settings or data that cannot work, or processes that do not know of one another or do not share the
+            folder; nothing has been computed yet.
         NotFinite: the loss was not finite in `training.patience` updates in a row.
     """
-    console = console or Console()
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise ValueError(
+            f"this is one of {jax.process_count()} processes, which do not know of one another: give each of them "
+            "--distributed True (in Python, call sharding.join_processes() first)"
+        )
+    console = console or Console(quiet=jax.process_index() != 0)
     directory = Path(run.directory)
 
     # ---- what was here before -----------------------------------------------------------------------------------
@@ -73,6 +80,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     )
 
     # ---- state: the latest checkpoint, else published weights, else fresh -----------------------------------------
+    multihost_utils.sync_global_devices("all have seen what the folder held")
     checkpoints = Checkpoints(
         directory / "checkpoints", keep=run.checkpoints.keep, keep_every=run.checkpoints.keep_every
     )
@@ -88,13 +96,18 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
         params = run.objective.begin(params, functools.partial(_load, run))
         state = program.begin(params, run)
     if jax.process_index() == 0:
+        if not (directory / "tokenizer").is_dir():
+            tokenizer.save(directory / "tokenizer")
         runs.write(run)
+    multihost_utils.sync_global_devices("run.json is written")
+    if not multihost_utils.process_allgather(np.array((directory / "run.json").is_file())).all():
+        raise ValueError(f"{directory} is not one folder for all processes: choose a --directory that every host sees")
     record = _writers(run, directory, step)
     del bundle
 
     # ---- the loop -------------------------------------------------------------------------------------------------
     console.print(_summary(run, program, tokenizer), soft_wrap=True, highlight=False)
-    stop = _Stop()
+    stop = _Stop(console)
     recent: collections.deque[tuple[int, Batch, dict[str, jax.Array]]] = collections.deque(maxlen=2)
     clock = _Clock(step)
     report: dict[str, float] = {}
@@ -133,6 +146,8 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     batches.close()
     if stop.signalled:
         console.print(f"stopped by a signal at step {step}; the same command goes on from there")
+    if stop.interrupted:
+        raise KeyboardInterrupt
     return report
 
 
@@ -185,9 +200,6 @@ def _tokenizer(run: Run, directory: Path, bundle: Bundle | None) -> Tokenizer:
         documents = sources.source(run.data.source, run.data.train_split)
         texts, how = (text for document in documents for text in run.objective.texts_of(document)), run.vocabulary
         tokenizer = Tokenizer.train(texts, how.size, CACHE, kind=how.kind, lower_case=how.lower_case)
-    if jax.process_index() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(kept)
     return tokenizer
 
 
@@ -262,21 +274,27 @@ def _watch(
 
 
 class _Stop:
-    """SIGTERM and the end: a machine that is taken away gives a warning, and the run saves."""
+    """SIGTERM, Ctrl-C and the end: a machine that is taken away gives a warning, and the run saves."""
 
-    def __init__(self) -> None:
-        self.signalled = False
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._before: dict[int, Any] = {}
+        self.signalled = self.interrupted = False
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+        # The processes of a run on several hosts must stop at one step: jax listens for SIGTERM, on behalf of all.
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def __exit__(self, *exception: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _hear(self, *_: Any) -> None:
-        self.signalled = True
+    def _hear(self, number: int, _: Any) -> None:
+        self.signalled, self.interrupted = True, number == signal.SIGINT
+        if self.interrupted:
+            signal.signal(number, self._before[number])
+            self._console.print("stopping after this step, to save; Ctrl-C once more stops at once")
 
     def now(self, step: int) -> bool:
         """Whether to save and stop; all processes of a run answer alike."""

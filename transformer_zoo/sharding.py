@@ -6,6 +6,7 @@ program: sizes of the mesh axes. Compute under a mesh inside `with jax.set_mesh(
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,28 @@ MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
     "vocab": "tensor",
     "_": None,
 }
+
+
+def join_processes() -> None:
+    """Makes this process one of several, on as many hosts, which from now on compute together: before anything else is
+    asked of jax, and by each of them.
+
+    They find one another on a TPU slice, under Slurm and under Open MPI. Elsewhere the environment says where the first
+    one is (JAX_COORDINATOR_ADDRESS, host:port), how many there are (JAX_NUM_PROCESSES) and which this is
+    (JAX_PROCESS_ID).
+
+    Raises:
+        ValueError: there is nothing that says who the others are.
+        RuntimeError: they could not be reached.
+    """
+    number = lambda name: int(os.environ[name]) if name in os.environ else None
+    try:
+        jax.distributed.initialize(num_processes=number("JAX_NUM_PROCESSES"), process_id=number("JAX_PROCESS_ID"))
+    except ValueError as error:
+        raise ValueError(
+            f"the processes cannot be joined: {error} On a TPU slice, under Slurm and Open MPI they find one another; "
+            "elsewhere set JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from None
 
 
 def make_mesh(

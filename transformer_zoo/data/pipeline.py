@@ -15,6 +15,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -23,6 +24,7 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+from grain._src.python.dataset.transformations import process_prefetch
 
 from transformer_zoo.data.packing import Rows, pad
 
@@ -170,7 +172,14 @@ class Pipeline:
 
     def _stop(self) -> None:
         if self._iterator is not None:
-            self._iterator.close()
+            # A worker cannot end while rows that it sent wait in the pipe, and grain lets 25 seconds go by before it
+            # kills one. Ours leave nothing behind that would be worth a moment.
+            patience = process_prefetch._PROCESS_KILL_TIMEOUT_S
+            process_prefetch._PROCESS_KILL_TIMEOUT_S = 0
+            try:
+                self._iterator.close()
+            finally:
+                process_prefetch._PROCESS_KILL_TIMEOUT_S = patience
             self._iterator = None
 
     def _go_to(self, group: int, row: int) -> None:
@@ -247,7 +256,9 @@ def _characters(document: dict[str, Any]) -> int:
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Runs first in each worker: the workers share the cores as it is, and must not outlive a run that was killed."""
+    """Runs first in each worker: the workers share the cores as it is, and live and die with the run, and not with the
+    Ctrl-C that their terminal sends to them too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = multiprocessing.parent_process()
 
