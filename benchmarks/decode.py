@@ -1,9 +1,9 @@
 """How fast a model writes: tokens per second of `zoo.generate`, and of the reference library beside it.
 
-    python benchmarks/decode.py --peers torch
+    python benchmarks/decode.py --peer torch
     python benchmarks/decode.py --model gpt2-medium --batch 8 --prompt 128 --new 128
-    python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --peers torch flax --flax-python PYTHON
-    python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --beams 4 --peers torch
+    python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --peer torch flax --flax-python PYTHON
+    python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --beams 4 --peer torch
 
 Greedy or with a beam search, with a cache, and no token ends a row. A call is timed from the ids of the prompts, or of
 the sources, to the answers' ids, prefill included; compiling is apart. Ours and the peers take turns, each in its own
@@ -51,7 +51,7 @@ class Settings:
     """Of parameters and computation."""
     repeats: int = 7
     """Calls that are timed."""
-    peers: tuple[Literal["torch", "flax"], ...] = ()
+    peer: tuple[Literal["torch", "flax"], ...] = ()
     """generate() of the reference library, on as many threads as there are cores: torch; flax, its last models in JAX,
     in one compiled program."""
     flax_python: str | None = None
@@ -77,7 +77,7 @@ def main(settings: Settings) -> None:
     calls = {f"transformer_zoo\njax {jax.__version__}": ours}
     with tempfile.TemporaryDirectory() as folder:
         zoo.save_pretrained(folder, m)
-        for peer in settings.peers:
+        for peer in settings.peer:
             serve, python = {"torch": (serve_torch, None), "flax": (serve_flax, settings.flax_python)}[peer]
             name, calls[name] = peers.start(
                 serve, folder, prompts.tolist(), settings.beams, settings.dtype, python=python
@@ -90,7 +90,7 @@ def main(settings: Settings) -> None:
     console.print(table(results, settings))
     console.print(f"The first call, which compiles, took {compiling:.1f} s.")
     mine, *others = (result.tokens for result in results.values())
-    for peer, theirs in zip(settings.peers, others):
+    for peer, theirs in zip(settings.peer, others):
         console.print(f"Of the tokens of {peer} {np.mean(np.equal(mine, theirs)):.0%} are ours.")
 
 
@@ -156,7 +156,7 @@ def table(results: dict[str, Result], settings: Settings) -> Table:
         lines.add_row(name, *(f"{statistics.median(c):.1f}\n{min(c):.1f} to {max(c):.1f}" for c in columns))
         medians.append([statistics.median(c) for c in columns])
     (rate, *times), *others = medians
-    for peer, (peer_rate, *peer_times) in zip(settings.peers, others):
+    for peer, (peer_rate, *peer_times) in zip(settings.peer, others):
         ratios = [rate / peer_rate, *(theirs / mine for mine, theirs in zip(times, peer_times))]
         lines.add_row(f"times faster than {peer}", *(f"{ratio:.2f}" for ratio in ratios), style="bold")
     return lines

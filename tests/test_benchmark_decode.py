@@ -52,7 +52,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 )
 def test_the_table(tmp_path, family, beams, peer):
     size = ("--batch", "2", "--prompt", "5", "--new", "4", "--repeats", "2", "--beams", str(beams))
-    done = run("--model", folder(tmp_path, family), *size, *(["--peers", peer] if peer else []))
+    done = run("--model", folder(tmp_path, family), *size, *(["--peer", peer] if peer else []))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     how = "greedy" if beams == 1 else f"{beams} beams"

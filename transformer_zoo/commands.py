@@ -133,7 +133,11 @@ def _evaluate(chosen: _Evaluate) -> int:
     source, split = chosen.source or data.source, chosen.split or data.validation_split
     documents = sources.source(source, split)
     objective, _ = objective.for_data(bundle.config, documents.classes)
-    to_write = _to_write(chosen, bundle, objective, documents)  # its mistakes are told before anything is measured
+    # Mistakes in what is to be written are told before anything is measured.
+    to_write = _to_write(chosen, bundle, objective, documents)
+    if chosen.beams is not None:
+        beam = Beam.under(bundle.sampling, num_beams=chosen.beams, num_return_sequences=1)
+        bundle = dataclasses.replace(bundle, sampling=beam)
     rows = pipeline.Pipeline(
         documents, objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
         shuffle=False, epochs=1,
@@ -231,12 +235,9 @@ def _written(
     examples: list[sources.Document], references: list[str], guesses: list[str], console: Console,
 ) -> dict[str, Any]:  # fmt: skip
     """Lets the model write, prints the scores of that and of the baseline, and some of it; and returns it all."""
-    sampling = bundle.sampling
-    if chosen.beams is not None:
-        sampling = Beam.under(sampling, num_beams=chosen.beams, num_return_sequences=1)
     with console.status(f"writing {len(examples)} texts"):
         texts = write(
-            bundle, objective, examples, length=length, max_new_tokens=chosen.max_new_tokens, sampling=sampling,
+            bundle, objective, examples, length=length, max_new_tokens=chosen.max_new_tokens,
             batch_size=chosen.batch_size,
         )  # fmt: skip
     baseline = chosen.baseline or objective.source
