@@ -83,10 +83,13 @@ ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4
     + [(case, mesh) for case in families.lessons() for mesh in ONE_AXIS.get(case.learns, ())],
     ids=families.name_of,
 )
-def test_a_step_is_the_same_on_every_mesh(case: families.Case, mesh: str, on_one_device: Any):
-    """With dropout; and everything stays where it belongs."""
+def test_a_step_is_the_same_on_every_mesh(
+    case: families.Case, mesh: str, on_one_device: Any, capfd: pytest.CaptureFixture[str]
+):
+    """With dropout; everything stays where it belongs, and nothing is put together whole on its way."""
     case = case.wide()
     program, state, metrics = actual = trained(case, mesh=MESHES[mesh])
+    assert "full rematerialization" not in capfd.readouterr().err
     assert_same(actual, on_one_device(case))
     before = jax.tree.leaves(case.params())
     assert any((np.asarray(x) != y).any() for x, y in zip(jax.tree.leaves(state.params), before))

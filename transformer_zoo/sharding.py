@@ -41,6 +41,7 @@ PARAM_AXES = tuple((rf"(.*/)?({path})", axes) for path, axes in PARAM_AXES)
 # logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.
 MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
+    "rows": "data",  # of a batch, where the width of an activation is divided as that of a parameter
     "length": "sequence",
     "embed": "fsdp",
     "heads": "tensor",

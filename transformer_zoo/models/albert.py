@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, heads, stack
+from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, Table, heads, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import of_rows
@@ -103,10 +103,7 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(
-            nn.Embed, features=cfg.embed_width, dtype=compute.dtype, param_dtype=compute.param_dtype,
-            embedding_init=init,
-        )  # fmt: skip
+        table = functools.partial(Table, width=cfg.embed_width, compute=compute, init=init)
         self.token_embed = Embedding(cfg.vocab_size, cfg.embed_width, compute, init)
         self.position_embed, self.segment_embed = table(cfg.max_length), table(cfg.num_segments)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)

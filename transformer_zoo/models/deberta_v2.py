@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Compute, Embedding, Mask, Output, heads, stack
+from transformer_zoo.nn import Compute, Embedding, Mask, Output, Table, heads, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.checks import (
     check_choice,
@@ -169,7 +169,7 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(nn.Embed, dtype=compute.dtype, param_dtype=compute.param_dtype, embedding_init=init)
+        table = functools.partial(Table, compute=compute, init=init)
         embed_width = cfg.embed_width or cfg.width
         self.token_embed = Embedding(cfg.vocab_size, embed_width, compute, init)
         if cfg.absolute_positions:

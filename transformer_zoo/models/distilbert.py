@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, heads, stack
+from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, Table, heads, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import of_rows
@@ -94,10 +94,7 @@ class Model(nn.Module):
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
         self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = nn.Embed(
-            cfg.max_length, cfg.width, dtype=compute.dtype, param_dtype=compute.param_dtype,
-            embedding_init=sinusoids if cfg.sinusoidal else init,
-        )  # fmt: skip
+        self.position_embed = Table(cfg.max_length, cfg.width, compute, sinusoids if cfg.sinusoidal else init)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         self.blocks = Block(cfg, compute)
         if self.task in heads.LANGUAGE_MODEL:

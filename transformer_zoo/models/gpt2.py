@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Attention, Cache, Compute, Embedding, Mask, Output, cache, stack
+from transformer_zoo.nn import Attention, Cache, Compute, Embedding, Mask, Output, Table, cache, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import place
@@ -97,9 +97,7 @@ class Model(nn.Module):
         cfg, compute = self.config, self.compute
         init, _ = initializers(cfg)
         self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = nn.Embed(
-            cfg.max_length, cfg.width, dtype=compute.dtype, param_dtype=compute.param_dtype, embedding_init=init
-        )
+        self.position_embed = Table(cfg.max_length, cfg.width, compute, init)
         self.embed_drop = nn.Dropout(cfg.embed_dropout)
         self.blocks = Block(cfg, compute)
         self.final_norm = compute.layer_norm(epsilon=cfg.norm_epsilon)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, heads, stack
+from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, Table, heads, stack
 from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
 from transformer_zoo.nn.positions import of_rows, relative_buckets
@@ -63,10 +63,11 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(nn.Embed, param_dtype=compute.param_dtype, embedding_init=init)
         self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = table(cfg.max_length + position_offset(cfg), cfg.width, dtype=compute.dtype)
-        self.relative_bias = table(NUM_BUCKETS, cfg.num_heads, dtype=compute.wide)
+        self.position_embed = Table(cfg.max_length + position_offset(cfg), cfg.width, compute, init)
+        self.relative_bias = nn.Embed(
+            NUM_BUCKETS, cfg.num_heads, dtype=compute.wide, param_dtype=compute.param_dtype, embedding_init=init
+        )
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         self.blocks = PostNormBlock(cfg, compute, init)
         if self.task in POOLED:

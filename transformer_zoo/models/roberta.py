@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, heads, stack
+from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, Table, heads, stack
 from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import (
     check_choice,
@@ -86,9 +86,7 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(
-            nn.Embed, features=cfg.width, dtype=compute.dtype, param_dtype=compute.param_dtype, embedding_init=init
-        )
+        table = functools.partial(Table, width=cfg.width, compute=compute, init=init)
         self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
         self.position_embed, self.segment_embed = table(cfg.max_length + position_offset(cfg)), table(cfg.num_segments)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)

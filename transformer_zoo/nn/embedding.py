@@ -1,4 +1,4 @@
-"""The table of token embeddings, which is often also the output layer."""
+"""Tables in which something is looked up; that of the tokens is often also the output layer."""
 
 import functools
 from typing import Any
@@ -14,6 +14,28 @@ from transformer_zoo.sharding import constrain, platform
 def padded_vocab(vocab_size: int) -> int:
     """The rows of a table in memory: a multiple of 128, so that every mesh can shard them (GPT-2's 50257 is odd)."""
     return -(-vocab_size // 128) * 128
+
+
+def _look_up(table_ND: jax.Array, ids_BT: jax.Array, dtype: Any) -> jax.Array:
+    # Where the table lies, and only then exchanged for whole rows: if it were to do both in one step, the compiler
+    # would put the result together on every device of a mesh with several axes.
+    x_BTD = jnp.take(table_ND, ids_BT, axis=0).astype(dtype)
+    return constrain(constrain(x_BTD, "rows length embed"), "batch length _")
+
+
+class Table(nn.Module):
+    """[N, D]: looks up what is no token, such as positions and segments."""
+
+    rows: int
+    width: int
+    compute: Compute
+    init: Any
+
+    def setup(self) -> None:
+        self.embedding = self.param("embedding", self.init, (self.rows, self.width), self.compute.param_dtype)
+
+    def __call__(self, ids_BT: jax.Array) -> jax.Array:
+        return _look_up(self.embedding, ids_BT, self.compute.dtype)
 
 
 class Embedding(nn.Module):
@@ -33,7 +55,7 @@ class Embedding(nn.Module):
         return jnp.pad(table_VD, ((0, shape[0] - self.vocab_size), (0, 0)))
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding, tokens_BT, axis=0).astype(self.compute.dtype)
+        return _look_up(self.embedding, tokens_BT, self.compute.dtype)
 
     def attend(self, x_BTD: jax.Array) -> jax.Array:
         """Scores [B, T, V] of the padded vocabulary, in at least float32; tokens that do not exist never win."""
