@@ -113,7 +113,7 @@ def build(settings: Settings) -> tuple[Callable[[], float], Any, float]:
         config, **{f.name: 0.0 for f in dataclasses.fields(config) if f.name.endswith("dropout")}
     )
     unroll = settings.unroll or (config.num_layers if jax.default_backend() == "cpu" else 1)
-    causal = "causal-lm" in registry.module_of(config).TASKS
+    causal = "causal-lm" in registry.module_of(config).PUBLISHED.tasks
     run = Run(
         model=config,
         objective=CausalLM(pieces=settings.pieces) if causal else MaskedLM(),

@@ -213,7 +213,7 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         if field.name == "model_type":
-            values[field.name] = draw.choice(registry.model_types(registry.family(family)))
+            values[field.name] = draw.choice(registry.family(family).PUBLISHED.model_types)
         elif isinstance(field.default, str):
             values[field.name] = RANDOM[field.name][seed % len(RANDOM[field.name])]  # each comes round
         elif field.name in RANDOM:
@@ -235,7 +235,7 @@ def cases(*wanted: str, tasks: str = "main") -> list[Any]:
     found = []
     for family in registry.families():
         module = registry.family(family)
-        names = module.TASKS if tasks == "all" else [main_task(family)]
+        names = module.PUBLISHED.tasks if tasks == "all" else [main_task(family)]
         found += [Case(family=family, task=task, config=without_dropout(small(family))) for task in names]
     return [case for case in found if all(name in case.takes for name in wanted)]
 
@@ -268,7 +268,7 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     draw = np.random.default_rng(seed)
     shapes = trees.flatten(registry.param_shapes(model))
     axes = trees.match(sharding.PARAM_AXES, shapes)
-    absent = registry.absent(registry.module_of(model.config))
+    absent = registry.absent(model.config)
     params = {}
     for path, leaf in shapes.items():
         values = scale * draw.standard_normal(leaf.shape) + path.endswith("scale")
@@ -436,7 +436,9 @@ def lessons(*wanted: str) -> list[Any]:
     """Each objective with the last family that can learn it; of these the models that take all these arguments."""
     found = []
     for name in BATCHES:
-        able = [family for family in registry.families() if OBJECTIVES[name].task in registry.family(family).TASKS]
+        able = [
+            family for family in registry.families() if OBJECTIVES[name].task in registry.family(family).PUBLISHED.tasks
+        ]
         found += [learner(family, name) for family in able[-1:]]
     return [case for case in found if all(argument in case.takes for argument in wanted)]
 

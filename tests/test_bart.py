@@ -165,7 +165,7 @@ def test_sinusoids():
 def test_fresh_embeddings_are_as_large_as_positions():
     """Tables are small, for the logits, and what is read of them is scaled by the root of the width (section 3.4)."""
     case = families.Case(family="marian", task="base", config=families.small("marian", width=256, vocab_size=500))
-    params = families.fresh(case.model, jax.random.key(0), *marian.example_inputs(case.config, "base"))
+    params = families.fresh(case.model, jax.random.key(0), *marian.Model.example_inputs("base"))
     _, asked = families.apply(case.model, params, case.tokens(2, 20), case.tokens(2, 20), mutable=("intermediates",))
     (embedded_BTD,) = asked["intermediates"]["encoder_embedded_BTD"]
     assert 1.3 < np.square(embedded_BTD).mean() < 1.7  # 1 of tokens, 1/2 of sines and cosines

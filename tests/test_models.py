@@ -57,7 +57,7 @@ def random(*shape: int) -> np.ndarray:
 
 def outputs(case: families.Case) -> int:
     """The width of what a model says."""
-    args = case.module.example_inputs(case.config, case.task)
+    args = case.module.Model.example_inputs(case.task)
     return families.said(jax.eval_shape(case.model.init_with_output, jax.random.key(0), *args)[0]).shape[-1]
 
 
@@ -423,7 +423,7 @@ FRESH: dict[str, Callable[[Any], Any]] = {
 def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
     """The distributions, as the test of Kolmogorov and Smirnov tells them apart; the spread to five standard errors."""
     case = case.with_(width=64, vocab_size=500)
-    ids = case.module.example_inputs(case.config, case.task)
+    ids = case.module.Model.example_inputs(case.task)
     init = lambda seed: families.fresh(case.model, jax.random.key(seed), *ids)
     params = trees.flatten(init(0))
     weights = {}
@@ -508,7 +508,7 @@ def test_every_field_of_the_config_is_read(case: families.Case):
     unread = [name for name in fields if name not in READ_ELSEWHERE]
     if "source_BS" in case.takes:
         unread = [name for name in unread if name not in READ_BY_OTHERS]
-    for task in dict.fromkeys((case.task, *case.module.TASKS)):
+    for task in dict.fromkeys((case.task, *case.module.PUBLISHED.tasks)):
         unread = [name for name in unread if same(task, changed[name])]
     if not case.causal or not unread:
         assert not unread, f"nothing reads {unread}"
@@ -584,7 +584,7 @@ def test_dropout(case: families.Case):
             assert (rows[0] != rows[1]).any(), f"{path}: rows agree"
 
     heads = ("sequence-classification", "question-answering", "multiple-choice")  # they have rates too
-    for task in (case.task, *(task for task in heads if task in case.module.TASKS)):
+    for task in (case.task, *(task for task in heads if task in case.module.PUBLISHED.tasks)):
         if met != set(rates):
             for path, found in masks(dataclasses.replace(case, task=task)).items():
                 judge(path, found)
@@ -719,7 +719,9 @@ def test_bad_ids(case: families.Case):
             refused(case, rf"{mask} has shape \({shape[0]},.* and the tokens \(2, ", **given | {mask: np.ones(shape)})
 
 
-@pytest.mark.parametrize("family", [f for f in registry.families() if "multiple-choice" in registry.family(f).TASKS])
+@pytest.mark.parametrize(
+    "family", [f for f in registry.families() if "multiple-choice" in registry.family(f).PUBLISHED.tasks]
+)
 def test_choices_are_rows(family: str):
     case = families.Case(family=family, task="multiple-choice", config=families.small(family))
     refused(case, r"shape \(2, 6\): multiple-choice needs \[batch, choices, length\]", **inputs(case, 2))

@@ -158,7 +158,7 @@ FIRST = {preset.family: name for name, preset in reversed(registry.presets().ite
 PUBLISHED = [
     (name, task)
     for name, preset in registry.presets().items()
-    for task in registry.family(preset.family).TASKS
+    for task in registry.family(preset.family).PUBLISHED.tasks
     if name in FIRST.values() or task == families.main_task(preset.family)
 ]
 
@@ -181,7 +181,7 @@ def test_every_parameter_of_every_preset_has_one_row(preset: str, task: str):
 def test_every_parameter_of_other_configurations_has_one_row(family: str):
     """Untied, grouped, without biases: what no preset may have."""
     module = registry.family(family)
-    for seed, task in zip(range(8), itertools.cycle(module.TASKS)):
+    for seed, task in zip(range(8), itertools.cycle(module.PUBLISHED.tasks)):
         shapes = registry.param_shapes(module.Model(families.random_config(family, seed), task=task))
         trees.match(sharding.PARAM_AXES, trees.flatten(shapes))
 

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from transformer_zoo import sharding, trees
 from transformer_zoo.checkpoints import config_map, safetensors, weight_map
+from transformer_zoo.published import Key, Published
 
 D, H, K, F, L, V, PADDED = 8, 2, 4, 16, 3, 100, 128
 
@@ -34,29 +35,22 @@ class Config:
             raise ValueError(f"width={self.width} is odd")
 
 
-FAMILY: Any = types.SimpleNamespace(
-    __name__="toy",
-    Config=Config,
-    TASKS={"base": "ToyModel", "causal-lm": "ToyLM", "sequence-classification": "ToyClassifier"},
-    HF_MODEL_TYPE="toy",
-    HF_CONFIG={
-        "vocab_size": "vocab_size",
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "activation": ("hidden_act", {"gelu_exact": "gelu", "relu": "relu"}),
-        "dropout": "hidden_dropout_prob",
-        "mlp": "intermediate_size",
-        "tied": "tie_word_embeddings",
+TOY = Published(
+    model_type="toy",
+    class_prefix="Toy",
+    classes={"causal-lm": "LM", "sequence-classification": "Classifier"},
+    config={
+        "vocab_size": Key("vocab_size"),
+        "width": Key("hidden_size"),
+        "layers": Key("num_hidden_layers"),
+        "activation": Key.choice("hidden_act", {"gelu_exact": "gelu", "relu": "relu"}, "gelu_exact"),
+        "dropout": Key("hidden_dropout_prob", 0.1),
+        "mlp": Key("intermediate_size", None),
+        "tied": Key("tie_word_embeddings", True),
     },
-    HF_DEFAULTS={
-        "hidden_act": "gelu_exact",
-        "hidden_dropout_prob": 0.1,
-        "intermediate_size": None,
-        "tie_word_embeddings": True,
-    },
-    HF_FIXED={"position_embedding_type": "absolute"},
-    HF_PREFIX="body.",
-    HF_WEIGHTS=(
+    fixed={"position_embedding_type": "absolute"},
+    prefix="body.",
+    body=(
         ("embed.weight", "embed/embedding", "V D -> V D"),
         ("h.*.norm.weight", "blocks/norm/scale", "D -> D"),
         ("h.*.gate", "blocks/gate", " -> "),
@@ -65,16 +59,24 @@ FAMILY: Any = types.SimpleNamespace(
         ("h.*.out.weight", "blocks/out/kernel", "D (H K) -> H K D"),
         ("norm.weight", "final_norm/scale", "D -> D"),
     ),
-    HF_HEADS={
+    heads={
         "causal-lm": (("lm.weight", "head/embedding", "V D -> V D"), ("lm.bias", "head/bias", "V -> V")),
         "sequence-classification": (
             ("classifier.weight", "classifier/kernel", "C D -> D C"),
             ("old.*.weight", "old/kernel", "D D2 -> D D2"),
         ),
     },
-    HF_TIED={"lm.weight": "embed.weight", "lm.twin": "embed.weight"},
-    HF_IGNORE=((r"h\.\d+\.mask", "a buffer"), (r"step", "a counter")),
+    tied={"lm.weight": "embed.weight", "lm.twin": "embed.weight"},
+    ignored=((r"h\.\d+\.mask", "a buffer"), (r"step", "a counter")),
 )
+
+
+def toy(Config: type = Config, /, **changes: Any) -> Any:
+    """The family, with these changes of how it is published."""
+    return types.SimpleNamespace(__name__="toy", Config=Config, PUBLISHED=dataclasses.replace(TOY, **changes))
+
+
+FAMILY: Any = toy()
 
 BODY = {
     "embed/embedding": (PADDED, D),
@@ -127,8 +129,8 @@ def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
 
 def test_layers_without_a_tensor():
     """They get what a fresh norm has, are not written, and a tensor of theirs would be one too many."""
-    table = [(theirs.replace("h.*.norm", "h.*[2:].norm"), *row) for theirs, *row in FAMILY.HF_WEIGHTS]
-    family: Any = types.SimpleNamespace(**vars(FAMILY) | {"HF_WEIGHTS": table})
+    table = [(theirs.replace("h.*.norm", "h.*[2:].norm"), *row) for theirs, *row in TOY.body]
+    family = toy(body=tuple(table))
     shapes = trees.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in BODY.items()})
     how = {"config": Config(), "task": "causal-lm"}
     tensors = theirs()
@@ -384,7 +386,7 @@ def test_untied_head_of_a_checkpoint_is_another_heads_to_the_body():
     ],
 )
 def test_wrong_tables_are_named(row: tuple[str, str, str], message: str | None):
-    family = types.SimpleNamespace(**vars(FAMILY) | {"HF_WEIGHTS": (*FAMILY.HF_WEIGHTS, row)})
+    family = toy(body=(*TOY.body, row))
     shapes = BODY | ({"extra/kernel": (D, F)} if "extra" in row[1] else {})
     tree = trees.unflatten({path: np.zeros(shape) for path, shape in shapes.items()})
     if message is None:
@@ -395,7 +397,7 @@ def test_wrong_tables_are_named(row: tuple[str, str, str], message: str | None):
 
 
 def test_parameter_without_a_row_is_named():
-    with pytest.raises(ValueError, match="not filled by exactly one row of HF_WEIGHTS in toy: blocks/new/kernel"):
+    with pytest.raises(ValueError, match="not filled by exactly one row of PUBLISHED in toy: blocks/new/kernel"):
         load(theirs(), BODY | {"blocks/new/kernel": (L, D)})
 
 
@@ -417,18 +419,18 @@ def test_file_to_file_with_a_mesh(tmp_path):
 
 # ---- config.json -----------------------------------------------------------------------------------------------------
 
-PUBLISHED = {"vocab_size": V, "hidden_size": D, "num_hidden_layers": L}
+SETTINGS = {"vocab_size": V, "hidden_size": D, "num_hidden_layers": L}
 
 
 def test_config_is_read_with_the_references_defaults():
-    assert config_map.read(FAMILY, PUBLISHED | {"unrelated": 1}) == Config()
-    assert config_map.read(FAMILY, PUBLISHED | {"hidden_act": "relu", "hidden_dropout_prob": 0}) == Config(
+    assert config_map.read(FAMILY, SETTINGS | {"unrelated": 1}) == Config()
+    assert config_map.read(FAMILY, SETTINGS | {"hidden_act": "relu", "hidden_dropout_prob": 0}) == Config(
         activation="relu", dropout=0
     )
 
 
 @pytest.mark.parametrize("config", [Config(), Config(activation="relu", tied=False, mlp=12, dropout=0.25)])
-@pytest.mark.parametrize("task", FAMILY.TASKS)
+@pytest.mark.parametrize("task", TOY.tasks)
 def test_config_round_trip(config: Config, task: str):
     settings = json.loads(json.dumps(config_map.write(FAMILY, config, task, "bfloat16")))
     assert config_map.read(FAMILY, settings) == config
@@ -438,25 +440,26 @@ def test_config_round_trip(config: Config, task: str):
 
 def test_config_values_that_are_computed():
     """From theirs with all of their settings, defaults included; and back with all of ours."""
-    pair = ("intermediate_size", lambda n, theirs: n // theirs["hidden_size"], lambda n, config: n * config.width)
-    family = types.SimpleNamespace(**vars(FAMILY) | {"HF_CONFIG": FAMILY.HF_CONFIG | {"mlp": pair}})
-    config = config_map.read(family, PUBLISHED | {"intermediate_size": 3 * D})
+    key = Key(
+        "intermediate_size", None, lambda n, settings: n // settings["hidden_size"], lambda n, config: n * config.width
+    )
+    family = toy(config=TOY.config | {"mlp": key})
+    config = config_map.read(family, SETTINGS | {"intermediate_size": 3 * D})
     assert config.mlp == 3
     assert config_map.write(family, config, "base")["intermediate_size"] == 3 * D
     with pytest.raises(ValueError, match="intermediate_size is None; unsupported operand"):
-        config_map.read(family, PUBLISHED)
+        config_map.read(family, SETTINGS)
 
 
 def test_a_family_of_several_model_types():
     """What was read as one is written as one."""
-    alias = {"HF_ALIASES": {"toy-xl": "XLToy"}, "HF_CONFIG": FAMILY.HF_CONFIG | {"model_type": "model_type"}}
-    alias["HF_DEFAULTS"] = FAMILY.HF_DEFAULTS | {"model_type": "toy"}
-    alias["Config"] = dataclasses.make_dataclass(
+    several = dataclasses.make_dataclass(
         "Config", [("model_type", str, "toy")], bases=(Config,), frozen=True, kw_only=True
     )
-    family = types.SimpleNamespace(**vars(FAMILY) | alias)
+    keys = TOY.config | {"model_type": Key("model_type", "toy")}
+    family = toy(several, aliases={"toy-xl": "XLToy"}, config=keys)
     for name, prefix in (("toy", "Toy"), ("toy-xl", "XLToy")):
-        config = config_map.read(family, PUBLISHED | {"model_type": name})
+        config = config_map.read(family, SETTINGS | {"model_type": name})
         settings = config_map.write(family, config, "causal-lm")
         assert (settings["model_type"], settings["architectures"]) == (name, [f"{prefix}LM"])
         assert config_map.task_of(family, settings) == "causal-lm"
@@ -483,7 +486,7 @@ def test_a_family_of_several_model_types():
 )
 def test_config_that_is_not_supported(change: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
-        config_map.read(FAMILY, PUBLISHED | change)
+        config_map.read(FAMILY, SETTINGS | change)
 
 
 def test_config_with_a_misspelt_key():

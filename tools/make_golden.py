@@ -38,7 +38,7 @@ def golden(family: str, task: str) -> dict[str, np.ndarray]:
     given = families.rows(case, 3, 6)
     valid = lambda T: np.stack([np.ones(T, bool), np.arange(T) < T - 2, np.arange(T) >= 3])
     given = families.padded(case, given, {ids: valid(given[ids].shape[1]) for ids in case.ids if ids in given})
-    offset = getattr(case.module, "position_offset", lambda config: 0)(case.config)
+    offset = getattr(case.config, "first_position", 0)
     words, hidden, grads = reference.told(task, model, given, offset)
     return {
         "config": np.array(json.dumps(config_map.write(case.module, case.config, task), sort_keys=True)),
@@ -59,7 +59,7 @@ def name_of(ids: str) -> str:
 
 if __name__ == "__main__":
     for family in sys.argv[1:] or registry.families():
-        for task in registry.family(family).TASKS:
+        for task in registry.family(family).PUBLISHED.tasks:
             path = ROOT / "tests" / "goldens" / f"{family}-{task}.npz"
             path.parent.mkdir(exist_ok=True)
             np.savez_compressed(path, **golden(family, task))

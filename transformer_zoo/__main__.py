@@ -28,7 +28,7 @@ class List:
 
         families = Table("family", "tasks")
         for name in registry.families():
-            families.add_row(name, ", ".join(registry.family(name).TASKS))
+            families.add_row(name, ", ".join(registry.family(name).PUBLISHED.tasks))
         presets = Table("family", "preset", "hub id")
         presets.add_column("parameters", justify="right")
         for name, preset in registry.presets().items():

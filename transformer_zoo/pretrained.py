@@ -85,7 +85,7 @@ def from_pretrained(
     saved_for = config_map.saved_for(family, settings)
     config = weight_map.settled(family, config, tensors, saved_for)
     if labels is not None:
-        config = _labelled(config, labels, family.HF_MODEL_TYPE)
+        config = _labelled(config, labels, family.PUBLISHED.model_type)
     own_task = config_map.task_of(family, settings, source) if task is None else None
     model = _model(family, config, task or own_task, dtype, param_dtype)
     # A body may have been saved without its pooler.
@@ -217,10 +217,10 @@ def _model(family: ModuleType, config: Any, task: str | None, dtype: str, param_
         )
     if task is None:
         return family.Model(config, compute=compute)
-    if task not in family.TASKS:
+    if task not in family.PUBLISHED.tasks:
         raise ValueError(
-            f"{family.HF_MODEL_TYPE} has no task {task!r}: it offers {', '.join(family.TASKS)}."
-            f"{trees.nearest(task, family.TASKS)}"
+            f"{family.PUBLISHED.model_type} has no task {task!r}: it offers {', '.join(family.PUBLISHED.tasks)}."
+            f"{trees.nearest(task, family.PUBLISHED.tasks)}"
         )
     return family.Model(config, task=task, compute=compute)
 
@@ -235,7 +235,7 @@ def _config(name: str, config: Any) -> Any:
             raise ValueError(f"{name} has no preset {config!r}: it has {', '.join(known)}.{hint}")
         return presets[config].config
     if isinstance(config, Mapping):
-        known = registry.model_types(family)
+        known = family.PUBLISHED.model_types
         if config.get("model_type", known[0]) not in known:
             own = " or ".join(map(repr, known))
             raise ValueError(f"the config is of model_type {config['model_type']!r}, and {name} is {own}")

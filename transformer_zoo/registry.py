@@ -29,6 +29,7 @@ from transformer_zoo.models import (
     t5,
 )
 from transformer_zoo.nn.embedding import padded_vocab
+from transformer_zoo.nn.encoder_decoder import EncoderDecoder
 
 _FAMILIES: dict[str, ModuleType] = {
     "albert": albert,
@@ -48,6 +49,39 @@ _FAMILIES: dict[str, ModuleType] = {
     "roberta": roberta,
     "t5": t5,
 }
+
+
+def _shim(module: ModuleType) -> None:
+    """Until every family has moved: the old globals as `PUBLISHED`, and the methods that a Model of today has."""
+    from transformer_zoo.published import CLASSES, Key, Published
+
+    get = lambda name, default: getattr(module, name, default)
+    prefix, config = module.TASKS["base"].removesuffix("Model"), {}
+    for field, entry in module.HF_CONFIG.items():
+        entry = (entry,) if isinstance(entry, str) else entry
+        config[field] = Key(entry[0], *([module.HF_DEFAULTS[entry[0]]] if entry[0] in module.HF_DEFAULTS else []))
+        if len(entry) == 2:
+            config[field] = Key.choice(entry[0], entry[1], config[field].default)
+        if len(entry) == 3:
+            config[field] = dataclasses.replace(config[field], read=entry[1], write=entry[2])
+    used = {key.name for key in config.values()}
+    defaults = {name: x for name, x in module.HF_DEFAULTS.items() if name not in used}
+    classes = {task: name.removeprefix(prefix) for task, name in module.TASKS.items()}
+    module.PUBLISHED = Published(
+        model_type=module.HF_MODEL_TYPE, class_prefix=prefix, aliases=get("HF_ALIASES", {}), config=config,
+        num_labels=defaults.pop("num_labels", 2), defaults=defaults, fixed=module.HF_FIXED, prefix=module.HF_PREFIX,
+        unprefixed=get("HF_BARE", ("base",)), body=get("hf_weights", module.HF_WEIGHTS), heads=module.HF_HEADS,
+        classes={task: name for task, name in classes.items() if name != CLASSES[task]}, tied=module.HF_TIED,
+        ignored=module.HF_IGNORE, zero_if_missing=get("HF_ZERO", ()), absent=get("HF_ABSENT", {}),
+        constants=get("hf_constants", lambda config, task: {}), renamed_classes=get("HF_RENAMED", {}),
+        unnamed=get("HF_UNNAMED", ()), tied_by_tensors=get("HF_TIED_BY_TENSORS", False),
+    )  # fmt: skip
+    module.Model.example_inputs = staticmethod(lambda task: module.example_inputs(None, task))
+
+
+for _module in _FAMILIES.values():
+    if not hasattr(_module, "PUBLISHED"):
+        _shim(_module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +139,8 @@ def module_of(config: Any) -> ModuleType:
 
 
 def is_encoder_decoder(config: Any) -> bool:
-    """Whether the family writes a target beside a source: its model then has the methods `encode` and `decode`."""
-    return hasattr(module_of(config).Model, "encode")
+    """Whether the family reads a source and writes a target: its model has the methods `encode` and `decode`."""
+    return issubclass(module_of(config).Model, EncoderDecoder)
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -130,16 +164,11 @@ def family_by_model_type(model_type: str) -> str:
     Raises:
         ValueError: no family reads it.
     """
-    known = {key: name for name, module in _FAMILIES.items() for key in model_types(module)}
+    known = {key: name for name, module in _FAMILIES.items() for key in module.PUBLISHED.model_types}
     if model_type not in known:
         hint = trees.nearest(str(model_type), known)
         raise ValueError(f"model_type {model_type!r} is not read: known are {', '.join(known)}.{hint}")
     return known[model_type]
-
-
-def model_types(module: ModuleType) -> tuple[str, ...]:
-    """The `model_type`s of config.json that a family reads, its own first."""
-    return (module.HF_MODEL_TYPE, *getattr(module, "HF_ALIASES", {}))
 
 
 def presets() -> dict[str, Preset]:
@@ -166,8 +195,7 @@ def initializer(model: Any, mesh: jax.sharding.Mesh | None = None) -> Callable[[
 
 def init(model: Any, key: jax.Array) -> trees.Tree:
     """Fresh parameters, as the paper initialises them."""
-    inputs = module_of(model.config).example_inputs(model.config, model.task)
-    return model.init(key, *inputs)["params"]
+    return model.init(key, *module_of(model.config).Model.example_inputs(model.task))["params"]
 
 
 @functools.lru_cache(maxsize=256)
@@ -177,13 +205,14 @@ def count_params(model: Any) -> int:
     padding = padded_vocab(config.vocab_size) - config.vocab_size
     tables = [leaf for path, leaf in flat.items() if leaf.shape[0] == padded_vocab(config.vocab_size)]
     padded = sum(padding * leaf.size // leaf.shape[0] for leaf in tables)
-    first = absent(module_of(config))
+    first = absent(config)
     unused = sum(first.get(path, 0) * leaf.size // leaf.shape[0] for path, leaf in flat.items())
     return sum(leaf.size for leaf in flat.values()) - padded - unused
 
 
-def absent(module: ModuleType) -> dict[str, int]:
-    """The stacked parameters of a family that the first layers do not have, by path, and how many these are: `*[1:]` in
-    a row of `HF_WEIGHTS`. Nothing reads those slices."""
-    starts = ((ours, re.search(r"\*\[(\d+):\]", theirs)) for theirs, ours, _ in module.HF_WEIGHTS)
+def absent(config: Any) -> dict[str, int]:
+    """The stacked parameters that a model's first layers lack, by path, and the number of these layers: `*[1:]` in a
+    row of `PUBLISHED.body`. Nothing reads those slices."""
+    rows = module_of(config).PUBLISHED.rows(config)
+    starts = ((ours, re.search(r"\*\[(\d+):\]", theirs)) for theirs, ours, _ in rows)
     return {ours: int(start[1]) for ours, start in starts if start}

@@ -24,7 +24,7 @@ def cases() -> list[Any]:
     """Each family for each task: several configurations for its main one, more if that caches, and two for heads."""
     found = []
     for family in registry.families():
-        for task in registry.family(family).TASKS:
+        for task in registry.family(family).PUBLISHED.tasks:
             case = families.Case(family=family, task=task, config=families.random_config(family, 0, task))
             main = task == families.main_task(family)
             for seed in range(5 if main and case.caches else 4 if main else 2):
@@ -104,7 +104,7 @@ def compare(
     valid_BT = families.mask_of(given)
     prompt = PROMPT if "cache" in mode else None
     words, hidden, grads = families.told(case, params, given, prompt=prompt)
-    offset = getattr(case.module, "position_offset", lambda config: 0)(case.config)
+    offset = getattr(case.config, "first_position", 0)
     their_words, their_hidden, their_grads = reference.told(case.task, theirs, given, offset, prompt)
 
     # What is said of padding is nobody's business.

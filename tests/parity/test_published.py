@@ -151,7 +151,7 @@ TINY = {
 CASES = [
     pytest.param(name, task, settings, id=f"{name}-{task}-{i}")
     for name in registry.families()
-    for task in registry.family(name).TASKS
+    for task in registry.family(name).PUBLISHED.tasks
     for i, settings in enumerate(TINY[name])
 ]
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 3}  # MPNet reads 1 as padding, whatever it is told
@@ -238,7 +238,7 @@ def test_there_and_back(tmp_path: Path, family: str, task: str, settings: dict[s
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("family", registry.families())
 def test_narrow_dtypes(tmp_path: Path, family: str, dtype: str):
-    task = list(registry.family(family).TASKS)[-1]
+    task = list(registry.family(family).PUBLISHED.tasks)[-1]
     model = theirs(family, task, TINY[family][0], getattr(torch, dtype))
     model.save_pretrained(tmp_path / "theirs")
     save_pretrained(tmp_path / "ours", from_pretrained(tmp_path / "theirs", param_dtype=dtype))
@@ -271,14 +271,16 @@ def test_fresh_models_load_there(tmp_path: Path, family: str, task: str, setting
 def test_each_task_reads_the_checkpoints_of_the_others(tmp_path: Path, family: str):
     """The body is found with and without its prefix, and other heads do not disturb."""
     module, settings = registry.family(family), TINY[family][0]
-    for task in module.TASKS:
+    for task in module.PUBLISHED.tasks:
         theirs(family, task, settings).save_pretrained(tmp_path / task)
         if task in getattr(module, "HF_ABSENT", {}):
             with pytest.raises(ValueError, match="missing:  decoder"):
                 from_pretrained(tmp_path / task, task="base")
             continue
         bundle = from_pretrained(tmp_path / task, task="base")
-        model = getattr(transformers, module.TASKS["base"]).from_pretrained(tmp_path / task, dtype=torch.float32)
+        model = getattr(transformers, module.PUBLISHED.tasks["base"]).from_pretrained(
+            tmp_path / task, dtype=torch.float32
+        )
         ids = tokens(settings["vocab_size"], 10)
         np.testing.assert_allclose(ours(bundle, ids), outputs("base", model, ids), rtol=2e-4, atol=2e-5)
 

@@ -1,20 +1,16 @@
-"""config.json and a family's Config, by the family's `HF_CONFIG`, `HF_DEFAULTS` and `HF_FIXED`.
+"""config.json and a family's Config, by the keys in the family's `PUBLISHED.config` (`published/spec.py`)."""
 
-An entry of `HF_CONFIG` is our field and what it is over there: their key; or their key and a mapping of their values to
-ours; or their key and two functions, of their value with all their settings to ours, and of our value with all of the
-Config back to theirs.
-"""
-
-import functools
+import dataclasses
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from transformer_zoo import registry, trees
+from transformer_zoo.nn.tasks import TASKS
 
 CONFIG = "config.json"
 
@@ -39,10 +35,10 @@ def read_file(folder: str | Path) -> dict[str, Any]:
 
 
 def _unnamed(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The `model_type` that the `architectures` stand for, if it may be left unsaid: one of a family's `HF_UNNAMED`."""
+    """The `model_type` that the `architectures` stand for, if one of a family's `PUBLISHED.unnamed` does."""
     for family in map(registry.family, registry.families()):
-        for model_type in getattr(family, "HF_UNNAMED", ()):
-            if settings.get("architectures") in [[name] for name in classes(family, model_type).values()]:
+        for model_type in family.PUBLISHED.unnamed:
+            if settings.get("architectures") in [[name] for name in family.PUBLISHED.class_names(model_type).values()]:
                 return {"model_type": model_type}
     return {}
 
@@ -54,32 +50,30 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
         ValueError: keys are missing, have values of a wrong type or that the family does not support, or contradict one
             another. One error lists them all.
     """
-    hints = typing.get_type_hints(family.Config)
+    spec, hints = family.PUBLISHED, typing.get_type_hints(family.Config)
     values: dict[str, Any] = {}
     faults = []
-    known = [key for key in settings if key not in family.HF_DEFAULTS]
-    settings = {**family.HF_DEFAULTS, **settings}
-    for ours, entry in family.HF_CONFIG.items():
-        theirs, from_theirs, _ = _entry(entry)
-        if theirs not in settings:
-            faults.append(f"{theirs} is missing.{trees.nearest(theirs, known)}")
+    known = [key for key in settings if key not in spec.key_defaults]
+    settings = {**spec.key_defaults, **settings}
+    for ours, key in spec.config.items():
+        if key.name not in settings:
+            faults.append(f"{key.name} is missing.{trees.nearest(key.name, known)}")
             continue
         try:
-            values[ours] = from_theirs(settings[theirs], settings)
+            values[ours] = key.read(settings[key.name], settings)
         except (TypeError, ValueError) as error:
-            faults.append(f"{theirs} is {settings[theirs]!r}; {error}")
+            faults.append(f"{key.name} is {settings[key.name]!r}; {error}")
             continue
         if not _fits(values[ours], hints[ours]):
-            faults.append(f"{theirs} is {settings[theirs]!r}, which is not {_described(hints[ours])}")
+            faults.append(f"{key.name} is {settings[key.name]!r}, which is not {_described(hints[ours])}")
     if "labels" in hints:
-        labels, fault = _labels(settings)
-        values |= {} if labels is None else {"labels": labels}
+        values["labels"], fault = _labels(settings, spec.num_labels)
         faults += [] if fault is None else [fault]
-    for theirs, supported in family.HF_FIXED.items():
+    for theirs, supported in spec.fixed.items():
         if settings.get(theirs, supported) != supported:
             faults.append(f"{theirs} is {settings[theirs]!r}; only {supported!r} is supported")
     if faults:
-        raise ValueError(f"{source} does not describe a {family.HF_MODEL_TYPE} that can be built: {'; '.join(faults)}")
+        raise ValueError(f"{source} does not describe a {spec.model_type} that can be built: {'; '.join(faults)}")
     try:
         return family.Config(**values)
     except ValueError as error:
@@ -87,38 +81,28 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
 
 
 def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) -> dict[str, Any]:
-    """The config.json that says of a model what it is and in which dtype its tensors are stored."""
-    model_type = getattr(config, "model_type", family.HF_MODEL_TYPE)
-    settings = {"architectures": [classes(family, model_type)[task]], "model_type": model_type}
-    for ours, entry in family.HF_CONFIG.items():
-        theirs, _, to_theirs = _entry(entry)
-        settings[theirs] = to_theirs(getattr(config, ours), config)
+    """The config.json of a model for a task, whose tensors are stored in this dtype."""
+    spec = family.PUBLISHED
+    model_type = config.model_type if spec.aliases else spec.model_type
+    settings = {"architectures": [spec.class_names(model_type)[task]], "model_type": model_type}
+    for field in dataclasses.fields(config):
+        if (key := spec.config.get(field.name)) is not None:
+            settings[key.name] = key.write(getattr(config, field.name), config)
     labels = getattr(config, "labels", None)
-    if task in ("question-answering", "pretraining") and labels is not None and len(labels) != 2:
-        labels = numbered(2)  # to the reference, the scores of a start and an end, or of two orders, are labels
+    if labels is not None and TASKS[task].scores_as_labels and len(labels) != TASKS[task].scores:
+        labels = numbered(TASKS[task].scores)
     if labels is not None:
         settings["id2label"] = {str(i): label for i, label in enumerate(labels)}
         settings["label2id"] = {label: i for i, label in enumerate(labels)}
     return settings if dtype is None else {**settings, "dtype": dtype}
 
 
-def classes(family: ModuleType, model_type: Any) -> dict[str, str]:
-    """Their classes by our tasks: of a family that reads several model types, those of this one.
-
-    `HF_ALIASES` are the model types besides `HF_MODEL_TYPE`, each with the first part of its classes' names; the Config
-    then has a field `model_type`, so that what was read as one is written as one.
-    """
-    own = family.TASKS["base"].removesuffix("Model")
-    prefix = getattr(family, "HF_ALIASES", {}).get(model_type, own)
-    return {task: prefix + name.removeprefix(own) for task, name in family.TASKS.items()}
-
-
 def saved_for(family: ModuleType, settings: Mapping[str, Any]) -> str | None:
     """The task that the first of the `architectures` of a config.json stands for, if it is one of the family's classes,
-    or was: `HF_RENAMED` has what these were called before."""
-    first = _architecture(settings)
-    now = getattr(family, "HF_RENAMED", {}).get(first, first)
-    return next((task for task, name in classes(family, settings.get("model_type")).items() if name == now), None)
+    by today's name or an old one."""
+    first, spec = _architecture(settings), family.PUBLISHED
+    now = spec.renamed_classes.get(first, first)
+    return next((task for task, name in spec.class_names(settings.get("model_type")).items() if name == now), None)
 
 
 def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> str:
@@ -131,8 +115,9 @@ def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFI
         return task
     first = _architecture(settings)
     says = "names no architectures" if first is None else f"names the architecture {first!r}"
-    known = ", ".join(f"{task} ({name})" for task, name in classes(family, settings.get("model_type")).items())
-    raise ValueError(f"{source} {says}: give the task. Those of {family.HF_MODEL_TYPE} are {known}")
+    spec = family.PUBLISHED
+    known = ", ".join(f"{task} ({name})" for task, name in spec.class_names(settings.get("model_type")).items())
+    raise ValueError(f"{source} {says}: give the task. Those of {spec.model_type} are {known}")
 
 
 def _architecture(settings: Mapping[str, Any]) -> str | None:
@@ -141,13 +126,13 @@ def _architecture(settings: Mapping[str, Any]) -> str | None:
     return first if first is None else str(first)
 
 
-def _labels(settings: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, str | None]:
-    """The names of the classes by their numbers, where a config.json speaks of them; or what is wrong with them."""
+def _labels(settings: Mapping[str, Any], default: int) -> tuple[tuple[str, ...], str | None]:
+    """The names of the classes by their numbers, and what is wrong with them, if anything."""
     names, count = settings.get("id2label"), settings.get("num_labels")
     if names is None:
-        return (None if count is None else numbered(count)), None
+        return numbered(default if count is None else count), None
     if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-        return None, f"id2label is {names!r}, which does not number its labels from 0"
+        return (), f"id2label is {names!r}, which does not number its labels from 0"
     by_number = {int(i): str(label) for i, label in names.items()}
     return tuple(by_number[i] for i in range(len(by_number))), None
 
@@ -157,32 +142,13 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(count))
 
 
-def _entry(entry: Any) -> tuple[str, Callable[[Any, Mapping[str, Any]], Any], Callable[[Any, Any], Any]]:
-    """A value of `HF_CONFIG`, whatever its form: their key, their value to ours, our value to theirs."""
-    match entry:
-        case (theirs, from_theirs, to_theirs):
-            return theirs, from_theirs, to_theirs
-        case (theirs, renamed):
-            return theirs, functools.partial(_renamed, renamed), functools.partial(_named, renamed)
-        case theirs:
-            return theirs, lambda value, settings: value, lambda value, config: value
-
-
-def _renamed(renamed: Mapping[Any, Any], value: Any, settings: Mapping[str, Any]) -> Any:
-    if value not in list(renamed):  # not in the mapping itself: JSON's values may have no hash
-        raise ValueError(f"known are {', '.join(map(repr, renamed))}")
-    return renamed[value]
-
-
-def _named(renamed: Mapping[Any, Any], value: Any, config: Any) -> Any:
-    return next(theirs for theirs, ours in renamed.items() if ours == value)
-
-
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether JSON's value is of a field's type; a whole number is a float, but True is no number."""
+    """Whether a value from JSON is of a field's type; a whole number is a float, but True is no number."""
+    if typing.get_origin(hint) is typing.Literal:
+        return isinstance(value, str)  # which of them, the Config checks
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return type(value) in choices or (type(value) is int and float in choices)
 
 
 def _described(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint))
+    return "str" if typing.get_origin(hint) is typing.Literal else getattr(hint, "__name__", str(hint))

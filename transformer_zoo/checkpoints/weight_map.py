@@ -1,17 +1,15 @@
 """The engine behind every family's table of published weights, read forwards to load and backwards to save.
 
-A row of `HF_WEIGHTS` is (theirs, ours, layout):
+A row of `PUBLISHED.body` is (theirs, ours, layout):
 
     ("h.*.attn.c_attn.weight", "blocks/attention/{query,key,value}/kernel", "D (n H K) -> n D H K")
 
 `*` counts the layers, which are stacked in our parameter; two of them count groups and their layers, stacked along two
 axes; `*[1:]` counts them from the second on, where the first has no such tensor. `{a,b,c}` splits their tensor along
-the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows we pad; an axis `1` is one that
-ours has not. Every size follows from our parameter's shape, so a row holds for every configuration; where that cannot
-be, `hf_weights(config)` gives the rows. Of their tensors only those slices are read that this process's devices need.
-The rows of the tasks' heads stand in `HF_HEADS`, by the task; they know no prefix. `HF_BARE` are the tasks whose body
-is written without the prefix (only "base", if nothing is said), and `HF_ABSENT` has, by the task, which of our
-parameters a model for it does without. Tensors named in `HF_ZERO` are zero where a file has none.
+the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows are padded in memory; an axis `1`
+is absent from ours. Every size follows from our parameter's shape, so a row holds for every configuration; where the
+names depend on it, `PUBLISHED.body` is a function of the Config. Only those slices of their tensors are read that this
+process's devices need. `published/spec.py` describes the rest of `PUBLISHED`.
 """
 
 import dataclasses
@@ -30,7 +28,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from transformer_zoo import trees
-from transformer_zoo.checkpoints import config_map
 from transformer_zoo.nn import heads
 
 LISTED = 20  # names of one kind in an error message; the rest is counted
@@ -51,14 +48,14 @@ def load(
     """The parameters of a model, made of published tensors.
 
     Before anything is made, everything is checked: each of our parameters is filled exactly once; each of their tensors
-    is used once, belongs to another task's head, or is excused by `HF_IGNORE`.
+    is used once, belongs to another task's head, or is excused by `PUBLISHED.ignored`.
 
     Args:
-        family: a family's module, with its table.
+        family: a family's module, with its `PUBLISHED`.
         shapes: our parameters, as a tree of `jax.ShapeDtypeStruct`.
         tensors: theirs by name; each has a `shape` and a `dtype`, and `np.asarray` gets it.
         config: the family's Config; its `vocab_size` is the size of V in their tensors.
-        task: the task of the model, a key of `TASKS`.
+        task: the task of the model, one of `PUBLISHED.tasks`.
         param_dtype: what the parameters are cast to, slice by slice.
         shardings: where the parameters go, a tree like `shapes`. None: whole, to the default device.
         source: what an error message calls the checkpoint.
@@ -72,7 +69,7 @@ def load(
     places = {} if shardings is None else trees.flatten(shardings)
     rows, inactive = _rows(family, config, task, flat)
     names = _Names(family, config, task)
-    for row in (row for row in rows if row.theirs.removeprefix("/") in getattr(family, "HF_ZERO", ())):
+    for row in (row for row in rows if row.theirs.removeprefix("/") in family.PUBLISHED.zero_if_missing):
         absent = [names.written(theirs) for theirs in row.names if not names.find(theirs, tensors)]
         tensors = {**tensors, **dict.fromkeys(absent, np.zeros(row.shape, param_dtype))}
     faults: dict[str, list[str]] = {}
@@ -99,7 +96,7 @@ def load(
             faults.setdefault(fault, []).append(name)
     if faults:
         raise ValueError(
-            f"{source} does not fit {family.HF_MODEL_TYPE} for the task {task!r}:\n{_listing(faults)}\n"
+            f"{source} does not fit {family.PUBLISHED.model_type} for the task {task!r}:\n{_listing(faults)}\n"
             "Either its config.json does not describe its weights, or they are not those of this task."
         )
 
@@ -121,10 +118,10 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
     them must ask for it.
 
     Args:
-        family: a family's module, with its table.
+        family: a family's module, with its `PUBLISHED`.
         params: our parameters, arrays of JAX or of numpy.
         config: the family's Config; rows beyond its `vocab_size` are padding and cut off.
-        task: the task of the model, a key of `TASKS`; all but "base" put `HF_PREFIX` before the names of the body.
+        task: the task of the model, one of `PUBLISHED.tasks`; it decides whether the body's names have the prefix.
     """
     flat = trees.flatten(params)
     names = _Names(family, config, task)
@@ -136,12 +133,11 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
 
 
 def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[str, np.ndarray]:
-    """The tensors that a published file has besides, though they follow from the configuration, and that the reference
-    misses where they are not: those of a family's `hf_constants(config, task)`."""
-    names = _Names(family, config, task)
-    make = getattr(family, "hf_constants", lambda config, task: {})
+    """The tensors that follow from the configuration, and that the reference expects in a file: `PUBLISHED.constants`
+    of a family."""
+    names, tensors = _Names(family, config, task), family.PUBLISHED.constants(config, task)
     wide = np.promote_types(dtype, np.float32)  # narrow numbers are rounded twice, as the reference rounds them
-    return {names.written(theirs): x.astype(wide).astype(dtype) for theirs, x in make(config, task).items()}
+    return {names.written(theirs): np.asarray(x).astype(wide).astype(dtype) for theirs, x in tensors.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,8 +203,8 @@ class Export:
 
 
 def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str | None) -> Any:
-    """The configuration with what the tensors of a checkpoint alone say of it, for a family with `HF_TIED_BY_TENSORS`:
-    its output layer is tied to the table of tokens if it is the same, or if there is none but should be.
+    """The configuration with `tied` as the tensors of a checkpoint show it, for a family that is `tied_by_tensors`: the
+    output layer is tied to the table of tokens if the two are equal, or if the layer is missing where a task has one.
 
     Of a T5, transformers 5 writes that it is tied, and goes by the tensors; before, that it was not could mean no more
     than that its logits are not scaled.
@@ -216,7 +212,7 @@ def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: s
     Args:
         task: the one that the checkpoint is for; None: that is not known.
     """
-    if not getattr(family, "HF_TIED_BY_TENSORS", False):
+    if not family.PUBLISHED.tied_by_tensors:
         return config
     names = _Names(family, dataclasses.replace(config, tied=True), "base")
     heads_own = _of_heads(family, task) & names.tied.keys()
@@ -228,7 +224,8 @@ def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: s
 
 def _of_heads(family: ModuleType, task: str | None = None) -> set[str]:
     """The names of the tensors of a task's head, or of all tasks'."""
-    tables = family.HF_HEADS.values() if task is None else [family.HF_HEADS.get(task, ())]
+    heads = family.PUBLISHED.heads
+    tables = heads.values() if task is None else [heads.get(task, ())]
     return {theirs for table in tables for theirs, *_ in table}
 
 
@@ -238,16 +235,16 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
     Raises:
         ValueError: the table is wrong: a parameter has no row, or several, or not the axes that its row says.
     """
-    tables = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in family.HF_HEADS.items()}
+    spec = family.PUBLISHED
+    tables = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in spec.heads.items()}
     inactive = [theirs for name, table in tables.items() if name != task for theirs, *_ in table]
     rows = []
-    body = family.hf_weights(config) if hasattr(family, "hf_weights") else family.HF_WEIGHTS
-    for theirs, ours, layout in (*body, *tables.get(task, ())):
+    for theirs, ours, layout in (*spec.rows(config), *tables.get(task, ())):
         theirs, start = _start(theirs)
         paths = tuple(_expand(ours))
         if not any(path in flat for path in paths):
             # A pooler of another task is no surprise; biases are, where config.json says that there are none.
-            absent = getattr(family, "HF_ABSENT", {}).get(task, heads.PATHS)
+            absent = spec.absent.get(task, heads.PATHS)
             inactive += [theirs] if re.fullmatch(f"{heads.PATHS}|{absent}", ours) else []
             continue
         left, right = layout.split(" -> ")
@@ -263,7 +260,7 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
         rows.append(Row(**names, left=left, right=right, sizes=sizes, layers=layers, start=start))
     filled = [path for row in rows for path in row.paths]
     if wrong := [path for path in flat if filled.count(path) != 1]:
-        raise ValueError(f"not filled by exactly one row of HF_WEIGHTS in {family.__name__}: {', '.join(wrong)}")
+        raise ValueError(f"not filled by exactly one row of PUBLISHED in {family.__name__}: {', '.join(wrong)}")
     return rows, inactive
 
 
@@ -283,12 +280,13 @@ class _Names:
     """What a family's tensors are called in a checkpoint."""
 
     def __init__(self, family: ModuleType, config: Any, task: str):
-        self.prefix = family.HF_PREFIX
-        self.write_prefix = "" if task in getattr(family, "HF_BARE", ("base",)) else self.prefix
+        spec = family.PUBLISHED
+        self.prefix = spec.prefix
+        self.write_prefix = "" if task in spec.unprefixed else self.prefix
         # If not tied, those that have a row are a head's own.
-        tied, own = config_map.write(family, config, task).get("tie_word_embeddings", True), _of_heads(family)
-        self.tied = {alias: name for alias, name in family.HF_TIED.items() if tied or alias not in own}
-        self.ignored = [re.compile(pattern) for pattern, _reason in family.HF_IGNORE]
+        tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
+        self.tied = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
+        self.ignored = [re.compile(pattern) for pattern, _reason in spec.ignored]
 
     def written(self, theirs: str) -> str:
         """The name that a row's tensor gets in a file of ours."""

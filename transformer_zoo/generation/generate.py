@@ -109,7 +109,7 @@ def _check_model(model: Any) -> None:
     family = registry.module_of(model.config)
     if not hasattr(family, "init_cache"):
         raise ValueError(f"{registry.family_of(model.config)} is an encoder and does not generate")
-    writes = next(task for task in ("causal-lm", "seq2seq-lm") if task in family.TASKS)
+    writes = next(task for task in ("causal-lm", "seq2seq-lm") if task in family.PUBLISHED.tasks)
     if model.task != writes:
         raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task={writes!r}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Compute, Embedding, Table, heads
+from transformer_zoo.nn import Compute, Embedding, TokenEmbedding, heads
 from transformer_zoo.nn.checks import check_labels, check_rates, check_token
 from transformer_zoo.nn.encoder_decoder import (
     BLOCK_WEIGHTS,
@@ -98,8 +98,8 @@ class Model(Transformer):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        table = functools.partial(Table, OFFSET + cfg.max_length, cfg.width, compute, init)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
+        table = functools.partial(Embedding, OFFSET + cfg.max_length, cfg.width, compute, init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         self.drop = nn.Dropout(cfg.dropout)
         self.encoder_position_embed, self.encoder_embed_norm = table(), norm()
         self.encoder_blocks = EncoderBlock(cfg, compute, norm_first=False, init=init)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Compute, Embedding, Mask, Output, Table, heads, stack
+from transformer_zoo.nn import Compute, Embedding, Mask, Output, TokenEmbedding, heads, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.checks import (
     check_choice,
@@ -20,7 +20,7 @@ from transformer_zoo.nn.checks import (
     check_tokens,
 )
 from transformer_zoo.nn.disentangled import TERMS, DisentangledAttention, real, terms_of
-from transformer_zoo.nn.positions import of_rows
+from transformer_zoo.nn.positions import encoder_inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,9 +114,9 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(Table, compute=compute, init=init)
+        table = functools.partial(Embedding, compute=compute, init=init)
         embed_width = cfg.embed_width or cfg.width
-        self.token_embed = Embedding(cfg.vocab_size, embed_width, compute, init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, embed_width, compute, init)
         if cfg.absolute_positions:
             self.position_embed = table(cfg.max_length, embed_width)
         if cfg.num_segments:
@@ -156,7 +156,7 @@ class Model(nn.Module):
             self.task, tokens_BT, segments_BT=segments_BT, valid_BT=valid_BT
         )
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length if cfg.absolute_positions else None)
-        positions_BT, mask = of_rows(tokens_BT, valid_BT, None)
+        positions_BT, mask = encoder_inputs(tokens_BT, valid_BT, None)
         # Padding is zero, and sees nothing: it attends to all alike.
         mask = mask.replace(documents_BT=mask.valid_BS, documents_BS=mask.valid_BS)
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, Table, heads, stack
+from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, TokenEmbedding, heads, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
-from transformer_zoo.nn.positions import of_rows
+from transformer_zoo.nn.positions import encoder_inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,8 +93,8 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = Table(cfg.max_length, cfg.width, compute, sinusoids if cfg.sinusoidal else init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        self.position_embed = Embedding(cfg.max_length, cfg.width, compute, sinusoids if cfg.sinusoidal else init)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         self.blocks = Block(cfg, compute)
         if self.task in heads.LANGUAGE_MODEL:
@@ -125,7 +125,7 @@ class Model(nn.Module):
             self.task, tokens_BT, valid_BT=valid_BT, positions_BT=positions_BT
         )
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
-        positions_BT, mask = of_rows(tokens_BT, valid_BT, positions_BT)
+        positions_BT, mask = encoder_inputs(tokens_BT, valid_BT, positions_BT)
         check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
 
         x_BTD = self.embed_norm(self.token_embed(tokens_BT) + self.position_embed(positions_BT))

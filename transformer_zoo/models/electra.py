@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, Table, heads, stack
+from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, TokenEmbedding, heads, stack
 from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
-from transformer_zoo.nn.positions import of_rows
+from transformer_zoo.nn.positions import encoder_inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(Table, width=cfg.embed_width, compute=compute, init=init)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.embed_width, compute, init)
+        table = functools.partial(Embedding, width=cfg.embed_width, compute=compute, init=init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.embed_width, compute, init)
         self.position_embed, self.segment_embed = table(cfg.max_length), table(cfg.num_segments)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         if cfg.embed_width != cfg.width:
@@ -116,7 +116,7 @@ class Model(nn.Module):
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
         segments_BT = jnp.zeros_like(tokens_BT) if segments_BT is None else segments_BT
         check_ids(segments_BT, cfg.num_segments, "segments_BT", "the segments")
-        positions_BT, mask = of_rows(tokens_BT, valid_BT, positions_BT)
+        positions_BT, mask = encoder_inputs(tokens_BT, valid_BT, positions_BT)
         check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
 
         x_BTE = self.token_embed(tokens_BT) + self.segment_embed(segments_BT) + self.position_embed(positions_BT)

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer_zoo.nn import Compute, Embedding, Mask, stack
+from transformer_zoo.nn import Compute, Mask, TokenEmbedding, stack
 from transformer_zoo.nn.checks import check_choice, check_sizes, check_source
 from transformer_zoo.nn.encoder_decoder import TIED
 from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
-from transformer_zoo.nn.positions import count
+from transformer_zoo.nn.positions import positions_of
 from transformer_zoo.nn.pre_norm import (
     CONFIG,
     DEFAULTS,
@@ -155,7 +155,7 @@ def summarised(documents_BS: jax.Array, size: int) -> tuple[jax.Array, jax.Array
     S = documents_BS.shape[1]
     G = max(1, S // size)
     real_BS = documents_BS > 0
-    place_BS = count(S, None, documents_BS)
+    place_BS = positions_of(S, None, documents_BS)
     ends_BS = real_BS & (place_BS % size == size - 1)
     before_BS = jnp.cumsum(ends_BS, axis=1) - ends_BS
     last_BS = jnp.arange(S) + size - 1 - place_BS % size  # of the token's block
@@ -178,7 +178,7 @@ class Model(PreNormDecoding):
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         self.drop = nn.Dropout(cfg.dropout)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
         self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)
         if cfg.encoder_attention == "transient-global":
             self.global_relative_bias = relative_bias(cfg, compute, causal=False)
@@ -186,7 +186,7 @@ class Model(PreNormDecoding):
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
         self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute), norm()
         if self.task == "seq2seq-lm" and not cfg.tied:
-            self.head = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
+            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
 
     def encode(
         self,

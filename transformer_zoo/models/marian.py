@@ -13,7 +13,7 @@ import dataclasses
 import flax.linen as nn
 import numpy as np
 
-from transformer_zoo.nn import Compute, Embedding
+from transformer_zoo.nn import Compute, TokenEmbedding
 from transformer_zoo.nn.encoder_decoder import (
     BLOCK_WEIGHTS,
     CONFIG,
@@ -94,7 +94,7 @@ class Model(Transformer):
 
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, nn.initializers.xavier_uniform()
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, nn.initializers.normal(cfg.width**-0.5))
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, nn.initializers.normal(cfg.width**-0.5))
         self.drop = nn.Dropout(cfg.dropout)
         self.encoder_blocks = EncoderBlock(cfg, compute, norm_first=False, init=init)
         self.decoder_blocks = DecoderBlock(cfg, compute, norm_first=False, init=init)

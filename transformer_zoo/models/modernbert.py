@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Attention, Compute, Embedding, Mask, Output, heads, pooling, stack
+from transformer_zoo.nn import Attention, Compute, Mask, Output, TokenEmbedding, heads, pooling, stack
 from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
 from transformer_zoo.nn.checks import (
     check_choice,
@@ -22,7 +22,7 @@ from transformer_zoo.nn.checks import (
     check_token,
     check_tokens,
 )
-from transformer_zoo.nn.positions import of_rows, rotation
+from transformer_zoo.nn.positions import encoder_inputs, rotation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ class Model(nn.Module):
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg))
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg))
         self.embed_norm, self.embed_drop = norm(self)(), nn.Dropout(cfg.embed_dropout)
         self.blocks = Block(cfg, compute)
         self.final_norm = norm(self)()
@@ -182,7 +182,7 @@ class Model(nn.Module):
             self.task, tokens_BT, valid_BT=valid_BT, positions_BT=positions_BT
         )
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
-        positions_BT, mask = of_rows(tokens_BT, valid_BT, positions_BT)
+        positions_BT, mask = encoder_inputs(tokens_BT, valid_BT, positions_BT)
         check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
         turn = functools.partial(rotation, positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.wide)
         rotations = {"local": turn(cfg.local_theta), "global": turn(cfg.global_theta)}

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, Table, heads, stack
+from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, TokenEmbedding, heads, stack
 from transformer_zoo.nn.activations import check_activation
 from transformer_zoo.nn.checks import check_heads, check_ids, check_labels, check_rates, check_sizes, check_tokens
-from transformer_zoo.nn.positions import of_rows, relative_buckets
+from transformer_zoo.nn.positions import encoder_inputs, relative_buckets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class Model(nn.Module):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = Table(cfg.max_length + position_offset(cfg), cfg.width, compute, init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        self.position_embed = Embedding(cfg.max_length + position_offset(cfg), cfg.width, compute, init)
         self.relative_bias = nn.Embed(
             NUM_BUCKETS, cfg.num_heads, dtype=compute.wide, param_dtype=compute.param_dtype, embedding_init=init
         )
@@ -100,7 +100,7 @@ class Model(nn.Module):
             self.task, tokens_BT, valid_BT=valid_BT, positions_BT=positions_BT
         )
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
-        positions_BT, mask = of_rows(tokens_BT, valid_BT, positions_BT)
+        positions_BT, mask = encoder_inputs(tokens_BT, valid_BT, positions_BT)
         check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
 
         x_BTD = self.token_embed(tokens_BT) + self.position_embed(positions_BT + position_offset(cfg))

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from transformer_zoo.nn import Compute, Embedding
+from transformer_zoo.nn import Compute, TokenEmbedding
 from transformer_zoo.nn.encoder_decoder import (
     BLOCK_WEIGHTS,
     CONFIG,
@@ -78,7 +78,7 @@ class Model(Transformer):
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, initializer(self.config)
         norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         self.drop = nn.Dropout(cfg.dropout)
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute, norm_first=True, init=init), norm()
         self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute, norm_first=True, init=init), norm()

@@ -1,41 +1,28 @@
-"""RoBERTa: A Robustly Optimized BERT Pretraining Approach, Liu et al. 2019; XLM-R, Conneau et al. 2020, and CamemBERT,
-Martin et al. 2020, which are the same in other languages."""
+"""RoBERTa: A Robustly Optimized BERT Pretraining Approach, Liu et al. 2019; and the same network in other languages:
+XLM-R, Conneau et al. 2020, and CamemBERT, Martin et al. 2020.
+
+It is BERT (`bert.py`) without next-sentence prediction. Positions are numbered from pad_id + 1, as in fairseq, and a
+classifier of sequences has its own hidden layer where BERT uses the pooler.
+"""
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from transformer_zoo.nn import Compute, Embedding, Output, PostNormBlock, Table, heads, stack
-from transformer_zoo.nn.activations import check_activation
-from transformer_zoo.nn.checks import (
-    check_choice,
-    check_heads,
-    check_ids,
-    check_labels,
-    check_rates,
-    check_sizes,
-    check_token,
-    check_tokens,
-)
-from transformer_zoo.nn.positions import of_rows
+from transformer_zoo.nn import Architecture, Embedding, Encoder, Head, Inputs, PostNormBlock, TokenEmbedding
+from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The architecture: what a checkpoint fixes.
+class Config(Architecture):
+    """The architecture: what a checkpoint fixes."""
 
-    Raises:
-        ValueError: sizes below 1, heads that do not divide the width, an unknown activation or model type, no rate of
-            dropout, no token for padding, no or equal labels.
-    """
-
-    model_type: str = "roberta"  # which of the kin, by the name that config.json has for it
+    model_type: Literal["roberta", "xlm-roberta", "camembert"] = "roberta"  # the name under which it is published
     vocab_size: int = 50265
-    max_length: int = 512  # tokens in a row; the table of positions has pad_id + 1 rows more
+    max_length: int = 512  # the table of positions has pad_id + 1 more rows, which are never read
     num_segments: int = 1
     width: int = 768
     num_layers: int = 12
@@ -49,20 +36,14 @@ class Config:
     head_dropout: float | None = None  # None: as hidden_dropout
     pad_id: int = 1
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # what a classifier of sequences is for, as config.json's problem_type says
+    problem: str | None = None  # problem_type in config.json
 
-    def __post_init__(self) -> None:
-        check_choice(self, "model_type", (HF_MODEL_TYPE, *HF_ALIASES))
-        check_sizes(self, "vocab_size", "max_length", "num_segments", "width", "num_layers", "num_heads", "mlp_dim")
-        check_heads(self.width, self.num_heads)
-        check_rates(self, "hidden_dropout", "attention_dropout", "head_dropout")
-        check_activation(self.activation)
-        check_token(self, "pad_id")
-        check_labels(self.labels)
+    @property
+    def first_position(self) -> int:
+        """The row of the table that holds position 0."""
+        return self.pad_id + 1
 
 
-HF_MODEL_TYPE = "roberta"
-HF_ALIASES = {"xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
 _LARGE = {"width": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096}
 _XLM = {"model_type": "xlm-roberta", "vocab_size": 250002}
 PRESETS = {
@@ -76,205 +57,62 @@ PRESETS = {
 }
 
 
-class Model(nn.Module):
-    """RoBERTa with the head of a task, one of `TASKS`."""
-
-    config: Config
-    task: str = "masked-lm"
-    compute: Compute = Compute()
+class Model(Encoder):
+    """RoBERTa with the head of a task."""
 
     def setup(self) -> None:
-        cfg, compute, init = self.config, self.compute, initializer(self.config)
+        cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(Table, width=cfg.width, compute=compute, init=init)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed, self.segment_embed = table(cfg.max_length + position_offset(cfg)), table(cfg.num_segments)
+        embedding = functools.partial(Embedding, width=cfg.width, compute=compute, init=init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        self.position_embed = embedding(cfg.first_position + cfg.max_length)
+        self.segment_embed = embedding(cfg.num_segments)
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         self.blocks = PostNormBlock(cfg, compute, init)
-        if self.task in POOLED:
-            self.pooler = heads.Pooler("tanh", compute, init)
-        if self.task in heads.LANGUAGE_MODEL:
-            self.lm_head = heads.MaskedLM(self.token_embed, "gelu", norm, compute, init)
-        if classes := heads.classes(self.task, cfg.labels):
-            self.head = heads.Classifier(classes, compute, init, **judge(cfg, self.task))
 
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        segments_BT: jax.Array | None = None,
-        valid_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        train: bool = False,
-    ) -> Output:
-        """Reads whole rows.
+        rate = cfg.hidden_dropout if cfg.head_dropout is None else cfg.head_dropout
+        self.add_head(init, norm, {
+            "base": Head(pooled=True),
+            "masked-lm": Head(vocabulary="gelu"),
+            "sequence-classification": Head(hidden="tanh", hidden_dropout=rate, dropout=rate),
+            "token-classification": Head(dropout=rate),
+            "question-answering": Head(),
+            "multiple-choice": Head(pooled=True, dropout=cfg.hidden_dropout),
+        })  # fmt: skip
 
-        Args:
-            tokens_BT: ids, int[B, T]; for multiple-choice [B, C, T], a row for each choice, as are the others then.
-            segments_BT: the number of the text that a token belongs to, of which published models know but one, 0.
-            valid_BT: which tokens are real; the rest is padding, on the left or on the right. None: all.
-            positions_BT: by default counted over the real tokens of the row, from 0.
-            train: with dropout, for which `rngs={"dropout": key}` is needed.
+    def embed(self, inputs: Inputs, train: bool) -> jax.Array:
+        x_BTD = self.token_embed(inputs.tokens_BT) + self.segment_embed(inputs.segments_BT)
+        x_BTD += self.position_embed(inputs.positions_BT + self.config.first_position)
+        return self.embed_drop(self.embed_norm(x_BTD), deterministic=not train)
 
-        Raises:
-            ValueError: ids outside of the vocabulary, too long a row, an empty batch, shapes that differ.
-        """
-        cfg, tokens = self.config, tokens_BT
-        tokens_BT, segments_BT, valid_BT, positions_BT = heads.as_rows(
-            self.task, tokens_BT, segments_BT=segments_BT, valid_BT=valid_BT, positions_BT=positions_BT
-        )
-        check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
-        segments_BT = jnp.zeros_like(tokens_BT) if segments_BT is None else segments_BT
-        check_ids(segments_BT, cfg.num_segments, "segments_BT", "the segments")
-        positions_BT, mask = of_rows(tokens_BT, valid_BT, positions_BT)
-        check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
-
-        place_BTD = self.position_embed(positions_BT + position_offset(cfg))
-        x_BTD = self.token_embed(tokens_BT) + self.segment_embed(segments_BT) + place_BTD
-        x_BTD = self.embed_drop(self.embed_norm(x_BTD), deterministic=not train)
-        self.sow("intermediates", "embedded_BTD", x_BTD)
-        hidden_BTD, _ = stack(self.blocks, x_BTD, None, mask, None, train, length=cfg.num_layers, compute=self.compute)
-        pooled_BD = self.pooler(hidden_BTD) if self.task in POOLED else None
-        summary_BD = hidden_BTD[:, 0] if pooled_BD is None else pooled_BD
-        return heads.output(self, tokens, hidden_BTD, summary_BD=summary_BD, pooled_BD=pooled_BD, train=train)
-
-    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Scores [B, T, V] of what masked tokens are, over the padded vocabulary; a loss needs but its masks."""
-        return self.lm_head(hidden_BTD)
+    def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
+        return self.run(self.blocks, x_BTD, None, inputs.mask, None, train)
 
 
-POOLED = ("base", "multiple-choice")
-
-
-def judge(cfg: Config, task: str) -> dict[str, Any]:
-    """How the head of a task judges: of sequences with a hidden layer of its own, which is no pooler."""
-    dropout = cfg.hidden_dropout if cfg.head_dropout is None else cfg.head_dropout
-    return {
-        "sequence-classification": {"activation": "tanh", "dropout": dropout, "hidden_dropout": dropout},
-        "token-classification": {"dropout": dropout},
-        "multiple-choice": {"dropout": cfg.hidden_dropout},
-    }.get(task, {})
-
-
-def position_offset(cfg: Config) -> int:
-    """The row of the first token's position: those before are padding's, and of what was never there."""
-    return cfg.pad_id + 1
-
-
-def initializer(cfg: Config) -> Any:
-    """For all weights: a normal distribution, as in the code released with the paper."""
-    return nn.initializers.normal(cfg.init_std)
-
-
-example_inputs = heads.example_inputs
-
-
-# ---- the published checkpoints ------------------------------------------------------------------------------------
-
-TASKS = {
-    "base": "RobertaModel",
-    "masked-lm": "RobertaForMaskedLM",
-    "sequence-classification": "RobertaForSequenceClassification",
-    "token-classification": "RobertaForTokenClassification",
-    "question-answering": "RobertaForQuestionAnswering",
-    "multiple-choice": "RobertaForMultipleChoice",
-}
-HF_CONFIG = {
-    "model_type": "model_type",
-    "vocab_size": "vocab_size",
-    "max_length": (
-        "max_position_embeddings",
-        lambda rows, theirs: rows - theirs["pad_token_id"] - 1,
-        lambda length, cfg: length + position_offset(cfg),
-    ),
-    "num_segments": "type_vocab_size",
-    "width": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "activation": "hidden_act",
-    "norm_epsilon": "layer_norm_eps",
-    "init_std": "initializer_range",
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "head_dropout": "classifier_dropout",
-    "pad_id": "pad_token_id",
-    "problem": "problem_type",
-}
-HF_DEFAULTS = {
-    "model_type": "roberta",
-    "type_vocab_size": 2,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-    "initializer_range": 0.02,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "classifier_dropout": None,
-    "pad_token_id": 1,
-    "problem_type": None,
-}
-HF_FIXED = {
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
-}
-HF_PREFIX = "roberta."
-HF_WEIGHTS = (
-    # theirs                                               ours                                 layout, theirs -> ours
-    ("embeddings.word_embeddings.weight",                   "token_embed/embedding",         "V D -> V D"),
-    ("embeddings.position_embeddings.weight",               "position_embed/embedding",      "T D -> T D"),
-    ("embeddings.token_type_embeddings.weight",             "segment_embed/embedding",       "S D -> S D"),
-    ("embeddings.LayerNorm.weight",                         "embed_norm/scale",              "D -> D"),
-    ("embeddings.LayerNorm.bias",                           "embed_norm/bias",               "D -> D"),
-    ("encoder.layer.*.attention.self.query.weight",         "blocks/attention/query/kernel", "(H K) D -> D H K"),
-    ("encoder.layer.*.attention.self.query.bias",           "blocks/attention/query/bias",   "(H K) -> H K"),
-    ("encoder.layer.*.attention.self.key.weight",           "blocks/attention/key/kernel",   "(H K) D -> D H K"),
-    ("encoder.layer.*.attention.self.key.bias",             "blocks/attention/key/bias",     "(H K) -> H K"),
-    ("encoder.layer.*.attention.self.value.weight",         "blocks/attention/value/kernel", "(H K) D -> D H K"),
-    ("encoder.layer.*.attention.self.value.bias",           "blocks/attention/value/bias",   "(H K) -> H K"),
-    ("encoder.layer.*.attention.output.dense.weight",       "blocks/attention/out/kernel",   "D (H K) -> H K D"),
-    ("encoder.layer.*.attention.output.dense.bias",         "blocks/attention/out/bias",     "D -> D"),
-    ("encoder.layer.*.attention.output.LayerNorm.weight",   "blocks/attention_norm/scale",   "D -> D"),
-    ("encoder.layer.*.attention.output.LayerNorm.bias",     "blocks/attention_norm/bias",    "D -> D"),
-    ("encoder.layer.*.intermediate.dense.weight",           "blocks/mlp_up/kernel",          "F D -> D F"),
-    ("encoder.layer.*.intermediate.dense.bias",             "blocks/mlp_up/bias",            "F -> F"),
-    ("encoder.layer.*.output.dense.weight",                 "blocks/mlp_down/kernel",        "D F -> F D"),
-    ("encoder.layer.*.output.dense.bias",                   "blocks/mlp_down/bias",          "D -> D"),
-    ("encoder.layer.*.output.LayerNorm.weight",             "blocks/mlp_norm/scale",         "D -> D"),
-    ("encoder.layer.*.output.LayerNorm.bias",               "blocks/mlp_norm/bias",          "D -> D"),
-    ("pooler.dense.weight",                                 "pooler/dense/kernel",           "E D -> D E"),
-    ("pooler.dense.bias",                                   "pooler/dense/bias",             "E -> E"),
+PUBLISHED = Published(
+    model_type="roberta",
+    class_prefix="Roberta",
+    aliases={"xlm-roberta": "XLMRoberta", "camembert": "Camembert"},
+    config=bert_layout.CONFIG | {
+        "model_type": Key("model_type", "roberta"),
+        "max_length": Key(
+            "max_position_embeddings",
+            read=lambda rows, settings: rows - settings["pad_token_id"] - 1,
+            write=lambda length, config: length + config.first_position,
+        ),
+        "pad_id": Key("pad_token_id", 1),
+    },
+    fixed=bert_layout.FIXED,
+    prefix="roberta.",
+    body=(*bert_layout.EMBEDDINGS, *bert_layout.LAYERS, *bert_layout.POOLER),
+    heads={
+        "masked-lm": (
+            *rows.dense("lm_head.dense", "lm_head/dense"), *rows.norm("lm_head.layer_norm", "lm_head/norm"),
+            *rows.bias("lm_head.bias", "lm_head/bias"),
+        ),
+        **bert_layout.CLASSIFIERS,
+        "sequence-classification": bert_layout.HIDDEN_CLASSIFIER,
+    },
+    tied={"lm_head.decoder.weight": bert_layout.WORDS, "lm_head.decoder.bias": "/lm_head.bias"},
+    ignored=bert_layout.BUFFERS,
 )  # fmt: skip
-_SCORES = (
-    ("classifier.weight",                                   "head/scores/kernel",            "C D -> D C"),
-    ("classifier.bias",                                     "head/scores/bias",              "C -> C"),
-)  # fmt: skip
-HF_HEADS = {
-    "masked-lm": (
-        ("lm_head.dense.weight",                            "lm_head/dense/kernel",          "E D -> D E"),
-        ("lm_head.dense.bias",                              "lm_head/dense/bias",            "E -> E"),
-        ("lm_head.layer_norm.weight",                       "lm_head/norm/scale",            "E -> E"),
-        ("lm_head.layer_norm.bias",                         "lm_head/norm/bias",             "E -> E"),
-        ("lm_head.bias",                                    "lm_head/bias",                  "V -> V"),
-    ),
-    "sequence-classification": (
-        ("classifier.dense.weight",                         "head/dense/kernel",             "E D -> D E"),
-        ("classifier.dense.bias",                           "head/dense/bias",               "E -> E"),
-        ("classifier.out_proj.weight",                      "head/scores/kernel",            "C D -> D C"),
-        ("classifier.out_proj.bias",                        "head/scores/bias",              "C -> C"),
-    ),
-    "token-classification": _SCORES,
-    "question-answering": (
-        ("qa_outputs.weight",                               "head/scores/kernel",            "C D -> D C"),
-        ("qa_outputs.bias",                                 "head/scores/bias",              "C -> C"),
-    ),
-    "multiple-choice": _SCORES,
-}  # fmt: skip
-HF_TIED = {
-    "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
-    "lm_head.decoder.bias": "/lm_head.bias",
-}
-HF_IGNORE = (
-    (r"embeddings\.position_ids", "the numbers 0, 1, 2, ..., which old versions saved as a buffer"),
-    (r"embeddings\.token_type_ids", "zeros, likewise"),
-)

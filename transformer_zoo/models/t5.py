@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Compute, Embedding, Mask, heads, stack
+from transformer_zoo.nn import Compute, Mask, TokenEmbedding, heads, stack
 from transformer_zoo.nn.checks import check_choice, check_labels, check_rates, check_source
 from transformer_zoo.nn.encoder_decoder import HEAD_WEIGHTS, TIED, judge
 from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
-from transformer_zoo.nn.positions import distances, of_rows
+from transformer_zoo.nn.positions import distances, encoder_inputs
 from transformer_zoo.nn.pre_norm import (
     CONFIG,
     DEFAULTS,
@@ -178,7 +178,7 @@ class Model(PreNormDecoding):
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         self.drop = nn.Dropout(cfg.dropout)
-        self.token_embed = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
         self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute), norm()
         if cfg.bias_per_layer:
@@ -187,7 +187,7 @@ class Model(PreNormDecoding):
             self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)
             self.decoder_relative_bias = relative_bias(cfg, compute, causal=True)
         if self.task == "seq2seq-lm" and not cfg.tied:
-            self.head = Embedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
+            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
         if classes := heads.classes(self.task, cfg.labels):
             self.head = heads.Classifier(classes, compute, initializer(cfg, cfg.width), **judge(cfg, self.task))
 
@@ -201,7 +201,7 @@ class Model(PreNormDecoding):
         """The source, read as a whole: [B, S, D]."""
         cfg = self.config
         check_source(cfg, source_BS, valid_BS, source_documents_BS)
-        _, mask = of_rows(source_BS, valid_BS, None, source_documents_BS)
+        _, mask = encoder_inputs(source_BS, valid_BS, None, source_documents_BS)
         x_BSD = self.drop(self.token_embed(source_BS), deterministic=not train)
         self.sow("intermediates", "encoder_embedded_BTD", x_BSD)
         ahead_BSS = distances(source_BS.shape[1])

@@ -55,18 +55,18 @@ def empty(num_layers: int, batch: int, length: int, num_heads: int, head_dim: in
 def append(layer: Any, new: Any, start: jax.Array | int) -> Any:
     """What is kept of one layer, with `new`, (k_BSGK, v_BSGK), written from slot `start` on; of `new` alone where there
     is no cache."""
-    new = kept(new)
+    new = to_cache_layout(new)
     if layer is None:
         return new
     write = jax.lax.dynamic_update_slice_in_dim
     return jax.tree.map(lambda old, part: write(old, part.astype(old.dtype), start, axis=-2), layer, new)
 
 
-def kept(kv: Any) -> Any:
+def to_cache_layout(kv: Any) -> Any:
     """One layer's (k_BSGK, v_BSGK) as a cache has them."""
     return jax.tree.map(lambda x_BSGK: jnp.swapaxes(x_BSGK, 1, 2), kv)
 
 
-def seen(layer: Any) -> Any:
+def from_cache_layout(layer: Any) -> Any:
     """One layer of a cache as attention takes it, (k_BSGK, v_BSGK)."""
     return jax.tree.map(lambda x_BGSK: jnp.swapaxes(x_BGSK, 1, 2), layer)

@@ -23,7 +23,7 @@ def _look_up(table_ND: jax.Array, ids_BT: jax.Array, dtype: Any) -> jax.Array:
     return constrain(constrain(x_BTD, "rows length embed"), "batch length _")
 
 
-class Table(nn.Module):
+class Embedding(nn.Module):
     """[N, D]: looks up what is no token, such as positions and segments."""
 
     rows: int
@@ -38,7 +38,7 @@ class Table(nn.Module):
         return _look_up(self.embedding, ids_BT, self.compute.dtype)
 
 
-class Embedding(nn.Module):
+class TokenEmbedding(nn.Module):
     """[V, D]: looks tokens up, and scores hidden states against every token."""
 
     vocab_size: int

@@ -28,7 +28,7 @@ from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.output import Output
-from transformer_zoo.nn.positions import across, of_rows, place, sinusoids
+from transformer_zoo.nn.positions import cross_inputs, decoder_inputs, encoder_inputs, sinusoids
 from transformer_zoo.nn.stack import stack
 
 NORM_EPSILON = 1e-5
@@ -98,7 +98,7 @@ class Transformer(EncoderDecoder):
         """The source, read as a whole: [B, S, D]."""
         cfg = self.config
         check_source(cfg, source_BS, valid_BS, source_documents_BS)
-        positions_BS, mask = of_rows(source_BS, valid_BS, None, source_documents_BS)
+        positions_BS, mask = encoder_inputs(source_BS, valid_BS, None, source_documents_BS)
 
         x_BSD = self.drop(self.embed("encoder", source_BS, positions_BS), deterministic=not train)
         self.sow("intermediates", "encoder_embedded_BTD", x_BSD)
@@ -121,8 +121,10 @@ class Transformer(EncoderDecoder):
         cfg = self.config
         check_target(cfg, target_BT, target_valid_BT, target_documents_BT)
         start = 0 if cache is None else cache.length
-        positions_BT, mask, cache = place(target_BT, target_valid_BT, None, target_documents_BT, cache)
-        cross_mask, cache = across(target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache)
+        positions_BT, mask, cache = decoder_inputs(target_BT, target_valid_BT, None, target_documents_BT, cache)
+        cross_mask, cache = cross_inputs(
+            target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache
+        )
 
         x_BTD = self.drop(self.embed("decoder", target_BT, positions_BT), deterministic=not train)
         self.sow("intermediates", "decoder_embedded_BTD", x_BTD)
@@ -218,11 +220,13 @@ class DecoderBlock(nn.Module):
 
         h_BTD = before("attention", x_BTD)
         kv_now = caches.append(kv, attention.keys_values(h_BTD), start)
-        x_BTD = behind("attention", x_BTD + drop(attention(h_BTD, caches.seen(kv_now), mask=mask, train=train)))
+        x_BTD = behind(
+            "attention", x_BTD + drop(attention(h_BTD, caches.from_cache_layout(kv_now), mask=mask, train=train))
+        )
 
         h_BTD = before("cross_attention", x_BTD)
-        cross_now = caches.kept(cross_attention.keys_values(encoded_BSD)) if cross is None else cross
-        y_BTD = cross_attention(h_BTD, caches.seen(cross_now), mask=cross_mask, train=train)
+        cross_now = caches.to_cache_layout(cross_attention.keys_values(encoded_BSD)) if cross is None else cross
+        y_BTD = cross_attention(h_BTD, caches.from_cache_layout(cross_now), mask=cross_mask, train=train)
         x_BTD = behind("cross_attention", x_BTD + drop(y_BTD))
 
         x_BTD = behind("mlp", x_BTD + drop(_mlp(self, cfg.mlp_decoder_dim, before("mlp", x_BTD), train)))

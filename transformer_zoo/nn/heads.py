@@ -1,6 +1,7 @@
 """What stands over an encoder: the output layers of its tasks. A family wires them; their weights lie under `lm_head`,
 `head` and `pooler`, which a checkpoint for another task may lack."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.checks import check_like
 from transformer_zoo.nn.compute import Compute
-from transformer_zoo.nn.embedding import Embedding, padded_vocab
+from transformer_zoo.nn.embedding import TokenEmbedding, padded_vocab
 from transformer_zoo.nn.output import Output
 
 # The paths of the parameters that belong to a task, and not to the body.
@@ -31,11 +32,27 @@ def classes(task: str, labels: Sequence[str]) -> int:
     }.get(task, 0)  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+    """The head of an encoder for one task: an entry of a family's table."""
+
+    pooled: bool = False
+    """There is a pooler, and a row is classified by its output."""
+    vocabulary: str | None = None
+    """The activation before the logits of the vocabulary. None: there are none."""
+    hidden: str | None = None
+    """The activation of a hidden layer before the scores. None: there is none."""
+    hidden_dropout: float = 0.0
+    """Before the hidden layer."""
+    dropout: float = 0.0
+    """Before the scores."""
+
+
 class MaskedLM(nn.Module):
     """Scores every token of the vocabulary: a dense layer, an activation, a norm, the table of tokens (Devlin et al.
     2018, section 3.1, and the code released with it)."""
 
-    table: Embedding
+    table: TokenEmbedding
     """That of the input, [V, E], is that of the output too."""
     activation: str
     norm: Any

@@ -11,7 +11,7 @@ from transformer_zoo.nn.checks import check_like
 from transformer_zoo.nn.masks import Mask
 
 
-def place(
+def decoder_inputs(
     tokens_BT: jax.Array,
     valid_BT: jax.Array | None,
     positions_BT: jax.Array | None,
@@ -42,11 +42,11 @@ def place(
         cache = cache.admit(valid_BT)
         mask = mask.replace(valid_BS=cache.valid_BS)
     if positions_BT is None:
-        positions_BT = before + count(tokens_BT.shape[1], valid_BT, documents_BT)
+        positions_BT = before + positions_of(tokens_BT.shape[1], valid_BT, documents_BT)
     return positions_BT, mask, cache
 
 
-def of_rows(
+def encoder_inputs(
     tokens_BT: jax.Array,
     valid_BT: jax.Array | None,
     positions_BT: jax.Array | None,
@@ -56,11 +56,11 @@ def of_rows(
     from the beginning of its document; and its mask."""
     valid_BT = None if valid_BT is None else jnp.asarray(valid_BT).astype(bool)
     if positions_BT is None:
-        positions_BT = count(tokens_BT.shape[1], valid_BT, documents_BT)
+        positions_BT = positions_of(tokens_BT.shape[1], valid_BT, documents_BT)
     return positions_BT, Mask(valid_BS=valid_BT, documents_BT=documents_BT, documents_BS=documents_BT)
 
 
-def across(
+def cross_inputs(
     target_BT: jax.Array,
     encoded_BSD: jax.Array | None,
     valid_BS: jax.Array | None,
@@ -108,7 +108,7 @@ def distances(T: int, cache: Cache | None = None) -> jax.Array:
     return position_BS[:, None] - position_BT[:, :, None]
 
 
-def count(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) -> jax.Array:
+def positions_of(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) -> jax.Array:
     """int32[B or 1, T]: how many real tokens stand before each one in its row, or in its document."""
     if documents_BT is not None:
         slot_T = jnp.arange(T)

@@ -18,7 +18,7 @@ from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.encoder_decoder import EncoderDecoder, decoder_stack
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.output import Output
-from transformer_zoo.nn.positions import across, distances, place
+from transformer_zoo.nn.positions import cross_inputs, decoder_inputs, distances
 from transformer_zoo.nn.relative_bias import RelativeBias
 
 
@@ -41,8 +41,10 @@ class PreNormDecoding(EncoderDecoder):
         cfg = self.config
         check_target(cfg, target_BT, target_valid_BT, target_documents_BT)
         start = 0 if cache is None else cache.length
-        _, mask, cache = place(target_BT, target_valid_BT, None, target_documents_BT, cache)
-        cross_mask, cache = across(target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache)
+        _, mask, cache = decoder_inputs(target_BT, target_valid_BT, None, target_documents_BT, cache)
+        cross_mask, cache = cross_inputs(
+            target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache
+        )
 
         x_BTD = self.drop(self.token_embed(target_BT), deterministic=not train)
         self.sow("intermediates", "decoder_embedded_BTD", x_BTD)
@@ -108,11 +110,15 @@ class DecoderBlock(nn.Module):
             bias_BHTS = relative_bias(cfg, compute, causal=True, name="relative_bias")(ahead_BTS)
         h_BTD = norm(name="attention_norm")(x_BTD)
         kv_now = caches.append(kv, attention.keys_values(h_BTD), start)
-        x_BTD += drop(attention(h_BTD, caches.seen(kv_now), mask=mask, bias=bias_BHTS, scale=1.0, train=train))
+        x_BTD += drop(
+            attention(h_BTD, caches.from_cache_layout(kv_now), mask=mask, bias=bias_BHTS, scale=1.0, train=train)
+        )
 
-        cross_now = caches.kept(cross_attention.keys_values(encoded_BSD)) if cross is None else cross
+        cross_now = caches.to_cache_layout(cross_attention.keys_values(encoded_BSD)) if cross is None else cross
         h_BTD = norm(name="cross_attention_norm")(x_BTD)
-        x_BTD += drop(cross_attention(h_BTD, caches.seen(cross_now), mask=cross_mask, scale=1.0, train=train))
+        x_BTD += drop(
+            cross_attention(h_BTD, caches.from_cache_layout(cross_now), mask=cross_mask, scale=1.0, train=train)
+        )
 
         x_BTD += drop(mlp(cfg, compute, norm(name="mlp_norm")(x_BTD), drop))
         # For the cache, if there is one; what it holds of the source already is not copied.

@@ -100,10 +100,10 @@ class Objective(abc.ABC):
             ValueError: the family does not have the task.
         """
         family = registry.module_of(config)
-        if task not in family.TASKS:
+        if task not in family.PUBLISHED.tasks:
             raise ValueError(
                 f"the objective {self.name} needs the task {task!r}, which {family.__name__} has not: it has "
-                f"{', '.join(family.TASKS)}"
+                f"{', '.join(family.PUBLISHED.tasks)}"
             )
         return family.Model(config, task=task, compute=compute)
 

@@ -1,0 +1,64 @@
+"""The base class of every family's Config: what makes an architecture possible, checked by the names of its fields."""
+
+import dataclasses
+import functools
+import types
+import typing
+
+from transformer_zoo.nn.activations import ACTIVATIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The architecture of a model: what a checkpoint fixes.
+
+    Raises:
+        ValueError: a size below 1 (below 0 where 0 is the default), heads that do not divide the width, a dropout rate
+            outside [0, 1), an unknown activation or choice, a special token outside the vocabulary, missing or
+            duplicate labels.
+    """
+
+    # Not annotated, and so no field. A family with segments has a field of this name.
+    num_segments = None
+
+    def __post_init__(self) -> None:
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in names:
+            if getattr(self, name) is not None:
+                self._check(name)
+        for name in {"num_heads", "num_decoder_heads"}.intersection(names):
+            if "head_dim" not in names and self.width % (heads := getattr(self, name)):
+                raise ValueError(f"{name}={heads} does not divide width={self.width}: every head has the same size")
+
+    def _check(self, name: str) -> None:
+        value, least = getattr(self, name), 0 if type(self).__dataclass_fields__[name].default == 0 else 1
+        choices = tuple(ACTIVATIONS) if name.endswith("activation") else _choices(type(self)).get(name)
+        if choices is not None and value not in choices:
+            raise ValueError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
+        if name.endswith("dropout") and not 0 <= value < 1:
+            raise ValueError(f"{name} is {value}: it must be at least 0 and less than 1")
+        if name.endswith("_id"):
+            # An end of text that is never written harms nobody: small published models have one.
+            if name != "eos_id" and not 0 <= value < self.vocab_size:
+                raise ValueError(f"{name} is {value}, outside of the vocabulary, which has 0 to {self.vocab_size - 1}")
+        elif type(value) is int and value < least and name in _integers(type(self)):
+            raise ValueError(f"{name} is {value}: it must be at least {least}")
+        if name == "labels" and (not value or len(set(value)) != len(value)):
+            raise ValueError(f"labels are {value!r}: there must be at least one, and none twice")
+
+
+@functools.cache
+def _choices(config: type) -> dict[str, tuple[str, ...]]:
+    """The fields of a Config that are one of a few words (`Literal`), and these words."""
+    hints = typing.get_type_hints(config)
+    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
+
+
+@functools.cache
+def _integers(config: type) -> frozenset[str]:
+    """The fields of a Config that are whole numbers, or None."""
+    hints = typing.get_type_hints(config)
+    kinds = {
+        name: typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,) for name, hint in hints.items()
+    }
+    return frozenset(name for name, found in kinds.items() if int in found)

@@ -1,0 +1,86 @@
+"""The call of every decoder: its arguments, their checks, positions, mask and cache, and the output layer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.checks import check_ids, check_tokens
+from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.output import Output
+from transformer_zoo.nn.positions import decoder_inputs
+from transformer_zoo.nn.stack import stack
+from transformer_zoo.nn.tasks import TASKS
+
+
+class Decoder(nn.Module):
+    """A decoder, with a language model's output layer for the task `causal-lm` and without for `base`.
+
+    A family's Model has `setup`, which makes `token_embed`, `blocks`, `final_norm` and, where the output layer is not
+    the table of tokens, `head`; and `embed`. A block is called with x_BTD, (its part of the cache or None, its part of
+    `per_layer`), the mask, the first slot in the cache, what `shared` returns, and `train`.
+    """
+
+    config: Any
+    task: str = "causal-lm"
+    compute: Compute = Compute()
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        valid_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        documents_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        train: bool = False,
+    ) -> Output:
+        """Reads tokens from left to right.
+
+        Args:
+            tokens_BT: ids, int[B, T].
+            valid_BT: which tokens are real; the rest is padding, on the left or on the right. None: all.
+            positions_BT: None: counted over the real tokens of the row or, in packed rows, of the document.
+            documents_BT: numbers the documents packed in a row; attention does not cross them.
+            cache: of the tokens before these, from `init_cache` or an earlier call.
+            train: with dropout, for which `rngs={"dropout": key}` is needed.
+
+        Raises:
+            ValueError: ids outside of the vocabulary, too long a row, an empty batch, shapes that differ.
+        """
+        cfg = self.config
+        check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
+        start = 0 if cache is None else cache.length
+        positions_BT, mask, cache = decoder_inputs(tokens_BT, valid_BT, positions_BT, documents_BT, cache)
+        check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
+
+        x_BTD = self.embed(tokens_BT, positions_BT, train)
+        self.sow("intermediates", "embedded_BTD", x_BTD)
+        x_BTD, kv = stack(
+            self.blocks, x_BTD, (None if cache is None else cache.kv, self.per_layer()),
+            mask, start, *self.shared(positions_BT), train, length=cfg.num_layers, compute=self.compute,
+        )  # fmt: skip
+        hidden_BTD = self.final_norm(x_BTD)
+        return Output(
+            hidden_BTD=hidden_BTD,
+            logits=self.logits(hidden_BTD)[..., : cfg.vocab_size] if TASKS[self.task].vocabulary else None,
+            cache=None if cache is None else cache.replace(kv=kv),
+        )
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""
+        return (self.token_embed if self.config.tied else self.head).attend(hidden_BTD)
+
+    def per_layer(self) -> Any:
+        """A tree of arrays [L, ...], for what differs by layer besides the parameters; None: nothing."""
+        return None
+
+    def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
+        """What all blocks are called with besides the mask, such as the rotation of each position."""
+        return ()
+
+    @staticmethod
+    def example_inputs(task: str) -> tuple[Any, ...]:
+        """Inputs of the right shapes for a task, to initialise and to trace."""
+        return (jnp.zeros((1, 1), jnp.int32),)
