@@ -130,7 +130,7 @@ def test_the_first_published_files(tmp_path: Path, family: str):
     assert not tensors.pop("final_logits_bias").any()
     aliases = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
     tensors |= dict.fromkeys(aliases, tensors["model.shared.weight"])
-    for pattern, _ in registry.family(family).HF_IGNORE:
+    for pattern, _ in registry.family(family).PUBLISHED.ignored:
         for side in ("encoder", "decoder"):
             name = pattern.replace("(encoder|decoder)", side).replace("\\", "")
             tensors[f"model.{name}"] = np.full((3, 4), 7, np.float32)
@@ -171,7 +171,7 @@ def test_fresh_embeddings_are_as_large_as_positions():
     assert 1.3 < np.square(embedded_BTD).mean() < 1.7  # 1 of tokens, 1/2 of sines and cosines
 
 
-def test_mbart_judges_a_text_from_its_language_on():
+def test_mbart_classifies_a_text_from_its_language_on():
     """The decoder reads the source, whose last token comes first; padding on either side changes nothing."""
     case = families.Case(family="mbart", task="question-answering", config=families.small("mbart")).wide()
     with jax.enable_x64(True):
@@ -187,7 +187,7 @@ def test_mbart_judges_a_text_from_its_language_on():
 
 
 @pytest.mark.parametrize("family", ["bart", "mbart"])
-def test_texts_are_judged_by_their_last_end(family: str):
+def test_texts_are_classified_by_their_last_end(family: str):
     case = families.Case(family=family, task="sequence-classification", config=families.small(family))
     params, end = case.params(), case.config.eos_id
     source_BS = np.array([[5, end, 7, end, 9, 11]])

@@ -130,8 +130,31 @@ def test_hidden_layers(settings: dict[str, Any], activation: str, gated: bool):
 def test_configurations_that_cannot_be(settings: dict[str, Any], message: str):
     with pytest.raises(ValueError, match=message):
         config_map.read(t5, TINY | settings)
-    with pytest.raises(ValueError, match="scale_logits=True: an mt5 does not scale"):
-        t5.Config(model_type="mt5")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model_type": "mt5"}, "scale_logits=True: an mt5 does not scale its logits, .* Set scale_logits=False"),
+        ({"model_type": "umt5"}, "bias_per_layer=False with model_type='umt5': .* Set bias_per_layer=True"),
+        ({"bias_per_layer": True}, "bias_per_layer=True with model_type='t5': .* Set bias_per_layer=False"),
+        (
+            {"model_type": "mt5", "bias_per_layer": True, "scale_logits": False},
+            "bias_per_layer=True with model_type='mt5': .* Set bias_per_layer=False",
+        ),
+    ],
+    ids=str,
+)
+def test_fields_that_contradict_the_model_type(fields: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        t5.Config(**fields)
+
+
+@pytest.mark.parametrize("model_type", t5.PUBLISHED.model_types)
+def test_the_model_type_is_read_as_biases_per_layer(model_type: str):
+    config = config_map.read(t5, TINY | {"model_type": model_type})
+    assert config.bias_per_layer == (model_type == "umt5")
+    assert config_map.write(t5, config, "base")["model_type"] == model_type
 
 
 def test_a_start_that_is_not_said_is_the_padding():
@@ -210,7 +233,7 @@ def test_scaled_logits_are_smaller_by_the_root_of_the_width(tmp_path: Path):
 
 
 def test_an_encoder_is_read_from_the_whole(tmp_path: Path):
-    """Who judges tokens has no decoder, and needs none; the rest of the checkpoint is no surprise."""
+    """Token classification has no decoder, and needs none; the rest of the checkpoint is expected."""
     bundle, tensors = saved(tmp_path)
     with pytest.warns(UserWarning, match="has no head/scores/bias, head/scores/kernel: fresh"):
         judge = from_pretrained(tmp_path, task="token-classification", labels=("noun", "verb", "other"))
@@ -228,11 +251,11 @@ def test_an_encoder_is_read_from_the_whole(tmp_path: Path):
         from_pretrained(tmp_path, task="token-classification")
 
 
-# ---- tasks that judge a text ----------------------------------------------------------------------------------------
+# ---- classification tasks -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", ["sequence-classification", "question-answering"])
-def test_who_judges_reads_the_source_twice(task: str):
+def test_classifiers_read_the_source_twice(task: str):
     """The target that is not given is the source behind the start token, wherever the padding is."""
     case = families.Case(family="t5", task=task, config=families.without_dropout(families.small("t5")))
     params = case.params()
@@ -293,7 +316,7 @@ def test_distances_count_what_is_real():
 )
 def test_whose_the_tables_are(model_type: str, path: str, changed: list[bool]):
     """One for all layers of a stack, or one for each: the last table changes these layers' weights."""
-    config = families.without_dropout(families.small("t5", model_type=model_type))
+    config = families.without_dropout(families.small("t5", model_type=model_type, bias_per_layer=model_type == "umt5"))
     case = families.Case(family="t5", task="base", config=config)
     params, ids = case.params(), {"source_BS": case.tokens(1, 7), "target_BT": case.tokens(1, 5)}
     table = trees.flatten(params)[path]
@@ -314,7 +337,7 @@ def test_whose_the_tables_are(model_type: str, path: str, changed: list[bool]):
 def test_a_step_of_decoding_reads_no_source(model_type: str):
     """With a cache that has seen it there is no product as long as the source but those of attention; the bias is made
     of the new queries' rows alone."""
-    config = families.without_dropout(families.small("t5", model_type=model_type))
+    config = families.without_dropout(families.small("t5", model_type=model_type, bias_per_layer=model_type == "umt5"))
     case, S, slots = families.Case(family="t5", task="seq2seq-lm", config=config), 53, 29
     params, one = case.params(), np.ones((2, 1), np.int32)
     cache = case.module.init_cache(config, 2, slots)

@@ -3,48 +3,34 @@ their neighbours and, with transient-global attention, a summary of each block o
 
 import dataclasses
 import functools
-from typing import ClassVar
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer_zoo.nn import Compute, Mask, TokenEmbedding, stack
-from transformer_zoo.nn.checks import check_choice, check_sizes, check_source
-from transformer_zoo.nn.encoder_decoder import TIED
-from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
+from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding
 from transformer_zoo.nn.positions import positions_of
 from transformer_zoo.nn.pre_norm import (
-    CONFIG,
-    DEFAULTS,
-    IGNORE,
-    OUTPUT_WEIGHTS,
-    WEIGHTS,
     DecoderBlock,
-    PreNormDecoding,
-    attention_rows,
-    check_config,
+    PreNormTransformer,
+    check_buckets,
     initializer,
     mlp,
-    mlp_rows,
-    read_activation,
     relative_bias,
-    unscaled,
-    write_projection,
+    t5_attention,
 )
 from transformer_zoo.nn.pre_norm import init_cache as init_cache
-
-ATTENTIONS = ("local", "transient-global")
+from transformer_zoo.published import Key, Published, bart_layout, rows, t5_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The architecture: what a checkpoint fixes.
+class Config(Architecture):
+    """The architecture: what a checkpoint fixes. The defaults are the base size with transient-global attention.
 
     Raises:
-        ValueError: sizes below 1, too few buckets of distances, an unknown activation or attention, no rate of dropout,
-            a special token outside of the vocabulary.
+        ValueError: too few buckets of distances.
     """
 
     vocab_size: int = 32128
@@ -56,26 +42,26 @@ class Config:
     mlp_dim: int = 2048
     activation: str = "gelu_new"
     gated_mlp: bool = True
-    encoder_attention: str = "transient-global"  # or only local
-    local_radius: int = 127  # a token of the source sees so many on each side
-    global_block_size: int = 16  # tokens that are summed up as one, with transient-global attention
+    encoder_attention: Literal["local", "transient-global"] = "transient-global"
+    local_radius: int = 127  # tokens that a token of the source attends to on each side
+    global_block_size: int = 16  # tokens in a block that transient-global attention summarises
     num_buckets: int = 32  # of distances
     max_distance: int = 128  # from here on they share a bucket
     norm_epsilon: float = 1e-6
-    init_scale: float = 1.0  # all fresh weights are multiplied with it
+    init_scale: float = 1.0  # a factor of all fresh weights
     dropout: float = 0.1
     tied: bool = True  # the output layer is the table of token embeddings
-    scale_logits: bool = False  # by the root of the width: hidden states are divided by it before the output layer
+    scale_logits: bool = False  # by 1/sqrt(width)
     pad_id: int = 0
     eos_id: int | None = 1
     decoder_start_id: int = 0
 
-    max_length: ClassVar[int | None] = None  # any: only distances count
+    # Not annotated, and so no field: attention knows distances, and there is no greatest length.
+    max_length = None
 
     def __post_init__(self) -> None:
-        check_choice(self, "encoder_attention", ATTENTIONS)
-        check_config(self)
-        check_sizes(self, "local_radius", "global_block_size")
+        super().__post_init__()
+        check_buckets(self)
 
 
 _LARGE = {"width": 1024, "mlp_dim": 2816, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 16}
@@ -117,7 +103,7 @@ class EncoderBlock(nn.Module):
         cfg, compute, R = self.config, self.compute, self.config.local_radius + 1
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
-        attention = unscaled(cfg, compute, "attention")
+        attention = t5_attention(cfg, compute, "attention")
 
         h_BSD = norm(name="attention_norm")(x_BSD)
         kv = [around(part, R) for part in attention.keys_values(h_BSD)]
@@ -167,18 +153,14 @@ def summarised(documents_BS: jax.Array, size: int) -> tuple[jax.Array, jax.Array
     return summary_BS, documents_BSG.max(axis=1)
 
 
-class Model(PreNormDecoding):
+class Model(PreNormTransformer):
     """LongT5, with a language model's output layer for the task `seq2seq-lm` and without for `base`."""
-
-    config: Config
-    task: str = "seq2seq-lm"
-    compute: Compute = Compute()
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
-        self.drop = nn.Dropout(cfg.dropout)
         self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
+        self.drop = nn.Dropout(cfg.dropout)
         self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)
         if cfg.encoder_attention == "transient-global":
             self.global_relative_bias = relative_bias(cfg, compute, causal=False)
@@ -188,25 +170,9 @@ class Model(PreNormDecoding):
         if self.task == "seq2seq-lm" and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
 
-    def encode(
-        self,
-        source_BS: jax.Array,
-        valid_BS: jax.Array | None = None,
-        source_documents_BS: jax.Array | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """The source, read as a whole: [B, S, D]."""
-        cfg = self.config
-        check_source(cfg, source_BS, valid_BS, source_documents_BS)
-        documents_BS = jnp.ones_like(source_BS) if source_documents_BS is None else source_documents_BS
-        documents_BS = documents_BS if valid_BS is None else jnp.where(valid_BS, documents_BS, 0)
-        x_BSD = self.drop(self.token_embed(source_BS), deterministic=not train)
-        self.sow("intermediates", "encoder_embedded_BTD", x_BSD)
-        x_BSD, _ = stack(
-            self.encoder_blocks, x_BSD, None, self.view(documents_BS), train,
-            length=cfg.num_layers, compute=self.compute,
-        )  # fmt: skip
-        return self.drop(self.encoder_norm(x_BSD), deterministic=not train)
+    def encoder_shared(self, source_BS: jax.Array, mask: Mask) -> tuple[View]:
+        documents_BS = jnp.ones_like(source_BS) if mask.documents_BS is None else mask.documents_BS
+        return (self.view(documents_BS if mask.valid_BS is None else jnp.where(mask.valid_BS, documents_BS, 0)),)
 
     def view(self, documents_BS: jax.Array) -> View:
         """What the tokens of these documents see; there is none of number 0."""
@@ -234,48 +200,34 @@ def hidden(bias_BHTS: jax.Array, seen: jax.Array) -> jax.Array:
     return jnp.where(seen, bias_BHTS, jnp.finfo(bias_BHTS.dtype).min)
 
 
-# ---- the published checkpoints ------------------------------------------------------------------------------------
-
-TASKS = {"base": "LongT5Model", "seq2seq-lm": "LongT5ForConditionalGeneration"}
-HF_MODEL_TYPE = "longt5"
-HF_CONFIG = CONFIG | {
-    "activation": ("feed_forward_proj", lambda value, theirs: read_activation(value), write_projection),
-    "gated_mlp": ("feed_forward_proj", lambda value, theirs: value.startswith("gated-"), write_projection),
-    "encoder_attention": "encoder_attention_type",
-    "local_radius": "local_radius",
-    "global_block_size": "global_block_size",
-}
-HF_DEFAULTS = DEFAULTS | {
-    "feed_forward_proj": "relu",
-    "encoder_attention_type": "local",
-    "local_radius": 127,
-    "global_block_size": 16,
-}
-HF_FIXED = {"is_decoder": False}
-HF_PREFIX = "transformer."
-HF_BARE = ("base", "seq2seq-lm")
-HF_WEIGHTS = WEIGHTS
-
-
-def hf_weights(config: Config) -> tuple[tuple[str, str, str], ...]:
-    """The rows of a configuration, whose attention and whose gate tell how tensors are called."""
+def _body(config: Config) -> rows.Rows:
     kind = {"local": "Local", "transient-global": "TransientGlobal"}[config.encoder_attention]
-    theirs = f"layer.0.{kind}SelfAttention"
+    name = f"layer.0.{kind}SelfAttention"
     return (
-        *HF_WEIGHTS,
-        *attention_rows(f"encoder.block.*.{theirs}", "encoder_blocks/attention"),
-        (f"encoder.block.0.{theirs}.relative_attention_bias.weight", "encoder_relative_bias/embedding", "R H -> R H"),
-        (
-            f"encoder.block.0.{theirs}.global_relative_attention_bias.weight",
-            "global_relative_bias/embedding",
-            "R H -> R H",
-        ),
-        (f"encoder.block.*.{theirs}.global_input_layer_norm.weight", "encoder_blocks/global_norm/scale", "D -> D"),
-        *mlp_rows(config.gated_mlp),
+        *t5_layout.BODY,
+        *t5_layout.attention(f"encoder.block.*.{name}", "encoder_blocks/attention"),
+        *rows.embedding(f"encoder.block.0.{name}.{t5_layout.BIAS}", "encoder_relative_bias"),
+        *rows.embedding(f"encoder.block.0.{name}.global_{t5_layout.BIAS}", "global_relative_bias"),
+        *rows.norm(f"encoder.block.*.{name}.global_input_layer_norm", "encoder_blocks/global_norm"),
+        *t5_layout.mlp_up(config.gated_mlp),
     )
 
 
-HF_HEADS = {"seq2seq-lm": OUTPUT_WEIGHTS}
-HF_TIED = TIED
-HF_TIED_BY_TENSORS = True
-HF_IGNORE = IGNORE
+PUBLISHED = Published(
+    model_type="longt5",
+    class_prefix="LongT5",
+    config=t5_layout.CONFIG | {
+        **t5_layout.mlp_keys("relu"),
+        "encoder_attention": Key("encoder_attention_type", "local"),
+        "local_radius": Key("local_radius", 127),
+        "global_block_size": Key("global_block_size", 16),
+    },
+    fixed={"is_decoder": False},
+    prefix="transformer.",
+    unprefixed=("base", "seq2seq-lm"),
+    body=_body,
+    heads=t5_layout.LANGUAGE_MODEL,
+    tied=bart_layout.TIED,
+    tied_by_tensors=True,
+    ignored=t5_layout.UNREAD_BIAS,
+)  # fmt: skip

@@ -1,11 +1,11 @@
-"""The Transformer: Attention Is All You Need, Vaswani et al. 2017; and what came of it in translation: Marian: Fast
+"""The Transformer: Attention Is All You Need, Vaswani et al. 2017; and its use in translation: Marian: Fast
 Neural Machine Translation in C++, Junczys-Dowmunt et al. 2018, with which the models of OPUS-MT (Tiedemann and
 Thottingal 2020) were trained.
 
 The presets `transformer-base` and `transformer-big` are those of the paper (table 3) for English and German. From the
-paper the family differs where that changes nothing that is learned: sines stand before cosines and do not take turns
-with them, as in the code released with it; projections of attention have biases; and so has the output layer, but they
-are not trained, and zero.
+paper the family differs where that changes nothing that is learned: all sines come before all cosines, as in the code
+released with it, where the paper interleaves them; projections of attention have biases; and so has the output layer,
+where they are zero and not trained.
 """
 
 import dataclasses
@@ -13,34 +13,16 @@ import dataclasses
 import flax.linen as nn
 import numpy as np
 
-from transformer_zoo.nn import Compute, TokenEmbedding
-from transformer_zoo.nn.encoder_decoder import (
-    BLOCK_WEIGHTS,
-    CONFIG,
-    DEFAULTS,
-    HEAD_WEIGHTS,
-    TIED,
-    ZERO,
-    DecoderBlock,
-    EncoderBlock,
-    LogitsBias,
-    Transformer,
-    check_config,
-    fixed,
-)
-from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
-from transformer_zoo.nn.encoder_decoder import init_cache as init_cache
+from transformer_zoo.nn import Architecture, TokenEmbedding
 from transformer_zoo.nn.positions import sinusoids
+from transformer_zoo.nn.transformer import DecoderBlock, EncoderBlock, LogitsBias, Transformer
+from transformer_zoo.nn.transformer import init_cache as init_cache
+from transformer_zoo.published import Published, bart_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The architecture: what a checkpoint fixes. The defaults are the base size of OPUS-MT.
-
-    Raises:
-        ValueError: sizes below 1, heads that do not divide the width, an unknown activation, no rate of dropout, a
-            special token outside of the vocabulary.
-    """
+class Config(Architecture):
+    """The architecture: what a checkpoint fixes. The defaults are the base size of OPUS-MT."""
 
     vocab_size: int = 58101
     max_length: int = 512  # of sources and of targets
@@ -52,17 +34,14 @@ class Config:
     mlp_dim: int = 2048
     mlp_decoder_dim: int = 2048
     activation: str = "swish"
-    scale_embedding: bool = True  # by the root of the width
+    scale_embedding: bool = True  # by sqrt(width)
     dropout: float = 0.1
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
     pad_id: int = 58100
     eos_id: int | None = 0
     decoder_start_id: int = 58100
-    forced_eos_id: int | None = 0  # the last one, where a text has to end
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    forced_eos_id: int | None = 0  # forced at the maximum length
 
 
 _PAPER = {"vocab_size": 37000, "max_length": 1024, "activation": "relu"}
@@ -86,11 +65,7 @@ PRESETS = {
 
 
 class Model(Transformer):
-    """The Transformer, with or without its output layer: one of `TASKS`."""
-
-    config: Config
-    task: str = "seq2seq-lm"
-    compute: Compute = Compute()
+    """The Transformer, with a language model's output layer for the task `seq2seq-lm` and without for `base`."""
 
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, nn.initializers.xavier_uniform()
@@ -102,36 +77,23 @@ class Model(Transformer):
             self.lm_head = LogitsBias(cfg.vocab_size, compute)
 
 
-# ---- the published checkpoints ------------------------------------------------------------------------------------
-
-TASKS = {
-    "base": "MarianModel",
-    "seq2seq-lm": "MarianMTModel",
-}
-HF_MODEL_TYPE = "marian"
-HF_CONFIG = CONFIG
-HF_DEFAULTS = DEFAULTS | {
-    "pad_token_id": 58100,
-    "eos_token_id": 0,
-    "decoder_start_token_id": 58100,
-    "forced_eos_token_id": 0,
-}
-HF_FIXED = fixed(norm_first=False, learned_positions=False) | {"share_encoder_decoder_embeddings": True}
-HF_PREFIX = "model."
-HF_WEIGHTS = (
-    # theirs                                           ours                             layout, theirs -> ours
-    ("shared.weight",                                  "token_embed/embedding",         "V D -> V D"),
-    *BLOCK_WEIGHTS,
-)  # fmt: skip
-HF_HEADS = {"seq2seq-lm": HEAD_WEIGHTS["seq2seq-lm"]}
-HF_TIED = TIED
-HF_ZERO = ZERO
-HF_IGNORE = ((r"(encoder|decoder)\.embed_positions\.weight", "sinusoids, which follow from the configuration"),)
+def _constants(config: Config, task: str) -> dict[str, np.ndarray]:
+    """The tables of positions, which the reference reads, though not together with the output layer."""
+    names = bart_layout.SINUSOIDS if task == "base" else ()
+    return dict.fromkeys(names, sinusoids(config.max_length, config.width))
 
 
-def hf_constants(config: Config, task: str) -> dict[str, np.ndarray]:
-    """What `HF_IGNORE` excuses, by name: the reference wants to find it, but not beside the output layer."""
-    if task == "seq2seq-lm":
-        return {}
-    table_TD = sinusoids(config.max_length, config.width)
-    return {f"{side}.embed_positions.weight": table_TD for side in ("encoder", "decoder")}
+PUBLISHED = Published(
+    model_type="marian",
+    class_prefix="Marian",
+    classes={"seq2seq-lm": "MTModel"},
+    config=bart_layout.config(pad_id=58100, eos_id=0, decoder_start_id=58100),
+    fixed=bart_layout.fixed(norm_first=False, learned_positions=False) | {"share_encoder_decoder_embeddings": True},
+    prefix="model.",
+    body=bart_layout.BODY,
+    heads=bart_layout.LANGUAGE_MODEL,
+    tied=bart_layout.TIED,
+    ignored=bart_layout.IGNORED_SINUSOIDS,
+    zero_if_missing=(bart_layout.LOGITS_BIAS,),
+    constants=_constants,
+)

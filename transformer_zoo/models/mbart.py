@@ -3,42 +3,20 @@ Multilingual Translation with Extensible Multilingual Pretraining and Finetuning
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Compute, Embedding, TokenEmbedding, heads, pooling
-from transformer_zoo.nn.checks import check_labels, check_rates, check_token
-from transformer_zoo.nn.encoder_decoder import (
-    BLOCK_WEIGHTS,
-    CONFIG,
-    DEFAULTS,
-    HEAD_WEIGHTS,
-    NORM_EPSILON,
-    TIED,
-    ZERO,
-    DecoderBlock,
-    EncoderBlock,
-    LogitsBias,
-    Transformer,
-    check_config,
-    fixed,
-    judge,
-)
-from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
-from transformer_zoo.nn.encoder_decoder import init_cache as init_cache
+from transformer_zoo.nn import Architecture, Embedding, TokenEmbedding, pooling
+from transformer_zoo.nn.transformer import NORM_EPSILON, DecoderBlock, EncoderBlock, LogitsBias, Transformer
+from transformer_zoo.nn.transformer import init_cache as init_cache
+from transformer_zoo.published import Key, Published, bart_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """The architecture: what a checkpoint fixes. The defaults are mBART's large size, with 25 languages.
-
-    Raises:
-        ValueError: sizes below 1, heads that do not divide the width, an unknown activation, no rate of dropout, a
-            special token outside of the vocabulary, no or equal labels.
-    """
+class Config(Architecture):
+    """The architecture: what a checkpoint fixes. The defaults are mBART's large size, with 25 languages."""
 
     vocab_size: int = 250027
     max_length: int = 1024  # of sources and of targets
@@ -50,7 +28,7 @@ class Config:
     mlp_dim: int = 4096
     mlp_decoder_dim: int = 4096
     activation: str = "gelu"
-    scale_embedding: bool = True  # by the root of the width
+    scale_embedding: bool = True  # by sqrt(width)
     init_std: float = 0.02
     dropout: float = 0.1
     attention_dropout: float = 0.0
@@ -58,17 +36,11 @@ class Config:
     head_dropout: float = 0.0
     pad_id: int = 1
     eos_id: int | None = 2
-    decoder_start_id: int | None = None  # None: that of the target's language; from mBART-50 on, the end of a text
-    forced_bos_id: int | None = None  # the first token of whatever is generated; from mBART-50 on, a language
-    forced_eos_id: int | None = 2  # the last one, where a text has to end
+    decoder_start_id: int | None = None  # None: the target's language; mBART-50: the end of a text
+    forced_bos_id: int | None = None  # forced as the first generated token; mBART-50: a language
+    forced_eos_id: int | None = 2  # forced at the maximum length
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # what a classifier of sequences is for, as config.json's problem_type says
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        check_rates(self, "head_dropout")
-        check_token(self, "forced_bos_id")
-        check_labels(self.labels)
+    problem: str | None = None  # problem_type in config.json
 
 
 _50 = {"vocab_size": 250054, "decoder_start_id": 2}
@@ -87,92 +59,50 @@ PRESETS = {
 
 
 class Model(Transformer):
-    """mBART with the head of a task, one of `TASKS`."""
-
-    config: Config
-    task: str = "seq2seq-lm"
-    compute: Compute = Compute()
+    """mBART with the head of a task."""
 
     def setup(self) -> None:
-        cfg, compute, init = self.config, self.compute, initializer(self.config)
+        cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
         norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        table = functools.partial(Embedding, OFFSET + cfg.max_length, cfg.width, compute, init)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
-        self.drop = nn.Dropout(cfg.dropout)
-        self.encoder_position_embed, self.encoder_embed_norm = table(), norm()
+        positions = functools.partial(Embedding, OFFSET + cfg.max_length, cfg.width, compute, init)
+        self.token_embed, self.drop = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init), nn.Dropout(cfg.dropout)
+        self.encoder_position_embed, self.encoder_embed_norm = positions(), norm()
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute, norm_first=True, init=init), norm()
-        self.decoder_position_embed, self.decoder_embed_norm = table(), norm()
+        self.decoder_position_embed, self.decoder_embed_norm = positions(), norm()
         self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute, norm_first=True, init=init), norm()
         if self.task == "seq2seq-lm":
             self.lm_head = LogitsBias(cfg.vocab_size, compute)
-        if classes := heads.classes(self.task, cfg.labels):
-            self.head = heads.Classifier(classes, compute, init, **judge(cfg, self.task))
-
-    def start(self, source_BS: jax.Array, valid_BS: jax.Array | None) -> jax.Array:
-        """Of a text of mBART its language, the last token."""
-        real_BS = jnp.ones(source_BS.shape, bool) if valid_BS is None else valid_BS
-        return pooling.last(source_BS[..., None], real_BS)
+        self.add_classifier(init)
 
     def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         table, norm = getattr(self, f"{side}_position_embed"), getattr(self, f"{side}_embed_norm")
-        return norm(self.scaled(tokens_BT) + table(OFFSET + positions_BT))
+        return norm(self.embed_tokens(tokens_BT) + table(OFFSET + positions_BT))
+
+    def final(self, side: str, x_BTD: jax.Array, train: bool) -> jax.Array:
+        return getattr(self, f"{side}_norm")(x_BTD)
+
+    def decoder_start(self, source_BS: jax.Array, valid_BS: jax.Array | None) -> jax.Array:
+        """The last token of each row, [B, 1]: the language of the text."""
+        real_BS = jnp.ones(source_BS.shape, bool) if valid_BS is None else valid_BS
+        return pooling.last(source_BS[..., None], real_BS)
 
 
-OFFSET = 2  # the rows of a table of positions that stand before the first position, and that nothing reads
+OFFSET = 2  # rows of the table of positions before that of position 0, which are never read
 
-
-def initializer(cfg: Config) -> Any:
-    """For all weights: a normal distribution."""
-    return nn.initializers.normal(cfg.init_std)
-
-
-# ---- the published checkpoints ------------------------------------------------------------------------------------
-
-TASKS = {
-    "base": "MBartModel",
-    "seq2seq-lm": "MBartForConditionalGeneration",
-    "sequence-classification": "MBartForSequenceClassification",
-    "question-answering": "MBartForQuestionAnswering",
-}
-HF_MODEL_TYPE = "mbart"
-HF_CONFIG = CONFIG | {
-    "init_std": "init_std",
-    "head_dropout": "classifier_dropout",
-    "forced_bos_id": "forced_bos_token_id",
-    "problem": "problem_type",
-}
-HF_DEFAULTS = DEFAULTS | {
-    "init_std": 0.02,
-    "classifier_dropout": 0.0,
-    "pad_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": None,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": 2,
-    "problem_type": None,
-}
-HF_FIXED = fixed(norm_first=True, learned_positions=True)
-HF_PREFIX = "model."
-
-
-def _side(side: str) -> tuple[tuple[str, str, str], ...]:
-    return (
-        (f"{side}.embed_positions.weight",             f"{side}_position_embed/embedding", "T D -> T D"),
-        (f"{side}.layernorm_embedding.weight",         f"{side}_embed_norm/scale",      "D -> D"),
-        (f"{side}.layernorm_embedding.bias",           f"{side}_embed_norm/bias",       "D -> D"),
-        (f"{side}.layer_norm.weight",                  f"{side}_norm/scale",            "D -> D"),
-        (f"{side}.layer_norm.bias",                    f"{side}_norm/bias",             "D -> D"),
-    )  # fmt: skip
-
-
-HF_WEIGHTS = (
-    # theirs                                           ours                             layout, theirs -> ours
-    ("shared.weight",                                  "token_embed/embedding",         "V D -> V D"),
-    *_side("encoder"),
-    *_side("decoder"),
-    *BLOCK_WEIGHTS,
-)  # fmt: skip
-HF_HEADS = HEAD_WEIGHTS
-HF_TIED = TIED
-HF_ZERO = ZERO
-HF_IGNORE = ((r"(encoder|decoder)\.version", "the number of a format of fairseq, in which the first files were made"),)
+PUBLISHED = Published(
+    model_type="mbart",
+    class_prefix="MBart",
+    config={
+        **bart_layout.config(pad_id=1, eos_id=2, decoder_start_id=None),
+        "init_std": bart_layout.INIT_STD,
+        "forced_bos_id": Key("forced_bos_token_id", None),
+        **bart_layout.CLASSIFIER,
+    },
+    fixed=bart_layout.fixed(norm_first=True, learned_positions=True),
+    prefix="model.",
+    body=bart_layout.BODY,
+    heads=bart_layout.LANGUAGE_MODEL | bart_layout.CLASSIFIERS,
+    tied=bart_layout.TIED,
+    ignored=bart_layout.VERSION,
+    zero_if_missing=(bart_layout.LOGITS_BIAS,),
+)

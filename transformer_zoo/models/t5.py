@@ -1,51 +1,39 @@
 """T5: Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer, Raffel et al. 2020, and
-what came of it: T5 1.1, mT5 (Xue et al. 2020), ByT5 (Xue et al. 2021), UL2 (Tay et al. 2022), Flan-T5 (Chung et al.
+its successors: T5 1.1, mT5 (Xue et al. 2020), ByT5 (Xue et al. 2021), UL2 (Tay et al. 2022), Flan-T5 (Chung et al.
 2022), umT5 (Chung et al. 2023)."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Compute, Mask, TokenEmbedding, heads, stack
-from transformer_zoo.nn.checks import check_choice, check_labels, check_rates, check_source
-from transformer_zoo.nn.encoder_decoder import HEAD_WEIGHTS, TIED, judge
-from transformer_zoo.nn.encoder_decoder import example_inputs as example_inputs
-from transformer_zoo.nn.positions import distances, encoder_inputs
+from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding
+from transformer_zoo.nn.positions import distances
 from transformer_zoo.nn.pre_norm import (
-    CONFIG,
-    DEFAULTS,
-    IGNORE,
-    OUTPUT_WEIGHTS,
-    WEIGHTS,
     DecoderBlock,
-    PreNormDecoding,
-    attention_rows,
-    check_config,
+    PreNormTransformer,
+    check_buckets,
     initializer,
     mlp,
-    mlp_rows,
-    read_activation,
     relative_bias,
-    unscaled,
-    write_projection,
+    t5_attention,
 )
 from transformer_zoo.nn.pre_norm import init_cache as init_cache
+from transformer_zoo.published import Key, Published, bart_layout, rows, t5_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Architecture):
     """The architecture: what a checkpoint fixes. The defaults are T5's small size.
 
     Raises:
-        ValueError: sizes below 1, too few buckets of distances, an unknown activation or model type, no rate of
-            dropout, a special token outside of the vocabulary, no or equal labels.
+        ValueError: too few buckets of distances; a field that contradicts the model type.
     """
 
-    model_type: str = "t5"  # which of the kin, by the name that config.json has for it
+    model_type: Literal["t5", "mt5", "umt5"] = "t5"  # the name under which it is published
     vocab_size: int = 32128
     width: int = 512
     num_layers: int = 6  # of the encoder
@@ -55,40 +43,38 @@ class Config:
     mlp_dim: int = 2048
     activation: str = "relu"
     gated_mlp: bool = False  # Shazeer 2020, as from T5 1.1 on
+    bias_per_layer: bool = False  # each layer has its own biases by distance, as in umT5; otherwise each stack
     num_buckets: int = 32  # of distances
     max_distance: int = 128  # from here on they share a bucket
     norm_epsilon: float = 1e-6
-    init_scale: float = 1.0  # all fresh weights are multiplied with it
+    init_scale: float = 1.0  # a factor of all fresh weights
     dropout: float = 0.1
     head_dropout: float = 0.0
     tied: bool = True  # the output layer is the table of token embeddings
-    scale_logits: bool = True  # by the root of the width: hidden states are divided by it before the output layer
+    scale_logits: bool = True  # by 1/sqrt(width)
     pad_id: int = 0
     eos_id: int | None = 1
     decoder_start_id: int = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # what a classifier of sequences is for, as config.json's problem_type says
+    problem: str | None = None  # problem_type in config.json
 
-    max_length: ClassVar[int | None] = None  # any: only distances count
+    # Not annotated, and so no field: attention knows distances, and there is no greatest length.
+    max_length = None
 
     def __post_init__(self) -> None:
-        check_choice(self, "model_type", (HF_MODEL_TYPE, *HF_ALIASES))
-        check_config(self)
+        super().__post_init__()
+        check_buckets(self)
+        umt5 = self.model_type == "umt5"
+        if self.bias_per_layer != umt5:
+            raise ValueError(
+                f"bias_per_layer={self.bias_per_layer} with model_type={self.model_type!r}: config.json cannot record "
+                f"it, since of these models only umt5 has biases for each layer. Set bias_per_layer={umt5}"
+            )
         if self.model_type == "mt5" and self.scale_logits:
             raise ValueError(
-                "scale_logits=True: an mt5 does not scale, and its config.json cannot say that this one does"
+                "scale_logits=True: an mt5 does not scale its logits, and its config.json cannot record that this one "
+                "does. Set scale_logits=False"
             )
-        check_rates(self, "head_dropout")
-        check_labels(self.labels)
-
-    @property
-    def bias_per_layer(self) -> bool:
-        """Whether each layer has its own table of biases by distance, and not one for all layers of a stack."""
-        return self.model_type == "umt5"
-
-
-HF_MODEL_TYPE = "t5"
-HF_ALIASES = {"mt5": "MT5", "umt5": "UMT5"}
 
 
 def _sizes(width: int, mlp_dim: int, layers: int | tuple[int, int], num_heads: int, **more: Any) -> dict[str, Any]:
@@ -121,6 +107,7 @@ _BYTES = {
     "xxl": _sizes(4672, 12352, (36, 12), 64),
 }
 _1_1 = {"gated_mlp": True, "activation": "gelu_new", "tied": False, "scale_logits": False}
+_UMT5 = {"model_type": "umt5", "vocab_size": 256384, "bias_per_layer": True}
 _UL2 = Config(**_sizes(4096, 16384, 32, 16, head_dim=256), gated_mlp=True, activation="silu")
 PRESETS = {
     **{f"t5-{size}": (f"google-t5/t5-{size}", Config(**sizes)) for size, sizes in _V1_0.items()},
@@ -131,7 +118,7 @@ PRESETS = {
         for size, sizes in _V1_1.items()
     },
     **{
-        f"umt5-{size}": (f"google/umt5-{size}", Config(model_type="umt5", vocab_size=256384, **sizes, **_1_1))
+        f"umt5-{size}": (f"google/umt5-{size}", Config(**_UMT5, **sizes, **_1_1))
         for size, sizes in _V1_1.items()
         if size != "large"
     },
@@ -145,8 +132,8 @@ PRESETS = {
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the norms come first, and only scale (section 2.1). That of the
-    decoder is `nn.pre_norm.DecoderBlock`."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): the norms come first, and only scale (section 2.1). The decoder's
+    block is `nn.pre_norm.DecoderBlock`."""
 
     config: Config
     compute: Compute
@@ -158,133 +145,88 @@ class EncoderBlock(nn.Module):
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
-        attention = unscaled(cfg, compute, "attention")
-
+        attention = t5_attention(cfg, compute, "attention")
         if bias_BHSS is None:
             bias_BHSS = relative_bias(cfg, compute, causal=False, name="relative_bias")(ahead_BSS)
+
         h_BSD = norm(name="attention_norm")(x_BSD)
         x_BSD += drop(attention(h_BSD, attention.keys_values(h_BSD), mask=mask, bias=bias_BHSS, scale=1.0, train=train))
         return x_BSD + drop(mlp(cfg, compute, norm(name="mlp_norm")(x_BSD), drop)), None
 
 
-class Model(PreNormDecoding):
-    """T5 with the head of a task, one of `TASKS`."""
-
-    config: Config
-    task: str = "seq2seq-lm"
-    compute: Compute = Compute()
+class Model(PreNormTransformer):
+    """T5 with the head of a task."""
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
-        self.drop = nn.Dropout(cfg.dropout)
         self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
+        self.drop = nn.Dropout(cfg.dropout)
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
         self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute), norm()
-        if cfg.bias_per_layer:
+        if cfg.bias_per_layer:  # which the blocks make
             self.encoder_relative_bias = self.decoder_relative_bias = lambda ahead_BTS: None
         else:
             self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)
             self.decoder_relative_bias = relative_bias(cfg, compute, causal=True)
         if self.task == "seq2seq-lm" and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
-        if classes := heads.classes(self.task, cfg.labels):
-            self.head = heads.Classifier(classes, compute, initializer(cfg, cfg.width), **judge(cfg, self.task))
+        self.add_classifier(initializer(cfg, cfg.width))
 
-    def encode(
-        self,
-        source_BS: jax.Array,
-        valid_BS: jax.Array | None = None,
-        source_documents_BS: jax.Array | None = None,
-        train: bool = False,
-    ) -> jax.Array:
-        """The source, read as a whole: [B, S, D]."""
-        cfg = self.config
-        check_source(cfg, source_BS, valid_BS, source_documents_BS)
-        _, mask = encoder_inputs(source_BS, valid_BS, None, source_documents_BS)
-        x_BSD = self.drop(self.token_embed(source_BS), deterministic=not train)
-        self.sow("intermediates", "encoder_embedded_BTD", x_BSD)
+    def encoder_shared(self, source_BS: jax.Array, mask: Mask) -> tuple[Mask, jax.Array, jax.Array | None]:
         ahead_BSS = distances(source_BS.shape[1])
-        bias_BHSS = self.encoder_relative_bias(ahead_BSS)
-        x_BSD, _ = stack(
-            self.encoder_blocks, x_BSD, None, mask, ahead_BSS, bias_BHSS, train,
-            length=cfg.num_layers, compute=self.compute,
-        )  # fmt: skip
-        return self.drop(self.encoder_norm(x_BSD), deterministic=not train)
+        return mask, ahead_BSS, self.encoder_relative_bias(ahead_BSS)
 
 
-# ---- the published checkpoints ------------------------------------------------------------------------------------
-
-TASKS = {
-    "base": "T5Model",
-    "seq2seq-lm": "T5ForConditionalGeneration",
-    "sequence-classification": "T5ForSequenceClassification",
-    "token-classification": "T5ForTokenClassification",
-    "question-answering": "T5ForQuestionAnswering",
-}
+def _projection(value: str | None, settings: Mapping[str, Any]) -> str:
+    """The name of the MLP: of an activation, with "gated-" in front if it is gated."""
+    return ("relu" if settings["model_type"] == "t5" else "gated-gelu") if value is None else value
 
 
-def _projection(value: str | None, theirs: Mapping[str, Any]) -> str:
-    """Their name of the hidden layer: of an activation, with "gated-" before it if there is a gate."""
-    return ("relu" if theirs["model_type"] == "t5" else "gated-gelu") if value is None else value
+def _scale_logits(value: bool | None, settings: Mapping[str, Any]) -> bool:
+    """transformers 5 writes whether logits are scaled; before, it followed from the tie, and an mT5 never does it."""
+    return settings["model_type"] != "mt5" and (settings["tie_word_embeddings"] if value is None else value)
 
 
-def _activation(value: str | None, theirs: Mapping[str, Any]) -> str:
-    return read_activation(_projection(value, theirs))
+def _body(config: Config) -> rows.Rows:
+    name = f"layer.0.SelfAttention.{t5_layout.BIAS}"
+    return (
+        *t5_layout.BODY,
+        *t5_layout.attention("encoder.block.*.layer.0.SelfAttention", "encoder_blocks/attention"),
+        *rows.embedding(f"encoder.block.0.{name}", "encoder_relative_bias"),
+        *rows.embedding(f"encoder.block.*.{name}", "encoder_blocks/relative_bias"),
+        *rows.embedding(f"decoder.block.*.{name}", "decoder_blocks/relative_bias"),
+        *t5_layout.mlp_up(config.gated_mlp),
+    )
 
 
-def _scale_logits(value: bool | None, theirs: Mapping[str, Any]) -> bool:
-    """Whether logits are scaled. transformers 5 says it; before, it followed from the tie, and an mT5 never does."""
-    return theirs["model_type"] != "mt5" and (theirs["tie_word_embeddings"] if value is None else value)
-
-
-HF_CONFIG = CONFIG | {
-    "model_type": "model_type",
-    "activation": ("feed_forward_proj", _activation, write_projection),
-    "gated_mlp": (
-        "feed_forward_proj",
-        lambda value, theirs: _projection(value, theirs).startswith("gated-"),
-        write_projection,
-    ),
-    "head_dropout": "classifier_dropout",
-    "scale_logits": ("scale_decoder_outputs", _scale_logits, lambda scale, cfg: scale),
-    "problem": "problem_type",
-}
-HF_DEFAULTS = DEFAULTS | {
-    "model_type": HF_MODEL_TYPE,
-    "feed_forward_proj": None,
-    "classifier_dropout": 0.0,
-    "problem_type": None,
-}
-HF_FIXED = {"is_decoder": False}
-HF_UNNAMED = ("umt5",)  # published without its model_type
-HF_RENAMED = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}  # of the first checkpoints
-HF_PREFIX = "transformer."
-HF_BARE = ("base", "seq2seq-lm", "question-answering")
-HF_ABSENT = {"token-classification": r"decoder_.*"}
-
-_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
-HF_WEIGHTS = (
-    *WEIGHTS,
-    *attention_rows("encoder.block.*.layer.0.SelfAttention", "encoder_blocks/attention"),
-    (f"encoder.block.0.{_BIAS}",                          "encoder_relative_bias/embedding",           "R H -> R H"),
-    (f"encoder.block.*.{_BIAS}",                          "encoder_blocks/relative_bias/embedding",    "R H -> R H"),
-    (f"decoder.block.*.{_BIAS}",                          "decoder_blocks/relative_bias/embedding",    "R H -> R H"),
+PUBLISHED = Published(
+    model_type="t5",
+    class_prefix="T5",
+    aliases={"mt5": "MT5", "umt5": "UMT5"},
+    unnamed=("umt5",),
+    renamed_classes={"T5WithLMHeadModel": "T5ForConditionalGeneration"},  # of the first checkpoints
+    config=t5_layout.CONFIG | {
+        "model_type": Key("model_type", "t5"),
+        "bias_per_layer": Key(
+            "model_type", "t5", lambda value, settings: value == "umt5", lambda value, config: config.model_type
+        ),
+        **t5_layout.mlp_keys(None, _projection),
+        "head_dropout": Key("classifier_dropout", 0.0),
+        "scale_logits": Key("scale_decoder_outputs", None, _scale_logits),
+        "problem": Key("problem_type", None),
+    },
+    fixed={"is_decoder": False},
+    prefix="transformer.",
+    unprefixed=("base", "seq2seq-lm", "question-answering"),
+    body=_body,
+    heads={
+        **t5_layout.LANGUAGE_MODEL,
+        **bart_layout.CLASSIFIERS,
+        "token-classification": rows.dense("classifier", "head/scores"),
+    },
+    tied=bart_layout.TIED,
+    tied_by_tensors=True,
+    ignored=t5_layout.UNREAD_BIAS,
+    absent={"token-classification": r"decoder_.*"},
 )  # fmt: skip
-
-
-def hf_weights(config: Config) -> tuple[tuple[str, str, str], ...]:
-    """The rows of a configuration."""
-    return (*HF_WEIGHTS, *mlp_rows(config.gated_mlp))
-
-
-HF_HEADS = HEAD_WEIGHTS | {
-    "seq2seq-lm": OUTPUT_WEIGHTS,
-    "token-classification": (
-        ("classifier.weight", "head/scores/kernel", "C D -> D C"),
-        ("classifier.bias", "head/scores/bias", "C -> C"),
-    ),
-}
-HF_TIED = TIED
-HF_TIED_BY_TENSORS = True
-HF_IGNORE = IGNORE

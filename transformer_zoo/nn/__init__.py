@@ -7,6 +7,7 @@ from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import Embedding, TokenEmbedding
 from transformer_zoo.nn.encoder import Encoder, Inputs
+from transformer_zoo.nn.encoder_decoder import EncoderDecoder
 from transformer_zoo.nn.heads import Head
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.output import Output
@@ -14,6 +15,6 @@ from transformer_zoo.nn.post_norm import PostNormBlock
 from transformer_zoo.nn.stack import stack
 
 __all__ = [
-    "Architecture", "Attention", "Cache", "Compute", "Decoder", "Embedding", "Encoder", "Head", "Inputs", "Mask",
-    "Output", "PostNormBlock", "TokenEmbedding", "stack",
+    "Architecture", "Attention", "Cache", "Compute", "Decoder", "Embedding", "Encoder", "EncoderDecoder", "Head",
+    "Inputs", "Mask", "Output", "PostNormBlock", "TokenEmbedding", "stack",
 ]  # fmt: skip
