@@ -1,10 +1,14 @@
 """Who may import whom: a module imports lower levels only, and siblings do not know one another."""
 
 import ast
+import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from transformer_zoo import registry
 
 PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
@@ -106,3 +110,32 @@ def test_imports_lower_levels_only(path: Path):
 )
 def test_the_rule_itself(file: str, source: str, allowed: bool):
     assert (not offences(PACKAGE / file, source)) is allowed
+
+
+def published_names() -> set[str]:
+    """Model types, classes, keys of config.json and tensors of all families, unless a field of ours has that name."""
+    theirs, ours = set(), set()
+    for module in map(registry.family, registry.families()):
+        spec = module.PUBLISHED
+        theirs |= {*spec.model_types, *spec.key_defaults, *spec.fixed, *(key.name for key in spec.config.values())}
+        theirs |= {name for model_type in spec.model_types for name in spec.class_names(model_type).values()}
+        theirs |= {name for table in (spec.rows(module.Config()), *spec.heads.values()) for name, *_ in table}
+        ours |= {field.name for field in dataclasses.fields(module.Config)}
+    return theirs - ours
+
+
+def published_strings(source: str, names: set[str]) -> list[str]:
+    strings = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return [x for x in strings if isinstance(x, str) and (x in names or re.search(r"\w\.(weight|bias)$", x))]
+
+
+def test_nn_holds_no_published_name():
+    names = published_names()
+    found = {path.name: published_strings(path.read_text(encoding="utf-8"), names) for path in PACKAGE.glob("nn/*.py")}
+    assert not {file: strings for file, strings in found.items() if strings}
+
+
+def test_the_rule_of_published_names():
+    source = 'CONFIG = {"width": "d_model"}\nROWS = (("fc1.weight", "mlp_up/kernel"), (f"{side}.wi.bias", "x"))\n'
+    source += 'NAMES = ("BartModel", "mbart", "d_model of a file")\n'
+    assert published_strings(source, published_names()) == ["d_model", "fc1.weight", "BartModel", "mbart", ".wi.bias"]

@@ -1,5 +1,5 @@
-"""LongT5: Efficient Text-To-Text Transformer for Long Sequences, Guo et al. 2021: T5 with an encoder whose tokens see
-their neighbours and, with transient-global attention, a summary of each block of the text."""
+"""LongT5: Efficient Text-To-Text Transformer for Long Sequences, Guo et al. 2021: T5 with an encoder whose tokens
+attend to their neighbours and, with transient-global attention, to a summary of each block of the text."""
 
 import dataclasses
 import functools
@@ -10,19 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding
+from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding, pre_norm
 from transformer_zoo.nn.positions import positions_of
-from transformer_zoo.nn.pre_norm import (
-    DecoderBlock,
-    PreNormTransformer,
-    check_buckets,
-    initializer,
-    mlp,
-    relative_bias,
-    t5_attention,
-)
-from transformer_zoo.nn.pre_norm import init_cache as init_cache
 from transformer_zoo.published import Key, Published, bart_layout, rows, t5_layout
+
+init_cache = pre_norm.init_cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +53,7 @@ class Config(Architecture):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_buckets(self)
+        pre_norm.check_buckets(self)
 
 
 _LARGE = {"width": 1024, "mlp_dim": 2816, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 16}
@@ -78,13 +70,13 @@ PRESETS = {
 
 @struct.dataclass
 class View:
-    """What the tokens of a source see, the same for every layer. Rows are cut into N blocks of R = local_radius + 1
-    tokens, X = B N of them in all.
+    """The keys that each token of a source attends to, in all layers. Rows are cut into N blocks of R tokens, one more
+    than local_radius; X = B N blocks in all.
 
     Attributes:
-        bias_XHRS: what is added to the scores of a block's tokens; as good as minus infinity for what they do not see.
-            S: the tokens of the block before, of this one and of the next, and then the summaries.
-        members_BSG: which tokens are summed up, in each of G summaries.
+        bias_XHRS: added to the scores of a block's tokens; for keys that they do not attend to, the lowest number. S:
+            the tokens of the previous block, of this one and of the next, and then the summaries.
+        members_BSG: which tokens each of G summaries is the sum of. None: there are no summaries.
     """
 
     bias_XHRS: jax.Array
@@ -92,8 +84,8 @@ class View:
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm(x)) to the neighbours and to the summaries of the text, which are the sums of norm(x) over its
-    blocks, made anew in every layer (section 3.2); then x + mlp(norm(x))."""
+    """x + attention(norm(x)) to the neighbours and to the summaries of the text, the sums of norm(x) over its blocks,
+    which every layer computes anew (section 3.2); then x + mlp(norm(x))."""
 
     config: Config
     compute: Compute
@@ -103,28 +95,28 @@ class EncoderBlock(nn.Module):
         cfg, compute, R = self.config, self.compute, self.config.local_radius + 1
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
-        attention = t5_attention(cfg, compute, "attention")
+        attention = pre_norm.t5_attention(cfg, compute, "attention")
 
         h_BSD = norm(name="attention_norm")(x_BSD)
         kv = [around(part, R) for part in attention.keys_values(h_BSD)]
         if view.members_BSG is not None:
             sums_BGD = jnp.einsum("BSG,BSD->BGD", view.members_BSG.astype(h_BSD.dtype), h_BSD)
             summaries = attention.keys_values(norm(name="global_norm")(sums_BGD))
-            every = lambda part: jnp.repeat(part, len(view.bias_XHRS) // len(part), axis=0)  # block of a row
+            every = lambda part: jnp.repeat(part, len(view.bias_XHRS) // len(part), axis=0)  # for each block of a row
             kv = [jnp.concatenate([near, every(part)], axis=1) for near, part in zip(kv, summaries)]
         y_XRD = attention(in_blocks(h_BSD, R), tuple(kv), bias=view.bias_XHRS, scale=1.0, train=train)
         x_BSD += drop(y_XRD.reshape(len(x_BSD), -1, cfg.width)[:, : x_BSD.shape[1]])
-        return x_BSD + drop(mlp(cfg, compute, norm(name="mlp_norm")(x_BSD), drop)), None
+        return x_BSD + drop(pre_norm.mlp(cfg, compute, norm(name="mlp_norm")(x_BSD), drop)), None
 
 
 def in_blocks(x: jax.Array, R: int) -> jax.Array:
-    """[B, S, ...] to blocks [B N, R, ...], filled up with zeros."""
+    """[B, S, ...] to blocks [B N, R, ...], padded with zeros."""
     rest = x.shape[2:]
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % R), *[(0, 0)] * len(rest))).reshape(-1, R, *rest)
 
 
 def around(x: jax.Array, R: int) -> jax.Array:
-    """[B, S, ...] to [B N, 3R, ...]: of each block, the one before, itself and the next; zeros where there is none."""
+    """[B, S, ...] to [B N, 3R, ...]: each block with the previous and the next one; zeros where there is none."""
     blocks = in_blocks(x, R).reshape(len(x), -1, R, *x.shape[2:])
     padded = jnp.pad(blocks, ((0, 0), (1, 1), *[(0, 0)] * (blocks.ndim - 2)))
     three = jnp.concatenate([padded[:, :-2], blocks, padded[:, 2:]], axis=2)
@@ -132,50 +124,50 @@ def around(x: jax.Array, R: int) -> jax.Array:
 
 
 def summarised(documents_BS: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Which summary each token goes into, int32[B, S], -1: none; and the document of each summary, int32[B, G], 0:
-    there is no such summary.
+    """The summary that each token belongs to, int32[B, S], -1 for none; and the document of each summary, int32[B, G],
+    0 for a summary that does not exist.
 
-    The real tokens of a document (those of document 0 are none) make blocks of `size`; those that are left over in the
-    end go with the block before, if there is one (section 3.2).
+    The tokens of a document are divided into blocks of `size`; the rest at the end joins the last block, if there is
+    one (section 3.2). Document 0 is padding.
     """
     S = documents_BS.shape[1]
     G = max(1, S // size)
     real_BS = documents_BS > 0
-    place_BS = positions_of(S, None, documents_BS)
-    ends_BS = real_BS & (place_BS % size == size - 1)
-    before_BS = jnp.cumsum(ends_BS, axis=1) - ends_BS
-    last_BS = jnp.arange(S) + size - 1 - place_BS % size  # of the token's block
-    there_BS = jnp.take_along_axis(documents_BS, jnp.minimum(last_BS, S - 1), axis=1) == documents_BS
-    whole_BS = (last_BS < S) & there_BS
-    summary_BS = jnp.where(whole_BS, before_BS, jnp.where(place_BS >= size, before_BS - 1, -1))
+    position_BS = positions_of(S, None, documents_BS)
+    ends_BS = real_BS & (position_BS % size == size - 1)
+    previous_BS = jnp.cumsum(ends_BS, axis=1) - ends_BS
+    last_BS = jnp.arange(S) + size - 1 - position_BS % size  # the last index of the token's block
+    inside_BS = jnp.take_along_axis(documents_BS, jnp.minimum(last_BS, S - 1), axis=1) == documents_BS
+    whole_BS = (last_BS < S) & inside_BS
+    summary_BS = jnp.where(whole_BS, previous_BS, jnp.where(position_BS >= size, previous_BS - 1, -1))
     summary_BS = jnp.where(real_BS, summary_BS, -1)
     documents_BSG = jnp.where(summary_BS[..., None] == jnp.arange(G), documents_BS[..., None], 0)
     return summary_BS, documents_BSG.max(axis=1)
 
 
-class Model(PreNormTransformer):
+class Model(pre_norm.PreNormTransformer):
     """LongT5, with a language model's output layer for the task `seq2seq-lm` and without for `base`."""
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, 1))
         self.drop = nn.Dropout(cfg.dropout)
-        self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)
+        self.encoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=False)
         if cfg.encoder_attention == "transient-global":
-            self.global_relative_bias = relative_bias(cfg, compute, causal=False)
-        self.decoder_relative_bias = relative_bias(cfg, compute, causal=True)
+            self.global_relative_bias = pre_norm.relative_bias(cfg, compute, causal=False)
+        self.decoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=True)
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
-        self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute), norm()
+        self.decoder_blocks, self.decoder_norm = pre_norm.DecoderBlock(cfg, compute), norm()
         if self.task == "seq2seq-lm" and not cfg.tied:
-            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
+            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, cfg.width))
 
     def encoder_shared(self, source_BS: jax.Array, mask: Mask) -> tuple[View]:
         documents_BS = jnp.ones_like(source_BS) if mask.documents_BS is None else mask.documents_BS
         return (self.view(documents_BS if mask.valid_BS is None else jnp.where(mask.valid_BS, documents_BS, 0)),)
 
     def view(self, documents_BS: jax.Array) -> View:
-        """What the tokens of these documents see; there is none of number 0."""
+        """The view of these documents; document 0 is padding."""
         cfg, R = self.config, self.config.local_radius + 1
         own_XR, around_XS = in_blocks(documents_BS, R), around(documents_BS, R)
         near = Mask(
@@ -183,21 +175,21 @@ class Model(PreNormTransformer):
             documents_BT=own_XR, documents_BS=around_XS,
         )  # fmt: skip
         ahead_1RS = (jnp.arange(3 * R) - R - jnp.arange(R)[:, None])[None]
-        bias_XHRS = hidden(self.encoder_relative_bias(ahead_1RS), near.dense(R, 3 * R))
+        bias_XHRS = masked(self.encoder_relative_bias(ahead_1RS), near.dense(R, 3 * R))
         if cfg.encoder_attention == "local":
             return View(bias_XHRS, None)
         summary_BS, documents_BG = summarised(documents_BS, cfg.global_block_size)
         numbers_G = jnp.arange(documents_BG.shape[1])
         bias_BHSG = self.global_relative_bias(numbers_G - summary_BS[..., None])
         same_BSG = (documents_BS[..., None] == documents_BG[:, None]) & (documents_BG[:, None] > 0)
-        bias_BSHG = jnp.swapaxes(hidden(bias_BHSG, same_BSG[:, None]), 1, 2)
+        bias_BSHG = jnp.swapaxes(masked(bias_BHSG, same_BSG[:, None]), 1, 2)
         bias_XHRG = jnp.swapaxes(in_blocks(bias_BSHG, R), 1, 2)
         return View(jnp.concatenate([bias_XHRS, bias_XHRG], axis=-1), summary_BS[..., None] == numbers_G)
 
 
-def hidden(bias_BHTS: jax.Array, seen: jax.Array) -> jax.Array:
-    """The bias where something is seen, and where not, as good as minus infinity."""
-    return jnp.where(seen, bias_BHTS, jnp.finfo(bias_BHTS.dtype).min)
+def masked(bias_BHTS: jax.Array, mask: jax.Array) -> jax.Array:
+    """The bias where the mask is true, and the lowest number elsewhere."""
+    return jnp.where(mask, bias_BHTS, jnp.finfo(bias_BHTS.dtype).min)
 
 
 def _body(config: Config) -> rows.Rows:

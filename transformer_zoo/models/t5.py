@@ -10,19 +10,11 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding
+from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding, pre_norm
 from transformer_zoo.nn.positions import distances
-from transformer_zoo.nn.pre_norm import (
-    DecoderBlock,
-    PreNormTransformer,
-    check_buckets,
-    initializer,
-    mlp,
-    relative_bias,
-    t5_attention,
-)
-from transformer_zoo.nn.pre_norm import init_cache as init_cache
 from transformer_zoo.published import Key, Published, bart_layout, rows, t5_layout
+
+init_cache = pre_norm.init_cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +55,7 @@ class Config(Architecture):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_buckets(self)
+        pre_norm.check_buckets(self)
         umt5 = self.model_type == "umt5"
         if self.bias_per_layer != umt5:
             raise ValueError(
@@ -107,28 +99,28 @@ _BYTES = {
     "xxl": _sizes(4672, 12352, (36, 12), 64),
 }
 _1_1 = {"gated_mlp": True, "activation": "gelu_new", "tied": False, "scale_logits": False}
-_UMT5 = {"model_type": "umt5", "vocab_size": 256384, "bias_per_layer": True}
 _UL2 = Config(**_sizes(4096, 16384, 32, 16, head_dim=256), gated_mlp=True, activation="silu")
+
+
+def _presets(hub_id: str, sizes: dict[str, dict[str, Any]], **fields: Any) -> dict[str, tuple[str, Config]]:
+    name = hub_id.rpartition("/")[2]
+    return {f"{name}-{size}": (f"{hub_id}-{size}", Config(**numbers, **fields)) for size, numbers in sizes.items()}
+
+
 PRESETS = {
-    **{f"t5-{size}": (f"google-t5/t5-{size}", Config(**sizes)) for size, sizes in _V1_0.items()},
-    **{f"t5-v1_1-{size}": (f"google/t5-v1_1-{size}", Config(**sizes, **_1_1)) for size, sizes in _V1_1.items()},
-    **{f"flan-t5-{size}": (f"google/flan-t5-{size}", Config(**sizes, **_1_1)) for size, sizes in _V1_1.items()},
-    **{
-        f"mt5-{size}": (f"google/mt5-{size}", Config(model_type="mt5", vocab_size=250112, **sizes, **_1_1))
-        for size, sizes in _V1_1.items()
-    },
-    **{
-        f"umt5-{size}": (f"google/umt5-{size}", Config(**_UMT5, **sizes, **_1_1))
-        for size, sizes in _V1_1.items()
-        if size != "large"
-    },
-    **{
-        f"byt5-{size}": (f"google/byt5-{size}", Config(vocab_size=384, **sizes, **_1_1))
-        for size, sizes in _BYTES.items()
-    },
+    **_presets("google-t5/t5", _V1_0),
+    **_presets("google/t5-v1_1", _V1_1, **_1_1),
+    **_presets("google/flan-t5", _V1_1, **_1_1),
+    **_presets("google/mt5", _V1_1, model_type="mt5", vocab_size=250112, **_1_1),
+    **_presets(
+        "google/umt5",
+        {size: numbers for size, numbers in _V1_1.items() if size != "large"},
+        model_type="umt5", vocab_size=256384, bias_per_layer=True, **_1_1,
+    ),
+    **_presets("google/byt5", _BYTES, vocab_size=384, **_1_1),
     "ul2": ("google/ul2", _UL2),
     "flan-ul2": ("google/flan-ul2", _UL2),
-}
+}  # fmt: skip
 
 
 class EncoderBlock(nn.Module):
@@ -145,33 +137,33 @@ class EncoderBlock(nn.Module):
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         drop = nn.Dropout(cfg.dropout, deterministic=not train)
-        attention = t5_attention(cfg, compute, "attention")
+        attention = pre_norm.t5_attention(cfg, compute, "attention")
         if bias_BHSS is None:
-            bias_BHSS = relative_bias(cfg, compute, causal=False, name="relative_bias")(ahead_BSS)
+            bias_BHSS = pre_norm.relative_bias(cfg, compute, causal=False, name="relative_bias")(ahead_BSS)
 
         h_BSD = norm(name="attention_norm")(x_BSD)
         x_BSD += drop(attention(h_BSD, attention.keys_values(h_BSD), mask=mask, bias=bias_BHSS, scale=1.0, train=train))
-        return x_BSD + drop(mlp(cfg, compute, norm(name="mlp_norm")(x_BSD), drop)), None
+        return x_BSD + drop(pre_norm.mlp(cfg, compute, norm(name="mlp_norm")(x_BSD), drop)), None
 
 
-class Model(PreNormTransformer):
+class Model(pre_norm.PreNormTransformer):
     """T5 with the head of a task."""
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
         norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, 1))
         self.drop = nn.Dropout(cfg.dropout)
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
-        self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute), norm()
+        self.decoder_blocks, self.decoder_norm = pre_norm.DecoderBlock(cfg, compute), norm()
         if cfg.bias_per_layer:  # which the blocks make
             self.encoder_relative_bias = self.decoder_relative_bias = lambda ahead_BTS: None
         else:
-            self.encoder_relative_bias = relative_bias(cfg, compute, causal=False)
-            self.decoder_relative_bias = relative_bias(cfg, compute, causal=True)
+            self.encoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=False)
+            self.decoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=True)
         if self.task == "seq2seq-lm" and not cfg.tied:
-            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
-        self.add_classifier(initializer(cfg, cfg.width))
+            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, cfg.width))
+        self.add_classifier(pre_norm.initializer(cfg, cfg.width))
 
     def encoder_shared(self, source_BS: jax.Array, mask: Mask) -> tuple[Mask, jax.Array, jax.Array | None]:
         ahead_BSS = distances(source_BS.shape[1])
@@ -222,8 +214,9 @@ PUBLISHED = Published(
     body=_body,
     heads={
         **t5_layout.LANGUAGE_MODEL,
-        **bart_layout.CLASSIFIERS,
+        "sequence-classification": bart_layout.CLASSIFIERS["sequence-classification"],
         "token-classification": rows.dense("classifier", "head/scores"),
+        "question-answering": bart_layout.CLASSIFIERS["question-answering"],
     },
     tied=bart_layout.TIED,
     tied_by_tensors=True,
