@@ -126,7 +126,7 @@ def published_names() -> set[str]:
 
 def published_strings(source: str, names: set[str]) -> list[str]:
     strings = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
-    return [x for x in strings if isinstance(x, str) and (x in names or re.search(r"\w\.(weight|bias)$", x))]
+    return [x for x in strings if isinstance(x, str) and (x in names or re.search(r"\.(weight|bias)$", x))]
 
 
 def test_nn_holds_no_published_name():
@@ -138,4 +138,5 @@ def test_nn_holds_no_published_name():
 def test_the_rule_of_published_names():
     source = 'CONFIG = {"width": "d_model"}\nROWS = (("fc1.weight", "mlp_up/kernel"), (f"{side}.wi.bias", "x"))\n'
     source += 'NAMES = ("BartModel", "mbart", "d_model of a file")\n'
-    assert published_strings(source, published_names()) == ["d_model", "fc1.weight", "BartModel", "mbart", ".wi.bias"]
+    found = published_strings(source, published_names())
+    assert sorted(found) == [".wi.bias", "BartModel", "d_model", "fc1.weight", "mbart"]
