@@ -11,8 +11,8 @@ platform's fused one unless the setting says "xla" or the model adds a bias to t
 Utilisation is model FLOPs a second, relative to the device's: of the forward pass 2 for each weight that a token is
 multiplied with, and 4 x K for each head and pair of a query and a key that it sees (causal attention: half of all
 pairs; a window: those that it shows); three times that for training. What is looked up or computed again counts for
-nothing. A step of decoding is measured by the memory's bandwidth: the bytes of all weights, read once, and of the cache
-as far as it is filled, on average; its tokens a second leave out the prompt. Of masked tokens the reference library
+nothing. Decoding is measured by the memory's bandwidth: for each new token the bytes of all weights, read once, and of
+the cache as far as it is filled, on average; the time is that of the prompt too. Of masked tokens the reference library
 computes its loss from the logits of all tokens, and its utilisation counts these.
 
 Each library has a process of its own, on an accelerator a new one for each case: both compile at the same time, then
@@ -195,29 +195,37 @@ def begin(device: dict[str, Any], seconds: float, quick: bool) -> dict[str, Any]
 def one_case(
     case: Case, sides: Sequence[Side], share: float, deadline: float, report: dict[str, Any]
 ) -> dict[str, Any]:
-    """What there is to say about a case, in its share of the time or at most twice that."""
-    until, hard = time.monotonic() + share, min(deadline, time.monotonic() + 2 * share)
+    """What there is to say about a case, in its share of the time or not much more."""
+    begun = time.monotonic()
     if case.kind == "attention":
-        return sides[0].ask("compare", case, until=hard)
-    work = sides[0].ask("begin", case, until=hard)
+        return sides[0].ask("compare", case, until=min(deadline, begun + 2 * share))
+    work = sides[0].ask("begin", case, until=min(deadline, begun + share))
     if "error" in work:
         return work
-    first = {OURS: (case.ours, None), THEIRS: (case.theirs, ("begin", case, work["config"]))}
     tried: dict[str, list[dict[str, Any]]] = {}
-    together = 1 if case.alone else len(sides)
-    for some in [sides[i : i + together] for i in range(0, len(sides), together)]:
-        with concurrent.futures.ThreadPoolExecutor(len(some)) as pool:
-            compiled = pool.map(lambda side: prepare(side, *first[side.name], until, hard), some)
-            tried |= {side.name: rows for side, rows in zip(some, compiled)}
+    for some in [[side] for side in sides] if case.alone else [sides]:
+        part = share * len(some) / len(sides)
+        tried |= compiled(case, some, work, part, deadline)
         for side in some:  # one after the other
             for row in tried[side.name]:
-                if "error" not in row:
-                    seconds = 0.1 if report["small"] else 2.0
-                    row |= side.ask("time", row.pop("how"), seconds, until=max(hard, time.monotonic() + 5))
+                last = min(deadline, time.monotonic() + part + 10)
+                timed(row, side, 0.1 if report["small"] else 2.0, last)
                 rate(row, side.name, case, work, report)
             if side is not sides[-1] and report["platform"] != "cpu":
                 side.renew(0.5)
     return judged(tried)
+
+
+def compiled(
+    case: Case, sides: Sequence[Side], work: dict[str, Any], share: float, deadline: float
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of the settings that each side has compiled, or why not; both do it at the same time."""
+    start = time.monotonic()
+    until, hard = start + 0.7 * share, min(deadline, start + 2 * share)  # the rest is for what is timed then
+    first = {OURS: (case.ours, None), THEIRS: (case.theirs, ("begin", case, work["config"]))}
+    with concurrent.futures.ThreadPoolExecutor(len(sides)) as pool:
+        rows = pool.map(lambda side: prepare(side, *first[side.name], until, hard), sides)
+        return {side.name: some for side, some in zip(sides, rows)}
 
 
 def prepare(
@@ -244,6 +252,17 @@ def prepare(
         if "error" in row:
             row.pop("how", None)
     return rows
+
+
+def timed(row: dict[str, Any], side: Side, seconds: float, until: float) -> None:
+    """Adds what steps take."""
+    if "error" in row:
+        return
+    setting = row.pop("how")
+    if side.process is None:
+        row["error"] = "the process that had compiled it was lost"
+    else:
+        row |= side.ask("time", setting, seconds, until=until)
 
 
 def rate(row: dict[str, Any], side: str, case: Case, work: dict[str, Any], report: dict[str, Any]) -> None:

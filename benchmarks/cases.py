@@ -89,7 +89,7 @@ def _decode(batch: int) -> Case:
     ours = (Setting(batch=batch, apart=True), Setting(batch=batch))
     theirs = (PeerSetting(batch=batch), PeerSetting(batch=batch, cache="static"))
     return Case(
-        name=f"decode GPT-2 XL, batch {batch}", kind="decode", model="gpt2-xl", length=128, new=128, ours=ours,
+        name=f"decode GPT-2 XL, batch {batch}", kind="decode", model="gpt2-xl", length=32, new=224, ours=ours,
         theirs=theirs,
     )  # fmt: skip
 

@@ -103,7 +103,8 @@ def reply(pipe: Connection, worker: Any) -> None:
         try:
             pipe.send(getattr(worker, method)(*arguments))
         except Exception as error:
-            traceback.print_exc()
+            if not isinstance(error, ImportError):  # which says it all
+                traceback.print_exc()
             pipe.send({"error": reason(error)})
 
 

@@ -146,25 +146,19 @@ class Decode(Program):
         self.model.generation_config.eos_token_id = None
         self.model.generation_config.pad_token_id = 0
 
-    def run(self, setting: PeerSetting, times: int) -> float:
-        """Of each of so many calls, what further steps take: the call for one token is taken off."""
+    def call(self, setting: PeerSetting) -> Any:
         tokens = self.tokens(setting.batch, self.prompt)
-        further = [self._seconds(setting, tokens, self.new) - self._seconds(setting, tokens, 1) for _ in range(times)]
-        return sum(further) / (self.new - 1)
+        how = {"attention_mask": self.torch.ones_like(tokens), "do_sample": False, "max_new_tokens": self.new}
+        if setting.cache == "static":
+            how["cache_implementation"] = "static"
 
-    def _seconds(self, setting: PeerSetting, tokens: Any, new: int) -> float:
-        how = {"cache_implementation": "static"} if setting.cache == "static" else {}
-        self.wait()
-        start = time.perf_counter()
-        with self.torch.inference_mode():
-            mask = self.torch.ones_like(tokens)
-            answers = self.model.generate(
-                tokens, attention_mask=mask, do_sample=False, max_new_tokens=new, min_new_tokens=new, **how
-            )
-        self.wait()
-        if answers.shape[1] != tokens.shape[1] + new:
-            raise ValueError(f"{answers.shape[1] - tokens.shape[1]} new tokens instead of {new}")
-        return time.perf_counter() - start
+        def write() -> None:
+            with self.torch.inference_mode():
+                answers = self.model.generate(tokens, **how)
+            if answers.shape[1] != self.prompt + self.new:
+                raise ValueError(f"{answers.shape[1] - self.prompt} new tokens instead of {self.new}")
+
+        return write
 
 
 def _compiled(block: Any) -> Any:
