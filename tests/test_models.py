@@ -17,7 +17,7 @@ from jax.extend.core import jaxprs_in_params
 
 from transformer_zoo import registry, trees
 from transformer_zoo.generation.generate import generate
-from transformer_zoo.nn import Compute
+from transformer_zoo.nn import Compute, Encoder
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.pretrained import Bundle
 
@@ -27,6 +27,12 @@ EXACT = 1e-12
 def each(*takes: str, **how: str) -> Any:
     """Once for every family whose model takes these arguments."""
     return pytest.mark.parametrize("case", families.cases(*takes, **how), ids=families.name_of)
+
+
+def each_encoder_without(name: str) -> Any:
+    """Once for every encoder that refuses this argument."""
+    found = [case for case in families.cases() if issubclass(case.module.Model, Encoder) and name not in case.takes]
+    return pytest.mark.parametrize("case", found, ids=families.name_of)
 
 
 def each_kind(*takes: str) -> Any:
@@ -732,6 +738,12 @@ def test_arguments_that_differ_in_shape(case: families.Case):
     for name in {"positions_BT", "documents_BT", "segments_BT", "target_documents_BT"}.intersection(case.takes):
         wrong = {name: np.zeros((2, 5), np.int32)}
         refused(case, rf"{name} has shape \(2, 5\) and the tokens \(2, 6\)", **inputs(case, 2) | wrong)
+
+
+@each_encoder_without("segments_BT")
+def test_segments_where_the_family_has_none(case: families.Case):
+    segments_BT = np.zeros((2, 6), np.int32)
+    refused(case, "segments_BT: this family has no segments", **inputs(case, 2), segments_BT=segments_BT)
 
 
 @each("source_BS")
