@@ -89,7 +89,7 @@ def test_list(capsys):
     text = out_of(capsys, "list")
     for name, preset in registry.presets().items():
         assert name in text and preset.hub_id in text and f"{preset.params:,}" in text
-    assert all(task in text for task in gpt2.TASKS)
+    assert all(task in text for task in gpt2.PUBLISHED.tasks)
 
 
 def test_published_counts():

@@ -161,7 +161,7 @@ def load(
 
 def _heads(model: Any) -> dict[str, str]:
     """What a task's own parameters are called where models are published: of another name, they mean something else."""
-    rows = getattr(registry.module_of(model.config), "HF_HEADS", {}).get(model.task, ())
+    rows = registry.module_of(model.config).PUBLISHED.heads.get(model.task, ())
     return {ours: theirs for theirs, ours, *_ in rows}
 
 
