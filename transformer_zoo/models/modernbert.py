@@ -135,7 +135,7 @@ class Classifier(nn.Module):
         x_BD = norm(self)(name="norm")(ACTIVATIONS[cfg.head_activation](x_BD))
         x_BD = nn.Dropout(cfg.head_dropout, deterministic=not train)(x_BD)
         scores = dense(self.classes, kernel_init=initializer(cfg, cfg.width**-0.5), name="scores")
-        return scores(x_BD).astype(self.compute.wide)
+        return scores(x_BD).astype(self.compute.accumulation_dtype)
 
 
 class Model(nn.Module):
@@ -184,7 +184,9 @@ class Model(nn.Module):
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
         positions_BT, mask = encoder_inputs(tokens_BT, valid_BT, positions_BT)
         check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
-        turn = functools.partial(rotation, positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.wide)
+        turn = functools.partial(
+            rotation, positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.accumulation_dtype
+        )
         rotations = {"local": turn(cfg.local_theta), "global": turn(cfg.global_theta)}
         layers = {"local": jnp.asarray(local_layers(cfg)), "first": jnp.arange(cfg.num_layers) == 0}
 

@@ -66,8 +66,9 @@ class Model(nn.Module):
         self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         self.position_embed = Embedding(cfg.max_length + position_offset(cfg), cfg.width, compute, init)
         self.relative_bias = nn.Embed(
-            NUM_BUCKETS, cfg.num_heads, dtype=compute.wide, param_dtype=compute.param_dtype, embedding_init=init
-        )
+            NUM_BUCKETS, cfg.num_heads, dtype=compute.accumulation_dtype, param_dtype=compute.param_dtype,
+            embedding_init=init,
+        )  # fmt: skip
         self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         self.blocks = PostNormBlock(cfg, compute, init)
         if self.task in POOLED:

@@ -120,7 +120,9 @@ class DisentangledAttention(Attention):
             ValueError: a fused kernel is asked for.
         """
         if self.compute.attention not in ("auto", "xla"):
-            raise ValueError(f"attention {self.compute.attention!r} knows no positions: choose 'auto' or 'xla'")
+            raise ValueError(
+                f"attention {self.compute.attention!r} does not support relative positions: choose 'auto' or 'xla'"
+            )
         # A query at padding sees no key, so that its weights are equal, as in the code released with the paper.
         mask = mask.replace(documents_BT=mask.valid_BS, documents_BS=mask.valid_BS)
         q_BTHK, (k_BSHK, v_BSHK) = self.query(x_BTD), kv
@@ -171,7 +173,7 @@ class DisentangledAttention(Attention):
 
     @property
     def product(self) -> Any:
-        return functools.partial(jnp.einsum, preferred_element_type=self.compute.wide)
+        return functools.partial(jnp.einsum, preferred_element_type=self.compute.accumulation_dtype)
 
 
 def _mix_heads(dense: nn.Module, x_BHTS: jax.Array) -> jax.Array:
