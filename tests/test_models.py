@@ -782,6 +782,9 @@ def test_positions_that_do_not_exist(case: families.Case):
         positions_BT[0, 3] = wrong
         words = rf"positions_BT\[0, 3\] is {wrong}, outside of the positions, which has 0 to {longest - 1}"
         refused(case, words, **inputs(case, 2), positions_BT=positions_BT)
+    if hasattr(case.config, "absolute_positions"):
+        without = case.with_(absolute_positions=False)
+        refused(without, "no absolute positions, leave it out", **inputs(case, 2), positions_BT=np.zeros((2, 6), int))
 
 
 @each("tokens_BT", "cache")

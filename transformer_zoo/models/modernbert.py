@@ -114,7 +114,7 @@ class Classifier(nn.Module):
         x_BD = make_norm(cfg, self.compute)(name="norm")(ACTIVATIONS[cfg.head_activation](x_BD))
         x_BD = nn.Dropout(cfg.head_dropout, deterministic=not train)(x_BD)
         scores = dense(self.classes, kernel_init=truncated_normal(cfg, cfg.width**-0.5), name="scores")
-        return scores(x_BD).astype(self.compute.wide)
+        return scores(x_BD).astype(self.compute.accumulation_dtype)
 
 
 class Model(Encoder):
@@ -142,7 +142,7 @@ class Model(Encoder):
 
     def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
         cfg = self.config
-        rotate = functools.partial(rotation, inputs.positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.wide)
+        rotate = functools.partial(rotation, inputs.positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.accumulation_dtype)
         rotations = {"local": rotate(cfg.local_theta), "global": rotate(cfg.global_theta)}
         layers = {"local": jnp.asarray(local_layers(cfg)), "first": jnp.arange(cfg.num_layers) == 0}
         return self.final_norm(self.run(self.blocks, x_BTD, layers, inputs.mask, rotations, train))
