@@ -19,8 +19,9 @@ from transformer_zoo.generation import generate as generation
 from transformer_zoo.generation import published
 from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
-from transformer_zoo.generation.rules import Rules
+from transformer_zoo.generation.rules import LogitsRules
 from transformer_zoo.generation.sampling import Greedy, Sample
+from transformer_zoo.generation.strategy import DecodeInputs
 from transformer_zoo.nn import Cache
 from transformer_zoo.pretrained import Bundle
 
@@ -54,9 +55,11 @@ def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config
     return answers
 
 
-def obeying(log_probs, rules: Rules, read, new, max_new, stops, config) -> np.ndarray:
+def obeying(log_probs, rules: LogitsRules, read, new, max_new, stops, config) -> np.ndarray:
     """The log probabilities that the rules leave."""
     scores, whole, size = np.array(log_probs), [*read, *new], rules.no_repeat_ngram_size
+    present = list(set(whole))  # log probabilities are negative
+    scores[present] *= rules.repetition_penalty
     scores[list(rules.suppressed)] = -np.inf
     if len(new) < rules.min_new_tokens:
         scores[list(stops)] = -np.inf
@@ -91,29 +94,34 @@ def read_of(rows: int, seed: int, size: int = V) -> np.ndarray:
     return np.random.default_rng(seed + 100).integers(0, size, (rows, READ)).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("beam", "seed", "size", "room", "config"))
-def compiled(beam, read_BT, valid_BT, max_new, stop_ids, *, seed, size=V, room=ROOM, config=None):
-    scores = toy(seed, size)
-    slots = READ + room
-    kept = jnp.zeros((len(read_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(read_BT)
-    cache = Cache(kv=[kept], valid_BS=jnp.ones((len(read_BT), slots), bool), length=jnp.asarray(READ))
+@functools.partial(jax.jit, static_argnames=("strategy", "seed", "size", "room", "config"))
+def compiled(
+    strategy, prompt_BT, valid_BT, max_new, stop_ids, key=None, *, seed, size=V, room=ROOM, config=None
+):  # fmt: skip
+    """A strategy on the toy: its answers, and of a search also their scores."""
+    logits, slots = toy(seed, size), READ + room
+    kept = jnp.zeros((len(prompt_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(prompt_BT)
+    cache = Cache(kv=[kept], valid_BS=jnp.ones((len(prompt_BT), slots), bool), length=jnp.asarray(READ))
 
-    def follow(token_M, cache):
+    def decode_step(token_M, cache):
         kept = jax.lax.dynamic_update_slice_in_dim(
             cache.kv[0], token_M[:, None, None, None].astype(float), cache.length, axis=-2
         )
         cache = cache.replace(kv=[kept], length=cache.length + 1)
-        return scores(jnp, kept[:, 0, :, 0], cache.length), cache
+        return logits(jnp, kept[:, 0, :, 0], cache.length), cache
 
-    def rules(n, scores_MV, new_MR):
-        times = len(new_MR) // len(read_BT)
-        return beam.apply(
-            n, scores_MV, new_MR, config=config, read_BT=jnp.repeat(read_BT, times, axis=0),
+    def apply_rules(n, logits_MV, new_MR):
+        times = len(new_MR) // len(prompt_BT)
+        return strategy.apply(
+            n, logits_MV, new_MR, config=config, prompt_BT=jnp.repeat(prompt_BT, times, axis=0),
             valid_BT=jnp.repeat(valid_BT, times, axis=0), max_new=max_new, stop_ids=stop_ids,
         )  # fmt: skip
 
-    how = {"follow": follow, "rules": rules, "room": room, "max_new": max_new, "stop_ids": stop_ids}
-    return module.search(beam, scores(jnp, kept[:, 0, :, 0], READ), cache, **how)
+    inputs = DecodeInputs(
+        logits_BV=logits(jnp, kept[:, 0, :, 0], READ), cache=cache, decode_step=decode_step, apply_rules=apply_rules,
+        key=key, room=room, max_new=max_new, stop_ids=stop_ids,
+    )  # fmt: skip
+    return module.search(strategy, inputs) if isinstance(strategy, Beam) else strategy.decode(inputs)
 
 
 def both(beam, read, max_new, stops=STOPS, valid=None, **how):
@@ -137,7 +145,7 @@ def both(beam, read, max_new, stops=STOPS, valid=None, **how):
 
 def check(new_BNR, value_BN, expected, stops=STOPS):
     for new_NR, value_N, answers in zip(new_BNR, value_BN, expected):
-        assert (value_N[len(answers) :] == module.OUT).all()  # where there are no more, there are none
+        assert (value_N[len(answers) :] == module.ABSENT).all()  # where there are no more, there are none
         for new, value, (worth, tokens) in zip(new_NR.tolist(), value_N, answers):
             assert new[: len(tokens)] == tokens and value == pytest.approx(worth, abs=1e-9)
             assert set(new[len(tokens) :]) <= {tokens[-1]}  # what was not reached repeats what ended it
@@ -159,6 +167,7 @@ class Forcing:
         (Beam(num_beams=3, no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), Forcing()),
         (Beam(num_beams=2, no_repeat_ngram_size=1, length_penalty=0.0, early_stopping="never"), None),
         (Beam(num_beams=1, no_repeat_ngram_size=3), None),
+        (Beam(num_beams=3, repetition_penalty=1.7, num_return_sequences=3), None),
         (Beam(num_beams=3, suppressed=(0, 3), renormalize=True), None),
     ],
     ids=str,
@@ -214,7 +223,7 @@ def test_a_wide_beam_finds_the_best_of_all(length_penalty):
 def test_answers_differ_and_the_best_come_first():
     beam = Beam(num_beams=6, num_return_sequences=6)
     new_BNR, value_BN, _ = both(beam, read_of(16, 9), 8, seed=5)
-    assert (np.diff(value_BN, axis=1) <= 0).all() and (value_BN > module.OUT / 2).all()
+    assert (np.diff(value_BN, axis=1) <= 0).all() and (value_BN > module.ABSENT / 2).all()
     assert all(len({tuple(new) for new in new_NR}) == 6 for new_NR in new_BNR.tolist())
 
 
@@ -240,7 +249,8 @@ def test_everything_ends_in_the_first_step():
 # ---- models
 
 
-CASES = families.kinds(families.cases("cache"))
+# A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
+CASES = list({registry.is_encoder_decoder(case.config): case for case in families.cases("cache")[::-1]}.values())
 
 
 @pytest.fixture(autouse=True)
@@ -259,12 +269,12 @@ def log_probs_of(m: Bundle, row: list[int]):
     length = 24
     padded = lambda row: np.asarray([row + [0] * (length - len(row))])
     real = lambda row: np.arange(length)[None] < len(row)
-    beside = registry.is_encoder_decoder(m.config)
+    is_encoder_decoder = registry.is_encoder_decoder(m.config)
 
     def log_probs(new: list[int]) -> np.ndarray:
-        read = [m.config.decoder_start_id, *new] if beside else [*row, *new]
+        read = [m.config.decoder_start_id, *new] if is_encoder_decoder else [*row, *new]
         given = {"tokens_BT": padded(read), "valid_BT": real(read)}
-        if beside:
+        if is_encoder_decoder:
             given = {"source_BS": padded(row), "valid_BS": real(row)}
             given |= {"target_BT": padded(read), "target_valid_BT": real(read)}
         return np.asarray(jax.nn.log_softmax(families.apply(m.model, m.params, **given).logits[0, len(read) - 1]))
@@ -281,18 +291,17 @@ def test_of_a_model_it_is_the_plain_loop(case):
         rows = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 5, 8)]
         new_BNT = generate(m, rows, max_new_tokens=6, sampling=beam)
         assert new_BNT.shape == (3, 2, 6) and new_BNT.dtype == np.int32
-        beside, eos = registry.is_encoder_decoder(m.config), m.config.eos_id
+        is_encoder_decoder, eos = registry.is_encoder_decoder(m.config), m.config.eos_id
         for row, new_NT in zip(rows, new_BNT.tolist()):
-            read = [m.config.decoder_start_id] if beside else row
+            read = [m.config.decoder_start_id] if is_encoder_decoder else row
             answers = plain(log_probs_of(m, row), beam, read, 6, () if eos is None else (eos,), m.config)
             for new, (_, tokens) in zip(new_NT, answers):
                 assert new[: len(tokens)] == tokens and set(new[len(tokens) :]) <= {tokens[-1]}
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_on_a_mesh(beside):
+@pytest.mark.parametrize("case", CASES, ids=families.name_of)
+def test_on_a_mesh(case):
     """Divided parameters, whose layers are one stack, give the answers of a single device."""
-    case = next(case for case in CASES if registry.is_encoder_decoder(case.config) == beside)
     beam = Beam(num_beams=3, num_return_sequences=2)
     with jax.enable_x64(True):
         m = bundle(case)
@@ -388,9 +397,9 @@ def test_languages(frame, asked, first, start, monkeypatch):
     if asked == "bb":
         with pytest.raises(ValueError, match="source_language='aa'"):
             generate(m, ["one"], max_new_tokens=3, language="bb", source_language="aa")
-        with pytest.raises(ValueError, match="language 'bb' is said in the source"):
+        with pytest.raises(ValueError, match="the source names the language 'bb'"):
             generate(m, [[1]], max_new_tokens=3, language="bb")
-    with pytest.raises(ValueError, match="without a tokenizer"):
+    with pytest.raises(ValueError, match="no tokenizer"):
         generate(dataclasses.replace(m, tokenizer=None), [[1]], max_new_tokens=3, language="bb")
 
 
@@ -400,7 +409,7 @@ def test_languages(frame, asked, first, start, monkeypatch):
 def test_a_model_that_wants_a_language():
     mbart = families.small("mbart")
     m = Bundle(registry.family("mbart").Model(mbart), None, mbart)
-    with pytest.raises(ValueError, match="the model starts a text with its language: say which"):
+    with pytest.raises(ValueError, match="the model's first token is that of a language: name one"):
         generate(m, [[1]], max_new_tokens=2)
 
 
@@ -424,7 +433,7 @@ def test_settings_out_of_range(settings, message):
 @pytest.mark.parametrize(
     ("beam", "message"),
     [
-        (Beam(num_beams=91), "num_beams=91 is more than there are tokens to begin with, 90"),
+        (Beam(num_beams=91), "num_beams=91 is more than the vocabulary has tokens, 90"),
         (Beam(suppressed=(3, 90)), r"suppressed\[0, 1\] is 90, outside of the vocabulary"),
         (Beam(forced_first=-1), r"forced_first\[0, 0\] is -1, outside of the vocabulary"),
     ],
@@ -441,36 +450,58 @@ def test_what_a_model_has_not(beam, message, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("settings", "beside", "expected"),
+    ("settings", "is_encoder_decoder", "expected"),
     [
-        ({"bos_token_id": 0, "eos_token_id": 2, "max_length": 20}, True, Greedy()),
+        ({"bos_token_id": 0, "eos_token_id": 2, "max_length": 20}, True, Greedy(max_length=20)),
         (  # BART, for summaries: min_length counts the start token
             {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "min_length": 56, "max_length": 142,
              "no_repeat_ngram_size": 3, "forced_bos_token_id": 0, "forced_eos_token_id": 2},
             True,
             Beam(num_beams=4, length_penalty=2.0, early_stopping=True, min_new_tokens=55, no_repeat_ngram_size=3,
-                 forced_first=0),
+                 forced_first=0, max_length=142),
         ),
         (  # Marian
             {"num_beams": 6, "bad_words_ids": [[89], [3]], "renormalize_logits": True, "forced_eos_token_id": 3},
             True,
             Beam(num_beams=6, suppressed=(89,), renormalize=True),
         ),
+        ({"repetition_penalty": 1.2, "max_new_tokens": 30}, False, Greedy(repetition_penalty=1.2, max_new_tokens=30)),
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, False, Sample(temperature=0.6, top_p=0.9, top_k=50)),
         ({"do_sample": False, "top_k": 5, "num_beams": 1, "early_stopping": None}, False, Greedy()),
     ],
 )  # fmt: skip
-def test_generation_config(settings, beside, expected, recwarn):
-    config = dataclasses.replace(CASES[0].config, eos_id=3)
-    sampling = published.read(settings, config, beside=beside)
+def test_generation_config(settings, is_encoder_decoder, expected, recwarn):
+    config = dataclasses.replace(config_of(is_encoder_decoder), eos_id=3)
+    sampling = published.read(settings, config)
     assert sampling == expected and not recwarn
-    assert published.read(published.write(sampling), config, beside=beside) == sampling
+    assert published.read(published.write(sampling), config) == sampling
 
 
-def test_generation_config_that_cannot_be_had():
-    with pytest.warns(UserWarning, match=r"repetition_penalty=1.2, bad_words_ids=\[\[1, 2\]\], which is not known"):
-        settings = {"repetition_penalty": 1.2, "bad_words_ids": [[1, 2]], "num_beams": 2}
-        assert published.read(settings, CASES[0].config, beside=True) == Beam(num_beams=2)
+def test_generation_config_is_written_as_it_was_read():
+    """Each key of a file that asks for a strategy, and none besides."""
+    for settings in (
+        {"min_new_tokens": 2, "repetition_penalty": 1.2, "max_length": 50, "num_beams": 3, "length_penalty": 0.5},
+        {"num_beams": 4},
+        {"max_new_tokens": 30, "temperature": 0.6, "do_sample": True, "top_k": 0},
+        {"suppress_tokens": (7,), "forced_bos_token_id": 3},
+        {},
+    ):
+        written = published.write(published.read(settings, config_of(True)))
+        assert written == settings and list(written) == list(settings)
+
+
+def config_of(is_encoder_decoder):
+    return next(case.config for case in CASES if registry.is_encoder_decoder(case.config) == is_encoder_decoder)
+
+
+def test_generation_config_that_is_not_supported():
+    with pytest.warns(
+        UserWarning, match=r"penalty_alpha=0.6, bad_words_ids=\[\[1, 2\]\], do_sample=True, which is not"
+    ):
+        settings = {"penalty_alpha": 0.6, "bad_words_ids": [[1, 2]], "num_beams": 2, "do_sample": True}
+        assert published.read(settings, config_of(True)) == Beam(num_beams=2)
+    with pytest.warns(UserWarning, match="min_length=9"):  # it counts the prompt
+        assert published.read({"min_length": 9}, config_of(False)) == Greedy()
 
 
 def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):

@@ -180,13 +180,13 @@ def test_the_loop_ends_when_all_rows_have(case):
 def test_lengths_share_programs(case):
     m, others = bundle(case), bundle(case, seed=1)
     generate(m, case.tokens(4, 3), max_new_tokens=5)
-    programs = module._on_cpu._cache_size()
+    programs = module._compiled_on_cpu._cache_size()
     for length, new in ((16, 16), (5, 1), (1, 7)):
         generate(m, case.tokens(4, length), max_new_tokens=new, seed=9)
         generate(others, case.tokens(4, length), max_new_tokens=new)
-    assert module._on_cpu._cache_size() == programs
+    assert module._compiled_on_cpu._cache_size() == programs
     generate(m, case.tokens(4, 17), max_new_tokens=1)
-    assert module._on_cpu._cache_size() == programs + 1
+    assert module._compiled_on_cpu._cache_size() == programs + 1
 
 
 def test_bfloat16(case):
@@ -243,10 +243,10 @@ def test_an_empty_prompt_starts_a_text(case, tokenizer):
     m = with_text(case, tokenizer)
     if registry.is_encoder_decoder(case.config):  # to it, this is a text of which there is but the end
         new = generate(m, [[tokenizer.eos_id]], max_new_tokens=6)[0]
-        assert generate(m, "", max_new_tokens=6) == module.text_of(tokenizer, new, [tokenizer.eos_id])
+        assert generate(m, "", max_new_tokens=6) == module.decode_text(tokenizer, new, [tokenizer.eos_id])
         return
     new = generate(m, [[tokenizer.bos_id]], max_new_tokens=6)[0]
-    assert generate(m, "", max_new_tokens=6) == module.text_of(tokenizer, new, [tokenizer.eos_id])
+    assert generate(m, "", max_new_tokens=6) == module.decode_text(tokenizer, new, [tokenizer.eos_id])
     tokenizer = dataclasses.make_dataclass("NoStart", [("bos_id", object, None)])()
     with pytest.raises(ValueError, match="prompt 0 is empty"):
         generate(dataclasses.replace(m, tokenizer=tokenizer), "", max_new_tokens=6)
@@ -287,7 +287,7 @@ def test_stop_texts(case, tokenizer):
         ([[-1]], {}, "is -1, outside of the vocabulary"),
         ([[1.0, 2.0]], {}, "expected integers"),
         ([1, 2, 3], {}, "prompt 0 is not a row of token ids"),
-        ("text", {}, "without a tokenizer"),
+        ("text", {}, "no tokenizer"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
         ([[1]], {"stop": "\n"}, "texts end text prompts only"),
         ([[1]], {"stop": 90}, r"stop\[0, 0\] is 90, outside of the vocabulary"),
@@ -378,7 +378,9 @@ def test_samplings_are_values():
 def test_another_way_of_choosing_under_the_same_rules():
     rules = {"min_new_tokens": 2, "no_repeat_ngram_size": 3, "suppressed": (5,), "forced_first": 7}
     beam = Beam(num_beams=4, length_penalty=2.0, num_return_sequences=2, **rules)
-    assert Greedy.under(beam) == Greedy(**rules)
-    assert Sample.under(beam, temperature=0.5, suppressed=()) == Sample(temperature=0.5, **rules | {"suppressed": ()})
-    found = Beam.under(beam, num_beams=3, num_return_sequences=1)
+    assert Greedy.from_strategy(beam) == Greedy(**rules)
+    assert Sample.from_strategy(beam, temperature=0.5, suppressed=()) == Sample(
+        temperature=0.5, **rules | {"suppressed": ()}
+    )
+    found = Beam.from_strategy(beam, num_beams=3, num_return_sequences=1)
     assert found == dataclasses.replace(beam, num_beams=3, num_return_sequences=1)
