@@ -1,15 +1,14 @@
 """Beam search: the compiled one against a plain loop over lists, and what its answers must be whatever the model."""
 
 import dataclasses
-import functools
 import itertools
 import json
 
 import families
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import READ, STOPS, Forcing, V, compiled, read_of, toy, under_rules
 
 import transformer_zoo as zoo
 from transformer_zoo import registry, sharding
@@ -19,14 +18,8 @@ from transformer_zoo.generation import generate as generation
 from transformer_zoo.generation import published
 from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
-from transformer_zoo.generation.rules import LogitsRules
 from transformer_zoo.generation.sampling import Greedy, Sample
-from transformer_zoo.generation.strategy import DecodeInputs
-from transformer_zoo.nn import Cache
 from transformer_zoo.pretrained import Bundle
-
-V, READ, ROOM = 9, 3, 8  # of the toy: its vocabulary, the slots of a prompt, and those for new tokens
-STOPS = (2, 5)
 
 
 def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config=None) -> list[tuple[float, list[int]]]:
@@ -38,7 +31,7 @@ def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config
     for n in range(max_new):
         found = []
         for score, new in beams:
-            allowed = obeying(log_probs(new), beam, read, new, max_new, stops, config)
+            allowed = under_rules(log_probs(new), beam, read, new, max_new, stops, config)
             found += [(score + x, [*new, token]) for token, x in enumerate(allowed) if x > -np.inf]
         beams = []
         for place, (score, new) in enumerate(sorted(found, reverse=True)):
@@ -53,75 +46,6 @@ def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config
             if beam.early_stopping is True or beam.num_beams == 1 or hope <= answers[-1][0]:
                 break
     return answers
-
-
-def obeying(log_probs, rules: LogitsRules, read, new, max_new, stops, config) -> np.ndarray:
-    """The log probabilities that the rules leave."""
-    scores, whole, size = np.array(log_probs), [*read, *new], rules.no_repeat_ngram_size
-    present = list(set(whole))  # log probabilities are negative
-    scores[present] *= rules.repetition_penalty
-    scores[list(rules.suppressed)] = -np.inf
-    if len(new) < rules.min_new_tokens:
-        scores[list(stops)] = -np.inf
-    if size:
-        seen = {tuple(whole[i : i + size]) for i in range(len(whole) - size + 1)}
-        last = whole[len(whole) - size + 1 :]
-        scores[[token for token in range(len(scores)) if (*last, token) in seen]] = -np.inf
-    first = getattr(config, "forced_bos_id", None) if rules.forced_first is None else rules.forced_first
-    for place, token in ((0, first), (max_new - 1, getattr(config, "forced_eos_id", None))):
-        if token is not None and place == len(new):
-            scores = np.where(np.arange(len(scores)) == token, 0.0, -np.inf)
-    return scores - np.log(np.exp(scores).sum()) if getattr(rules, "renormalize", False) else scores
-
-
-# ---- a toy model: what it says depends on every token that its cache holds, in its place
-
-
-def toy(seed: int, size: int = V):
-    """Scores [M, V] of what follows some tokens [M, S], of which the first `length` are there."""
-    draw = np.random.default_rng(seed)
-    place_S, turn_V, phase_V = draw.uniform(0.3, 1, 64), draw.uniform(1, 3, size), draw.uniform(0, 6, size)
-
-    def scores(xp, tokens_MS, length):
-        S = tokens_MS.shape[1]
-        sum_M = xp.where(xp.arange(S) < length, (tokens_MS + 1) * place_S[:S], 0).sum(axis=1)
-        return 2 * xp.sin(sum_M[:, None] * turn_V + phase_V)
-
-    return scores
-
-
-def read_of(rows: int, seed: int, size: int = V) -> np.ndarray:
-    return np.random.default_rng(seed + 100).integers(0, size, (rows, READ)).astype(np.int32)
-
-
-@functools.partial(jax.jit, static_argnames=("strategy", "seed", "size", "room", "config"))
-def compiled(
-    strategy, prompt_BT, valid_BT, max_new, stop_ids, key=None, *, seed, size=V, room=ROOM, config=None
-):  # fmt: skip
-    """A strategy on the toy: its answers, and of a search also their scores."""
-    logits, slots = toy(seed, size), READ + room
-    kept = jnp.zeros((len(prompt_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(prompt_BT)
-    cache = Cache(kv=[kept], valid_BS=jnp.ones((len(prompt_BT), slots), bool), length=jnp.asarray(READ))
-
-    def decode_step(token_M, cache):
-        kept = jax.lax.dynamic_update_slice_in_dim(
-            cache.kv[0], token_M[:, None, None, None].astype(float), cache.length, axis=-2
-        )
-        cache = cache.replace(kv=[kept], length=cache.length + 1)
-        return logits(jnp, kept[:, 0, :, 0], cache.length), cache
-
-    def apply_rules(n, logits_MV, new_MR):
-        times = len(new_MR) // len(prompt_BT)
-        return strategy.apply(
-            n, logits_MV, new_MR, config=config, prompt_BT=jnp.repeat(prompt_BT, times, axis=0),
-            valid_BT=jnp.repeat(valid_BT, times, axis=0), max_new=max_new, stop_ids=stop_ids,
-        )  # fmt: skip
-
-    inputs = DecodeInputs(
-        logits_BV=logits(jnp, kept[:, 0, :, 0], READ), cache=cache, decode_step=decode_step, apply_rules=apply_rules,
-        key=key, room=room, max_new=max_new, stop_ids=stop_ids,
-    )  # fmt: skip
-    return module.search(strategy, inputs) if isinstance(strategy, Beam) else strategy.decode(inputs)
 
 
 def both(beam, read, max_new, stops=STOPS, valid=None, **how):
@@ -151,12 +75,6 @@ def check(new_BNR, value_BN, expected, stops=STOPS):
             assert set(new[len(tokens) :]) <= {tokens[-1]}  # what was not reached repeats what ended it
 
 
-@dataclasses.dataclass(frozen=True)
-class Forcing:
-    forced_bos_id: int | None = 3
-    forced_eos_id: int | None = 2
-
-
 @pytest.mark.parametrize(
     ("beam", "config"),
     [
@@ -165,6 +83,7 @@ class Forcing:
         (Beam(num_beams=3, length_penalty=2.0, early_stopping="never", num_return_sequences=3), None),
         (Beam(num_beams=2, length_penalty=-0.5, num_return_sequences=2), Forcing()),
         (Beam(num_beams=3, no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), Forcing()),
+        (Beam(num_beams=3, length_penalty=-1.0, early_stopping="never", num_return_sequences=3), None),
         (Beam(num_beams=2, no_repeat_ngram_size=1, length_penalty=0.0, early_stopping="never"), None),
         (Beam(num_beams=1, no_repeat_ngram_size=3), None),
         (Beam(num_beams=3, repetition_penalty=1.7, num_return_sequences=3), None),
@@ -313,39 +232,18 @@ def test_on_a_mesh(case):
         assert (generate(divided, rows, max_new_tokens=6, sampling=beam) == expected).all()
 
 
-def test_rules_hold_for_every_sampling():
-    """An array of shape [B, T] where one answer is asked for; and what is forbidden is not there."""
-    with jax.enable_x64(True):
-        m, rows = bundle(next(case for case in CASES if not registry.is_encoder_decoder(case.config))), [[5, 6, 5], [7]]
-        greedy = generate(m, rows, max_new_tokens=8)
-        assert (generate(m, rows, max_new_tokens=8, sampling=Beam(num_beams=1)) == greedy).all()
-        forbidden = tuple(sorted({int(token) for token in greedy[:, 1]}))
-        rules = {"suppressed": forbidden, "no_repeat_ngram_size": 1, "forced_first": 9}
-        for sampling in (Greedy(**rules), Sample(temperature=2.0, **rules), Beam(num_beams=2, **rules)):
-            new = generate(m, rows, max_new_tokens=8, sampling=sampling)
-            assert new.shape == (2, 8) and (new[:, 0] == 9).all() and not np.isin(new, forbidden).any()
-            for row, answer in zip(rows, new.tolist()):
-                until = answer.index(m.config.eos_id) + 1 if m.config.eos_id in answer else 8
-                said = [*row, *answer[:until]]
-                assert len(set(said)) == len(said) - (row == [5, 6, 5])
-        # A minimum: nothing ends before it, and then it may.
-        stop = int(greedy[0, 0])
-        new = generate(m, rows, max_new_tokens=8, sampling=Greedy(min_new_tokens=3), stop=stop)
-        assert stop not in new[0, :3]
-
-
-def test_text():
+def test_texts_of_several_answers(monkeypatch):
+    """A list of texts for each prompt; one text where one answer is asked for."""
     tokenizer = Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 280)
-    case = next(case for case in CASES if not registry.is_encoder_decoder(case.config))
-    beam = Beam(num_beams=3, num_return_sequences=2)
-    with jax.enable_x64(True):
-        m = bundle(case, vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
-        m = dataclasses.replace(m, tokenizer=tokenizer)
-        answers = generate(m, ["def", "re"], max_new_tokens=6, sampling=beam)
-        assert [[type(text) for text in texts] for texts in answers] == [[str, str]] * 2
-        assert generate(m, "re", max_new_tokens=6, sampling=beam) == answers[1]
-        first = dataclasses.replace(beam, num_return_sequences=1)
-        assert generate(m, ["def", "re"], max_new_tokens=6, sampling=first) == [texts[0] for texts in answers]
+    m = Bundle(CASES[0].model, None, dataclasses.replace(config_of(False), vocab_size=tokenizer.vocab_size), tokenizer)
+    m = dataclasses.replace(m, model=registry.family("gpt2").Model(m.config))
+    new_BNT = np.stack([[tokenizer.encode(text).ids[:1] for text in texts] for texts in ("re", "ad")])
+    for prompts, several in ((["def", "re"], True), (["def", "re"], False), ("re", True), ("re", False)):
+        count = len(prompts) if isinstance(prompts, list) else 1
+        new = new_BNT[:count, : 2 if several else 1]
+        monkeypatch.setattr(generation, "_run", lambda *_, new=new: new)
+        texts = [["r", "e"], ["a", "d"]] if several else ["r", "a"]
+        assert generate(m, prompts, max_new_tokens=1) == (texts if isinstance(prompts, list) else texts[0])
 
 
 # ---- languages

@@ -33,7 +33,8 @@ def build(settings: Mapping[str, Any], base: Strategy | None = None, *, spell: C
         TypeError: a setting that no strategy has.
         ValueError: settings of two strategies, or of one that is not asked for; a setting out of its range.
     """
-    base, names = Greedy() if base is None else base, _names(base)
+    base = Greedy() if base is None else base
+    names = _names(base)
     for name in settings:
         if name not in names:
             raise TypeError(f"there is no setting {spell(name)}.{trees.nearest(name, names)}")
