@@ -137,23 +137,16 @@ def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
 
 
 def _default_length(m: Any, sampling: Strategy, rows: list[np.ndarray]) -> int:
-    """The number of new tokens where the call has none: the strategy's, the checkpoint's, or the default's."""
+    """The number of new tokens where the call has none: the strategy's, the checkpoint's, or the default."""
     longest, positions = max((row.size for row in rows), default=0), m.model.config.max_length
     is_encoder_decoder = registry.is_encoder_decoder(m.model.config)
-    for strategy in (sampling, m.sampling):
-        if (new := strategy.max_new_tokens) is not None:
-            break
-        if strategy.max_length is not None:
-            new = strategy.max_length - (1 if is_encoder_decoder else longest)
-            if new < 1:
-                raise ValueError(
-                    f"a prompt has {longest} tokens and the strategy's max_length is {strategy.max_length}, prompt "
-                    "included: pass max_new_tokens"
-                )
-            break
-    else:
+    lengths = [strategy.length(1 if is_encoder_decoder else longest) for strategy in (sampling, m.sampling)]
+    new = next((length for length in lengths if length is not None), None)
+    if new is None:
         _warn_of_default()
         new = DEFAULT_NEW_TOKENS
+    if new < 1:
+        raise ValueError(f"a prompt has {longest} tokens, and max_length leaves no room for more: pass max_new_tokens")
     if positions is not None:
         new = min(new, positions if is_encoder_decoder else positions - longest)
     return max(new, 1)

@@ -72,6 +72,12 @@ class Strategy(LogitsRules):
         """
         raise NotImplementedError
 
+    def length(self, prompt: int) -> int | None:
+        """The number of new tokens after this number of the decoder's tokens. None: the strategy does not limit it."""
+        if self.max_new_tokens is None and self.max_length is not None:
+            return self.max_length - prompt
+        return self.max_new_tokens
+
     def check(self, config: Any) -> None:
         """Checks the settings against a model's configuration.
 
