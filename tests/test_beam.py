@@ -1,4 +1,4 @@
-"""Beam search: the compiled one against a plain loop over lists, and what its answers must be whatever the model."""
+"""Beam search: the compiled one against a plain loop over lists; languages; generation_config.json."""
 
 import dataclasses
 import itertools
@@ -69,10 +69,10 @@ def both(beam, read, max_new, stops=STOPS, valid=None, **how):
 
 def check(new_BNR, value_BN, expected, stops=STOPS):
     for new_NR, value_N, answers in zip(new_BNR, value_BN, expected):
-        assert (value_N[len(answers) :] == module.ABSENT).all()  # where there are no more, there are none
+        assert (value_N[len(answers) :] == module.ABSENT).all()  # missing answers have no score
         for new, value, (worth, tokens) in zip(new_NR.tolist(), value_N, answers):
             assert new[: len(tokens)] == tokens and value == pytest.approx(worth, abs=1e-9)
-            assert set(new[len(tokens) :]) <= {tokens[-1]}  # what was not reached repeats what ended it
+            assert set(new[len(tokens) :]) <= {tokens[-1]}  # the rest repeats the last token
 
 
 @pytest.mark.parametrize(
@@ -92,11 +92,11 @@ def check(new_BNR, value_BN, expected, stops=STOPS):
     ids=str,
 )
 def test_search_is_the_plain_loop(beam, config):
-    """Of different lengths asked for, with ends that many of the tokens are, in one compiled program for each case."""
+    """For several max_new and with two stop tokens, in one compiled program for each case."""
     ended = 0
     for round, max_new in enumerate((8, 5, 1)):
         read = read_of(16, round)
-        valid = np.arange(READ) >= np.arange(16)[:, None] % READ  # padding is not read for n-grams
+        valid = np.arange(READ) >= np.arange(16)[:, None] % READ  # padding counts for no n-gram
         answers = both(beam, read, max_new, valid=valid, seed=1, config=config)
         check(*answers)
         ended += sum(len(tokens) < max_new for row in answers[2] for _, tokens in row)
@@ -147,7 +147,7 @@ def test_answers_differ_and_the_best_come_first():
 
 
 def test_rows_are_their_own():
-    """One that is done is not changed by those that go on; nor is any by what stands beside it."""
+    """A row's answers do not depend on the other rows, whether these end earlier or later."""
     beam, read = Beam(num_beams=3, num_return_sequences=3), read_of(8, 11)
     new_BNR, value_BN, _ = both(beam, read, 8, seed=6)
     others = read_of(8, 12)
@@ -158,7 +158,7 @@ def test_rows_are_their_own():
 
 
 def test_everything_ends_in_the_first_step():
-    """Only two tokens are not suppressed, and both end: there are no more answers than they."""
+    """Only two tokens are not suppressed, and both end: there are two answers."""
     beam = Beam(num_beams=2, suppressed=tuple(i for i in range(V) if i not in STOPS), num_return_sequences=2)
     new_BNR, value_BN, expected = both(beam, read_of(4, 13), 8, seed=7)
     check(new_BNR, value_BN, expected)
@@ -184,7 +184,7 @@ def bundle(case, **changes) -> Bundle:
 
 
 def log_probs_of(m: Bundle, row: list[int]):
-    """Of the token after some new ones, by all that was read and written."""
+    """The log probabilities of the token after some new ones, without a cache."""
     length = 24
     padded = lambda row: np.asarray([row + [0] * (length - len(row))])
     real = lambda row: np.arange(length)[None] < len(row)
@@ -203,7 +203,7 @@ def log_probs_of(m: Bundle, row: list[int]):
 
 @pytest.mark.parametrize("case", CASES, ids=families.name_of)
 def test_of_a_model_it_is_the_plain_loop(case):
-    """With its cache, of which the beams share what there was before them: rows of unequal lengths, padded inside."""
+    """With a cache whose prompt slots the beams of a row share, and rows of unequal lengths."""
     beam = Beam(num_beams=3, no_repeat_ngram_size=3, num_return_sequences=2)
     with jax.enable_x64(True):
         m = bundle(case)
@@ -220,7 +220,7 @@ def test_of_a_model_it_is_the_plain_loop(case):
 
 @pytest.mark.parametrize("case", CASES, ids=families.name_of)
 def test_on_a_mesh(case):
-    """Divided parameters, whose layers are one stack, give the answers of a single device."""
+    """Sharded parameters, whose layers are stacked, give the answers of a single device."""
     beam = Beam(num_beams=3, num_return_sequences=2)
     with jax.enable_x64(True):
         m = bundle(case)
@@ -250,7 +250,7 @@ def test_texts_of_several_answers(monkeypatch):
 
 
 class Languages:
-    """A tokenizer that frames a text in one of the ways in which languages are said."""
+    """A tokenizer that marks languages in one of the known ways."""
 
     def __init__(self, frame):
         self.frame, self.vocab_size, self.asked = frame, 90, []
@@ -274,8 +274,8 @@ class Languages:
     ("frame", "asked", "first", "start"),
     [
         (lambda language: [language, 1], "aa", 12, None),  # mBART-50: the first token of a target
-        (lambda language: [1, language], "aa", None, 12),  # mBART: what targets start from
-        (lambda language: [1], "bb", None, None),  # Marian: the source says it
+        (lambda language: [1, language], "aa", None, 12),  # mBART: the start token of a target
+        (lambda language: [1], "bb", None, None),  # Marian: the source is marked
     ],
 )
 def test_languages(frame, asked, first, start, monkeypatch):
@@ -403,7 +403,7 @@ def test_generation_config_that_is_not_supported():
 
 
 def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
-    """With `generation_config.json`, or in config.json as of old; and so it is written again."""
+    """The strategy is read from generation_config.json, or from an old config.json, and written back."""
     m = zoo.from_config("gpt2", families.small("gpt2"))
     assert m.sampling == Greedy()
     beam = Beam(num_beams=3, length_penalty=0.5, suppressed=(7,))

@@ -1,4 +1,4 @@
-"""Generation: the compiled loop against the plain one, rows that know nothing of one another, and bad requests."""
+"""Generation: the compiled loop against a plain one, independent rows, sampling, settings by name, bad requests."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ def case(request):
 
 @pytest.fixture(autouse=True)
 def small_bucket(monkeypatch):
-    """One that nearly all prompts and answers here fit into, so that few programs are compiled."""
+    """A bucket that holds nearly all prompts and answers here, so that few programs are compiled."""
     monkeypatch.setattr(module, "BUCKET", 16)
 
 
@@ -49,12 +49,12 @@ def tokenizer(case):
 
 @functools.cache
 def tokenizer_for(sources: bool) -> Tokenizer:
-    """One that knows how to end a source, if there are any."""
+    """A tokenizer; with `sources`, one whose frame ends a source."""
     return Tokenizer.train(TEXTS, 400, kind="t5") if sources else Tokenizer.train(TEXTS, 300)
 
 
 def bundle(case, tokenizer=None, **params) -> Bundle:
-    """With small biases, or they would decide what is said, whatever was read."""
+    """Biases are small, or the logits would hardly depend on the prompt."""
     flat = trees.flatten(case.params(**params))
     flat = {path: x / 20 if path.endswith("/bias") else x for path, x in flat.items()}
     return Bundle(case.model, trees.unflatten(flat), case.config, tokenizer)
@@ -66,7 +66,7 @@ def with_text(case, tokenizer) -> Bundle:
 
 
 def one_by_one(m: Bundle, row: list[int], n: int) -> list[int]:
-    """Greedy decoding as it is defined: all that was read and written again for each token."""
+    """Greedy decoding without a cache: the whole sequence is read again for each token."""
     length = m.config.max_length or 96
     # Padded on the right to one length, so that one program is compiled.
     padded = lambda row: np.asarray([row + [0] * (length - len(row))])
@@ -85,7 +85,7 @@ def one_by_one(m: Bundle, row: list[int], n: int) -> list[int]:
 
 
 def test_greedy_is_the_plain_loop(case):
-    """Rows of unequal lengths, padded inside, in float64: each as alone, and as without cache and padding."""
+    """Rows of unequal lengths, in float64: each equals the row alone, and the loop without cache and padding."""
     with jax.enable_x64(True):
         m = bundle(case.wide(), scale=0.5)
         prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 8, 13)]
@@ -112,7 +112,9 @@ def test_padding_that_the_caller_made(case, side):
 
 def test_a_prompt_up_to_the_last_position(case):
     m = bundle(case)
-    is_encoder_decoder = registry.is_encoder_decoder(case.config)  # which has as many for each side
+    is_encoder_decoder = registry.is_encoder_decoder(
+        case.config
+    )  # it has `max_length` positions for each of source and target
     row = case.tokens(1, 96 if is_encoder_decoder else 92)[0].tolist()
     assert generate(m, [row], max_new_tokens=4)[0].tolist() == one_by_one(m, row, 4)
     for length, new in ((97, 4), (1, 97)) if is_encoder_decoder else ((92, 5),):
@@ -173,7 +175,7 @@ def test_bfloat16(case):
     ids=str,
 )
 def test_on_a_mesh(case, axes, batch, sampling):
-    """Divided parameters give the tokens of a single device, whether the mesh divides the batch or not."""
+    """Sharded parameters give the tokens of a single device, whether the mesh divides the batch or not."""
     m, rows = bundle(case), case.tokens(batch, 7)
     mesh = sharding.make_mesh(**axes)
     params = jax.device_put(m.params, sharding.param_shardings(registry.param_shapes(m.model), mesh))
@@ -184,11 +186,11 @@ def test_on_a_mesh(case, axes, batch, sampling):
 
 
 def test_params_are_views_on_a_cpu(case):
-    """Layer by layer, and not a byte copied."""
+    """The parameters of each layer share the memory of the stacked ones."""
     params = bundle(case).params
     apart = module._by_layer(params, jax.devices()[0])
     whole = {leaf.unsafe_buffer_pointer(): leaf.nbytes for leaf in jax.tree.leaves(params)}
-    # An array is only seen in place where it is aligned, as those of real sizes are.
+    # Only an aligned array can be a view, as those of real sizes are.
     large = [leaf for leaf in jax.tree.leaves(apart) if leaf.nbytes % 64 == 0]
     assert len(large) > 10
     for leaf in large:
@@ -211,7 +213,7 @@ def test_text_in_text_out(case, tokenizer):
 
 def test_an_empty_prompt_starts_a_text(case, tokenizer):
     m = with_text(case, tokenizer)
-    if registry.is_encoder_decoder(case.config):  # to it, this is a text of which only the end is left
+    if registry.is_encoder_decoder(case.config):  # an empty source is its end token
         new = generate(m, [[tokenizer.eos_id]], max_new_tokens=6)[0]
         assert generate(m, "", max_new_tokens=6) == module.decode_text(tokenizer, new, [tokenizer.eos_id])
         return
@@ -336,7 +338,7 @@ def test_samples_follow_the_distribution():
     second = [logits_of(np, np.append(row, [[token]], axis=1), toy.READ + 1)[0] for token in range(size)]
     expected = np.concatenate([p * by_definition(logits, 0.9, 4, 0.95) for p, logits in zip(first, second)])
     assert (np.abs(seen - expected) <= 5 * np.sqrt(expected / count)).all()
-    assert ((first > 0).sum(), (expected > 0).sum()) > (1, 4)  # or little would have been compared
+    assert (first > 0).sum() > 1 and (expected > 0).sum() > 4  # or little would have been compared
 
 
 def test_a_row_is_its_own():
@@ -392,7 +394,7 @@ def test_samples_are_under_the_rules():
 
 
 def test_repetition_penalty_by_hand():
-    """Positive logits are divided and negative ones multiplied; of tokens that are there, padding and rest apart."""
+    """Positive logits are divided and negative ones multiplied, of the tokens in the row's slots only."""
     logits_BV = jnp.asarray([[2.0, -2.0, 0.0, 3.0, -3.0], [2.0, -2.0, 0.0, 3.0, -3.0]])
     tokens_BS = jnp.asarray([[3, 0, 1, 0, 4], [0, 4, 4, 4, 3]])  # slot 0 of the first row is padding; slot 4 is not set
     found = penalize_repeats(logits_BV, tokens_BS, jnp.asarray([1, 0]), 4, penalty=2.0)
@@ -440,7 +442,7 @@ def test_filter_is_the_definition(top_k, top_p, dtype, temperature):
             logits = draw.standard_normal((6, 50)) * scale
             logits[1] = np.round(logits[1])  # ties
             logits[2] = 0.0
-            logits[3, ::2] = -1e30  # as a model marks tokens that there are not
+            logits[3, ::2] = -1e30  # masked tokens of a padded vocabulary
             logits = logits.astype(dtype)
             filtered = filtered_of(jnp.asarray(logits))
             shares = np.asarray(jax.nn.softmax(filtered, axis=-1))

@@ -25,7 +25,7 @@ class Forcing:
 
 
 def toy(seed: int, size: int = V):
-    """Scores [M, V] of what follows some tokens [M, S], of which the first `length` are there."""
+    """Logits [M, V] of the token after the first `length` of the tokens [M, S]."""
     draw = np.random.default_rng(seed)
     place_S, turn_V, phase_V = draw.uniform(0.3, 1, 64), draw.uniform(1, 3, size), draw.uniform(0, 6, size)
 
