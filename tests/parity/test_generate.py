@@ -101,17 +101,21 @@ def ends(tokens: list[int], eos_id: int) -> list[int]:
 @reference.in_double()
 def written(config: Any, theirs: Any, rows: list[list[int]], sampling: Strategy) -> list[list[list[int]]]:
     """The new tokens of the reference, up to and with the one that ends a text: [row][answer][token]."""
-    beside = registry.is_encoder_decoder(config)
+    is_encoder_decoder = registry.is_encoder_decoder(config)
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), config.eos_id)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        part = slice(len(row)) if beside else slice(longest - len(row), None)
+        part = slice(len(row)) if is_encoder_decoder else slice(longest - len(row), None)
         ids[i, part], mask[i, part] = torch.tensor(row), 1
     with reference.scaled(theirs), torch.no_grad():
         out = theirs.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False,
             pad_token_id=config.eos_id, **published.write(sampling),
         )  # fmt: skip
-    new = out[:, 1 if beside else longest :].reshape(len(rows), -1, out.shape[1] - (1 if beside else longest)).tolist()
+    new = (
+        out[:, 1 if is_encoder_decoder else longest :]
+        .reshape(len(rows), -1, out.shape[1] - (1 if is_encoder_decoder else longest))
+        .tolist()
+    )
     return [[tokens[: min([*ends(tokens, config.eos_id), NEW])] for tokens in answers] for answers in new]
