@@ -83,7 +83,7 @@ def check(new_BNR, value_BN, expected, stops=STOPS):
         (Beam(num_beams=3, length_penalty=2.0, early_stopping="never", num_return_sequences=3), None),
         (Beam(num_beams=2, length_penalty=-0.5, num_return_sequences=2), Forcing()),
         (Beam(num_beams=3, no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), Forcing()),
-        (Beam(num_beams=3, length_penalty=-1.0, early_stopping="never", num_return_sequences=3), None),
+        (Beam(num_beams=5, length_penalty=-0.5, early_stopping="never", num_return_sequences=5), None),
         (Beam(num_beams=2, no_repeat_ngram_size=1, length_penalty=0.0, early_stopping="never"), None),
         (Beam(num_beams=1, no_repeat_ngram_size=3), None),
         (Beam(num_beams=3, repetition_penalty=1.7, num_return_sequences=3), None),
