@@ -73,67 +73,57 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Goes on writing a text; an encoder-decoder reads it, and writes another."""
+    """Continues a text; an encoder-decoder reads it and generates another."""
 
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     prompt: str = ""
-    """The text to go on with, or to read. Empty: from the start of a text."""
+    """The text to continue, or to read. Empty: the start of a text."""
     max_new_tokens: int = 100
-    """Stop after so many tokens, if the model does not end the text before."""
+    """The largest number of new tokens, if the model does not end the text before."""
     temperature: float | None = None
-    """0: always the most probable token. 1: as the model says; between them, bolder or safer. With neither this nor
-    --beams, as the generation_config.json of the model has it; where it has nothing, as with 0."""
+    """0: always the most probable token. Above 0: sample; the logits are divided by it. With neither this nor --beams,
+    the strategy of the model's generation_config.json, or else 0."""
     top_k: int | None = None
     """Sample from this many tokens, the most probable ones."""
     top_p: float | None = None
     """Sample from the fewest tokens that together have this probability."""
     beams: int | None = None
-    """Search for the most probable text with so many beams."""
+    """Beam search for the most probable text, with this number of beams."""
     length_penalty: float | None = None
-    """Of a search: above 0 favours long texts, below 0 short ones."""
+    """Of beam search: above 0 favours long texts, below 0 short ones."""
     answers: int | None = None
-    """Of a search: print so many texts, the best first."""
+    """Of beam search: the number of texts to print, the best first."""
     no_repeat_ngram_size: int | None = None
-    """Never write so many tokens in succession twice."""
+    """No n-gram of this size may occur twice."""
     min_new_tokens: int | None = None
-    """Do not end the text before so many tokens."""
+    """The text does not end before this number of new tokens."""
+    repetition_penalty: float | None = None
+    """Above 1: tokens that the text already has are less probable."""
     language: str | None = None
-    """The language to write, of a model that has several, by its code, such as fr_XX."""
+    """The code of the language to generate, such as fr_XX, for a multilingual model."""
     source_language: str | None = None
-    """The language of the prompt, where the model is told it."""
+    """The code of the prompt's language, where the tokenizer marks it."""
     seed: int = 0
-    """Another seed, another sample."""
+    """Of the random numbers."""
     dtype: str | None = None
     """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
         from transformer_zoo import registry
+        from transformer_zoo.generation import strategies
 
-        if self.beams is not None and self.temperature:
-            raise ValueError("--beams searches and --temperature samples: give one of them")
-        m = _load(self.name, self.dtype)
-        sampling = m.sampling
-        if self.beams is not None:
-            sampling = zoo.Beam.under(sampling, num_beams=self.beams, num_return_sequences=1)
-        elif self.temperature:
-            sampling = zoo.Sample.under(sampling, temperature=self.temperature)
-        elif self.temperature is not None:
-            sampling = zoo.Greedy.under(sampling)
-        settings = {
-            "top_k": self.top_k, "top_p": self.top_p, "length_penalty": self.length_penalty,
-            "num_return_sequences": self.answers, "no_repeat_ngram_size": self.no_repeat_ngram_size,
-            "min_new_tokens": self.min_new_tokens,
-        }  # fmt: skip
+        options = {"num_beams": "beams", "num_return_sequences": "answers"}  # ours, where the names differ
+        names = (
+            "temperature", "top_k", "top_p", "num_beams", "length_penalty", "num_return_sequences",
+            "no_repeat_ngram_size", "min_new_tokens", "repetition_penalty",
+        )  # fmt: skip
+        settings = {name: getattr(self, options.get(name, name)) for name in names}
         settings = {name: value for name, value in settings.items() if value is not None}
-        if {"top_k", "top_p"} & settings.keys() and not isinstance(sampling, zoo.Sample):
-            raise ValueError(
-                "--top-k and --top-p choose what to sample from: give a --temperature above 0, such as 0.8"
-            )
-        if {"length_penalty", "num_return_sequences"} & settings.keys() and not isinstance(sampling, zoo.Beam):
-            raise ValueError("--length-penalty and --answers are for a search: give --beams, such as 4")
-        sampling = dataclasses.replace(sampling, **settings)
+        m = _load(self.name, self.dtype)
+        spell = lambda name: "--" + options.get(name, name).replace("_", "-")
+        sampling = strategies.build(settings, m.sampling, spell=spell)
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
             language=self.language, source_language=self.source_language,

@@ -20,7 +20,7 @@ from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import pipeline, sources
 from transformer_zoo.data.seq2seq import text_in
 from transformer_zoo.evaluation import bleu, evaluate, rouge, write
-from transformer_zoo.generation.beam import Beam
+from transformer_zoo.generation import strategies
 from transformer_zoo.objectives import OBJECTIVES, Seq2SeqLM
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
@@ -136,8 +136,8 @@ def _evaluate(chosen: _Evaluate) -> int:
     # Mistakes in what is to be written are told before anything is measured.
     to_write = _to_write(chosen, bundle, objective, documents)
     if chosen.beams is not None:
-        beam = Beam.under(bundle.sampling, num_beams=chosen.beams, num_return_sequences=1)
-        bundle = dataclasses.replace(bundle, sampling=beam)
+        sampling = strategies.build({"num_beams": chosen.beams, "do_sample": False}, bundle.sampling)
+        bundle = dataclasses.replace(bundle, sampling=sampling)
     rows = pipeline.Pipeline(
         documents, objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
         shuffle=False, epochs=1,

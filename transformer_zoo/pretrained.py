@@ -282,7 +282,7 @@ def _sampling(folder: Path, settings: Mapping[str, Any], config: Any) -> Any:
             settings = {**settings, **json.loads(file.read_bytes())}
         except (ValueError, TypeError) as error:
             raise ValueError(f"{file} is not a JSON object: {error}") from error
-    return published.read(settings, config, beside=registry.is_encoder_decoder(config))
+    return published.read(settings, config)
 
 
 def _check_shapes(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from transformer_zoo.models import (
 )
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.encoder_decoder import EncoderDecoder
+from transformer_zoo.nn.tasks import TASKS
 
 _FAMILIES: dict[str, ModuleType] = {
     "albert": albert,
@@ -141,6 +142,11 @@ def module_of(config: Any) -> ModuleType:
 def is_encoder_decoder(config: Any) -> bool:
     """Whether the family reads a source and writes a target: its model has the methods `encode` and `decode`."""
     return issubclass(module_of(config).Model, EncoderDecoder)
+
+
+def generating_task(config: Any) -> str | None:
+    """The family's task whose models generate; None: they are encoders."""
+    return next((task for task in module_of(config).PUBLISHED.tasks if TASKS[task].generates), None)
 
 
 def as_json(config: Any) -> dict[str, Any]:
