@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer_zoo import registry, sharding, trees
+from transformer_zoo import hugging_face, names, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
 from transformer_zoo.generation import published
+from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.compute import Compute
@@ -25,7 +26,8 @@ from transformer_zoo.nn.compute import Compute
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A model and what it needs to run."""
+    """A model and what it needs to run: `m(tokens_BT, valid_BT=...)`, `m.generate("Once")`, `m.save_pretrained("out")`.
+    """
 
     model: nn.Module
     params: trees.Tree
@@ -38,31 +40,59 @@ class Bundle:
     sampling: Any = Greedy()
     """How `generate` writes unless it is told: what generation_config.json says."""
 
+    def __call__(self, *inputs: Any, **arguments: Any) -> Any:
+        """`model.apply` with the parameters; of the model's call, and of `apply` (such as `rngs`, `mutable`, `method`).
+
+        Raises:
+            TypeError: an argument that there is not; the message has the name of the one that Hugging Face calls so.
+            And what the model raises.
+        """
+        theirs = [name for name in arguments if name in hugging_face.CALL]
+        hugging_face.refuse("the model", theirs, hugging_face.CALL)
+        return self.model.apply({"params": self.params}, *inputs, **arguments)
+
+    def generate(self, *inputs: Any, **arguments: Any) -> Any:
+        """`zoo.generate` with this model."""
+        return generate(self, *inputs, **arguments)
+
+    def save_pretrained(self, directory: str | os.PathLike[str], **arguments: Any) -> None:
+        """`zoo.save_pretrained` of this model."""
+        save_pretrained(directory, self, **arguments)
+
+    def replace(self, **changes: Any) -> "Bundle":
+        """Another bundle with these fields changed."""
+        return dataclasses.replace(self, **changes)
+
 
 def from_pretrained(
     name: str | os.PathLike[str],
     *,
     task: str | None = None,
-    dtype: str = "float32",
-    param_dtype: str = "float32",
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     labels: int | Sequence[str] | None = None,
     seed: int = 0,
+    **unknown: Any,
 ) -> Bundle:
     """A published model.
 
     A checkpoint may be loaded for a task that it was not trained for. Parameters of the task's head that it lacks are
     then fresh, as the paper initialises them: a warning names them, and so does `Bundle.fresh`.
 
+    Weights are downloaded last, after all that can be checked without them.
+
     Args:
         name: a local folder with config.json and weights, a preset's name (`presets()`), or a hub id.
         task: what the model is for, such as "causal-lm". None: what the `architectures` of config.json say.
-        dtype: of the computation: float32, bfloat16, float16, or float64 with jax_enable_x64.
+        dtype: of the computation: float32 (if it is not given), bfloat16, float16, or float64 with jax_enable_x64.
         param_dtype: of the parameters in memory; likewise.
+        compute: these two and the other settings of precision, memory and speed.
         mesh: the parameters arrive sharded over it, and each process reads only what its devices hold.
         revision: branch, tag or commit of the hub's repository.
-        labels: the names of a classifier's classes, or how many there are. None: those of config.json. A head for other
+        labels: the names of a classifier's classes, or their number. None: those of config.json. A head for other
             classes than the checkpoint's is fresh.
         seed: of the parameters that are fresh.
 
@@ -70,48 +100,66 @@ def from_pretrained(
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
         PermissionError: the repository is private or gated.
         ConnectionError: neither in the cache nor to be had from the hub.
-        ValueError: an unknown family or task, a configuration that is not supported, damaged files, or weights that do
-            not fit the configuration.
+        ValueError: an unknown family or task, a configuration that is not supported, a dtype beside another one in
+            `compute`, a mesh that does not divide the parameters, damaged files, or weights that do not fit the
+            configuration.
+        TypeError: an argument that there is not; the message has the name of the one that Hugging Face calls so.
     """
-    folder = hub.resolve(name, registry.presets(), revision)
-    source = str(folder / config_map.CONFIG)
-    settings = config_map.read_file(folder)
-    try:
-        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    config = config_map.read(family, settings, source)
+    hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
+    compute = choose_compute(compute, dtype, param_dtype)
+    described = names.describe(name, revision, published=True)
+    model = described.model(task=task, labels=labels, compute=compute)
+    _shardings(model, mesh)  # refuses a mesh while nothing is downloaded
+
+    folder = described.weights()
     tensors = formats.read_folder(folder)
-    saved_for = config_map.saved_for(family, settings)
-    config = weight_map.settled(family, config, tensors, saved_for)
-    if labels is not None:
-        config = _labelled(config, labels, family.HF_MODEL_TYPE)
-    own_task = config_map.task_of(family, settings, source) if task is None else None
-    model = _model(family, config, task or own_task, dtype, param_dtype)
+    config = weight_map.settled(described.family, model.config, tensors, described.task)
+    model = model.clone(config=config)
     # A body may have been saved without its pooler.
-    trained = labels is None and model.task == saved_for != "base"
-    shapes = registry.param_shapes(model)
+    trained = labels is None and model.task == described.task != "base"
     params = weight_map.load(
-        family,
-        shapes,
+        described.family,
+        registry.param_shapes(model),
         tensors,
         config=config,
         task=model.task,
-        param_dtype=param_dtype,
-        shardings=None if mesh is None else sharding.param_shardings(shapes, sharding.adopt_mesh(mesh)),
+        param_dtype=compute.param_dtype,
+        shardings=_shardings(model, mesh),
         source=str(folder),
         optional=None if trained else heads.PATHS,
     )
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}", stacklevel=2)
-    return Bundle(model, params, config, _tokenizer(folder), fresh, _sampling(folder, settings, config))
+    sampling = _sampling(folder, described.settings, config)
+    return Bundle(model, params, config, _tokenizer(folder), fresh, sampling)
 
 
-def _labelled(config: Any, labels: int | Sequence[str], model_type: str) -> Any:
-    if not hasattr(config, "labels"):
-        raise ValueError(f"{model_type} has no task with labels")
-    return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))
+def choose_compute(
+    compute: Compute | None, dtype: str | None, param_dtype: str | None, *, default: Compute = Compute()
+) -> Compute:
+    """The settings of computation; a dtype that is not given is that of `default`.
+
+    Raises:
+        ValueError: a dtype that `compute` contradicts, that does not exist, or of 64 bits where JAX has none.
+    """
+    given = {"dtype": dtype, "param_dtype": param_dtype}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if compute is not None and value != getattr(compute, name):
+            raise ValueError(f"{name} is {value!r}, and {getattr(compute, name)!r} in compute: give one of them")
+    compute = compute or dataclasses.replace(default, **given)
+    if "float64" in (compute.dtype, compute.param_dtype) and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "float64 needs 64-bit types, which JAX leaves off: set JAX_ENABLE_X64=1 in the environment, or call "
+            'jax.config.update("jax_enable_x64", True) first'
+        )
+    return compute
+
+
+def _shardings(model: nn.Module, mesh: jax.sharding.Mesh | None) -> trees.Tree | None:
+    """Of a model's parameters over a mesh, if there is one."""
+    return None if mesh is None else sharding.param_shardings(registry.param_shapes(model), sharding.adopt_mesh(mesh))
 
 
 def completed(
@@ -123,12 +171,12 @@ def completed(
     if not fresh:
         return params, ()
     make = lambda key: {path: trees.flatten(registry.init(model, key))[path] for path in fresh}
-    places = None
+    shardings = None
     if mesh is not None:
         mesh = sharding.adopt_mesh(mesh)
-        places = {path: trees.flatten(sharding.param_shardings(shapes, mesh))[path] for path in fresh}
+        shardings = {path: trees.flatten(_shardings(model, mesh))[path] for path in fresh}
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        return trees.unflatten(flat | jax.jit(make, out_shardings=places)(jax.random.key(seed))), fresh
+        return trees.unflatten(flat | jax.jit(make, out_shardings=shardings)(jax.random.key(seed))), fresh
 
 
 def from_config(
@@ -137,8 +185,9 @@ def from_config(
     *,
     task: str | None = None,
     seed: int = 0,
-    dtype: str = "float32",
-    param_dtype: str = "float32",
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Bundle:
     """A model with fresh parameters, as its paper initialises them; for a seed the same, to rounding, on every mesh.
@@ -147,7 +196,7 @@ def from_config(
         family: a name of `families()`.
         config: the family's Config, a preset's name, or a mapping with the keys of a config.json.
         task: what the model is for. None: the family's main task.
-        dtype, param_dtype: as in `from_pretrained`.
+        dtype, param_dtype, compute: as in `from_pretrained`.
         seed: of the random numbers.
         mesh: the parameters are made where they belong; no device holds all of them.
 
@@ -155,7 +204,7 @@ def from_config(
         ValueError: an unknown family, preset or task, or a configuration that is not supported.
         TypeError: `config` is none of these, or another family's.
     """
-    model = _model(registry.family(family), _config(family, config), task, dtype, param_dtype)
+    model = names.build(_config(family, config), task, choose_compute(compute, dtype, param_dtype))
     mesh = None if mesh is None else sharding.adopt_mesh(mesh)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         return Bundle(model, registry.initializer(model, mesh)(jax.random.key(seed)), model.config)
@@ -208,23 +257,6 @@ def _write(
             tokenizer.save(folder)
 
 
-def _model(family: ModuleType, config: Any, task: str | None, dtype: str, param_dtype: str) -> nn.Module:
-    compute = Compute(dtype=dtype, param_dtype=param_dtype)
-    if "float64" in (dtype, param_dtype) and not jax.config.jax_enable_x64:
-        raise ValueError(
-            "float64 needs 64-bit types, which JAX leaves off: set JAX_ENABLE_X64=1 in the environment, or call "
-            'jax.config.update("jax_enable_x64", True) first'
-        )
-    if task is None:
-        return family.Model(config, compute=compute)
-    if task not in family.TASKS:
-        raise ValueError(
-            f"{family.HF_MODEL_TYPE} has no task {task!r}: it offers {', '.join(family.TASKS)}."
-            f"{trees.nearest(task, family.TASKS)}"
-        )
-    return family.Model(config, task=task, compute=compute)
-
-
 def _config(name: str, config: Any) -> Any:
     """A family's Config from what `from_config` takes for one."""
     family, presets = registry.family(name), registry.presets()
@@ -248,15 +280,17 @@ def _config(name: str, config: Any) -> Any:
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> Any:
-    """The `data.tokenizers.Tokenizer` of a file, a folder, or a model on the hub.
+    """The `data.tokenizers.Tokenizer` of a file, a folder, a run, a preset, or a model on the hub.
 
     Raises:
         FileNotFoundError: no such path or model, or no tokenizer in it; and the hub's errors, as `from_pretrained`.
     """
-    path = Path(name).expanduser()
     from transformer_zoo.data.tokenizers import Tokenizer
 
-    return Tokenizer.load(path if path.exists() else hub.resolve(name, registry.presets(), weights=False))
+    path = Path(name).expanduser()
+    if names.is_run(path):
+        return Tokenizer.load(path / "tokenizer")
+    return Tokenizer.load(path if path.exists() else names.folder(name, weights=False))
 
 
 def _tokenizer(folder: Path) -> Any:
