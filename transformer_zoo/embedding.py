@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import registry
+from transformer_zoo import names
 from transformer_zoo.checkpoints import formats, hub
-from transformer_zoo.nn import pooling
+from transformer_zoo.nn import Compute, pooling
 from transformer_zoo.nn.activations import ACTIVATIONS
-from transformer_zoo.pretrained import Bundle, from_pretrained
+from transformer_zoo.pretrained import Bundle, choose_compute, from_pretrained
 
 SHORTEST = 16  # tokens of the shortest rows that a program is compiled for; the next are twice as long, and so on
 
@@ -157,26 +157,30 @@ def load_embedder(
     """
     if isinstance(name, Bundle):
         return Embedder(bundle=name, max_length=name.config.max_length)
-    presets = registry.presets()
-    root = hub.resolve(name, presets, revision, weights=False)
+    compute = choose_compute(None, dtype, dtype)
+    root = names.folder(name, revision, weights=False)
     if not (root / hub.MODULES).is_file():
         warnings.warn(
             f"{name} has no {hub.MODULES}, which says how to make a vector of a text: it will be the mean over its "
             "tokens, for which the model may not have been trained",
             stacklevel=2,
         )
-        bundle = _encoder(hub.resolve(name, presets, revision), dtype)
+        bundle = _encoder(name, compute, revision)
         return Embedder(bundle=bundle, max_length=bundle.config.max_length)
 
     modules = hub.modules(root)
-    root = hub.resolve(name, presets, revision, weights="" in modules, folders=[folder for folder in modules if folder])
-    kinds, folders = list(modules.values()), [root / folder for folder in modules]
+    kinds = list(modules.values())
     if len(kinds) < 2 or kinds[0] not in ENCODERS or kinds[1] != "Pooling":
         raise ValueError(
             f"{root / hub.MODULES} has {', '.join(kinds) or 'nothing'}: the first module must be a Transformer, and "
             "the second a Pooling"
         )
-    bundle = _encoder(folders[0], dtype)
+    for folder, kind in list(modules.items())[2:]:
+        if kind not in LAYERS:
+            raise ValueError(f"{root / folder}: a module {kind!r} is not known: known are {', '.join(LAYERS)}")
+    root = names.folder(name, revision, weights="" in modules, folders=[folder for folder in modules if folder])
+    folders = [root / folder for folder in modules]
+    bundle = _encoder(folders[0], compute)
     text, pool, own = (
         _settings(folders[0], "sentence_*_config.json"), _settings(folders[1]),
         _settings(root, "config_sentence_transformers.json"),
@@ -194,13 +198,14 @@ def load_embedder(
     )
 
 
-ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the others are names of old
+ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the first, or its older names
+LAYERS = ("Dense", "Dropout", "Normalize")
 
 
-def _encoder(folder: Path, dtype: str) -> Bundle:
+def _encoder(name: str | os.PathLike[str], compute: Compute, revision: str | None = None) -> Bundle:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r".* has no pooler/")  # nobody asks it
-        return from_pretrained(folder, task="base", dtype=dtype, param_dtype=dtype)
+        warnings.filterwarnings("ignore", r".* has no pooler/")  # it is not used
+        return from_pretrained(name, task="base", compute=compute, revision=revision)
 
 
 def _settings(folder: Path, pattern: str = "config.json") -> dict[str, Any]:
@@ -222,7 +227,7 @@ def _poolings(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 
 def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
-    """What a module does with vectors."""
+    """The function that one of `LAYERS` computes of vectors."""
     match kind:
         case "Normalize":
             return lambda vectors_BE: (
@@ -230,9 +235,7 @@ def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
             )
         case "Dense":
             return _dense(folder)
-        case "Dropout":
-            return lambda vectors_BE: vectors_BE
-    raise ValueError(f"{folder}: a module {kind!r} is not known: known are Dense, Dropout, Normalize")
+    return lambda vectors_BE: vectors_BE  # of dropout, which is for training alone
 
 
 def _dense(folder: Path) -> Callable[[jax.Array], jax.Array]:
