@@ -34,11 +34,11 @@ __all__ = ["__version__", *_HOMES]
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        from transformer_zoo.hugging_face import CLASSES, ours
+        from transformer_zoo.hugging_face import CLASSES, hint
 
-        table = {name: instead for theirs, instead in CLASSES.items() if name.startswith(theirs)}
-        hint = ours(name, table, _HOMES)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}", name=name)
+        instead = next((ours for theirs, ours in CLASSES.items() if name.startswith(theirs)), None)
+        fault = f"module {__name__!r} has no attribute {name!r}.{hint(name, instead, _HOMES)}"
+        raise AttributeError(fault, name=name)
     value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 

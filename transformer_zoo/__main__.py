@@ -217,8 +217,8 @@ class Fit:
     whether it fits."""
 
     name: Name
-    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, a hub id, a folder with a config.json, or a run's
-    folder."""
+    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, a hub id, a folder with a config.json, or the
+    folder of a run."""
     topology: str
     """Chips such as v5e:4x4."""
     settings: tyro.conf.Positional[tuple[str, ...]] = ()

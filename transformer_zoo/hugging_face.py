@@ -38,12 +38,14 @@ CLASSES = {
 """Classes, and what to call instead. `AutoModelForCausalLM` and the like begin with a name of these."""
 
 
-def ours(theirs: str, table: dict[str, str], known: Iterable[str] = ()) -> str:
-    """The end of an error message about a name that is not known: ours for it, or the nearest of those that are."""
-    return f" Hugging Face's {theirs} is {table[theirs]} here." if theirs in table else nearest(theirs, known)
+def hint(theirs: str, ours: str | None, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: ours for it, if there is one, or the nearest known name."""
+    return f" Hugging Face's {theirs} is {ours} here." if ours else nearest(theirs, known)
 
 
 def refuse(function: str, arguments: Iterable[str], table: dict[str, str], known: Iterable[str] = ()) -> None:
     """Raises TypeError if there are any of these keyword arguments, which the function does not have."""
     for name in arguments:
-        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}.{ours(name, table, known)}")
+        raise TypeError(
+            f"{function}() got an unexpected keyword argument {name!r}.{hint(name, table.get(name), known)}"
+        )

@@ -43,14 +43,14 @@ class Described:
         return registry.module_of(self.config)
 
     def model(
-        self, *, task: str | None = None, labels: int | Sequence[str] | None = None, compute: Compute = Compute()
+        self, *, task: str | None = None, labels: int | Sequence[str] | None = None, compute: Compute | None = None
     ) -> nn.Module:
         """The model, without its parameters.
 
         Args:
             task: what it is for. None: what its weights were trained for.
             labels: the names of the classes, or their number. None: those of the configuration.
-            compute: precision, memory and speed.
+            compute: precision, memory and speed. None: the defaults of `Compute`.
 
         Raises:
             ValueError: the family lacks the task or has no labels, or the task is neither given nor known.
@@ -145,13 +145,13 @@ def not_a_run(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} does not describe a run of this version: {error!r}")
 
 
-def build(config: Any, task: str | None = None, compute: Compute = Compute()) -> nn.Module:
+def build(config: Any, task: str | None = None, compute: Compute | None = None) -> nn.Module:
     """A family's model for a task; None: the family's main task.
 
     Raises:
         ValueError: the family lacks the task.
     """
-    family = registry.module_of(config)
+    family, compute = registry.module_of(config), compute or Compute()
     if task is None:
         return family.Model(config, compute=compute)
     if task not in family.TASKS:

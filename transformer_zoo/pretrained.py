@@ -26,8 +26,7 @@ from transformer_zoo.nn.compute import Compute
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A model and what it needs to run: `m(tokens_BT, valid_BT=...)`, `m.generate("Once")`, `m.save_pretrained("out")`.
-    """
+    """A model and what it needs to run: `m(tokens_BT)`, `m.generate("Once")`, `m.save_pretrained("out")`."""
 
     model: nn.Module
     params: trees.Tree
@@ -136,9 +135,9 @@ def from_pretrained(
 
 
 def choose_compute(
-    compute: Compute | None, dtype: str | None, param_dtype: str | None, *, default: Compute = Compute()
+    compute: Compute | None, dtype: str | None, param_dtype: str | None, *, default: Compute | None = None
 ) -> Compute:
-    """The settings of computation; a dtype that is not given is that of `default`.
+    """The settings of computation; without `compute` they are those of `default`, apart from a dtype that is given.
 
     Raises:
         ValueError: a dtype that `compute` contradicts, that does not exist, or of 64 bits where JAX has none.
@@ -148,7 +147,7 @@ def choose_compute(
     for name, value in given.items():
         if compute is not None and value != getattr(compute, name):
             raise ValueError(f"{name} is {value!r}, and {getattr(compute, name)!r} in compute: give one of them")
-    compute = compute or dataclasses.replace(default, **given)
+    compute = compute or dataclasses.replace(default or Compute(), **given)
     if "float64" in (compute.dtype, compute.param_dtype) and not jax.config.jax_enable_x64:
         raise ValueError(
             "float64 needs 64-bit types, which JAX leaves off: set JAX_ENABLE_X64=1 in the environment, or call "

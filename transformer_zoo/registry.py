@@ -162,7 +162,7 @@ def _no_field(config: Any, name: str) -> Any:
     """`__getattr__` of every Config, which Python calls for what it lacks."""
     fields = [field.name for field in dataclasses.fields(config)]
     found = [field for field in (*fields_called(name), hugging_face.LOAD.get(name)) if field in fields]
-    hint = hugging_face.ours(name, {name: " and ".join(found)} if found else {}, fields)
+    hint = hugging_face.hint(name, " and ".join(found), fields)
     raise AttributeError(f"the Config of {family_of(config)} has no field {name!r}.{hint}", name=name)
 
 
