@@ -1,7 +1,9 @@
 """What a name stands for; and the names of other libraries, which errors and the README translate."""
 
+import copy
 import dataclasses
 import inspect
+import pickle
 import re
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import transformer_zoo as zoo
-from transformer_zoo import hugging_face, names, registry, runs
+from transformer_zoo import hugging_face, loop, names, registry, runs
 from transformer_zoo.config import Data, Run, Training
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.models import bart, bert, distilbert, gpt2, t5
@@ -114,6 +116,23 @@ def test_every_setting_of_computation(m: zoo.Bundle, tmp_path: Path):
         runs.load(tmp_path, compute=compute, dtype="float32")
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
+def test_a_model_is_traced_once(m: zoo.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever asks for the shapes of its parameters; and what one caller does to them does not reach another."""
+    m.save_pretrained(tmp_path)
+    registry._traced.cache_clear()
+    traces, init = [], registry.init
+    monkeypatch.setattr(registry, "init", lambda model, key: traces.append(model) or init(model, key))
+    loaded = zoo.from_pretrained(tmp_path, mesh=zoo.make_mesh(tensor=2, devices=jax.devices()[:2]))
+    registry.param_shapes(loaded.model).clear()
+    assert registry.param_shapes(loaded.model).keys() == m.params.keys()
+    assert traces == [loaded.model]
+    wide = gpt2.Model(TINY, compute=zoo.Compute(param_dtype="float64"))
+    for enabled, dtype in ((False, "float32"), (True, "float64"), (False, "float32")):
+        with jax.enable_x64(enabled):
+            assert {x.dtype.name for x in jax.tree.leaves(registry.param_shapes(wide))} == {dtype}
+
+
 # ---- a bundle's own methods ------------------------------------------------------------------------------------------
 
 
@@ -193,6 +212,11 @@ def test_a_field_that_hugging_face_calls_otherwise(config: object, theirs: str, 
         getattr(config, theirs)
 
 
+def test_a_config_is_copied_and_pickled_as_before():
+    for same in (copy.deepcopy(TINY), pickle.loads(pickle.dumps(TINY)), dataclasses.replace(TINY)):
+        assert same == TINY and hash(same) == hash(TINY)
+
+
 def test_a_field_that_nobody_has():
     with pytest.raises(AttributeError, match="the Config of gpt2 has no field 'num_layer'. Did you mean 'num_layers'?"):
         TINY.num_layer  # noqa: B018
@@ -226,6 +250,7 @@ def test_an_argument_that_hugging_face_calls_otherwise(m: zoo.Bundle, tmp_path: 
 def test_a_class_that_is_called_otherwise():
     with pytest.raises(AttributeError, match="AutoModelForCausalLM is from_pretrained"):
         zoo.AutoModelForCausalLM  # noqa: B018
+    assert zoo.train is loop.train and zoo.load_run is runs.load_run
     with pytest.raises(AttributeError, match="no attribute 'from_pretraind'. Did you mean 'from_pretrained'"):
         zoo.from_pretraind  # noqa: B018
 

@@ -1,6 +1,6 @@
 """The command line: `python -m transformer_zoo {list, info, generate, embed, convert, fit}`.
 
-Exit codes: 0 done, 1 what was asked for cannot be done, 2 it was not understood; and 3, of `fit`, it does not fit.
+Exit codes: 0 done, 1 an error, 2 a wrong command or option; and 3, of `fit`, it does not fit.
 """
 
 import dataclasses
@@ -146,7 +146,7 @@ class Generate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Makes vectors of texts, near one another where the texts are alike."""
+    """Computes vectors of texts, which are close to one another for similar texts."""
 
     name: Name
     """A hub id or a folder, of sentence-transformers or of any encoder; or a run's folder."""
@@ -157,9 +157,9 @@ class Embed:
     output: Path | None = None
     """Where to save the vectors, an array [texts, width] of numpy. None: they are printed."""
     similar: bool = False
-    """Print instead, for every text, which other one is the most similar, and the cosine of their angle."""
+    """Print instead, for every text, the most similar other text and their cosine similarity."""
     prompt: str | None = None
-    """Put this prompt before each text, by the name that the model has for it, such as query."""
+    """The name of the model's prompt to put before each text, such as query."""
     dtype: str | None = None
     """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
 
@@ -194,7 +194,7 @@ class Embed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Writes a model in the Hugging Face layout, which the rest of the world reads."""
+    """Writes a model in the Hugging Face layout."""
 
     source: Name
     """A run's folder, a preset, a hub id, or a folder with published weights."""
@@ -241,7 +241,7 @@ COMMANDS = {"list": List, "info": Info, "generate": Generate, "embed": Embed, "c
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; what a user can set right ends as one message, not as a traceback."""
+    """Runs a command; an error that a user can correct is printed as one message, without a traceback."""
     if (wrong := _misspelt(arguments)) is not None:
         from transformer_zoo.trees import nearest
 
@@ -259,7 +259,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
-    """(name, fault, known names) of a command or option that there is not: a line's worth, where tyro prints a page."""
+    """(name, fault, known names) of an unknown command or option, for one line where tyro prints a page."""
     if not arguments or arguments[0].startswith("-"):
         return None
     command, *rest = arguments

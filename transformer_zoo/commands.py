@@ -87,9 +87,9 @@ class _Evaluate:
     batch_size: int = 16
     """Rows at a time."""
     batches: int | None = None
-    """Only so many of them. None: the whole split."""
+    """Stop after this number of batches. None: the whole split."""
     objective: str | None = None
-    """What is measured. None: what the run was trained for, else the model's task."""
+    """The objective to measure. None: the run's, else that of the model's task."""
     set: tuple[str, ...] = ()
     """Settings of what is measured, as NAME=VALUE: source=en target=fr "prefix=translate English to French: "."""
     dtype: str = "float32"
@@ -131,7 +131,7 @@ def _evaluate(chosen: _Evaluate) -> int:
     source, split = chosen.source or data.source, chosen.split or data.validation_split
     documents = sources.source(source, split)
     objective, _ = objective.for_data(bundle.config, documents.classes)
-    # Mistakes in what is to be written are told before anything is measured.
+    # Errors in the settings of --write are raised before anything is measured.
     to_write = _to_write(chosen, bundle, objective, documents)
     if chosen.beams is not None:
         beam = Beam.under(bundle.sampling, num_beams=chosen.beams, num_return_sequences=1)
@@ -156,7 +156,7 @@ def _evaluate(chosen: _Evaluate) -> int:
 
 
 def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:
-    """The model and what is measured of it: what a run was trained for, or another objective of its result."""
+    """The model and the objective to measure: a run's own, or another objective of its result."""
     if run is not None and chosen.objective in (None, run.objective.name):
         return runs.load_run(chosen.model, chosen.step, whole=True), run.objective
     found = runs.load_run(chosen.model, chosen.step) if run else from_pretrained(chosen.model, dtype=chosen.dtype)

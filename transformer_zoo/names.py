@@ -30,7 +30,7 @@ class Described:
     config: Any
     """The architecture, a family's Config."""
     task: str | None
-    """What its weights were trained for. None: config.json names no class that is known, or it is a run, whose
+    """The task that its weights were trained for. None: config.json names no known class; or it is a run, whose
     objective determines the task (`runs.model`)."""
     folder: Path | None = None
     """The local folder of its configuration and its tokenizer. None: a preset, of which nothing was fetched."""
@@ -48,7 +48,7 @@ class Described:
         """The model, without its parameters.
 
         Args:
-            task: what it is for. None: what its weights were trained for.
+            task: what the model is for. None: the task that its weights were trained for.
             labels: the names of the classes, or their number. None: those of the configuration.
             compute: precision, memory and speed. None: the defaults of `Compute`.
 
@@ -80,8 +80,8 @@ def describe(name: str | os.PathLike[str], revision: str | None = None, *, publi
     Args:
         name: a run's folder, a published model's folder, a preset's name, or a hub id.
         revision: branch, tag or commit of a repository. None: its main branch.
-        published: read config.json in any case. False: a folder with run.json is a run, and of a preset or its hub id
-            what the zoo knows is enough.
+        published: always read config.json. False: a folder with run.json is a run, and a preset or its hub id has the
+            zoo's own Config, for which nothing is downloaded.
 
     Raises:
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json in it.

@@ -1,4 +1,4 @@
-"""Models with their parameters: from published checkpoints, fresh, and back into the published layout."""
+"""Models with their parameters: loaded from published checkpoints, freshly initialised, and saved in their layout."""
 
 import contextlib
 import dataclasses
@@ -35,16 +35,16 @@ class Bundle:
     tokenizer: Any = None
     """A `transformer_zoo.data.tokenizers.Tokenizer`, or None where the checkpoint has none."""
     fresh: tuple[str, ...] = ()
-    """Paths of the parameters of a head that the checkpoint lacks: they are random, and yours to train."""
+    """Paths of the parameters of a head that the checkpoint lacks: they are random, to be trained."""
     sampling: Any = Greedy()
-    """How `generate` writes unless it is told: what generation_config.json says."""
+    """How `generate` chooses tokens by default: the settings of generation_config.json."""
 
     def __call__(self, *inputs: Any, **arguments: Any) -> Any:
-        """`model.apply` with the parameters; of the model's call, and of `apply` (such as `rngs`, `mutable`, `method`).
+        """`model.apply` with the parameters: the arguments are those of the model's call and of `apply` (`rngs`, ...).
 
         Raises:
-            TypeError: an argument that there is not; the message has the name of the one that Hugging Face calls so.
-            And what the model raises.
+            TypeError: an unknown argument; of one that Hugging Face's models have, the message has our name.
+            ValueError: inputs that the model refuses.
         """
         theirs = [name for name in arguments if name in hugging_face.CALL]
         hugging_face.refuse("the model", theirs, hugging_face.CALL)
@@ -85,7 +85,7 @@ def from_pretrained(
 
     Args:
         name: a local folder with config.json and weights, a preset's name (`presets()`), or a hub id.
-        task: what the model is for, such as "causal-lm". None: what the `architectures` of config.json say.
+        task: what the model is for, such as "causal-lm". None: the task of the `architectures` in config.json.
         dtype: of the computation: float32 (if it is not given), bfloat16, float16, or float64 with jax_enable_x64.
         param_dtype: of the parameters in memory; likewise.
         compute: these two and the other settings of precision, memory and speed.
@@ -99,10 +99,10 @@ def from_pretrained(
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
         PermissionError: the repository is private or gated.
         ConnectionError: neither in the cache nor to be had from the hub.
-        ValueError: an unknown family or task, a configuration that is not supported, a dtype beside another one in
+        ValueError: an unknown family or task, a configuration that is not supported, a dtype that contradicts
             `compute`, a mesh that does not divide the parameters, damaged files, or weights that do not fit the
             configuration.
-        TypeError: an argument that there is not; the message has the name of the one that Hugging Face calls so.
+        TypeError: an unknown argument; of one that Hugging Face's `from_pretrained` has, the message has our name.
     """
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
@@ -114,7 +114,7 @@ def from_pretrained(
     tensors = formats.read_folder(folder)
     config = weight_map.settled(described.family, model.config, tensors, described.task)
     model = model.clone(config=config)
-    # A body may have been saved without its pooler.
+    # A body may have been saved without its pooler, so its head is optional too.
     trained = labels is None and model.task == described.task != "base"
     params = weight_map.load(
         described.family,
@@ -164,7 +164,7 @@ def _shardings(model: nn.Module, mesh: jax.sharding.Mesh | None) -> trees.Tree |
 def completed(
     model: nn.Module, params: trees.Tree, mesh: jax.sharding.Mesh | None, seed: int
 ) -> tuple[trees.Tree, tuple[str, ...]]:
-    """The parameters with those that were left out, fresh, and the paths of these."""
+    """The parameters, completed with fresh ones for those that are missing; and the paths of the fresh ones."""
     flat, shapes = trees.flatten(params), registry.param_shapes(model)
     fresh = tuple(path for path in trees.flatten(shapes) if path not in flat)
     if not fresh:
@@ -197,11 +197,11 @@ def from_config(
         task: what the model is for. None: the family's main task.
         dtype, param_dtype, compute: as in `from_pretrained`.
         seed: of the random numbers.
-        mesh: the parameters are made where they belong; no device holds all of them.
+        mesh: the parameters are initialised in their shardings; no device holds all of them.
 
     Raises:
         ValueError: an unknown family, preset or task, or a configuration that is not supported.
-        TypeError: `config` is none of these, or another family's.
+        TypeError: `config` is of another type, or another family's.
     """
     model = names.build(_config(family, config), task, choose_compute(compute, dtype, param_dtype))
     mesh = None if mesh is None else sharding.adopt_mesh(mesh)
@@ -211,13 +211,13 @@ def from_config(
 
 def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
     """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files,
-    and generation_config.json where the model is not meant to write greedily.
+    and generation_config.json unless the model decodes greedily.
 
-    Each tensor has the dtype that the parameter has. The directory gets all of the files or none. In a run of several
+    Each tensor has the dtype of its parameter. The directory gets all of the files or none. In a run of several
     processes all of them must call this; the first one writes.
 
     Raises:
-        ValueError: the parameters do not have the shapes of the model.
+        ValueError: the parameters do not have the model's shapes.
         OSError: the files could not be written; those that were there before are unchanged.
     """
     model = bundle.model
@@ -231,7 +231,7 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     else:
         for tensor in tensors.values():
             np.asarray(tensor)  # takes part in gathering it
-    multihost_utils.sync_global_devices("save_pretrained")  # whoever returns from here finds the files
+    multihost_utils.sync_global_devices("save_pretrained")  # every process returns after the files are there
 
 
 def _write(
@@ -250,14 +250,14 @@ def _write(
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if bundle.sampling != Greedy():
-            asked = published.write(bundle.sampling)
-            (folder / published.FILE).write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+            decoding = published.write(bundle.sampling)
+            (folder / published.FILE).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(folder)
 
 
 def _config(name: str, config: Any) -> Any:
-    """A family's Config from what `from_config` takes for one."""
+    """A family's Config from any of the forms that `from_config` accepts."""
     family, presets = registry.family(name), registry.presets()
     if isinstance(config, str):
         known = [preset for preset, value in presets.items() if value.family == name]
@@ -296,18 +296,18 @@ def _tokenizer(folder: Path) -> Any:
     files = [file for file in (*hub.TOKENIZERS, "tokenizer_config.json") if (folder / file).is_file()]
     if not files:
         return None
-    from transformer_zoo.data.tokenizers import Tokenizer  # models without text do not pay for it
+    from transformer_zoo.data.tokenizers import Tokenizer  # a slow import, for models with text only
 
     try:
         return Tokenizer.load(folder)
     except FileNotFoundError:
-        if files == ["tokenizer_config.json"]:  # ByT5's has no other file; another's is not complete
+        if files == ["tokenizer_config.json"]:  # ByT5's tokenizer has no other file; any other tokenizer needs one
             return None
         raise
 
 
 def _sampling(folder: Path, settings: Mapping[str, Any], config: Any) -> Any:
-    """Before there was a file for it, config.json said it."""
+    """The settings of decoding: in generation_config.json, or, of older checkpoints, in config.json."""
     if not hasattr(registry.module_of(config), "init_cache"):
         return Greedy()
     if (file := folder / published.FILE).is_file():

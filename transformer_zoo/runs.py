@@ -145,10 +145,10 @@ def load(
 
     Args:
         name: a run's folder, a published model's folder, a preset or a hub id.
-        task: what the model is for. Where that is not what it was trained for, the parameters of the new head are
-            fresh: a warning names them, and `Bundle.fresh` lists them.
+        task: what the model is for. For another task than the one it was trained for, the parameters of the new head
+            are fresh: a warning names them, and `Bundle.fresh` lists them.
         labels: the names of the classes, or their number, for a family and task that have some.
-        dtype, param_dtype, compute: as in `from_pretrained`; what is not given is as the run had it.
+        dtype, param_dtype, compute: as in `from_pretrained`. None: as the run had them.
         seed: of the parameters that are fresh.
 
     Raises:
@@ -178,7 +178,7 @@ def load(
 
 
 def _heads(model: Any) -> dict[str, str]:
-    """What a task's own parameters are called where models are published: of another name, they mean something else."""
+    """The published names of the parameters of a task's head: with another name, a parameter has another meaning."""
     rows = getattr(registry.module_of(model.config), "HF_HEADS", {}).get(model.task, ())
     return {ours: theirs for theirs, ours, *_ in rows}
 
@@ -193,11 +193,12 @@ def load_run(
 ) -> Bundle:
     """The model that a run has trained, as of its latest checkpoint or of a step.
 
-    Where the run keeps a moving average of the parameters, that is what it gives.
+    Where the run keeps a moving average of the parameters, the average is loaded.
 
     Args:
         compute: precision, memory and speed; None: as the run had them.
-        whole: all that was trained, on which the run's objective can be measured, and not just its result.
+        whole: everything that was trained (such as a student with its teacher), for which the run's objective can be
+            measured. False: the result only.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint (of that step).
@@ -213,8 +214,8 @@ def load_run(
     model = run.objective.model(run.model, compute or run.compute)
     shapes = registry.param_shapes(model)
     mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
-    places = sharding.param_shardings(shapes, mesh)
-    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
+    shardings = sharding.param_shardings(shapes, mesh)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     params = checkpoints.restore_parameters(latest if step is None else step, shapes)
     checkpoints.close()
     if not whole:

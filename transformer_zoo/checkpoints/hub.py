@@ -1,7 +1,7 @@
 """From a name to a local folder: a folder of this machine, or a snapshot of a repository of the Hugging Face hub.
 
 Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`,
-`HF_HUB_OFFLINE`), so what was downloaded before is found, and a download that breaks off is resumed.
+`HF_HUB_OFFLINE`), so earlier downloads are found, and a download that breaks off is resumed.
 """
 
 import json
@@ -46,7 +46,7 @@ def resolve(
             read, or the preset was never published with any.
         PermissionError: the repository is private or gated.
         ConnectionError: it is not in the cache, and the hub cannot be reached or the download broke off.
-        ValueError: the name cannot be a hub id; or a revision of a folder was asked for.
+        ValueError: the name cannot be a hub id; or a revision is given for a local folder.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -76,10 +76,10 @@ def resolve(
 
 
 def modules(folder: Path) -> dict[str, str]:
-    """The modules that make vectors of texts, in their order: a folder within this one, to the name of its class.
+    """The modules of a sentence-transformers model in their order: a folder within this one, to the name of its class.
 
     Raises:
-        ValueError: the file is not of this kind, or a folder lies elsewhere.
+        ValueError: the file is not a list of modules, or a module's folder is outside of this one.
     """
     file = folder / MODULES
     try:
@@ -106,7 +106,7 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str], within: 
 
 
 def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> Exception:
-    """What a failure of the hub's client means to the user, and what to do about it."""
+    """An error of the hub's client as an error for the user, with the remedy."""
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
         error = error.__cause__  # the hub refused, and then nothing was found in the cache
     status = getattr(getattr(error, "response", None), "status_code", None)
