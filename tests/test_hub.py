@@ -355,6 +355,8 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
         ({"name": "zoo/bert", "param_dtype": "float64"}, "ValueError", "JAX_ENABLE_X64=1"),
         ({"name": "zoo/bert", "dtype": "float16", "compute": {}}, "ValueError", "'float32' in compute: give one"),
         ({"name": "zoo/bert", "labels": ["a", "a"]}, "ValueError", "none twice"),
+        ({"name": "zoo/bert", "labels": "good"}, "TypeError", "the single string 'good'"),
+        ({"name": "zoo/t5", "labels": 3, "task": "causal-lm"}, "ValueError", "t5 has no task 'causal-lm'"),
         ({"name": "zoo/t5", "task": "base", "torch_dtype": "float16"}, "TypeError", "is dtype and param_dtype here"),
         ({"name": "zoo/bert", "mesh": {"tensor": 4}}, "ValueError", "does not divide"),
         ({"name": "zoo/odd"}, "ValueError", "model_type 'brt' is not read"),
@@ -373,8 +375,10 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
         assert error == kind and message in answer, (arguments, error, answer)
 
     asked = [path[1:].partition("/resolve/") for _, path, _ in server.log if "/resolve/" in path]
-    asked = {(repo, file.rpartition("/")[2]) for repo, _, file in asked}
-    assert asked == {
+    requests = {(repo, file.rpartition("/")[2]) for repo, _, file in asked}
+    # All files of one load are of one commit, though the branch may move meanwhile: it is looked up once.
+    assert sum(path.endswith("/zoo/t5-too/revision/main") for _, path, _ in server.log) == 1
+    assert requests == {
         *((repo, "config.json") for repo in ("zoo/t5", "zoo/bert", "zoo/odd", "zoo/t5-too", "zoo/bert-too")),
         *((repo, "model.safetensors") for repo in ("zoo/t5-too", "zoo/bert-too")),
     }

@@ -89,13 +89,12 @@ def describe(name: str | os.PathLike[str], revision: str | None = None, *, publi
         ConnectionError: neither in the cache nor to be had from the hub.
         ValueError: a config.json of an unknown family or that is not supported, or a run.json of another version.
     """
+    local = Path(name).expanduser()
     if not published and is_run(name):
-        return Described(name=name, kind="run", config=_architecture(name), task=None, folder=Path(name).expanduser())
-    local = Path(name).expanduser().is_dir()
-    if not (published or local or revision) and (preset := _preset(name)) is not None:
-        task = registry.family(preset.family).Model(preset.config).task
-        return Described(name=name, kind="preset", config=preset.config, task=task)
-    if published and is_run(name) and not Path(name, config_map.CONFIG).expanduser().is_file():
+        return Described(name=name, kind="run", config=_architecture(name), task=None, folder=local)
+    if not (published or revision or local.is_dir()) and (preset := _preset(name)) is not None:
+        return Described(name=name, kind="preset", config=preset.config, task=build(preset.config).task)
+    if is_run(name) and not (local / config_map.CONFIG).is_file():
         raise FileNotFoundError(
             f"{name} holds a run and no {config_map.CONFIG}: load it with load_run, or publish it first "
             "(python -m transformer_zoo convert)"
@@ -107,7 +106,7 @@ def describe(name: str | os.PathLike[str], revision: str | None = None, *, publi
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     return Described(
-        name=name, kind="folder" if local else "hub", config=config_map.read(family, settings, source),
+        name=name, kind="folder" if local.is_dir() else "hub", config=config_map.read(family, settings, source),
         task=config_map.saved_for(family, settings), folder=at, settings=settings,
     )  # fmt: skip
 
@@ -181,9 +180,12 @@ def labelled(config: Any, labels: int | Sequence[str] | None) -> Any:
 
     Raises:
         ValueError: the family has no task with labels.
+        TypeError: `labels` is a single string.
     """
     if labels is None:
         return config
+    if isinstance(labels, str):
+        raise TypeError(f"labels is the single string {labels!r}: give the names of all classes, or their number")
     if not hasattr(config, "labels"):
         raise ValueError(f"{registry.model_types(registry.module_of(config))[0]} has no task with labels")
     return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))

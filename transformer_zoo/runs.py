@@ -203,7 +203,7 @@ def load_run(
     Raises:
         FileNotFoundError: no run, or no checkpoint (of that step).
     """
-    directory, run = Path(directory), read(directory)
+    directory, run = Path(directory).expanduser(), read(directory)
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
     checkpoints = Checkpoints(directory / "checkpoints")
