@@ -10,13 +10,14 @@ PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
 LEVELS = (
     ("trees", "pages"),
-    ("sharding",),
+    ("sharding", "hugging_face"),
     ("nn", "published"),
     ("models",),
     ("registry", "heads"),
     ("checkpoints", "generation", "data", "config"),
-    ("objectives", "optim", "pretrained", "evaluation", "diagnosis", "logs", "plots"),
-    ("training", "runs", "embedding"),
+    ("names",),
+    ("objectives", "optim", "pretrained", "diagnosis", "logs", "plots"),
+    ("training", "runs", "embedding", "evaluation"),
     ("loop", "fit"),
     ("commands",),
     ("__init__",),

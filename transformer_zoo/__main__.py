@@ -1,6 +1,6 @@
 """The command line: `python -m transformer_zoo {list, info, generate, embed, convert, fit}`.
 
-Exit codes: 0 done, 1 what was asked for cannot be done, 2 it was not understood; and 3, of `fit`, it does not fit.
+Exit codes: 0 done, 1 an error, 2 a wrong command or option; and 3, of `fit`, it does not fit.
 """
 
 import dataclasses
@@ -42,15 +42,15 @@ class Info:
     """A model's configuration, its parameters and the memory they take. No weights are read."""
 
     name: Name
-    """A preset, its hub id, a folder with a config.json, or a run's folder."""
+    """A preset, a hub id, a folder with a config.json, or a run's folder."""
 
     def __call__(self) -> int:
         from rich.console import Console
         from rich.table import Table
 
-        from transformer_zoo import registry, trees
+        from transformer_zoo import registry, runs, trees
 
-        model = _model(self.name)
+        model = runs.model(self.name)
         family = registry.family_of(model.config)
         fields = Table("setting", "value", title=f"{self.name}: {family}, {model.task}")
         for field in dataclasses.fields(model.config):
@@ -136,7 +136,7 @@ class Generate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Makes vectors of texts, near one another where the texts are alike."""
+    """Computes vectors of texts, which are close to one another for similar texts."""
 
     name: Name
     """A hub id or a folder, of sentence-transformers or of any encoder; or a run's folder."""
@@ -147,15 +147,16 @@ class Embed:
     output: Path | None = None
     """Where to save the vectors, an array [texts, width] of numpy. None: they are printed."""
     similar: bool = False
-    """Print instead, for every text, which other one is the most similar, and the cosine of their angle."""
+    """Print instead, for every text, the most similar other text and their cosine similarity."""
     prompt: str | None = None
-    """Put this prompt before each text, by the name that the model has for it, such as query."""
+    """The name of the model's prompt to put before each text, such as query."""
     dtype: str | None = None
     """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
 
     def __call__(self) -> int:
         import numpy as np
 
+        from transformer_zoo import names
         from transformer_zoo.embedding import load_embedder
 
         if (self.input is None) == (not self.texts):
@@ -163,8 +164,8 @@ class Embed:
         texts = self.texts if self.input is None else self.input.read_text(encoding="utf-8").splitlines()
         if self.similar and len(texts) < 2:
             raise ValueError("--similar compares texts: give at least two")
-        is_run = (Path(self.name) / "run.json").is_file()
-        embedder = load_embedder(_load(self.name, self.dtype) if is_run else self.name, dtype=self.dtype or "float32")
+        model = _load(self.name, self.dtype) if names.is_run(self.name) else self.name
+        embedder = load_embedder(model, dtype=self.dtype or "float32")
         vectors_ND = embedder(texts, prompt=self.prompt)
         if self.output is not None:
             with self.output.open("wb") as file:  # numpy adds .npy to a name that lacks it
@@ -183,7 +184,7 @@ class Embed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Writes a model in the Hugging Face layout, which the rest of the world reads."""
+    """Writes a model in the Hugging Face layout."""
 
     source: Name
     """A run's folder, a preset, a hub id, or a folder with published weights."""
@@ -206,8 +207,8 @@ class Fit:
     whether it fits."""
 
     name: Name
-    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, its hub id, a folder with a config.json, or a
-    run's folder."""
+    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, a hub id, a folder with a config.json, or the
+    folder of a run."""
     topology: str
     """Chips such as v5e:4x4."""
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -219,18 +220,18 @@ class Fit:
             from transformer_zoo import commands
 
             return commands.train([self.name, "--aot", self.topology, *self.settings])
-        from transformer_zoo import fit
+        from transformer_zoo import fit, runs
 
         program = f"{PROGRAM} fit {self.name} --topology {self.topology} --"
         writing = tyro.cli(fit.Writing, args=self.settings, prog=program)
-        return fit.main_writing(_model(self.name), writing, self.topology)
+        return fit.main_writing(runs.model(self.name), writing, self.topology)
 
 
 COMMANDS = {"list": List, "info": Info, "generate": Generate, "embed": Embed, "convert": Convert, "fit": Fit}
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; what a user can set right ends as one message, not as a traceback."""
+    """Runs a command; an error that a user can correct is printed as one message, without a traceback."""
     if (wrong := _misspelt(arguments)) is not None:
         from transformer_zoo.trees import nearest
 
@@ -248,7 +249,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
-    """(name, fault, known names) of a command or option that there is not: a line's worth, where tyro prints a page."""
+    """(name, fault, known names) of an unknown command or option, for one line where tyro prints a page."""
     if not arguments or arguments[0].startswith("-"):
         return None
     command, *rest = arguments
@@ -264,40 +265,9 @@ def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
 
 def _load(name: str, dtype: str | None) -> Any:
     """A run's model or a published one, its parameters and computation in this dtype."""
-    import jax
+    from transformer_zoo import runs
 
-    from transformer_zoo import pretrained, runs
-
-    if not (Path(name) / "run.json").is_file():
-        return pretrained.from_pretrained(name, dtype=dtype or "float32", param_dtype=dtype or "float32")
-    m = runs.load_run(name)
-    if dtype is None:
-        return m
-    compute = dataclasses.replace(m.model.compute, dtype=dtype, param_dtype=dtype)
-    params = jax.tree.map(lambda x: x.astype(dtype), m.params)
-    return dataclasses.replace(m, model=m.model.clone(compute=compute), params=params)
-
-
-def _model(name: str) -> Any:
-    """The model of a run, a folder or a preset, without its parameters."""
-    from transformer_zoo import registry, runs, trees
-    from transformer_zoo.checkpoints import config_map
-
-    if (Path(name) / "run.json").is_file():
-        run = runs.read(name)
-        model = run.objective.model(run.model, run.compute)
-        return run.objective.result(model, registry.param_shapes(model))[0]
-    if Path(name).is_dir():
-        settings, source = config_map.read_file(name), str(Path(name) / config_map.CONFIG)
-        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
-        return family.Model(
-            config_map.read(family, settings, source), task=config_map.task_of(family, settings, source)
-        )
-    presets = registry.presets()
-    for key, preset in presets.items():
-        if name in (key, preset.hub_id):
-            return registry.family(preset.family).Model(preset.config)
-    raise FileNotFoundError(f"there is no folder and no preset {name!r}.{trees.nearest(name, presets)}")
+    return runs.load(name, dtype=dtype, param_dtype=dtype)
 
 
 if __name__ == "__main__":

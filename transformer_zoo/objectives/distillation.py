@@ -5,15 +5,13 @@ import functools
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo import registry, trees
-from transformer_zoo.checkpoints import config_map, hub
+from transformer_zoo import names, registry, trees
 from transformer_zoo.nn import Output
 from transformer_zoo.nn.stack import STACKED
 from transformer_zoo.objectives.losses import cross_entropy
@@ -119,11 +117,9 @@ class Distillation(MaskedLM):
         return dataclasses.replace(self, architecture=json.dumps(registry.as_json(self._teacher()))), config
 
     def _teacher(self) -> Any:
-        return (
-            architecture(self.teacher)
-            if self.architecture is None
-            else registry.from_json(json.loads(self.architecture))
-        )
+        if self.architecture is None:
+            return names.describe(self.teacher).config
+        return registry.from_json(json.loads(self.architecture))
 
     def model(self, config: Any, compute: Any) -> Pair:
         """Both, with their parameters under `student/` and `teacher/`.
@@ -312,21 +308,3 @@ def inherit(student: trees.Tree, teacher: trees.Tree, layers: tuple[int, ...] | 
 def spread(few: int, many: int) -> tuple[int, ...]:
     """So few of many layers, evenly from the first: of 12, 6 are every other one."""
     return tuple(i * many // few for i in range(few))
-
-
-def architecture(name: str) -> Any:
-    """The Config of a model by name: a run's folder, a preset, or a published model's folder or hub id.
-
-    Raises:
-        FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained`.
-    """
-    record = Path(name) / "run.json"
-    if record.is_file():
-        return registry.from_json(json.loads(record.read_text())["settings"]["model"])
-    presets = registry.presets()
-    if name in presets and not Path(name).is_dir():
-        return presets[name].config
-    folder = hub.resolve(name, presets, weights=False)
-    settings, source = config_map.read_file(folder), str(folder / config_map.CONFIG)
-    family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
-    return config_map.read(family, settings, source)
