@@ -116,7 +116,7 @@ def build(settings: Settings) -> tuple[Callable[[], float], Any, float]:
     causal = "causal-lm" in registry.module_of(config).TASKS
     run = Run(
         model=config,
-        objective=CausalLM(pieces=settings.pieces) if causal else MaskedLM(),
+        objective=CausalLM(logits_chunks=settings.pieces) if causal else MaskedLM(),
         compute=zoo.Compute(dtype=settings.dtype, unroll=unroll, remat=settings.remat),
         data=Data(length=settings.length),
         training=Training(batch_size=settings.batch),

@@ -11,13 +11,12 @@ so a group, under a percent, and that every training process tokenises every gro
 own: text is a few bytes a token, and where that is too much for one core, there are `workers`.
 """
 
-import json
 import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy as np
 from absl import flags
 from grain._src.python.dataset.transformations import process_prefetch
 
-from transformer_zoo.data.packing import Rows, pad
+from transformer_zoo.data.rows import RowMaker, Rows, pad
 
 GROUP_TOKENS = 1 << 18
 """Tokens that a group should have at least, so that what is left over in its last row does not count."""
@@ -45,7 +44,7 @@ class Pipeline:
     def __init__(
         self,
         source: Any,
-        make_rows: partial[Rows],
+        make_rows: RowMaker,
         *,
         batch_size: int,
         shuffle: bool = True,
@@ -60,9 +59,9 @@ class Pipeline:
 
         Args:
             source: a random-access sequence of documents: dictionaries with a text under "text", or other fields.
-            make_rows: rows of some documents, as `Objective.rows` gives it: called with them and a generator of random
-                numbers, which follows from the seed, the epoch and the group. A position that was saved with another
-                function, or with other keywords of it, is refused.
+            make_rows: rows of some documents, as `Objective.rows` gives it. Its random numbers follow from the seed,
+            the
+                epoch and the group. A position that was saved with a maker of another description is refused.
             batch_size: rows of a global batch, of which a process gets `batch_size / process_count`.
             shuffle: another order of documents, and of rows within a group, in each epoch.
             seed: of the order, and of all that is drawn at random.
@@ -93,10 +92,9 @@ class Pipeline:
             raise ValueError(f"batch_size={batch_size} rows cannot be shared out evenly to {process_count} processes")
         if not len(source):
             raise ValueError("the source has no documents")
-        group = group or _group_size(source, make_rows.keywords.get("length", 1))
+        group = group or _group_size(source, make_rows.length)
         self._settings = {
-            "rows": make_rows.func.__name__,
-            **_described(make_rows.keywords),
+            **make_rows.describe(),
             "shuffle": shuffle,
             "seed": seed,
             "documents": len(source),
@@ -228,16 +226,11 @@ class Pipeline:
         return iter(groups)
 
 
-def _shuffled(make_rows: partial[Rows], documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
+def _shuffled(make_rows: RowMaker, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
     """The rows of a group in another order."""
     rows = make_rows(documents, rng)
     order = rng.permutation(len(next(iter(rows.values()))))
     return {name: values[order] for name, values in rows.items()}
-
-
-def _described(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they stand in a saved position, which is JSON: a tokenizer by its fingerprint."""
-    return json.loads(json.dumps(dict(settings), default=lambda tokenizer: tokenizer.fingerprint))
 
 
 def _group_size(source: Any, length: int) -> int:
