@@ -17,7 +17,8 @@ class Data:
     """Where documents come from and how they become rows."""
 
     source: str = "python_stdlib"
-    """python_stdlib, tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY] or parquet:GLOB[:KEY]."""
+    """A source's name, such as python_stdlib or text:GLOB. An unknown one is refused with a list of all forms, which
+    `transformer_zoo.data.sources` describes."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
