@@ -233,7 +233,7 @@ def test_layers_that_are_not_there(layers: tuple[int, ...], words: str):
 
 
 def test_teachers_that_cannot_teach():
-    with pytest.raises(ValueError, match="is no masked language model: it has no lm_head/bias"):
+    with pytest.raises(ValueError, match="is not a masked language model: it lacks lm_head/bias"):
         begun(objective(), fresh=("lm_head/bias",))
     narrow = dataclasses.replace(SMALL, width=16)
     with pytest.raises(ValueError, match=r"student's .* has the shape .* objective.layers=\(\)"):

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import random
@@ -36,6 +37,9 @@ from transformer_zoo.config import (
     load_recipe,
 )
 from transformer_zoo.data import sources
+from transformer_zoo.data.pipeline import Pipeline
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.evaluation import evaluate
 from transformer_zoo.models import bert, gpt2
 from transformer_zoo.objectives import CausalLM, Pretraining, SequenceClassification
 from transformer_zoo.resolve import resolve
@@ -124,6 +128,24 @@ def test_a_run_learns_and_leaves_everything_behind(texts: Path, tmp_path: Path) 
     bundle = runs.load_run(directory)
     assert bundle.tokenizer.decode(bundle.tokenizer.encode("a lazy dog").ids) == "a lazy dog"
     assert bundle.config == run.model
+    # Evaluation and the result are both of the moving average.
+    rows = run.objective.rows(bundle.tokenizer, run.data)
+    held_out = Pipeline(sources.source(run.data.source, "validation"), rows, batch_size=8, shuffle=False, epochs=1)
+    again = evaluate(bundle.model, run.objective, bundle.params, itertools.islice(held_out, run.evaluation.batches))
+    assert again == pytest.approx(report, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, None])
+def test_every_evaluation_is_on_the_same_rows(texts: Path, count: int | None) -> None:
+    """A few batches, or a whole split."""
+    tokenizer, source = Tokenizer.train(["a lazy dog"], 260), sources.source(f"text:{texts}/*.txt")
+    rows = CausalLM().rows(tokenizer, Data(length=32))
+    batches = Pipeline(source, rows, batch_size=8, shuffle=False, epochs=1)
+    held_out = loop._HeldOut(batches, count)
+    first, second = list(held_out), list(held_out)
+    assert len(first) == len(second) > 1 and (count is None or len(first) == count)
+    for one, other in zip(first, second):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
 def test_a_labelled_source_is_opened_once(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Documents of tokens into rows of one length. Pure functions of their arguments; nothing is carried from call to call.
 
-A document of n tokens is n + 1 predictions: from a start token, each of its tokens, and then the end token. So every
-byte of text is predicted once, and the sum of the losses over the bytes is an honest number of bits per byte. A row
-holds inputs (`tokens_BT`) and what is to be predicted from each (`targets_BT`); nobody downstream shifts anything.
+A document of n tokens is n + 1 predictions: after a start token, each of its tokens, and then the end token. So every
+byte of text is predicted once, and the sum of the losses, divided by the bytes, is the true number of bits per byte. A
+row holds inputs (`tokens_BT`) and the target of each (`targets_BT`), which are not shifted again later.
 """
 
 import bisect
@@ -61,21 +61,21 @@ def pack(
 ) -> Rows:
     """Packs documents into as few rows as best fit, longest first, manages.
 
-    A document longer than a row is cut into rows; each piece is a document of its own there, and its first input is the
-    token before it. With `concat` all documents become one, joined by `end`, and only the last row has room left.
+    A document longer than a row is cut; each piece is a document of its own in its row, and its first input is the
+    token before it. With `concat` all documents become one, joined by `end`, and only the last row is not full.
 
     Args:
-        documents: of each, its tokens, int[n], and how many bytes of text each prediction covers, int[n + 1].
+        documents: the tokens of each, int[n], and the bytes of text that each of its predictions covers, int[n + 1].
         length: predictions in a row, T.
         start: token from which the first of a document is predicted.
         end: token that is predicted after the last one.
         concat: attention and positions run across documents, from one end of a row to the other.
 
     Returns:
-        tokens_BT, targets_BT: int32; 0 where there is nothing.
-        valid_BT: bool: there is something.
-        documents_BT: int32: the documents of a row, from 1; 0 where there is nothing.
-        positions_BT: int32: the place in the document, from 0.
+        tokens_BT, targets_BT: int32; 0 for padding.
+        valid_BT: bool: not padding.
+        documents_BT: int32: the documents of a row, numbered from 1; 0 for padding.
+        positions_BT: int32: the position in the document, from 0.
         bytes_B: int32: UTF-8 bytes of text that the row's predictions cover.
     """
     if not documents:
@@ -95,7 +95,7 @@ def pack(
     row, column, number = _best_fit(sizes, length)
 
     within = np.arange(len(tokens)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    place = np.repeat(row * length + column, sizes) + within
+    index = np.repeat(row * length + column, sizes) + within
     rows = zeros(packed_shapes(int(row.max()) + 1, length))
     for name, values in (
         ("tokens_BT", tokens),
@@ -104,7 +104,7 @@ def pack(
         ("documents_BT", np.repeat(number, sizes)),
         ("positions_BT", within),
     ):
-        rows[name].reshape(-1)[place] = values
+        rows[name].reshape(-1)[index] = values
     counts = np.concatenate([counts for _, counts in documents])
     np.add.at(rows["bytes_B"], np.repeat(row, sizes), counts)
     return rows

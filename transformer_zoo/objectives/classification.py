@@ -1,13 +1,13 @@
 """Classify texts and tokens, and find answers: the fine-tuning tasks of an encoder (Devlin et al. 2019, section 4)."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from transformer_zoo import registry
 from transformer_zoo.config import Data
 from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows
 from transformer_zoo.objectives import metrics
@@ -237,16 +237,15 @@ def best_span(start_BT: jax.Array, end_BT: jax.Array, length: int) -> tuple[jax.
 
 
 def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
-    """What the model says of a batch's texts, with the segments if it knows any; with a key it is trained. To an
-    encoder-decoder they are sources."""
-    takes = inspect.signature(type(model).__call__).parameters
-    names = {name: name for name in ("tokens_BT", "segments_BT", "valid_BT")}
-    names |= {"source_BS": "tokens_BT", "valid_BS": "valid_BT"}
+    """The model's output for a batch of texts, which are sources to an encoder-decoder; with a key, dropout is on."""
+    if registry.is_encoder_decoder(model.config):
+        inputs = {"source_BS": batch["tokens_BT"], "valid_BS": batch["valid_BT"]}
+    else:
+        inputs = {name: batch[name] for name in ("tokens_BT", "valid_BT")}
+        if getattr(model.config, "num_segments", 0):
+            inputs["segments_BT"] = batch["segments_BT"]
     return model.apply(
-        {"params": params},
-        **{name: batch[theirs] for name, theirs in names.items() if name in takes},
-        train=key is not None,
-        rngs=None if key is None else {"dropout": key},
+        {"params": params}, **inputs, train=key is not None, rngs=None if key is None else {"dropout": key}
     )
 
 
