@@ -231,7 +231,7 @@ def test_names_of_classes_come_from_the_data():
     with pytest.raises(ValueError, match="labels is empty: name the classes"):
         SequenceClassification(problem="multi_label_classification").shapes(2, 8)
     assert MaskedLM().for_data(Config(), None) == (MaskedLM(), Config())
-    with pytest.raises(ValueError, match="the model tells 4 classes apart, and the data 2"):
+    with pytest.raises(ValueError, match="the model has 4 classes, and the data 2"):
         measured(
             SequenceClassification(labels=("a", "b")), np.zeros((2, 4)), texts(2, 2) | {"targets_B": np.zeros(2, int)}
         )

@@ -26,7 +26,7 @@ MUON_AXES = (
 
 
 def schedule(settings: Optimizer, steps: int) -> optax.Schedule:
-    """The learning rate of each of `steps` updates: a linear warmup, then what `settings.schedule` says.
+    """The learning rate of each of `steps` updates: a linear warmup, then `settings.schedule`.
 
     Raises:
         ValueError: the warmup and the decay do not fit into the steps.

@@ -69,7 +69,8 @@ def source(spec: str, split: str = "train", *, validation: float = 0.05, data_di
         spec: a name of one of the module's forms.
         split: `train`, `validation` or `all`; for TFDS a split that the data set has, or a slice such as `train[:1%]`.
         validation: share of the documents of local files that are held out. Each document's hash decides alone, so more
-            files move no document from one side to the other; but no side of two or more documents is left empty.
+            files move no document from one side to the other, except that neither side is empty if there are two
+            documents or more.
         data_dir: where TFDS keeps what it prepares; None: TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 
     Raises:
@@ -151,7 +152,7 @@ class TfdsSource(Source):
         if field not in self._features:
             raise ValueError(f"{self.name} has no feature {field!r}: it has {', '.join(sorted(self._features))}")
         feature = self._features[field]
-        feature = getattr(feature, "feature", feature)  # that of each member of a sequence
+        feature = getattr(feature, "feature", feature)  # of each member of a sequence
         if isinstance(feature, tfds.features.FeaturesDict) and "label" in feature:
             feature = feature["label"]
         return tuple(feature.names) if isinstance(feature, tfds.features.ClassLabel) else None
@@ -208,7 +209,7 @@ def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
         # The older data sets become known to TFDS only when their package is imported.
         for package in ("question_answering", "summarization", "text", "text_simplification", "translate"):
             importlib.import_module(f"tensorflow_datasets.{package}")
-    except ValueError:  # prepared, and in another format than the one asked for: TfdsSource says what can be done
+    except ValueError:  # prepared, and in another format than the one asked for: TfdsSource raises the error
         return tfds.builder(name, data_dir=data_dir)
     try:
         return open_builder()
@@ -474,7 +475,7 @@ def _lines(file: Path, chunk: int = 1 << 24) -> np.ndarray:
 
 
 def _locate(ends: np.ndarray, index: int) -> tuple[int, int]:
-    """Which part the document is in, and its place there, given where the parts end."""
+    """The part that holds a document, and its index there, from the ends of the parts."""
     part = int(np.searchsorted(ends, index, side="right"))
     return part, int(index - (ends[part - 1] if part else 0))
 

@@ -270,7 +270,7 @@ def _with_labels(objective: Any, config: Any, of_data: tuple[str, ...] | None) -
 
 def _check_classes(logits: jax.Array, labels: tuple[str, ...]) -> None:
     if labels and logits.shape[-1] != len(labels):
-        raise ValueError(f"the model tells {logits.shape[-1]} classes apart, and the data {len(labels)}")
+        raise ValueError(f"the model has {logits.shape[-1]} classes, and the data {len(labels)}")
 
 
 def _classified(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:

@@ -143,7 +143,7 @@ class Distillation(MaskedLM):
         for name, needed in same.items():
             if needed and getattr(config, name) != getattr(teacher, name):
                 raise ValueError(
-                    f"the student's {name} is {getattr(config, name)} and that of the teacher {self.teacher} "
+                    f"the student's {name} is {getattr(config, name)} and the teacher's ({self.teacher}) "
                     f"{getattr(teacher, name)}: with these losses they must be equal"
                 )
         if self.relation_weight:

@@ -27,8 +27,8 @@ from transformer_zoo.objectives.objective import Batch, Objective, Sums
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Seq2Seq(Objective):
-    """The cross entropy of each token of a target, given its source and the tokens before it. A subclass says where
-    sources and targets come from.
+    """The cross entropy of each token of a target, given its source and the tokens before it. A subclass has
+    the maker of sources and targets.
 
     Raises:
         ValueError: a length or number of chunks below 1; a smoothing outside [0, 1).
