@@ -238,7 +238,7 @@ def test_teachers_that_cannot_teach():
     narrow = dataclasses.replace(SMALL, width=16)
     with pytest.raises(ValueError, match=r"student's .* has the shape .* objective.layers=\(\)"):
         begun(objective(cosine_weight=0.0), narrow)
-    with pytest.raises(ValueError, match="student's width is 16 and the teacher.s (the teacher) 32"):
+    with pytest.raises(ValueError, match=r"student's width is 16 and the teacher's \(the teacher\) 32"):
         objective().model(narrow, DOUBLE)
     with pytest.raises(ValueError, match="vocab_size is 91"):
         objective().model(dataclasses.replace(SMALL, vocab_size=91), DOUBLE)
