@@ -37,7 +37,8 @@ CHARACTERS = 300
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Train:
     aot: str | None = None
-    """Do not train: compile the step for this TPU topology (v5e:4x4), with no TPU attached, and say whether it fits."""
+    """Do not train: compile the step for this TPU topology (v5e:4x4), with no TPU attached, and print whether it
+    fits."""
     distributed: bool = False
     """This is one of several processes, on as many hosts, each started with this command."""
     run: Annotated[Run, tyro.conf.arg(name="")]

@@ -281,7 +281,7 @@ def _changes(run: Run, devices: int) -> list[dict[str, Any]]:
     changes = [
         {"compute.remat": "full"},
         {"compute.dtype": "bfloat16"},
-        {"objective.pieces": 4},
+        {"objective.logits_chunks": 4},
         {"training.accumulation": 2 * run.training.accumulation},
         {} if run.mesh.fsdp in (-1, devices) else mesh,
         {"training.batch_size": run.training.batch_size // 2},

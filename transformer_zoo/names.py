@@ -188,5 +188,5 @@ def labelled(config: Any, labels: int | Sequence[str] | None) -> Any:
     if isinstance(labels, str):
         raise TypeError(f"labels is the single string {labels!r}: give the names of all classes, or their number")
     if not hasattr(config, "labels"):
-        raise ValueError(f"{registry.model_types(registry.module_of(config))[0]} has no task with labels")
+        raise ValueError(f"{registry.module_of(config).PUBLISHED.model_type} has no task with labels")
     return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))

@@ -1,9 +1,9 @@
-"""The folder of a run: what it was asked to do, with what, and what came of it.
+"""The folder of a run: its settings, and everything that it writes.
 
 run.json        every setting, versions, devices, git revision
 tokenizer/      the tokenizer
 checkpoints/    training state by step
-metrics.jsonl   what was measured; curve.png shows it; tensorboard/ too
+metrics.jsonl   losses and metrics by step; the same as curve.png and in tensorboard/
 """
 
 import dataclasses
@@ -33,10 +33,12 @@ PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoi
 
 # Settings that give the training state its shape, or the data its meaning: a run cannot go on with others.
 FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+RENAMED = {"pieces": "logits_chunks"}
+"""Settings of objectives under the names that older versions wrote."""
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """A run as plain JSON; the architecture and the objective bear their names."""
+    """A run as plain JSON, with the names of the family and of the objective."""
     as_dict = dataclasses.asdict(run)
     as_dict["model"] = registry.as_json(run.model)
     as_dict["objective"] = {"name": run.objective.name, **as_dict["objective"]}
@@ -69,7 +71,8 @@ def read(directory: str | os.PathLike[str]) -> Run:
     """
     found = names.run_settings(directory)
     try:
-        architecture, objective = found.pop("model"), dict(found.pop("objective"))
+        architecture, objective = found.pop("model"), found.pop("objective")
+        objective = {RENAMED.get(name, name): value for name, value in objective.items()}
         parts: dict[str, Any] = {
             "model": registry.from_json(architecture),
             "objective": OBJECTIVES[objective.pop("name")](**_tuples(objective)),
@@ -97,7 +100,7 @@ def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
 
 
 def check_same(old: Run, new: Run) -> list[str]:
-    """The settings that changed since the run began, as lines to tell; those that cannot change are an error.
+    """The settings that changed since the run began, a line each; those that cannot change are an error.
 
     Raises:
         ValueError: the run in the folder has another architecture, tokenizer or optimizer.

@@ -54,7 +54,7 @@ def write(
     said, asked = objective.languages
     rows = [row for row, _ in framed(texts, tokenizer, length, language=said)] if texts else []
     how = {
-        "max_new_tokens": objective.targets(length) if max_new_tokens is None else max_new_tokens,
+        "max_new_tokens": objective.target_length_for(length) if max_new_tokens is None else max_new_tokens,
         "sampling": sampling,
         "language": _in_targets(tokenizer, asked),
     }
