@@ -16,7 +16,7 @@ class Setting:
     """As `Compute.remat`."""
     unroll: int = 1
     """As `Compute.unroll`."""
-    pieces: int = 1
+    logits_chunks: int = 1
     """Parts of a row whose logits are computed at a time."""
     apart: bool = False
     """Decoding: each layer's parameters and cache are arrays of their own, rather than slices of stacked ones."""
@@ -103,8 +103,8 @@ CASES: tuple[Case, ...] = (
     Case(
         name="train GPT-2 XL 1024", kind="train", model="gpt2-xl", length=1024, weight=2.0, alone=True,
         ours=(
-            Setting(batch=8, remat="dots", pieces=4), Setting(batch=16, remat="full", pieces=8),
-            Setting(batch=4, pieces=4), Setting(batch=16, remat="dots", pieces=8),
+            Setting(batch=8, remat="dots", logits_chunks=4), Setting(batch=16, remat="full", logits_chunks=8),
+            Setting(batch=4, logits_chunks=4), Setting(batch=16, remat="dots", logits_chunks=8),
         ),
         theirs=(PeerSetting(batch=4, compiled="blocks"), PeerSetting(batch=8, compiled="blocks")),
     ),
@@ -124,8 +124,9 @@ CASES: tuple[Case, ...] = (
     Case(
         name="train GPT-2 124M 1024", kind="train", model="gpt2", length=1024,
         ours=(
-            Setting(batch=16), Setting(batch=32, pieces=4), Setting(batch=16, unroll=12), Setting(batch=32, pieces=8),
-            Setting(batch=16, attention="xla", pieces=4),
+            Setting(batch=16), Setting(batch=32, logits_chunks=4), Setting(batch=16, unroll=12),
+            Setting(batch=32, logits_chunks=8),
+            Setting(batch=16, attention="xla", logits_chunks=4),
         ),
         theirs=_both(16, 32),
     ),

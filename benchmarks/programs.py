@@ -100,9 +100,9 @@ class Train:
 
     def _objective(self, setting: Setting) -> Any:
         if registry.is_encoder_decoder(self.config):
-            return Seq2SeqLM(target_length=self.target, pieces=setting.pieces)
+            return Seq2SeqLM(target_length=self.target, logits_chunks=setting.logits_chunks)
         causal = "causal-lm" in registry.module_of(self.config).PUBLISHED.tasks
-        return CausalLM(pieces=setting.pieces) if causal else MaskedLM()
+        return CausalLM(logits_chunks=setting.logits_chunks) if causal else MaskedLM()
 
     def _shapes(self, program: training.Program) -> dict[str, jax.ShapeDtypeStruct]:
         """Those of a batch: to predict all tokens of a row, there are as many places as tokens."""

@@ -45,7 +45,7 @@ class Settings:
     """Layers in one turn of the scan. None: all of them on a CPU, else 1."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again."""
-    pieces: int = 1
+    logits_chunks: int = 1
     """Parts of a row whose logits are computed at a time."""
     repeats: int = 7
     """Steps that are timed."""
@@ -106,7 +106,7 @@ def build(settings: Settings) -> tuple["Train", Setting, float]:
         sys.exit(f"error: there is no preset {settings.model!r}: choose one of {', '.join(zoo.presets())}")
     config = zoo.presets()[settings.model].config
     unroll = settings.unroll or (config.num_layers if jax.default_backend() == "cpu" else 1)
-    how = {name: getattr(settings, name) for name in ("batch", "remat", "pieces")}
+    how = {name: getattr(settings, name) for name in ("batch", "remat", "logits_chunks")}
     step, setting = Train(config, length=settings.length, dtype=settings.dtype), Setting(unroll=unroll, **how)
     return step, setting, step.prepare(setting)[0]
 

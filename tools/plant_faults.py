@@ -35,7 +35,9 @@ test: add the fault to `tools/faults.toml` first, then the test.
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="plant only the faults whose entry contains this text; no table is written")
+    parser.add_argument(
+        "--only", default="", help="plant only the faults whose entry contains this text; no table is written"
+    )
     only = parser.parse_args().only.lower()
     faults = [fault for fault in tomllib.loads(FAULTS.read_text())["fault"] if only in str(fault).lower()]
     rows, unseen = [], []
@@ -45,7 +47,9 @@ def main() -> int:
             test = seen_by(fault, copy)
             unseen += [fault["fault"]] if test is None else []
             print(f"{number}/{len(faults)}  {fault['fault']}: {test or 'SEEN BY NO TEST'}", flush=True)
-            rows.append(f"| {fault['kind']} | `{fault['file']}` | {fault['fault']} | {f'`{test}`' if test else '**none**'} |")
+            rows.append(
+                f"| {fault['kind']} | `{fault['file']}` | {fault['fault']} | {f'`{test}`' if test else '**none**'} |"
+            )
     if not only:
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(HEADER + "\n".join(rows) + "\n")
@@ -83,7 +87,9 @@ def seen_by(fault: dict[str, Any], copy: Path) -> str | None:
         return None
     found = re.search(r"^(?:FAILED|ERROR) tests/(\S+?)(?: - .*)?$", run.stdout, re.MULTILINE)
     if run.returncode != 1 or found is None:
-        raise RuntimeError(f"pytest could not run the tests of {fault['fault']!r}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+        raise RuntimeError(
+            f"pytest could not run the tests of {fault['fault']!r}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
+        )
     return found[1]
 
 

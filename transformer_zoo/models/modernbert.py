@@ -142,7 +142,9 @@ class Model(Encoder):
 
     def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
         cfg = self.config
-        rotate = functools.partial(rotation, inputs.positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.accumulation_dtype)
+        rotate = functools.partial(
+            rotation, inputs.positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.accumulation_dtype
+        )
         rotations = {"local": rotate(cfg.local_theta), "global": rotate(cfg.global_theta)}
         layers = {"local": jnp.asarray(local_layers(cfg)), "first": jnp.arange(cfg.num_layers) == 0}
         return self.final_norm(self.run(self.blocks, x_BTD, layers, inputs.mask, rotations, train))
