@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import peers
 import tyro
+from cases import Setting
 from peak import forward_flops, peak_of
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +47,7 @@ class Settings:
 def main(settings: Settings) -> None:
     import jax
     import numpy as np
+    from programs import Encode
 
     import transformer_zoo as zoo
 
@@ -56,26 +58,18 @@ def main(settings: Settings) -> None:
         m = zoo.from_pretrained(settings.model, task="base", param_dtype=settings.dtype, dtype=settings.dtype)
     else:
         sys.exit(f"error: {settings.model!r} is neither a folder nor one of {', '.join(zoo.presets())}")
-    compute = zoo.Compute(dtype=settings.dtype, param_dtype=settings.dtype, unroll=m.config.num_layers)
-    model = m.model.clone(compute=compute)
-    tokens_BT = np.random.default_rng(0).integers(0, m.config.vocab_size, (settings.batch, settings.length), np.int32)
-    start = time.perf_counter()
-    read = jax.jit(lambda params, tokens_BT: model.apply({"params": params}, tokens_BT))
-    read = read.lower(m.params, tokens_BT).compile()
-    compiling = time.perf_counter() - start
-    hidden_BTD = np.asarray(read(m.params, tokens_BT).hidden_BTD, np.float32)
-
-    def ours() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(read(m.params, tokens_BT))
-        return time.perf_counter() - start
+    program = Encode(m.model, m.params, settings.length)
+    setting = Setting(batch=settings.batch, unroll=m.config.num_layers)
+    compiling, _ = program.prepare(setting)
+    ours = functools.partial(program.run, setting, 1)
 
     calls: dict[str, Callable[[], float]] = {f"transformer_zoo (jax {jax.__version__})": ours}
     if settings.peer == "torch":
         with tempfile.TemporaryDirectory() as folder:
             zoo.save_pretrained(folder, m)
-            name, ask = peers.start(serve_torch, folder, tokens_BT, settings.dtype)
+            name, ask = peers.start(serve_torch, folder, program.tokens(settings.batch), settings.dtype)
         calls[name] = functools.partial(ask, "read")
+        hidden_BTD = np.asarray(program.read(setting).hidden_BTD, np.float32)
         difference = np.abs(ask("say") - hidden_BTD).max() / np.abs(hidden_BTD).max()
 
     peak = peak_of(jax.devices()[0])
@@ -89,7 +83,7 @@ def main(settings: Settings) -> None:
                 seconds[name].append(taken)
 
     tokens = settings.batch * settings.length
-    flops, best = forward_flops(model, settings.length) * tokens, statistics.median(peaks)
+    flops, best = forward_flops(m.model, settings.length) * settings.batch, statistics.median(peaks)
     size = f"{settings.batch} x {settings.length} tokens"
     kind = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     table = Table(title=f"{settings.model}, {settings.dtype}, {size}, {kind}")

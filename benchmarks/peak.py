@@ -1,5 +1,7 @@
 """What a device can do, and what a model asks for."""
 
+import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -17,44 +19,134 @@ PEAK = {
     "NVIDIA H200": 989e12,
 }
 """Dense bfloat16 FLOP/s by `device_kind`, from the makers' data sheets."""
+BANDWIDTH = {
+    "TPU v4": 1.2e12,
+    "TPU v5 lite": 0.819e12,
+    "TPU v5": 2.765e12,
+    "TPU v5p": 2.765e12,
+    "TPU v6 lite": 1.64e12,
+    "NVIDIA A100-SXM4-40GB": 1.555e12,
+    "NVIDIA A100-SXM4-80GB": 2.039e12,
+    "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H200": 4.8e12,
+}
+"""Bytes a second of a device's memory, from the same."""
 
 
 def peak_of(device: Any) -> Callable[[], float]:
     """A function that gives the peak FLOP/s: of a matrix product measured when it is called on a CPU, of the table
     elsewhere."""
+    if device.platform == "cpu":
+        return product_rate(2048, "float32")
+    if device.device_kind not in PEAK:
+        sys.exit(f"error: the peak of {device.device_kind!r} is not known: known are {', '.join(PEAK)}")
+    return lambda: PEAK[device.device_kind]
+
+
+def product_rate(size: int, dtype: str) -> Callable[[], float]:
+    """A function that measures the FLOP/s of a product of two square matrices."""
     import jax
     import jax.numpy as jnp
 
-    if device.platform != "cpu":
-        if device.device_kind not in PEAK:
-            sys.exit(f"error: the peak of {device.device_kind!r} is not known: known are {', '.join(PEAK)}")
-        return lambda: PEAK[device.device_kind]
-    size = 2048
     product = jax.jit(jnp.matmul)
-    a, b = (jax.random.normal(jax.random.key(seed), (size, size)) for seed in range(2))
-    product(a, b).block_until_ready()
-
-    def measure() -> float:
-        start = time.perf_counter()
-        for _ in range(8):
-            product(a, b).block_until_ready()
-        return 8 * 2 * size**3 / (time.perf_counter() - start)
-
-    return measure
+    a, b = (jax.random.normal(jax.random.key(seed), (size, size), dtype) for seed in range(2))
+    return lambda: 2 * size**3 / _seconds(lambda: product(a, b), 8)
 
 
-def forward_flops(model: Any, length: int) -> float:
-    """FLOPs a token of reading a row: two for every weight that is multiplied with, and attention.
+def copy_rate(size: int) -> Callable[[], float]:
+    """A function that measures the bytes a second of a copy of so many bytes, those read and those written."""
+    import jax
+    import jax.numpy as jnp
 
-    Each of the two products of a layer's attention meets every key, or where the model is causal half of them on
-    average. Nothing that is computed again counts.
+    copy = jax.jit(lambda x: x + 1)
+    x = jnp.zeros(size // 4, jnp.float32)
+    return lambda: 2 * x.nbytes / _seconds(lambda: copy(x), 8)
+
+
+def _seconds(call: Callable[[], Any], times: int) -> float:
+    """Of a call, of which so many are made, one behind the other."""
+    call().block_until_ready()
+    start = time.perf_counter()
+    for _ in range(times):
+        result = call()
+    result.block_until_ready()
+    return (time.perf_counter() - start) / times
+
+
+def forward_flops(model: Any, length: int, *, target: int = 0, predicted: int | None = None) -> float:
+    """FLOPs of reading a row: two for every weight that a token is multiplied with, and attention.
+
+    Each of the two products of attention meets every key that its query sees: of a causal model half of them on
+    average, in a layer with a window those that it shows. Looking up an embedding counts for nothing, and so does what
+    is computed again.
+
+    Args:
+        length: tokens of the row, or of the source.
+        target: tokens of the target beside it.
+        predicted: how many tokens the output layer scores. None: all of the row, or of the target.
     """
+    predicted = (target or length) if predicted is None else predicted
+    flops = 2 * _output_weights(model) * predicted
+    for path, leaf in _kernels(model):
+        flops += 2 * leaf.size * _tokens(path, length, target, predicted)
+        if re.search(r"(^|/)query/kernel$", path):
+            layers, _, heads, size = leaf.shape
+            flops += 4 * heads * size * _pairs(model, path, layers, length, target)
+    return flops
+
+
+def step_bytes(model: Any, batch: int, held: float) -> float:
+    """Bytes that a decoder must read to write a token in each of `batch` rows: every weight that is multiplied with,
+    once, and the keys and values of the tokens held by a row's cache."""
+    import jax.numpy as jnp
+
+    kernels = _kernels(model)
+    weights = _output_weights(model) + sum(leaf.size for _, leaf in kernels)
+    kept = sum(leaf.size // leaf.shape[1] for path, leaf in kernels if re.search(r"(^|/)(key|value)/kernel$", path))
+    stored, computed = (jnp.dtype(name).itemsize for name in (model.compute.param_dtype, model.compute.dtype))
+    return stored * weights + computed * kept * batch * held
+
+
+def _kernels(model: Any) -> list[tuple[str, Any]]:
+    """Paths and shapes of the weights of dense layers."""
     from transformer_zoo import registry, trees
 
-    config = model.config
     flat = trees.flatten(registry.param_shapes(model))
-    weights = sum(leaf.size for path, leaf in flat.items() if path.endswith("kernel"))
-    if hasattr(type(model), "logits") and model.task in ("causal-lm", "masked-lm"):
-        weights += config.vocab_size * flat["token_embed/embedding"].shape[1]
-    keys = length / 2 if model.task == "causal-lm" else length
-    return 2 * weights + 4 * config.num_layers * keys * config.width
+    return [(path, leaf) for path, leaf in flat.items() if path.endswith("kernel")]
+
+
+def _output_weights(model: Any) -> int:
+    """Weights of the layer that scores the vocabulary, which may be the table of embeddings."""
+    from transformer_zoo import registry, trees
+
+    if model.task not in ("causal-lm", "masked-lm", "seq2seq-lm"):
+        return 0
+    table = trees.flatten(registry.param_shapes(model))["token_embed/embedding"]
+    return model.config.vocab_size * table.shape[1]
+
+
+def _tokens(path: str, length: int, target: int, predicted: int) -> int:
+    """How many tokens of a row are multiplied with a weight."""
+    where = {
+        r"pooler/": 1,
+        r"(lm_)?head/": predicted,
+        r"decoder_blocks/cross_attention/(key|value)/": length,
+        r"decoder_blocks/": target,
+    }
+    return next((tokens for pattern, tokens in where.items() if re.match(pattern, path)), length)
+
+
+def _pairs(model: Any, path: str, layers: int, length: int, target: int) -> float:
+    """Pairs of a query and a key that it sees, over the layers of a stack."""
+    if path.startswith("decoder_blocks/cross_attention/"):
+        return layers * target * length
+    if path.startswith("decoder_blocks/"):
+        return layers * target * target / 2
+    if model.task == "causal-lm":
+        return layers * length * length / 2
+    if hasattr(model.config, "global_every"):
+        whole = math.ceil(layers / model.config.global_every)
+        reach = min(model.config.window // 2, length - 1)
+        near = length * (2 * reach + 1) - reach * (reach + 1)  # at the ends of a row a window shows less
+        return whole * length * length + (layers - whole) * near
+    return layers * length * length

@@ -12,23 +12,23 @@ matrix product measured in the same process, in turn with the steps; on accelera
 
 import dataclasses
 import functools
-import json
 import os
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import peers
 import tyro
-from peak import forward_flops, peak_of
+from cases import PeerSetting, Setting
+from peak import peak_of
 from rich.console import Console
 from rich.table import Table
 
 from transformer_zoo.pages import use_huge_pages
+
+if TYPE_CHECKING:
+    from programs import Train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Settings:
     """Layers in one turn of the scan. None: all of them on a CPU, else 1."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again."""
-    pieces: int = 1
+    logits_chunks: int = 1
     """Parts of a row whose logits are computed at a time."""
     repeats: int = 7
     """Steps that are timed."""
@@ -58,24 +58,23 @@ def main(settings: Settings) -> None:
 
     console, tokens = Console(), settings.batch * settings.length
     peak = peak_of(jax.devices()[0])
-    ours, model, compiling = build(settings)
+    step, setting, compiling = build(settings)
+    ours = functools.partial(step.run, setting, 1)
     steps: dict[str, Callable[[], float]] = {f"transformer_zoo (jax {jax.__version__})": ours}
     if settings.peer == "torch":
-        with tempfile.TemporaryDirectory() as folder:
-            write_config(model, folder)
-            name, ask = peers.start(serve_torch, folder, settings)
+        name, ask = peers.start(serve_torch, step.published(), settings)
         steps[name] = functools.partial(ask, "step")
 
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     peaks: list[float] = []
     for turn in range(settings.repeats + 1):
-        for name, step in steps.items():
-            taken = step()
+        for name, call in steps.items():
+            taken = call()
             if turn:  # the one before is for warming up
                 seconds[name].append(taken)
         peaks.append(peak())
 
-    flops, best = 3 * forward_flops(model, settings.length) * tokens, statistics.median(peaks)
+    flops, best = step.flops() * settings.batch, statistics.median(peaks)
     kind, cores = jax.devices()[0].device_kind, os.cpu_count()
     size = f"{settings.batch} x {settings.length} tokens"
     lines = Table(title=f"{settings.model}, {settings.dtype}, {size}, {kind}, {cores} cores")
@@ -96,88 +95,33 @@ def main(settings: Settings) -> None:
     )
 
 
-def build(settings: Settings) -> tuple[Callable[[], float], Any, float]:
-    """A function that takes a step and says how long it took, the model, and the seconds of compiling."""
+def build(settings: Settings) -> tuple["Train", Setting, float]:
+    """The train step, its setting, and the seconds of compiling."""
     import jax
-    import numpy as np
+    from programs import Train
 
     import transformer_zoo as zoo
-    from transformer_zoo import registry, training
-    from transformer_zoo.config import Data, Run, Training
-    from transformer_zoo.objectives import CausalLM, MaskedLM
 
     if settings.model not in zoo.presets():
         sys.exit(f"error: there is no preset {settings.model!r}: choose one of {', '.join(zoo.presets())}")
     config = zoo.presets()[settings.model].config
-    config = dataclasses.replace(
-        config, **{f.name: 0.0 for f in dataclasses.fields(config) if f.name.endswith("dropout")}
-    )
     unroll = settings.unroll or (config.num_layers if jax.default_backend() == "cpu" else 1)
-    causal = "causal-lm" in registry.module_of(config).PUBLISHED.tasks
-    run = Run(
-        model=config,
-        objective=CausalLM(pieces=settings.pieces) if causal else MaskedLM(),
-        compute=zoo.Compute(dtype=settings.dtype, unroll=unroll, remat=settings.remat),
-        data=Data(length=settings.length),
-        training=Training(batch_size=settings.batch),
-    )
-    program = training.prepare(run)
-    state = program.begin(program.fresh(0), run)
-    rng, shape = np.random.default_rng(0), (settings.batch, settings.length)
-    ids = rng.integers(0, config.vocab_size, (settings.batch, settings.length + 1)).astype(np.int32)
-    places = np.broadcast_to(np.arange(settings.length, dtype=np.int32), shape)
-    rows = {"tokens_BT": ids[:, :-1], "valid_BT": np.ones(shape, bool)}
-    if causal:
-        rows |= {"targets_BT": ids[:, 1:], "documents_BT": np.ones(shape, np.int32), "positions_BT": places}
-        rows |= {"bytes_B": np.full(settings.batch, 4 * settings.length, np.int32)}
-    else:
-        rows |= {"targets_BP": ids[:, 1:], "masked_BP": places, "weights_BP": np.ones(shape, np.float32)}
-    batch = {name: jax.device_put(rows[name], x.sharding) for name, x in program.batch.items()}
-    start = time.perf_counter()
-    with jax.set_mesh(program.mesh):
-        compiled = program.step.lower(state, batch).compile()
-    compiling = time.perf_counter() - start
-
-    def step() -> float:
-        nonlocal state
-        start = time.perf_counter()
-        state, metrics = compiled(state, batch)
-        jax.block_until_ready((state, metrics))
-        return time.perf_counter() - start
-
-    return step, program.model, compiling
+    how = {name: getattr(settings, name) for name in ("batch", "remat", "logits_chunks")}
+    step, setting = Train(config, length=settings.length, dtype=settings.dtype), Setting(unroll=unroll, **how)
+    return step, setting, step.prepare(setting)[0]
 
 
-def write_config(model: Any, folder: str) -> None:
-    """config.json in the published layout, from which the peer makes the same model."""
-    from transformer_zoo import registry
-    from transformer_zoo.checkpoints import config_map
-
-    settings = config_map.write(registry.module_of(model.config), model.config, model.task, "float32")
-    (Path(folder) / "config.json").write_text(json.dumps(settings))
-
-
-def serve_torch(pipe: Any, folder: str, settings: Settings) -> None:
+def serve_torch(pipe: Any, config: dict[str, Any], settings: Settings) -> None:
     """The reference library as people train with it: fused attention, the loss it computes itself, fused AdamW."""
+    import reference
     import torch
     import transformers
 
     torch.set_num_threads(os.cpu_count() or 1)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    model = getattr(transformers, config.architectures[0])(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
-    tokens = torch.randint(0, model.config.vocab_size, (settings.batch, settings.length))
-    cast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.dtype == "bfloat16")
+    step = reference.Train(config, length=settings.length, dtype=settings.dtype)
     pipe.send(f"transformers {transformers.__version__} (torch {torch.__version__})")
     while pipe.recv():
-        start = time.perf_counter()
-        with cast:
-            loss = model(tokens, labels=tokens).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        pipe.send(time.perf_counter() - start)
+        pipe.send(step.run(PeerSetting(batch=settings.batch), 1))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from transformer_zoo.objectives import TextInfilling
 
 config = Run(
     model=bart.PRESETS["bart-large"][1],
-    objective=TextInfilling(pieces=4),
+    objective=TextInfilling(logits_chunks=4),
     directory="runs/bart_large",
     compute=Compute(dtype="bfloat16", remat="full"),
     data=Data(

@@ -24,7 +24,7 @@ config = Run(
         attention_dropout=0.0,
         residual_dropout=0.0,
     ),
-    objective=CausalLM(pieces=4),
+    objective=CausalLM(logits_chunks=4),
     directory="runs/gpt2_1b3",
     compute=Compute(dtype="bfloat16", remat="full"),
     data=Data(

@@ -19,7 +19,7 @@ config = Run(
     model=dataclasses.replace(
         gpt2.PRESETS["gpt2-xl"][1], embed_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0
     ),
-    objective=CausalLM(pieces=4),
+    objective=CausalLM(logits_chunks=4),
     directory="runs/gpt2_xl",
     compute=Compute(dtype="bfloat16", remat="full"),
     data=Data(

@@ -117,8 +117,10 @@ class Case:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """The names of the model's arguments."""
-        return tuple(inspect.signature(self.module.Model.__call__).parameters)[1:]
+        """The names of the model's arguments, without those that the family refuses."""
+        names = tuple(inspect.signature(self.module.Model.__call__).parameters)[1:]
+        has_segments = getattr(self.config, "num_segments", None) is not None
+        return names if has_segments else tuple(name for name in names if name != "segments_BT")
 
     @property
     def ids(self) -> tuple[str, ...]:

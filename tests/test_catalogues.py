@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from transformer_zoo.data import catalogues, sources
-from transformer_zoo.data.stdlib import place
+from transformer_zoo.data.stdlib import rank
 
 HEADER = "Content-Type: text/plain; charset={}\n"
 
@@ -152,7 +152,7 @@ def test_split_is_by_catalogue_and_no_message_is_on_both_sides(machine):
     sides = catalogues.pairs("fr")
     held = {pair["catalogue"] for pair in sides["validation"]}
     assert held and held.isdisjoint(pair["catalogue"] for pair in sides["train"])
-    assert held == set(sorted(names, key=place)[: len(held)])  # by the hash of the name alone
+    assert held == set(sorted(names, key=rank)[: len(held)])  # by the hash of the name alone
     total = sum(map(len, sides.values()))
     assert len(sides["validation"]) <= 0.15 * total
     train, validation = ({pair["source"].casefold() for pair in side} for side in sides.values())

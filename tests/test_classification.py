@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from transformer_zoo import commands, loop, registry, runs
+from transformer_zoo import commands, loop, registry, runs, trees
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.diagnosis import first_not_finite
 from transformer_zoo.evaluation import evaluate
 from transformer_zoo.nn import Output
 from transformer_zoo.objectives import OBJECTIVES, MaskedLM, SequenceClassification, TokenClassification, metrics
@@ -24,7 +25,7 @@ TASKS = ("sequence-classification", "token-classification", "question-answering"
 class Says:
     """A model that says what its parameters are."""
 
-    config: object = None
+    config: object = registry.family("distilbert").Config()  # has no segments
 
     def __call__(self, tokens_BT, valid_BT=None, train=False):
         raise NotImplementedError
@@ -188,6 +189,16 @@ def test_sums_add_up_and_rows_of_padding_count_for_nothing(task):
     assert families.difference(*grads) < 1e-4
 
 
+def test_a_number_that_is_not_finite_is_found_in_a_classifier():
+    config = families.without_dropout(families.small("bert", labels=("a", "b"), num_layers=1))
+    case = families.Case(family="bert", task="sequence-classification", config=config)
+    objective, params = SequenceClassification(labels=config.labels), trees.flatten(case.params())
+    params["token_embed/embedding"] = np.full_like(params["token_embed/embedding"], np.inf)
+    batch = rows_of(objective, 2, 8, np.random.default_rng(0), config.vocab_size)
+    found = first_not_finite(case.model, objective, trees.unflatten(params), batch, jax.random.key(0))
+    assert found.startswith("the output of token_embed")
+
+
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
 def test_rows_of_padding_count_for_nothing_in_other_problems(problem):
     objective = SequenceClassification(problem=problem, labels=("a", "b", "c")[: 1 if problem == "regression" else 3])
@@ -220,7 +231,7 @@ def test_names_of_classes_come_from_the_data():
     with pytest.raises(ValueError, match="labels is empty: name the classes"):
         SequenceClassification(problem="multi_label_classification").shapes(2, 8)
     assert MaskedLM().for_data(Config(), None) == (MaskedLM(), Config())
-    with pytest.raises(ValueError, match="the model tells 4 classes apart, and the data 2"):
+    with pytest.raises(ValueError, match="the model has 4 classes, and the data 2"):
         measured(
             SequenceClassification(labels=("a", "b")), np.zeros((2, 4)), texts(2, 2) | {"targets_B": np.zeros(2, int)}
         )

@@ -89,7 +89,7 @@ def test_list(capsys):
     text = out_of(capsys, "list")
     for name, preset in registry.presets().items():
         assert name in text and preset.hub_id in text and f"{preset.params:,}" in text
-    assert all(task in text for task in gpt2.TASKS)
+    assert all(task in text for task in gpt2.PUBLISHED.tasks)
 
 
 def test_published_counts():
@@ -217,7 +217,10 @@ def test_what_cannot_be_done(capsys, folder, tmp_path):
     assert "has no config.json" in fault(capsys, 1, "convert", str(tmp_path), str(tmp_path / "target"))
     assert not (tmp_path / "target").exists()
     assert "the model has 64 positions" in fault(capsys, 1, "generate", folder, "--max-new-tokens", "99")
-    assert "give a --temperature above 0" in fault(capsys, 1, "generate", folder, "--top-k", "3")
-    assert "give --beams, such as 4" in fault(capsys, 1, "generate", folder, "--answers", "3")
-    assert "give one of them" in fault(capsys, 1, "generate", folder, "--beams", "3", "--temperature", "1")
+    needs = "--top-k is a setting of Sample: give --temperature as well, such as 0.8"
+    assert needs in fault(capsys, 1, "generate", folder, "--top-k", "3")
+    needs = "--answers is a setting of Beam: give --beams as well, such as 4"
+    assert needs in fault(capsys, 1, "generate", folder, "--answers", "3")
+    both = "--beams is a setting of Beam, and --temperature of Sample: give the settings of one of them"
+    assert both in fault(capsys, 1, "generate", folder, "--beams", "3", "--temperature", "1")
     assert "temperature=-1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")

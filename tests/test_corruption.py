@@ -139,7 +139,7 @@ def test_there_is_just_enough_room(wordpiece, objective, length):
     assert {name: (x.shape, x.dtype) for name, x in rows.items()} == {n: (x.shape, x.dtype) for n, x in shapes.items()}
     counts = rows["weights_BP"].sum(axis=1)
     assert counts.max() == rows["weights_BP"].shape[1]
-    room = length - objective.frame
+    room = objective.maker(Data(length=length)).room
     assert counts.max() == max(1, round(objective.rate * room + 1e-9))
     assert (np.diff(rows["weights_BP"], axis=1) <= 0).all()  # used places first
     where = np.where(rows["weights_BP"] > 0, rows["masked_BP"], length + np.arange(rows["masked_BP"].shape[1]))

@@ -16,6 +16,7 @@ from transformer_zoo.config import Data
 from transformer_zoo.data import denoising, sentences
 from transformer_zoo.data.corruption import predictions
 from transformer_zoo.data.denoising import choose_gaps, divide, infill, longest_text, take_spans, taken
+from transformer_zoo.data.seq2seq import PairMaker
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives import GapSentences, MixtureOfDenoisers, PrefixLM, SpanCorruption, TextInfilling
 
@@ -61,7 +62,7 @@ def rows_of(objective, tokenizer, documents, length=48, packing="documents", see
 def in_order(monkeypatch, *args, **how) -> list[tuple[np.ndarray, np.ndarray]]:
     """The pairs of source and target, as they follow upon one another, before they are laid into rows."""
     with monkeypatch.context() as patch:
-        patch.setattr(denoising, "pack_pairs", lambda pairs, *_, **__: pairs)
+        patch.setattr(PairMaker, "pack", lambda self, pairs: pairs)
         return rows_of(*args, **how)
 
 
@@ -169,7 +170,7 @@ def published(tokens: int, density: float, span: float) -> tuple[int, int]:
 
 def test_lengths_are_those_of_the_published_formula():
     """Of 512 tokens the well-known 568 and 114; else one after the other is tried."""
-    assert longest_text(512, float("inf"), 0.15, 3.0, 10**6) == 568 and SpanCorruption().targets(512) == 114
+    assert longest_text(512, float("inf"), 0.15, 3.0, 10**6) == 568 and SpanCorruption().target_length_for(512) == 114
     draw = random.Random(0)
     for _ in range(300):
         length, density, span = draw.randrange(60, 700), draw.uniform(0.1, 0.5), draw.uniform(2, 8)
@@ -182,7 +183,7 @@ def test_lengths_are_those_of_the_published_formula():
             tokens, written = tokens - 1, written - 1
         assert read == length  # nothing is wasted
         objective = SpanCorruption(density=density, mean_span_length=span)
-        assert objective.targets(length) == written
+        assert objective.target_length_for(length) == written
         assert longest_text(length, written, density, span, 10**6) == tokens
 
 
@@ -542,7 +543,7 @@ def test_what_cannot_work_is_refused(t5, bart):
         (SpanCorruption, {"mean_span_length": 0.5}),
         (SpanCorruption, {"target_length": 0}),
         (PrefixLM, {"label_smoothing": 1.0}),
-        (PrefixLM, {"pieces": 0}),
+        (PrefixLM, {"logits_chunks": 0}),
         (MixtureOfDenoisers, {"extreme": ((3.0, 1.0),)}),
         (MixtureOfDenoisers, {"sequential": 0.6}),
         (MixtureOfDenoisers, {"sequential_share": 1.0}),

@@ -1,23 +1,29 @@
-"""Generation: the compiled loop against the plain one, rows that know nothing of one another, and bad requests."""
+"""Generation: the compiled loop against a plain one, independent rows, sampling, settings by name, bad requests."""
 
 import dataclasses
 import functools
+import warnings
 
 import families
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import generate as module
+from transformer_zoo.generation import published, strategies
 from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.rules import penalize_repeats
 from transformer_zoo.generation.sampling import Greedy, Sample
+from transformer_zoo.generation.strategy import Strategy
 from transformer_zoo.pretrained import Bundle
 
-CASES = families.kinds(families.cases("cache"))
+# A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
+CASES = list({registry.is_encoder_decoder(case.config): case for case in families.cases("cache")[::-1]}.values())
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
     "class Queue:\n    def put(self, item):\n        pass\n",
@@ -32,7 +38,7 @@ def case(request):
 
 @pytest.fixture(autouse=True)
 def small_bucket(monkeypatch):
-    """One that nearly all prompts and answers here fit into, so that few programs are compiled."""
+    """A bucket that holds nearly all prompts and answers here, so that few programs are compiled."""
     monkeypatch.setattr(module, "BUCKET", 16)
 
 
@@ -43,12 +49,12 @@ def tokenizer(case):
 
 @functools.cache
 def tokenizer_for(sources: bool) -> Tokenizer:
-    """One that knows how to end a source, if there are any."""
+    """A tokenizer; with `sources`, one whose frame ends a source."""
     return Tokenizer.train(TEXTS, 400, kind="t5") if sources else Tokenizer.train(TEXTS, 300)
 
 
 def bundle(case, tokenizer=None, **params) -> Bundle:
-    """With small biases, or they would decide what is said, whatever was read."""
+    """Biases are small, or the logits would hardly depend on the prompt."""
     flat = trees.flatten(case.params(**params))
     flat = {path: x / 20 if path.endswith("/bias") else x for path, x in flat.items()}
     return Bundle(case.model, trees.unflatten(flat), case.config, tokenizer)
@@ -60,23 +66,26 @@ def with_text(case, tokenizer) -> Bundle:
 
 
 def one_by_one(m: Bundle, row: list[int], n: int) -> list[int]:
-    """Greedy decoding as it is defined: all that was read and written again for each token."""
+    """Greedy decoding without a cache: the whole sequence is read again for each token."""
     length = m.config.max_length or 96
     # Padded on the right to one length, so that one program is compiled.
     padded = lambda row: np.asarray([row + [0] * (length - len(row))])
     real = lambda row: np.arange(length)[None] < len(row)
-    beside = registry.is_encoder_decoder(m.config)
-    source, row = {"source_BS": padded(row), "valid_BS": real(row)}, [m.config.decoder_start_id] if beside else row
+    is_encoder_decoder = registry.is_encoder_decoder(m.config)
+    source, row = (
+        {"source_BS": padded(row), "valid_BS": real(row)},
+        [m.config.decoder_start_id] if is_encoder_decoder else row,
+    )
     for _ in range(n):
         given = {"tokens_BT": padded(row), "valid_BT": real(row)}
-        if beside:
+        if is_encoder_decoder:
             given = source | {"target_BT": padded(row), "target_valid_BT": real(row)}
         row = [*row, int(families.apply(m.model, m.params, **given).logits[0, len(row) - 1].argmax())]
     return row[-n:]
 
 
 def test_greedy_is_the_plain_loop(case):
-    """Rows of unequal lengths, padded inside, in float64: each as alone, and as without cache and padding."""
+    """Rows of unequal lengths, in float64: each equals the row alone, and the loop without cache and padding."""
     with jax.enable_x64(True):
         m = bundle(case.wide(), scale=0.5)
         prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 8, 13)]
@@ -101,92 +110,55 @@ def test_padding_that_the_caller_made(case, side):
     assert (generate(m, jnp.asarray(padded), max_new_tokens=6, valid_BT=jnp.asarray(valid)) == expected).all()
 
 
-def test_a_row_is_its_own(case):
-    """A sample depends on prompt, place and seed, and not on the other rows."""
-    m, sampling = bundle(case), Sample(temperature=1.5)
-    rows = case.tokens(4, 6).tolist()
-    kwargs = {"max_new_tokens": 12, "sampling": sampling}
-    samples = generate(m, rows, seed=3, **kwargs)
-    assert (generate(m, rows, seed=3, **kwargs) == samples).all()
-    assert (generate(m, [rows[0], [5], [6, 7], [8] * 9], seed=3, **kwargs)[0] == samples[0]).all()
-    assert (generate(m, [rows[0]], seed=3, **kwargs)[0] == samples[0]).all()
-    assert (generate(m, rows, seed=4, **kwargs) != samples).any()
-    same = generate(m, [rows[0]] * 4, seed=3, **kwargs)
-    assert (same[0] != same[1]).any()  # equal prompts are still sampled apart
-
-
-def test_samples_follow_the_distribution(case):
-    m = bundle(case, scale=0.05)
-    row = case.tokens(1, 4)[0]
-    start = getattr(case.config, "decoder_start_id", None)
-    given = (row[None],) if start is None else (row[None], np.array([[start]], np.int32))
-    logits = np.asarray(families.apply(m.model, m.params, *given).logits[0, -1], np.float64)
-    expected = by_definition(logits, 0.5, 9, None)
-    new = generate(m, [row] * 4000, max_new_tokens=1, sampling=Sample(temperature=0.5, top_k=9))[:, 0]
-    seen = np.bincount(new, minlength=len(expected)) / 4000
-    assert np.abs(seen - expected).max() < 5 * np.sqrt(expected.max() / 4000)
-    assert ((seen > 0) == (expected > 0)).all()
-
-
 def test_a_prompt_up_to_the_last_position(case):
     m = bundle(case)
-    beside = registry.is_encoder_decoder(case.config)  # which has as many for each side
-    row = case.tokens(1, 96 if beside else 92)[0].tolist()
+    is_encoder_decoder = registry.is_encoder_decoder(
+        case.config
+    )  # it has `max_length` positions for each of source and target
+    row = case.tokens(1, 96 if is_encoder_decoder else 92)[0].tolist()
     assert generate(m, [row], max_new_tokens=4)[0].tolist() == one_by_one(m, row, 4)
-    if case.config.max_length is None:
-        assert generate(m, [row * 2], max_new_tokens=4).shape == (1, 4)
-        return
-    for length, new in ((97, 4), (1, 97)) if beside else ((92, 5),):
+    for length, new in ((97, 4), (1, 97)) if is_encoder_decoder else ((92, 5),):
         words = f"{length} tokens and max_new_tokens is {new}, and the model has 96 positions"
         with pytest.raises(ValueError, match=words):
             generate(m, [[1] * length], max_new_tokens=new)
 
 
-def test_stop_tokens(case):
-    """A row that has ended repeats what ended it, and the others go on."""
-    m, sampling = bundle(case), Sample(temperature=1.5)
-    rows = case.tokens(4, 6).tolist()
-    free = generate(m, rows, max_new_tokens=16, sampling=sampling)
-    stop = int(next(token for token in free[0] if token not in free[1:]))
-    end = free[0].tolist().index(stop)
-    stopped = generate(m, rows, max_new_tokens=16, sampling=sampling, stop=stop)
-    assert (stopped[0, : end + 1] == free[0, : end + 1]).all() and (stopped[0, end:] == stop).all()
-    assert (stopped[1:] == free[1:]).all()
-    assert (generate(m, rows, max_new_tokens=16, sampling=sampling, stop=[stop, stop]) == stopped).all()
-    with_eos = bundle(dataclasses.replace(case, config=dataclasses.replace(case.config, eos_id=stop)))
-    assert (generate(with_eos, rows, max_new_tokens=16, sampling=sampling) == stopped).all()
+def test_a_model_without_positions_has_no_longest_prompt():
+    t5 = next(case for case in families.cases("cache") if case.config.max_length is None)
+    assert generate(bundle(t5), [[3] * 200], max_new_tokens=4).shape == (1, 4)
 
 
-def test_the_loop_ends_when_all_rows_have(case):
-    """Every choice of tokens is counted on the host: after the last stop there is none."""
-    counted = []
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of the compiled program, which is not run: rows, max_new, sampling, stop_ids."""
+    calls = []
 
-    @dataclasses.dataclass(frozen=True)
-    class Counting(Greedy):
-        def choose(self, keys_B, logits_BV):
-            jax.debug.callback(lambda: counted.append(1))
-            return super().choose(keys_B, logits_BV)
+    def run(m, rows, max_new, sampling, seed, stop_ids):
+        calls.append({"rows": rows, "max_new": max_new, "sampling": sampling, "stop_ids": stop_ids})
+        return np.zeros((len(rows), 1, max_new), np.int32)
 
-    m, rows = bundle(case), case.tokens(4, 5).tolist()
-    first = generate(m, rows, max_new_tokens=16)
-    stops = sorted({int(token) for token in (first[0, 0], first[1, 2], first[2, 1], first[3, 2])})
-    answer = generate(m, rows, max_new_tokens=16, sampling=Counting(), stop=stops)
-    jax.effects_barrier()
-    last = max(min(row.tolist().index(stop) for stop in stops if stop in row) for row in first)
-    assert len(counted) == last + 1
-    assert np.isin(answer[:, -1], stops).all()
+    monkeypatch.setattr(module, "_run", run)
+    return calls
+
+
+def test_stop_tokens_of_the_call_and_of_the_model(case, calls):
+    with_eos = bundle(dataclasses.replace(case, config=dataclasses.replace(case.config, eos_id=7)))
+    for m, stop, expected in ((bundle(case), 5, [5]), (with_eos, [5, 5, 6], [5, 6, 7]), (with_eos, None, [7])):
+        generate(m, [[1]], max_new_tokens=2, stop=stop)
+        assert calls[-1]["stop_ids"] == expected
 
 
 def test_lengths_share_programs(case):
     m, others = bundle(case), bundle(case, seed=1)
     generate(m, case.tokens(4, 3), max_new_tokens=5)
-    programs = module._on_cpu._cache_size()
+    programs = module._compiled_on_cpu._cache_size()
     for length, new in ((16, 16), (5, 1), (1, 7)):
         generate(m, case.tokens(4, length), max_new_tokens=new, seed=9)
         generate(others, case.tokens(4, length), max_new_tokens=new)
-    assert module._on_cpu._cache_size() == programs
+    generate(m, case.tokens(4, 3), max_new_tokens=5, sampling=Greedy(max_new_tokens=9))
+    assert module._compiled_on_cpu._cache_size() == programs
     generate(m, case.tokens(4, 17), max_new_tokens=1)
-    assert module._on_cpu._cache_size() == programs + 1
+    assert module._compiled_on_cpu._cache_size() == programs + 1
 
 
 def test_bfloat16(case):
@@ -203,7 +175,7 @@ def test_bfloat16(case):
     ids=str,
 )
 def test_on_a_mesh(case, axes, batch, sampling):
-    """Divided parameters give the tokens of a single device, whether the mesh divides the batch or not."""
+    """Sharded parameters give the tokens of a single device, whether the mesh divides the batch or not."""
     m, rows = bundle(case), case.tokens(batch, 7)
     mesh = sharding.make_mesh(**axes)
     params = jax.device_put(m.params, sharding.param_shardings(registry.param_shapes(m.model), mesh))
@@ -214,11 +186,11 @@ def test_on_a_mesh(case, axes, batch, sampling):
 
 
 def test_params_are_views_on_a_cpu(case):
-    """Layer by layer, and not a byte copied."""
+    """The parameters of each layer share the memory of the stacked ones."""
     params = bundle(case).params
     apart = module._by_layer(params, jax.devices()[0])
     whole = {leaf.unsafe_buffer_pointer(): leaf.nbytes for leaf in jax.tree.leaves(params)}
-    # An array is only seen in place where it is aligned, as those of real sizes are.
+    # Only an aligned array can be a view, as those of real sizes are.
     large = [leaf for leaf in jax.tree.leaves(apart) if leaf.nbytes % 64 == 0]
     assert len(large) > 10
     for leaf in large:
@@ -241,36 +213,33 @@ def test_text_in_text_out(case, tokenizer):
 
 def test_an_empty_prompt_starts_a_text(case, tokenizer):
     m = with_text(case, tokenizer)
-    if registry.is_encoder_decoder(case.config):  # to it, this is a text of which there is but the end
+    if registry.is_encoder_decoder(case.config):  # an empty source is its end token
         new = generate(m, [[tokenizer.eos_id]], max_new_tokens=6)[0]
-        assert generate(m, "", max_new_tokens=6) == module.text_of(tokenizer, new, [tokenizer.eos_id])
+        assert generate(m, "", max_new_tokens=6) == module.decode_text(tokenizer, new, [tokenizer.eos_id])
         return
     new = generate(m, [[tokenizer.bos_id]], max_new_tokens=6)[0]
-    assert generate(m, "", max_new_tokens=6) == module.text_of(tokenizer, new, [tokenizer.eos_id])
+    assert generate(m, "", max_new_tokens=6) == module.decode_text(tokenizer, new, [tokenizer.eos_id])
     tokenizer = dataclasses.make_dataclass("NoStart", [("bos_id", object, None)])()
     with pytest.raises(ValueError, match="prompt 0 is empty"):
         generate(dataclasses.replace(m, tokenizer=tokenizer), "", max_new_tokens=6)
 
 
-def test_rows_that_stand_for_nothing(case, tokenizer):
-    """A table may be longer than the tokenizer's, as T5's, and who has not learned that may choose of the rest."""
-    config = dataclasses.replace(case.config, vocab_size=tokenizer.vocab_size + 200, eos_id=tokenizer.eos_id)
-    m = bundle(dataclasses.replace(case, config=config), tokenizer)
-    ids = tokenizer.encode("class", template=registry.is_encoder_decoder(config)).ids
-    how = {"max_new_tokens": 8, "sampling": Sample(temperature=2.0)}
-    new = generate(m, [ids], **how)[0].tolist()
-    new = new[: new.index(tokenizer.eos_id)] if tokenizer.eos_id in new else new
-    spelt = [token for token in new if token < tokenizer.vocab_size]
-    assert 0 < len(spelt) < len(new)
-    assert generate(m, "class", **how) == tokenizer.decode(spelt)
+def test_tokens_without_text():
+    """An embedding may have more rows than the tokenizer has tokens, as T5's, and a model may generate these."""
+    tokenizer = tokenizer_for(False)
+    ids = tokenizer.encode("class Queue").ids.tolist()
+    beyond = [ids[0], tokenizer.vocab_size, *ids[1:], tokenizer.vocab_size + 7]
+    assert module.decode_text(tokenizer, np.array(beyond), []) == "class Queue"
 
 
-def test_stop_texts(case, tokenizer):
+def test_stop_texts(case, tokenizer, monkeypatch):
+    """A text ends before the first of them; before an end token in any case."""
     m = with_text(case, tokenizer)
-    answer = generate(m, "def", max_new_tokens=20, sampling=Sample(temperature=2.0))
-    stop = answer[len(answer) // 2 :][:2]
-    cut = generate(m, "def", max_new_tokens=20, sampling=Sample(temperature=2.0), stop=["never there", stop])
-    assert cut == answer[: answer.index(stop)] and cut != answer
+    new = np.array([*tokenizer.encode("def read(path):").ids, tokenizer.eos_id, *tokenizer.encode("class").ids])
+    monkeypatch.setattr(module, "_run", lambda *_: new[None, None])
+    read = lambda **arguments: generate(m, "def", max_new_tokens=len(new), **arguments).strip()
+    assert read() == read(stop="class") == "def read(path):"
+    assert read(stop=["path", "never there", "ead("]) == "def r"
 
 
 # ---- bad requests
@@ -287,7 +256,7 @@ def test_stop_texts(case, tokenizer):
         ([[-1]], {}, "is -1, outside of the vocabulary"),
         ([[1.0, 2.0]], {}, "expected integers"),
         ([1, 2, 3], {}, "prompt 0 is not a row of token ids"),
-        ("text", {}, "without a tokenizer"),
+        ("text", {}, "no tokenizer"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
         ([[1]], {"stop": "\n"}, "texts end text prompts only"),
         ([[1]], {"stop": 90}, r"stop\[0, 0\] is 90, outside of the vocabulary"),
@@ -309,6 +278,137 @@ def test_a_model_without_a_head(case, monkeypatch):
 def test_a_sampling_that_is_none(case):
     with pytest.raises(TypeError, match="Greedy"):
         generate(bundle(case), [[1]], max_new_tokens=1, sampling="greedy")
+
+
+# ---- the toy
+
+
+def plain(strategy, row, logits_of, max_new, stops=toy.STOPS, config=None):
+    """Greedy decoding as one would explain it: the new tokens of one row, up to the one that ends it."""
+    new = []
+    while len(new) < max_new and not (new and new[-1] in stops):
+        logits = logits_of(np, np.array([[*row, *new]]), len(row) + len(new))[0]
+        new.append(int(toy.under_rules(logits, strategy, row, new, max_new, stops, config).argmax()))
+    return new
+
+
+@pytest.mark.parametrize(
+    ("strategy", "config"),
+    [
+        (Greedy(), None),
+        (Greedy(no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), toy.Forcing()),
+        (Greedy(repetition_penalty=1.5), toy.Forcing()),
+        (Greedy(repetition_penalty=0.5, no_repeat_ngram_size=1), None),
+    ],
+    ids=str,
+)
+def test_greedy_is_the_plain_loop_under_all_rules(strategy, config):
+    logits_of = toy.toy(1)
+    for max_new in (8, 5, 1):
+        prompts, stops = toy.read_of(16, max_new), np.asarray(toy.STOPS, np.int32)
+        valid = np.arange(toy.READ) >= np.arange(16)[:, None] % toy.READ  # padding counts for no rule
+        with jax.enable_x64(True):
+            new_BNR = toy.compiled(
+                strategy, prompts, valid, np.int32(max_new), stops, jax.random.key(0), seed=1, config=config
+            )
+        assert new_BNR.shape == (16, 1, toy.ROOM)
+        for row, real, new in zip(prompts, valid, np.asarray(new_BNR)[:, 0, :max_new].tolist()):
+
+            def of_all(xp, tokens, length, row=row, real=real):  # the toy reads padding; the rules do not
+                return logits_of(xp, np.concatenate([row[~real][None], tokens], axis=1), length + (~real).sum())
+
+            expected = plain(strategy, row[real].tolist(), of_all, max_new, config=config)
+            assert new == expected + expected[-1:] * (max_new - len(expected))
+
+
+def sampled(strategy, prompts, max_new, stops=(), seed=0, size=toy.V):
+    """New tokens [B, max_new] of the toy."""
+    valid, stops = np.ones(prompts.shape, bool), np.asarray(stops, np.int32)
+    new = toy.compiled(strategy, prompts, valid, np.int32(max_new), stops, jax.random.key(seed), seed=3, size=size)
+    return np.asarray(new)[:, 0, :max_new]
+
+
+def test_samples_follow_the_distribution():
+    """The first two tokens, by frequencies; the second given the first, by other random numbers."""
+    strategy, size, count = Sample(temperature=0.9, top_k=4, top_p=0.95), 5, 20_000
+    row, logits_of = toy.read_of(1, 4, size), toy.toy(3, size)
+    new = sampled(strategy, np.repeat(row, count, axis=0), 2, size=size)
+    seen = np.bincount(new[:, 0] * size + new[:, 1], minlength=size * size) / count
+    first = by_definition(logits_of(np, row, toy.READ)[0], 0.9, 4, 0.95)
+    second = [logits_of(np, np.append(row, [[token]], axis=1), toy.READ + 1)[0] for token in range(size)]
+    expected = np.concatenate([p * by_definition(logits, 0.9, 4, 0.95) for p, logits in zip(first, second)])
+    assert (np.abs(seen - expected) <= 5 * np.sqrt(expected / count)).all()
+    assert (first > 0).sum() > 1 and (expected > 0).sum() > 4  # or little would have been compared
+
+
+def test_a_row_is_its_own():
+    """A sample depends on prompt, index and seed, and not on the other rows, nor on their number."""
+    strategy, prompts = Sample(temperature=1.5), toy.read_of(4, 6)
+    samples = sampled(strategy, prompts, 8, seed=3)
+    assert (sampled(strategy, prompts, 8, seed=3) == samples).all()
+    others = np.concatenate([prompts[:1], toy.read_of(3, 7)])
+    assert (sampled(strategy, others, 8, seed=3)[0] == samples[0]).all()
+    assert (sampled(strategy, prompts[:1], 8, seed=3)[0] == samples[0]).all()
+    assert (sampled(strategy, prompts, 8, seed=4) != samples).any()
+    same = sampled(strategy, np.repeat(prompts[:1], 4, axis=0), 8, seed=3)
+    assert len({tuple(row) for row in same.tolist()}) > 1  # equal prompts are still sampled apart
+
+
+def test_a_row_that_has_ended_repeats_its_end_and_changes_no_other():
+    strategy, prompts = Sample(temperature=1.5), toy.read_of(8, 6)
+    free = sampled(strategy, prompts, 8).tolist()
+    stop = free[0][3]
+    expected = [row[: row.index(stop)] + [stop] * (8 - row.index(stop)) if stop in row else row for row in free]
+    assert sampled(strategy, prompts, 8, stops=(stop,)).tolist() == expected != free
+    assert any(stop not in row for row in free)
+
+
+def test_the_loop_ends_when_all_rows_have():
+    """The host counts the choices: none follows the last stop."""
+    counted = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Counting(Greedy):
+        def choose(self, keys_B, logits_BV):
+            jax.debug.callback(lambda: counted.append(1))
+            return super().choose(keys_B, logits_BV)
+
+    prompts = toy.read_of(4, 6)
+    free = sampled(Greedy(), prompts, 8)
+    stops = sorted({int(free[0, 0]), int(free[1, 2]), int(free[2, 1]), int(free[3, 2])})
+    answer = sampled(Counting(), prompts, 8, stops=stops)
+    jax.effects_barrier()
+    last = max(min(row.tolist().index(stop) for stop in stops if stop in row) for row in free)
+    assert 0 < last < 7 and len(counted) == last + 1
+    assert np.isin(answer[:, -1], stops).all()
+
+
+def test_samples_are_under_the_rules():
+    prompts = toy.read_of(16, 2)
+    rules = {"suppressed": (1, 4), "no_repeat_ngram_size": 1, "forced_first": 8, "min_new_tokens": 2}
+    new = sampled(Sample(temperature=2.0, **rules), prompts, 4, stops=(2,))
+    assert (new[:, 0] == 8).all() and not np.isin(new, (1, 4)).any() and not (new[:, 1] == 2).any()
+    for row, answer in zip(prompts.tolist(), new.tolist()):
+        until = answer.index(2) + 1 if 2 in answer else 4
+        assert len({*row, *answer[:until]} - {8}) == len({*row} - {8}) + until - 1
+
+
+def test_repetition_penalty_by_hand():
+    """Positive logits are divided and negative ones multiplied, of the tokens in the row's slots only."""
+    logits_BV = jnp.asarray([[2.0, -2.0, 0.0, 3.0, -3.0], [2.0, -2.0, 0.0, 3.0, -3.0]])
+    tokens_BS = jnp.asarray([[3, 0, 1, 0, 4], [0, 4, 4, 4, 3]])  # slot 0 of the first row is padding; slot 4 is not set
+    found = penalize_repeats(logits_BV, tokens_BS, jnp.asarray([1, 0]), 4, penalty=2.0)
+    assert found.tolist() == [[1.0, -4.0, 0.0, 3.0, -3.0], [1.0, -2.0, 0.0, 3.0, -6.0]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"repetition_penalty": 0.0}, {"min_new_tokens": 1.5}, {"max_new_tokens": 0}, {"max_length": 0}],
+    ids=str,
+)
+def test_rules_out_of_range(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Greedy(**settings)
 
 
 # ---- sampling
@@ -342,7 +442,7 @@ def test_filter_is_the_definition(top_k, top_p, dtype, temperature):
             logits = draw.standard_normal((6, 50)) * scale
             logits[1] = np.round(logits[1])  # ties
             logits[2] = 0.0
-            logits[3, ::2] = -1e30  # as a model marks tokens that there are not
+            logits[3, ::2] = -1e30  # masked tokens of a padded vocabulary
             logits = logits.astype(dtype)
             filtered = filtered_of(jnp.asarray(logits))
             shares = np.asarray(jax.nn.softmax(filtered, axis=-1))
@@ -375,10 +475,147 @@ def test_samplings_are_values():
     assert hash(Greedy()) == hash(Greedy()) and Greedy() == Greedy()
 
 
-def test_another_way_of_choosing_under_the_same_rules():
+def test_another_strategy_under_the_same_rules():
     rules = {"min_new_tokens": 2, "no_repeat_ngram_size": 3, "suppressed": (5,), "forced_first": 7}
     beam = Beam(num_beams=4, length_penalty=2.0, num_return_sequences=2, **rules)
-    assert Greedy.under(beam) == Greedy(**rules)
-    assert Sample.under(beam, temperature=0.5, suppressed=()) == Sample(temperature=0.5, **rules | {"suppressed": ()})
-    found = Beam.under(beam, num_beams=3, num_return_sequences=1)
+    assert Greedy.from_strategy(beam) == Greedy(**rules)
+    assert Sample.from_strategy(beam, temperature=0.5, suppressed=()) == Sample(
+        temperature=0.5, **rules | {"suppressed": ()}
+    )
+    found = Beam.from_strategy(beam, num_beams=3, num_return_sequences=1)
     assert found == dataclasses.replace(beam, num_beams=3, num_return_sequences=1)
+
+
+# ---- settings by name, and lengths
+
+
+@pytest.mark.parametrize(
+    ("settings", "base", "expected"),
+    [
+        ({}, Beam(), Beam()),
+        ({"temperature": 0.8, "top_p": 0.9}, Greedy(), Sample(temperature=0.8, top_p=0.9)),
+        ({"temperature": 0.8}, Sample(top_k=50), Sample(temperature=0.8, top_k=50)),
+        ({"temperature": 0.8}, Beam(suppressed=(3,)), Sample(temperature=0.8, suppressed=(3,))),
+        ({"temperature": 0}, Sample(top_k=50, min_new_tokens=2), Greedy(min_new_tokens=2)),
+        ({"temperature": 0}, Beam(), Greedy()),
+        ({"temperature": 0, "num_beams": 3}, Sample(), Beam(num_beams=3)),
+        ({"top_k": 9}, Sample(temperature=0.5), Sample(temperature=0.5, top_k=9)),
+        ({"top_k": None}, Sample(temperature=0.5, top_k=50), Sample(temperature=0.5)),
+        ({"do_sample": True}, Beam(), Sample()),
+        ({"do_sample": False}, Sample(top_k=50), Greedy()),
+        ({"do_sample": False, "temperature": None, "top_p": None}, Sample(), Greedy()),
+        ({"do_sample": False}, Beam(), Beam()),
+        ({"num_beams": 3, "length_penalty": 2.0, "early_stopping": "never"}, Greedy(min_new_tokens=1),
+         Beam(num_beams=3, length_penalty=2.0, early_stopping="never", min_new_tokens=1)),
+        ({"num_beams": 2}, Beam(num_return_sequences=4, length_penalty=0.5), Beam(num_beams=2, length_penalty=0.5)),
+        ({"num_beams": 3, "num_return_sequences": 2}, Greedy(), Beam(num_beams=3, num_return_sequences=2)),
+        ({"num_return_sequences": 2}, Beam(), Beam(num_return_sequences=2)),
+        ({"num_beams": 1}, Beam(), Greedy()),
+        ({"num_beams": 1, "do_sample": True}, Greedy(), Sample()),
+        ({"num_beams": 1}, Sample(top_k=9), Sample(top_k=9)),
+        ({"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}, Sample(top_k=9),
+         Sample(top_k=9, repetition_penalty=1.2, no_repeat_ngram_size=3)),
+        ({"suppress_tokens": [3], "forced_bos_token_id": 4}, Greedy(), Greedy(suppressed=(3,), forced_first=4)),
+    ],
+)  # fmt: skip
+def test_settings_by_name(settings, base, expected):
+    assert strategies.build(settings, base) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"temprature": 0.8}, TypeError, "there is no setting temprature. Did you mean 'temperature'?"),
+        ({"attention_mask": None}, TypeError, "no argument 'attention_mask': pass valid_BT"),
+        ({"max_length": 9}, TypeError, "no argument 'max_length': pass max_new_tokens"),
+        ({"sampling": Greedy(), "top_k": 3}, TypeError, "sampling and top_k: put all settings into `sampling`"),
+        ({"num_beams": 4, "temperature": 0.7}, ValueError,
+         "num_beams is a setting of Beam, and temperature of Sample: give the settings of one of them"),
+        ({"num_beams": 4, "do_sample": True}, ValueError, "and do_sample of Sample: give the settings of one"),
+        ({"temperature": 0.7, "do_sample": False}, ValueError, "temperature=0.7 and do_sample=False contradict"),
+        ({"temperature": 0, "do_sample": True}, ValueError, "temperature=0 and do_sample=True contradict"),
+        ({"top_k": 3}, ValueError, "top_k is a setting of Sample: give temperature as well, such as 0.8"),
+        ({"length_penalty": 2.0}, ValueError, "length_penalty is a setting of Beam: give num_beams as well, such as 4"),
+        ({"temperature": -1.0}, ValueError, "temperature=-1.0 must be positive"),
+        ({"num_beams": 0}, ValueError, "num_beams=0"),
+        ({"repetition_penalty": -1.0}, ValueError, "repetition_penalty=-1.0"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_settings(arguments, error, message, calls):
+    case = CASES[0]
+    with pytest.raises(error, match=message):
+        generate(Bundle(case.model, None, case.config), [[1]], max_new_tokens=1, **arguments)
+    assert not calls
+
+
+def test_settings_by_name_are_over_those_of_the_checkpoint(calls):
+    case = CASES[0]
+    m = Bundle(case.model, None, case.config, sampling=Beam(min_new_tokens=1, repetition_penalty=1.2))
+    generate(m, [[1]], max_new_tokens=2, temperature=0.7, top_k=5)
+    generate(m, [[1]], max_new_tokens=2, num_beams=2)
+    generate(m, [[1]], max_new_tokens=2)
+    generate(m, [[1]], max_new_tokens=2, sampling=Greedy())
+    sample = Sample(temperature=0.7, top_k=5, min_new_tokens=1, repetition_penalty=1.2)
+    beams = [dataclasses.replace(m.sampling, num_beams=2), m.sampling]
+    assert [call["sampling"] for call in calls] == [sample, *beams, Greedy()]
+
+
+def test_a_new_strategy_is_one_class_and_one_entry(case, monkeypatch):
+    """It is read from generation_config.json, built by name and decoded with; nothing else knows it."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Constant(Strategy):
+        switch, example = ("constant", None), ("constant", 7)
+        constant: int | None = None
+
+        def decode(self, inputs):
+            return jnp.full((len(inputs.logits_BV), 1, inputs.room), self.constant)
+
+    monkeypatch.setattr(strategies, "STRATEGIES", (Constant, *strategies.STRATEGIES))
+    m = bundle(case)
+    assert (generate(m, [[1]], max_new_tokens=3, constant=7) == 7).all()
+    strategy = published.read({"constant": 5, "min_new_tokens": 1}, case.config)
+    assert strategy == Constant(constant=5, min_new_tokens=1)
+    assert published.write(strategy) == {"min_new_tokens": 1, "constant": 5}
+    with pytest.raises(ValueError, match="constant is a setting of Constant, and num_beams of Beam"):
+        strategies.build({"constant": 5, "num_beams": 3})
+    with pytest.raises(ValueError, match="top_k is a setting of Sample"):
+        strategies.build({"top_k": 5}, strategy)
+
+
+def test_a_length_that_nobody_gave(case, calls):
+    """The strategy's, else the checkpoint's, else 128; at most what the model has positions for."""
+    is_encoder_decoder = registry.is_encoder_decoder(case.config)
+    m, prompts = bundle(case), [[1] * 6, [1]]
+    read = 1 if is_encoder_decoder else 6
+
+    def length(m, **arguments):
+        generate(m, prompts, **arguments)
+        return calls[-1]["max_new"]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        of = lambda **lengths: dataclasses.replace(m, sampling=Beam(**lengths))
+        assert length(m, sampling=Greedy(max_new_tokens=5)) == 5
+        assert length(of(max_new_tokens=7)) == length(of(max_new_tokens=7, max_length=9)) == 7
+        assert length(of(max_length=40)) == 40 - read
+        assert length(of(max_length=40), sampling=Greedy()) == length(of(max_length=40), temperature=0.5) == 40 - read
+        assert length(of(max_new_tokens=7), sampling=Greedy(max_length=20)) == 20 - read
+        assert length(of(max_new_tokens=7), max_new_tokens=3) == 3
+        assert length(of(max_length=9999)) == 96 - (0 if is_encoder_decoder else 6)
+        too_short = of(max_length=read)
+    with pytest.raises(ValueError, match="max_length leaves no room for more: pass max_new_tokens"):
+        length(too_short)
+
+
+def test_the_default_length_is_said_once(calls):
+    t5 = next(case for case in families.cases("cache") if case.config.max_length is None)
+    m = Bundle(t5.model, None, t5.config)
+    module._warn_of_default.cache_clear()
+    with pytest.warns(UserWarning, match="has max_new_tokens: at most 128 are generated"):
+        generate(m, [[1]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        generate(m, [[1]])
+    assert [call["max_new"] for call in calls] == [128, 128]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from transformer_zoo.checkpoints import hub, safetensors
+from transformer_zoo.pretrained import from_config, save_pretrained
 
 ROOT = Path(__file__).parent.parent
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
@@ -173,10 +174,15 @@ for name, revision in json.loads(sys.argv[1]):
 
 
 def ask(cache: Path, endpoint: str, *names: str, revision: str | None = None, **env: str) -> list[tuple[str, str]]:
-    """What `resolve` answers in a process of its own, since the client reads its environment when it is imported."""
+    """The results of `resolve`, or its errors: type and message."""
+    return run(CLIENT, [[name, revision] for name in names], cache, endpoint, **env)
+
+
+def run(code: str, cases: list[Any], cache: Path, endpoint: str, **env: str) -> list[tuple[str, str]]:
+    """The pairs that a process of its own prints, since the client reads its environment when it is imported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     done = subprocess.run(
-        [sys.executable, "-c", CLIENT, json.dumps([[name, revision] for name in names])],
+        [sys.executable, "-c", code, json.dumps(cases)],
         env=kept | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)} | env,
         cwd=cache.parent,
         capture_output=True,
@@ -302,6 +308,80 @@ def test_each_failure_is_one_clear_error(server: Hub, tmp_path: Path):
 def test_no_connection(tmp_path: Path):
     ((kind, message),) = ask(tmp_path / "cache", "http://127.0.0.1:9", "zoo/tiny")
     assert kind == "ConnectionError" and "'zoo/tiny' on http://127.0.0.1:9" in message and "connection" in message
+
+
+LOADER = """
+import json, sys, types
+import jax
+import transformer_zoo as zoo
+from transformer_zoo import registry, runs
+for arguments in json.loads(sys.argv[1]):
+    try:
+        if "model" in arguments:
+            found = runs.model(arguments["model"])
+        elif "embedder" in arguments:
+            found = zoo.load_embedder(arguments.pop("embedder"), **arguments).bundle.model
+        else:
+            if "compute" in arguments:
+                arguments["compute"] = zoo.Compute(**arguments["compute"])
+            if "mesh" in arguments:
+                arguments["mesh"] = zoo.make_mesh(**arguments["mesh"])
+            found = zoo.from_pretrained(arguments.pop("name"), **arguments).model
+        family, tied = registry.family_of(found.config), getattr(found.config, "tied", None)
+        print(json.dumps(["", f"{family} {found.task} {tied}"]))
+    except Exception as error:
+        print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
+    """What can be refused by config.json alone is refused before any request for a file of weights."""
+    t5 = {"vocab_size": 90, "d_model": 16, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 2}
+    untied = from_config("t5", t5 | {"tie_word_embeddings": False}, task="seq2seq-lm")
+    bert = {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 1}
+    bert = from_config("bert", bert | {"num_attention_heads": 2, "intermediate_size": 24}, task="masked-lm")
+    for repo, bundle in {"zoo/t5": untied, "zoo/bert": bert}.items():
+        save_pretrained(tmp_path / "made" / repo, bundle)
+        server.repos[repo] = {file.name: file.read_bytes() for file in (tmp_path / "made" / repo).iterdir()}
+    # transformers 5 writes that every T5 is tied; the tensors show that this one is not.
+    settings = json.loads(server.repos["zoo/t5"]["config.json"]) | {"tie_word_embeddings": True}
+    server.repos["zoo/t5"]["config.json"] = json.dumps(settings).encode()
+    server.repos["zoo/odd"] = server.repos["zoo/bert"] | {"config.json": b'{"model_type": "brt"}'}
+
+    refused = [
+        ({"name": "zoo/t5", "task": "causal_lm"}, "ValueError", "t5 has no task 'causal_lm': it offers base, seq"),
+        ({"name": "zoo/bert", "task": "masked_lm"}, "ValueError", "Did you mean 'masked-lm'?"),
+        ({"name": "zoo/bert", "dtype": "bf16"}, "ValueError", "dtype is 'bf16'"),
+        ({"name": "zoo/bert", "param_dtype": "float64"}, "ValueError", "JAX_ENABLE_X64=1"),
+        ({"name": "zoo/bert", "dtype": "float16", "compute": {}}, "ValueError", "'float32' in compute: give one"),
+        ({"name": "zoo/bert", "labels": ["a", "a"]}, "ValueError", "none twice"),
+        ({"name": "zoo/bert", "labels": "good"}, "TypeError", "the single string 'good'"),
+        ({"name": "zoo/t5", "labels": 3, "task": "causal-lm"}, "ValueError", "t5 has no task 'causal-lm'"),
+        ({"name": "zoo/t5", "task": "base", "torch_dtype": "float16"}, "TypeError", "is dtype and param_dtype here"),
+        ({"name": "zoo/bert", "mesh": {"tensor": 4}}, "ValueError", "does not divide"),
+        ({"name": "zoo/odd"}, "ValueError", "model_type 'brt' is not read"),
+        ({"embedder": "zoo/bert", "dtype": "bf16"}, "ValueError", "dtype is 'bf16'"),
+    ]  # fmt: skip
+    described = [({"model": "zoo/t5"}, "", "t5 seq2seq-lm True"), ({"model": "zoo/bert"}, "", "bert masked-lm None")]
+    loaded = [
+        ({"name": "zoo/t5-too"}, "", "t5 seq2seq-lm False"),
+        ({"name": "zoo/bert-too"}, "", "bert masked-lm None"),
+    ]
+    server.repos |= {f"{repo}-too": server.repos[repo] for repo in ("zoo/t5", "zoo/bert")}
+    cases = [*refused, *described, *loaded]
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    answers = run(LOADER, [arguments for arguments, *_ in cases], tmp_path / "cache", server.url, **env)
+    for (arguments, kind, message), (error, answer) in zip(cases, answers, strict=True):
+        assert error == kind and message in answer, (arguments, error, answer)
+
+    asked = [path[1:].partition("/resolve/") for _, path, _ in server.log if "/resolve/" in path]
+    requests = {(repo, file.rpartition("/")[2]) for repo, _, file in asked}
+    # All files of one load are of one commit, though the branch may move meanwhile: it is looked up once.
+    assert sum(path.endswith("/zoo/t5-too/revision/main") for _, path, _ in server.log) == 1
+    assert requests == {
+        *((repo, "config.json") for repo in ("zoo/t5", "zoo/bert", "zoo/odd", "zoo/t5-too", "zoo/bert-too")),
+        *((repo, "model.safetensors") for repo in ("zoo/t5-too", "zoo/bert-too")),
+    }
 
 
 # ---- folders, without any hub ----------------------------------------------------------------------------------------

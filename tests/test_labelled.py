@@ -423,7 +423,7 @@ def test_rows_with_no_room(tokenizers):
     ):
         example = {"text": "a", "label": 0, "spans": {"start": [], "end": [], "label": []}}
         example |= {"question": "a", "context": "b", "answers": {"text": [], "answer_start": []}}
-        with pytest.raises(ValueError, match="no room for text beside what frames it and what rows have in common"):
+        with pytest.raises(ValueError, match="no room for text besides its frame and the overlap of rows"):
             rows_of(name, tokenizers["wordpiece"], [example], 2 if "overlap" not in settings else 32, **settings)
 
 

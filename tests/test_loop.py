@@ -1,7 +1,10 @@
 """A run from beginning to end, and what may befall it on the way."""
 
+import collections
+import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import random
@@ -11,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -32,8 +36,13 @@ from transformer_zoo.config import (
     Vocabulary,
     load_recipe,
 )
+from transformer_zoo.data import sources
+from transformer_zoo.data.pipeline import Pipeline
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.evaluation import evaluate
 from transformer_zoo.models import bert, gpt2
-from transformer_zoo.objectives import CausalLM, Pretraining
+from transformer_zoo.objectives import CausalLM, Pretraining, SequenceClassification
+from transformer_zoo.resolve import resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,9 +94,25 @@ def assert_same(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(array, others[name], err_msg=name)
 
 
+@contextlib.contextmanager
+def openings() -> Iterator[collections.Counter[str]]:
+    """How often each split is opened."""
+    opened, source = collections.Counter(), sources.source
+
+    def counted(spec: str, split: str, **kwargs: object) -> sources.Source:
+        opened[split] += 1
+        return source(spec, split, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "source", counted)
+        yield opened
+
+
 def test_a_run_learns_and_leaves_everything_behind(texts: Path, tmp_path: Path) -> None:
     run = tiny(texts, tmp_path / "run", training=Training(steps=60, batch_size=8), logging=Logging(every=5))
-    report = loop.train(run, quiet())
+    with openings() as opened:
+        report = loop.train(run, quiet())
+    assert opened == {"train": 1, "validation": 1}
     directory = tmp_path / "run"
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -98,9 +123,46 @@ def test_a_run_learns_and_leaves_everything_behind(texts: Path, tmp_path: Path) 
     record = json.loads((directory / "run.json").read_text())
     assert record["settings"]["model"]["width"] == 32 and record["versions"]["jax"] == jax.__version__
     assert runs.read(directory) == run
+    (directory / "run.json").write_text(json.dumps(record).replace("logits_chunks", "pieces"))
+    assert runs.read(directory) == run  # as older versions wrote it
     bundle = runs.load_run(directory)
     assert bundle.tokenizer.decode(bundle.tokenizer.encode("a lazy dog").ids) == "a lazy dog"
     assert bundle.config == run.model
+    # Evaluation and the result are both of the moving average.
+    rows = run.objective.rows(bundle.tokenizer, run.data)
+    held_out = Pipeline(sources.source(run.data.source, "validation"), rows, batch_size=8, shuffle=False, epochs=1)
+    again = evaluate(bundle.model, run.objective, bundle.params, itertools.islice(held_out, run.evaluation.batches))
+    assert again == pytest.approx(report, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, None])
+def test_every_evaluation_is_on_the_same_rows(texts: Path, count: int | None) -> None:
+    """A few batches, or a whole split."""
+    tokenizer, source = Tokenizer.train(["a lazy dog"], 260), sources.source(f"text:{texts}/*.txt")
+    rows = CausalLM().rows(tokenizer, Data(length=32))
+    batches = Pipeline(source, rows, batch_size=8, shuffle=False, epochs=1)
+    held_out = loop._HeldOut(batches, count)
+    first, second = list(held_out), list(held_out)
+    assert len(first) == len(second) > 1 and (count is None or len(first) == count)
+    for one, other in zip(first, second):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_labelled_source_is_opened_once(tmp_path: Path) -> None:
+    """Its classes, its texts for the tokenizer and its rows all come from one opening of each split."""
+    lines = [{"text": f"number {n} of many", "label": n % 2} for n in range(60)]
+    (tmp_path / "examples.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    run = tiny(
+        tmp_path, tmp_path / "run", objective=SequenceClassification(labels=("even", "odd")),
+        model=bert.Config(vocab_size=200, max_length=32, width=32, num_layers=2, num_heads=2, mlp_dim=64),
+        data=Data(source=f"jsonl:{tmp_path}/*.jsonl", length=32), vocabulary=Vocabulary(kind="wordpiece", size=200),
+    )  # fmt: skip
+    with openings() as opened:
+        resolved = resolve(run)
+    assert opened == {"train": 1, "validation": 1}
+    assert resolved.run.model.labels == resolved.run.objective.labels == ("even", "odd")
+    assert resolved.program.batch["targets_B"].shape == (16,) and resolved.bundle is None and resolved.notes == []
+    assert not (tmp_path / "run").exists()  # nothing is written
 
 
 def test_a_run_that_is_stopped_and_goes_on_is_the_same_run(texts: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from jax.extend.core import jaxprs_in_params
 
 from transformer_zoo import registry, trees
 from transformer_zoo.generation.generate import generate
-from transformer_zoo.nn import Compute
+from transformer_zoo.nn import Compute, Encoder
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.pretrained import Bundle
 
@@ -27,6 +27,12 @@ EXACT = 1e-12
 def each(*takes: str, **how: str) -> Any:
     """Once for every family whose model takes these arguments."""
     return pytest.mark.parametrize("case", families.cases(*takes, **how), ids=families.name_of)
+
+
+def each_encoder_without(name: str) -> Any:
+    """Once for every encoder that refuses this argument."""
+    found = [case for case in families.cases() if issubclass(case.module.Model, Encoder) and name not in case.takes]
+    return pytest.mark.parametrize("case", found, ids=families.name_of)
 
 
 def each_kind(*takes: str) -> Any:
@@ -734,6 +740,12 @@ def test_arguments_that_differ_in_shape(case: families.Case):
         refused(case, rf"{name} has shape \(2, 5\) and the tokens \(2, 6\)", **inputs(case, 2) | wrong)
 
 
+@each_encoder_without("segments_BT")
+def test_segments_where_the_family_has_none(case: families.Case):
+    segments_BT = np.zeros((2, 6), np.int32)
+    refused(case, "segments_BT: this family has no segments", **inputs(case, 2), segments_BT=segments_BT)
+
+
 @each("source_BS")
 def test_sides_that_do_not_belong_together(case: families.Case):
     params, given = case.params(), inputs(case, 2)
@@ -770,6 +782,9 @@ def test_positions_that_do_not_exist(case: families.Case):
         positions_BT[0, 3] = wrong
         words = rf"positions_BT\[0, 3\] is {wrong}, outside of the positions, which has 0 to {longest - 1}"
         refused(case, words, **inputs(case, 2), positions_BT=positions_BT)
+    if hasattr(case.config, "absolute_positions"):
+        without = case.with_(absolute_positions=False)
+        refused(without, "no absolute positions, leave it out", **inputs(case, 2), positions_BT=np.zeros((2, 6), int))
 
 
 @each("tokens_BT", "cache")

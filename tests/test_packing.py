@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from transformer_zoo.data.packing import pack, pad
+from transformer_zoo.data.packing import pack
+from transformer_zoo.data.rows import pad
 
 START, END = 1, 2
 

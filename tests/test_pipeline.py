@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 
 from transformer_zoo.config import Data
+from transformer_zoo.data.corruption import MaskedRows
+from transformer_zoo.data.denoising import DenoisedRows, GapRows, InfilledRows
+from transformer_zoo.data.labelled import AnswerRows, SequenceRows, TokenRows
+from transformer_zoo.data.packing import PackedTexts
 from transformer_zoo.data.pipeline import Pipeline
+from transformer_zoo.data.sentences import PairedRows
+from transformer_zoo.data.seq2seq import PairRows
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives import CausalLM
 
@@ -107,6 +113,24 @@ def test_an_epoch_holds_every_token_and_byte_once(source, tokenizer, packing, sh
     assert all(batch["valid_BT"].any(axis=1).all() for batch in batches[:-1])
     twice = take(pipeline(source, tokenizer, epochs=2, **settings))
     assert targets(twice) == expected(Documents([*source, *source]), tokenizer)
+
+
+def test_positions_of_older_versions_are_read(source, tokenizer):
+    """A saved position names the maker of its rows and all settings, under names that do not change."""
+    settings = {
+        "rows": "pack_texts", "tokenizer": tokenizer.fingerprint, "length": 32, "packing": "documents",
+        "shuffle": True, "seed": 3, "documents": 50, "group": 8,
+    }  # fmt: skip
+    batches = pipeline(source, tokenizer)
+    assert batches.get_state() == {"group": 0, "row": 0, "settings": settings}
+    batches.set_state({"group": 2, "row": 1, "settings": settings})
+    assert batches.get_state() == {"group": 2, "row": 1, "settings": settings}
+    names = [kind.name for kind in (PackedTexts, MaskedRows, PairedRows, SequenceRows, TokenRows, AnswerRows, PairRows)]
+    names += [kind.name for kind in (DenoisedRows, InfilledRows, GapRows)]
+    assert names == [
+        "pack_texts", "masked_rows", "paired_rows", "sequence_rows", "token_rows", "answer_rows", "pair_rows",
+        "denoised_rows", "infilled_rows", "gap_rows",
+    ]  # fmt: skip
 
 
 def test_documents_can_be_read_back_from_the_rows(source, tokenizer):

@@ -135,20 +135,20 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path, family: str, task: str):
 @pytest.mark.parametrize("family", registry.families())
 def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
     """With the heads of all tasks, tied tensors twice, a buffer, and a config.json that leaves unsaid what is usual."""
-    module, task = registry.family(family), families.main_task(family)
+    spec, task = registry.family(family).PUBLISHED, families.main_task(family)
     tensors: dict[str, np.ndarray] = {}
-    prefix = "" if task in getattr(module, "HF_BARE", ()) else module.HF_PREFIX
+    prefix = "" if task in spec.unprefixed else spec.prefix
     written = lambda name: name[1:] if name.startswith("/") else prefix + name
-    for other in (task, *(name for name in module.PUBLISHED.tasks if name not in ("base", task))):
+    for other in (task, *(name for name in spec.tasks if name not in ("base", task))):
         save_pretrained(tmp_path / other, random(family, other))
         for name, x in safetensors.read_folder(tmp_path / other).items():
-            if name.removeprefix(module.HF_PREFIX) not in {have.removeprefix(module.HF_PREFIX) for have in tensors}:
+            if name.removeprefix(spec.prefix) not in {have.removeprefix(spec.prefix) for have in tensors}:
                 tensors[name] = np.asarray(x)
-    tensors |= {alias: tensors[written(name)] for alias, name in module.HF_TIED.items()}
-    if any(re.fullmatch(pattern, "embeddings.position_ids") for pattern, _ in module.HF_IGNORE):
-        tensors[module.HF_PREFIX + "embeddings.position_ids"] = np.arange(24)[None]
+    tensors |= {alias: tensors[written(name)] for alias, name in spec.tied.items()}
+    if any(re.fullmatch(pattern, "embeddings.position_ids") for pattern, _ in spec.ignored):
+        tensors[spec.prefix + "embeddings.position_ids"] = np.arange(24)[None]
     settings = json.loads((tmp_path / task / "config.json").read_text())
-    usual = [key for key, value in module.HF_DEFAULTS.items() if key != "model_type" and settings.get(key) == value]
+    usual = [key for key, value in spec.key_defaults.items() if key != "model_type" and settings.get(key) == value]
     (tmp_path / "old").mkdir()
     safetensors.write_folder(tmp_path / "old", tensors)
     said = {key: settings[key] for key in settings if key not in (*usual, "dtype", "id2label", "label2id")}
@@ -485,9 +485,7 @@ def test_full_disk(saved: Path):
 def test_config_json_is_complete(saved: Path):
     """A config.json of ours names every key, so that no reader needs a default."""
     settings = config_map.read_file(saved)
-    family = registry.family("gpt2")
-    for entry in family.HF_CONFIG.values():
-        assert (entry[0] if isinstance(entry, tuple) else entry) in settings
+    assert {key.name for key in registry.family("gpt2").PUBLISHED.config.values()} <= settings.keys()
 
 
 def test_modernbert_old_and_new_forms_of_config():

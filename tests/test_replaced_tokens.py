@@ -13,7 +13,7 @@ from flax import linen as nn
 from transformer_zoo import registry, runs, trees
 from transformer_zoo.models import bert
 from transformer_zoo.objectives import ReplacedTokens
-from transformer_zoo.objectives.replaced_tokens import Detector, Judgement, put, sample
+from transformer_zoo.objectives.replaced_tokens import Detection, Detector, put, sample
 
 CASES = [case for case in families.learners() if case.learns == ReplacedTokens.name]
 each = pytest.mark.parametrize("case", CASES, ids=families.name_of)
@@ -35,7 +35,7 @@ def batch_of(case: families.Case, rows: int = 4) -> dict[str, jax.Array]:
     return jax.tree.map(jnp.asarray, batch)
 
 
-def judged(case: families.Case, params: trees.Tree, batch: dict[str, jax.Array]) -> Judgement:
+def judged(case: families.Case, params: trees.Tree, batch: dict[str, jax.Array]) -> Detection:
     """What both models say, with other guesses than the objective's own."""
     rngs = {"sample": jax.random.key(5)}
     return jax.jit(lambda params, batch: case.model.apply({"params": params}, **batch, rngs=rngs))(params, batch)
@@ -87,7 +87,7 @@ def test_both_losses_by_hand(case: families.Case):
     np.testing.assert_array_equal(said.replaced_BT, replaced_BT)
     assert not replaced_BT[0, int(batch["masked_BP"][0, 0])] and 0 < replaced_BT.sum() < weights_BP.sum()
 
-    scores_BPV = np.asarray(said.guesses_BPV)[..., : case.config.vocab_size]
+    scores_BPV = np.asarray(said.logits_BPV)[..., : case.config.vocab_size]
     highest_BP = scores_BPV.max(axis=-1, keepdims=True)
     log_BPV = scores_BPV - highest_BP - np.log(np.exp(scores_BPV - highest_BP).sum(axis=-1, keepdims=True))
     nats = -np.take_along_axis(log_BPV, targets_BP[..., None], axis=-1).sum()
@@ -170,7 +170,7 @@ def test_the_generator_is_the_family_s_own_and_the_result_is_the_discriminator(c
     hidden_BTD = families.apply(model.generator, generator, **inputs).hidden_BTD
     scores_BTV = families.apply(model.generator, generator, hidden_BTD, method="logits")
     expected_BPV = np.take_along_axis(np.asarray(scores_BTV), np.asarray(batch["masked_BP"])[..., None], axis=1)
-    np.testing.assert_allclose(said.guesses_BPV, expected_BPV, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(said.logits_BPV, expected_BPV, rtol=1e-9, atol=1e-12)
 
     discriminator, found = case.objective.result(model, params)
     assert discriminator.config == case.config and discriminator.task == "replaced-token-detection"
@@ -204,7 +204,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], words: str):
 
 
 def test_a_family_without_the_task():
-    with pytest.raises(ValueError, match="needs the task 'replaced-token-detection', which .*bert has not"):
+    with pytest.raises(ValueError, match="needs the task 'replaced-token-detection', which .*bert lacks"):
         ReplacedTokens().model(bert.Config(), None)
 
 

@@ -13,11 +13,12 @@ import optax
 import pytest
 from test_pipeline import Documents, assert_equal, pipeline, take
 
-from transformer_zoo import loop, registry, runs
+from transformer_zoo import registry, resolve, runs
 from transformer_zoo.config import Data, Run, Vocabulary
+from transformer_zoo.data import sources
 from transformer_zoo.data.encoding import Frame
-from transformer_zoo.data.packing import pad
-from transformer_zoo.data.seq2seq import best_fit, frame, pack_pairs, pair_rows
+from transformer_zoo.data.rows import pad
+from transformer_zoo.data.seq2seq import PairRows, best_fit, frame, pack_pairs
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives import (
     OBJECTIVES,
@@ -93,7 +94,7 @@ def test_rows_are_well_formed(lengths):
         for name in tokens:
             assert (rows[name][numbers == 0] == 1).all() and rows[name].dtype == np.int32
     assert (rows["source_documents_BS"].max(axis=1) == rows["target_documents_BT"].max(axis=1)).all()
-    assert not len(pack_pairs([], 4, 4, start=0, padding=None)["source_BS"])
+    assert not len(pack_pairs([], 4, 4, start=0, padding=0)["source_BS"])
 
 
 def test_little_room_is_wasted():
@@ -161,11 +162,13 @@ class Bilingual:
 
 
 def test_languages_and_targets_of_their_own():
-    rows = pair_rows(
-        [{"en": "ab", "fr": "cd"}], None, tokenizer=Bilingual(), length=8, target_length=6, start=501, source="en",
-        target="fr", prefix="", languages=("en", "fr"), too_long="refuse",
+    make = PairRows(
+        tokenizer=Bilingual(), length=8, target_length=6, start=501, source="en", target="fr", prefix="",
+        languages=("en", "fr"), too_long="refuse",
     )  # fmt: skip
-    assert in_rows(rows) == [([97, 98, 1, 500], [501, 399, 400, 1], [399, 400, 1, 501])]
+    assert in_rows(make([{"en": "ab", "fr": "cd"}], None)) == [
+        ([97, 98, 1, 500], [501, 399, 400, 1], [399, 400, 1, 501])
+    ]
 
 
 @pytest.mark.parametrize("too_long", ["truncate", "drop", "refuse"])
@@ -258,22 +261,27 @@ def test_settings_survive_run_json(objective, tmp_path):
 def test_a_run_keeps_the_start_token_of_its_weights(tmp_path, monkeypatch):
     """When it goes on, whatever its recipe says of the model that the weights have replaced."""
     settings = {"objective": Seq2SeqLM(), "init_from": "somewhere", "directory": str(tmp_path)}
-    begun, recipe = (loop._for_data(Run(model=families.small(FAMILY, decoder_start_id=i), **settings)) for i in (5, 7))
+    recipe = Run(model=families.small(FAMILY, decoder_start_id=7), **settings)
+    begun = resolve._for_data(
+        dataclasses.replace(recipe, model=families.small(FAMILY, decoder_start_id=5)), open_split=None
+    )
     runs.write(begun)
     (tmp_path / "checkpoints").mkdir()
-    monkeypatch.setattr(loop.Checkpoints, "latest", lambda self: 3)
-    run, _, notes = loop._begin(recipe, tmp_path)
+    monkeypatch.setattr(resolve.Checkpoints, "latest", lambda self: 3)
+    run, _, notes = resolve._settle(recipe, open_split=None)
     assert run == begun and run.objective.start_id == 5 and notes == []
 
 
 def test_a_tokenizer_is_trained_on_both_sides(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(resolve, "CACHE", tmp_path / "cache")
     (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(example)}\n" for example in EXAMPLES))
     run = Run(
         model=None, objective=Seq2SeqLM(source="en", target="fr", prefix="say: "),
         data=Data(source=f"jsonl:{tmp_path}/pairs.jsonl:en"), vocabulary=Vocabulary(kind="t5", size=400),
+        directory=str(tmp_path / "run"),
     )  # fmt: skip
-    tokenizer = loop._tokenizer(run, tmp_path / "run", None)
+    open_split = functools.partial(sources.source, run.data.source)
+    tokenizer = resolve._tokenizer(run, None, open_split)
     assert [tokenizer.decode([i]) for i in tokenizer.encode("say: the sun la").ids] == [
         "say",
         ":",
@@ -317,7 +325,7 @@ def test_packed_is_as_good_as_unpacked(t5, smoothing):
     with jax.enable_x64(True):
         params = case.params()
         report, grads = measured(objective, case.model, params, alone)
-        packed, pieces = pad(packed, 6), dataclasses.replace(objective, pieces=4)
+        packed, pieces = pad(packed, 6), dataclasses.replace(objective, logits_chunks=4)
         for other, rows in ((objective, packed), (pieces, packed))[: 2 if smoothing else 1]:
             told = measured(other, case.model, params, rows)
             assert families.difference(told[1], grads) < 1e-9

@@ -111,8 +111,8 @@ def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any
     its own dropout: without.)"""
     case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
     objective = case.objective
-    if hasattr(objective, "pieces"):
-        objective = dataclasses.replace(objective, pieces=4)
+    if hasattr(objective, "logits_chunks"):
+        objective = dataclasses.replace(objective, logits_chunks=4)
     parts = Training(steps=10, batch_size=8, accumulation=4)
     assert_same(trained(case, training=parts, objective=objective), on_one_device(case))
 

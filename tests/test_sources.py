@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -161,7 +162,7 @@ def test_parquet_columns(tmp_path):
 
 
 def test_unknown_names(tmp_path):
-    for spec in ("wikipedia", "texts:a", "text:", "tfds:"):
+    for spec in ("wikipedia", "texts:a", "text:", "tfds:", "python_stdlib:3", "jsonl"):
         with pytest.raises(ValueError, match="unknown source .* it must be one of python_stdlib, .*, tfds:NAME"):
             sources.source(spec)
     with pytest.raises(FileNotFoundError, match="no file matches"):
@@ -173,6 +174,12 @@ def test_unknown_names(tmp_path):
         sources.source(f"text:{tmp_path}/a.txt", "test")
     with pytest.raises(ValueError, match="must lie between 0 and 1"):
         sources.source(f"text:{tmp_path}/a.txt", validation=1.0)
+
+
+def test_every_form_is_documented_once():
+    """In the module's docstring, as the table spells it."""
+    documented = re.findall(r"^    (\w+\S*)  ", sources.__doc__, re.M)
+    assert documented == [prefix + form.arguments for prefix, form in sources.FORMS.items()]
 
 
 def test_a_colon_in_a_file_name(tmp_path):

@@ -297,7 +297,7 @@ def test_sentencepiece_is_sentencepiece(folders):
     assert tokenizer.tokens([size - 1, size - 10]) == ["<extra_id_0>", "<extra_id_9>"]  # T5's order
     encoding = tokenizer.encode("the <extra_id_0> code", special=True)
     assert size - 1 in encoding.ids and encoding.offsets[-1, 1] == len("the <extra_id_0> code")
-    with pytest.raises(ValueError, match="does not say what frames a sequence"):
+    with pytest.raises(ValueError, match="does not define a frame"):
         Tokenizer.load(folders["sp-bpe"]).encode("a", template=True)
 
 

@@ -1,6 +1,7 @@
 """The train step and what it is made of: optimizers, schedules, skipped updates, and where a NaN came from."""
 
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 import optax
 import pytest
 
-from transformer_zoo import diagnosis, optim, trees
+from transformer_zoo import diagnosis, optim, registry, trees
 from transformer_zoo.config import Optimizer
 from transformer_zoo.nn.embedding import padded_vocab
-from transformer_zoo.training import prepare
+from transformer_zoo.training import TrainState, make_state, prepare, train_step
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "muon")
 each = pytest.mark.parametrize("case", families.lessons(), ids=families.name_of)
@@ -85,6 +86,11 @@ def test_training_a_model(case: families.Case, name: str):
     optimizer = Optimizer(name=name, peak_lr=rate, weight_decay=0.1, freeze=tuple(map(re.escape, frozen)))
     program, state = families.begin(families.run(case, optimizer=optimizer), params)
     step, batch = families.compile_step(program), batch_of(case)
+    for random in (
+        ({"key": state.key + 1}, {"step": state.step + 1}) if any(families.dropouts(case.config).values()) else ()
+    ):
+        (_, one), (_, other) = (step(jax.tree.map(jnp.copy, s), batch) for s in (state, state.replace(**random)))
+        assert one["loss"] != other["loss"], f"the same dropout for another {[*random]}"
     losses: list[float] = []
     while len(losses) < 120 and not (losses and losses[-1] < 0.8 * losses[0]):
         state, metrics = step(state, batch)
@@ -97,6 +103,58 @@ def test_training_a_model(case: families.Case, name: str):
     kept = ["/".join(str(key.key) for key in keys if hasattr(key, "key")) for keys, _ in leaves_of(state.opt_state)]
     assert not [path for path in kept if any(path.endswith(f) for f in frozen)]
     assert len(kept) > len(flat) - len(frozen)
+
+
+class Drawn:
+    """An objective whose loss is a random number that its key gives."""
+
+    def counts(self, batch: Any) -> Any:
+        return {"tokens": batch["x_B"].size}
+
+    def sums(self, model: Any, params: Any, batch: Any, key: jax.Array) -> Any:
+        x = jax.random.normal(key) + 0 * params["x"]
+        return {"x": x, "square": x * x}
+
+    def loss(self, sums: Any, counts: Any) -> jax.Array:
+        return sums["x"]
+
+    def report(self, sums: Any, counts: Any) -> Any:
+        return sums
+
+
+def drawing(seed: int, accumulation: int = 1) -> tuple[TrainState, Any]:
+    """A state before the first step, and the step."""
+    optimizer = optax.sgd(0.0)
+    state = make_state({"x": jnp.zeros(())}, optimizer=optimizer, seed=seed, ema=False)
+    step = functools.partial(
+        train_step, batch={"x_B": jnp.ones(4)}, model=None, objective=Drawn(), optimizer=optimizer,
+        rate=lambda step: step, accumulation=accumulation,
+    )  # fmt: skip
+    return state, step
+
+
+def test_each_step_of_each_seed_draws_other_numbers():
+    """From the seed's key, which stays as it is."""
+    drawn = {}
+    for seed in (0, 1):
+        state, step = drawing(seed)
+        key = state.key
+        for number in range(3):
+            other, _ = drawing(2)
+            drawn[seed, number] = float(step(state)[1]["x"])
+            drawn[seed, number, "other key"] = float(step(state.replace(key=other.key))[1]["x"])
+            state, _ = step(state)
+            assert state.key.tolist() == key.tolist()
+    assert len({*drawn.values()}) == 9  # the other key gives the same three numbers twice
+    state, step = drawing(0)
+    assert float(step(state)[1]["x"]) == drawn[0, 0]
+
+
+def test_each_part_of_a_batch_draws_other_numbers():
+    """Of equal numbers, the square of the sum would be four times the sum of the squares."""
+    state, step = drawing(0, accumulation=4)
+    sums = step(state)[1]
+    assert abs(4 * sums["square"] - sums["x"] ** 2) > 0.1
 
 
 def leaves_of(tree: Any) -> list[Any]:
@@ -220,6 +278,17 @@ def test_weight_decay_belongs_to_kernels_and_embeddings(tree: trees.Tree, name: 
         np.testing.assert_allclose(change[path], -0.03 * x * decayed, rtol=1e-5, atol=1e-9, err_msg=path)
     none = updates(dataclasses.replace(settings, weight_decay=0.0), tree, zeros)[0]
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(none))
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_tables_of_every_family_are_decayed(family: str):
+    """Of tokens, positions, segments and distances alike; and no norm or bias."""
+    model = registry.family(family).Model(families.small(family))
+    decayed = trees.flatten(optim._decayed(registry.param_shapes(model)))
+    assert {path for path, is_decayed in decayed.items() if is_decayed} == {
+        path for path in decayed if path.endswith(("/kernel", "/embedding"))
+    }
+    assert any("embed" in path or "position" in path for path, is_decayed in decayed.items() if is_decayed)
 
 
 @by_optimizer

@@ -218,7 +218,7 @@ def test_a_published_model_is_told_fields_and_prefix(capsys, bundle, data, tmp_p
         assert captured.err.count("\n") == 1 and "loss" not in captured.out
         return captured.err
 
-    known = "target_length, label_smoothing, pieces, start_id, source, target, prefix, languages, too_long"
+    known = "target_length, label_smoothing, logits_chunks, start_id, source, target, prefix, languages, too_long"
     assert known in fault("--set", "sorce=en")
     assert "--set source: give NAME=VALUE" in fault("--set", "source")
     assert "--set target_length=many: that is no int | None" in fault("--set", "target_length=many")
@@ -240,4 +240,4 @@ def test_settings_are_spelt_as_for_training():
     assert told == dataclasses.replace(
         OBJECTIVE, languages=(None, "fr"), too_long="drop", label_smoothing=0.1, prefix="--a=b "
     )
-    assert change(CausalLM(), ("pieces=4",)) == CausalLM(pieces=4) and change(OBJECTIVE, ()) == OBJECTIVE
+    assert change(CausalLM(), ("logits_chunks=4",)) == CausalLM(logits_chunks=4) and change(OBJECTIVE, ()) == OBJECTIVE

@@ -13,9 +13,13 @@ _HOMES = {
     "from_pretrained": "pretrained",
     "from_config": "pretrained",
     "save_pretrained": "pretrained",
+    "load_tokenizer": "pretrained",
+    "load_run": "runs",
     "Bundle": "pretrained",
     "load_embedder": "embedding",
     "Embedder": "embedding",
+    "train": "loop",
+    "evaluate": "evaluation.source",
     "generate": "generation.generate",
     "Greedy": "generation.sampling",
     "Sample": "generation.sampling",
@@ -30,9 +34,11 @@ __all__ = ["__version__", *_HOMES]
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        from transformer_zoo.trees import nearest
+        from transformer_zoo.hugging_face import CLASSES, hint
 
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{nearest(name, _HOMES)}", name=name)
+        instead = next((ours for theirs, ours in CLASSES.items() if name.startswith(theirs)), None)
+        fault = f"module {__name__!r} has no attribute {name!r}.{hint(name, instead, _HOMES)}"
+        raise AttributeError(fault, name=name)
     value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     return value
 

@@ -1,6 +1,6 @@
 """The command line: `python -m transformer_zoo {list, info, generate, embed, convert, fit}`.
 
-Exit codes: 0 done, 1 what was asked for cannot be done, 2 it was not understood; and 3, of `fit`, it does not fit.
+Exit codes: 0 done, 1 an error, 2 a wrong command or option; and 3, of `fit`, it does not fit.
 """
 
 import dataclasses
@@ -42,15 +42,15 @@ class Info:
     """A model's configuration, its parameters and the memory they take. No weights are read."""
 
     name: Name
-    """A preset, its hub id, a folder with a config.json, or a run's folder."""
+    """A preset, a hub id, a folder with a config.json, or a run's folder."""
 
     def __call__(self) -> int:
         from rich.console import Console
         from rich.table import Table
 
-        from transformer_zoo import registry, trees
+        from transformer_zoo import registry, runs, trees
 
-        model = _model(self.name)
+        model = runs.model(self.name)
         family = registry.family_of(model.config)
         fields = Table("setting", "value", title=f"{self.name}: {family}, {model.task}")
         for field in dataclasses.fields(model.config):
@@ -73,67 +73,57 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Goes on writing a text; an encoder-decoder reads it, and writes another."""
+    """Continues a text; an encoder-decoder reads it and generates another."""
 
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     prompt: str = ""
-    """The text to go on with, or to read. Empty: from the start of a text."""
+    """The text to continue, or to read. Empty: the start of a text."""
     max_new_tokens: int = 100
-    """Stop after so many tokens, if the model does not end the text before."""
+    """The largest number of new tokens, if the model does not end the text before."""
     temperature: float | None = None
-    """0: always the most probable token. 1: as the model says; between them, bolder or safer. With neither this nor
-    --beams, as the generation_config.json of the model has it; where it has nothing, as with 0."""
+    """0: always the most probable token. Above 0: sample; the logits are divided by it. With neither this nor --beams,
+    the strategy of the model's generation_config.json, or else 0."""
     top_k: int | None = None
     """Sample from this many tokens, the most probable ones."""
     top_p: float | None = None
     """Sample from the fewest tokens that together have this probability."""
     beams: int | None = None
-    """Search for the most probable text with so many beams."""
+    """Beam search for the most probable text, with this number of beams."""
     length_penalty: float | None = None
-    """Of a search: above 0 favours long texts, below 0 short ones."""
+    """Of beam search: above 0 favours long texts, below 0 short ones."""
     answers: int | None = None
-    """Of a search: print so many texts, the best first."""
+    """Of beam search: the number of texts to print, the best first."""
     no_repeat_ngram_size: int | None = None
-    """Never write so many tokens in succession twice."""
+    """No n-gram of this size may occur twice."""
     min_new_tokens: int | None = None
-    """Do not end the text before so many tokens."""
+    """The text does not end before this number of new tokens."""
+    repetition_penalty: float | None = None
+    """Above 1: tokens that the text already has are less probable."""
     language: str | None = None
-    """The language to write, of a model that has several, by its code, such as fr_XX."""
+    """The code of the language to generate, such as fr_XX, for a multilingual model."""
     source_language: str | None = None
-    """The language of the prompt, where the model is told it."""
+    """The code of the prompt's language, where the tokenizer marks it."""
     seed: int = 0
-    """Another seed, another sample."""
+    """Of the random numbers."""
     dtype: str | None = None
     """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
         from transformer_zoo import registry
+        from transformer_zoo.generation import strategies
 
-        if self.beams is not None and self.temperature:
-            raise ValueError("--beams searches and --temperature samples: give one of them")
-        m = _load(self.name, self.dtype)
-        sampling = m.sampling
-        if self.beams is not None:
-            sampling = zoo.Beam.under(sampling, num_beams=self.beams, num_return_sequences=1)
-        elif self.temperature:
-            sampling = zoo.Sample.under(sampling, temperature=self.temperature)
-        elif self.temperature is not None:
-            sampling = zoo.Greedy.under(sampling)
-        settings = {
-            "top_k": self.top_k, "top_p": self.top_p, "length_penalty": self.length_penalty,
-            "num_return_sequences": self.answers, "no_repeat_ngram_size": self.no_repeat_ngram_size,
-            "min_new_tokens": self.min_new_tokens,
-        }  # fmt: skip
+        options = {"num_beams": "beams", "num_return_sequences": "answers"}  # ours, where the names differ
+        names = (
+            "temperature", "top_k", "top_p", "num_beams", "length_penalty", "num_return_sequences",
+            "no_repeat_ngram_size", "min_new_tokens", "repetition_penalty",
+        )  # fmt: skip
+        settings = {name: getattr(self, options.get(name, name)) for name in names}
         settings = {name: value for name, value in settings.items() if value is not None}
-        if {"top_k", "top_p"} & settings.keys() and not isinstance(sampling, zoo.Sample):
-            raise ValueError(
-                "--top-k and --top-p choose what to sample from: give a --temperature above 0, such as 0.8"
-            )
-        if {"length_penalty", "num_return_sequences"} & settings.keys() and not isinstance(sampling, zoo.Beam):
-            raise ValueError("--length-penalty and --answers are for a search: give --beams, such as 4")
-        sampling = dataclasses.replace(sampling, **settings)
+        m = _load(self.name, self.dtype)
+        spell = lambda name: "--" + options.get(name, name).replace("_", "-")
+        sampling = strategies.build(settings, m.sampling, spell=spell)
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
             language=self.language, source_language=self.source_language,
@@ -146,7 +136,7 @@ class Generate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Makes vectors of texts, near one another where the texts are alike."""
+    """Computes vectors of texts, which are close to one another for similar texts."""
 
     name: Name
     """A hub id or a folder, of sentence-transformers or of any encoder; or a run's folder."""
@@ -157,15 +147,16 @@ class Embed:
     output: Path | None = None
     """Where to save the vectors, an array [texts, width] of numpy. None: they are printed."""
     similar: bool = False
-    """Print instead, for every text, which other one is the most similar, and the cosine of their angle."""
+    """Print instead, for every text, the most similar other text and their cosine similarity."""
     prompt: str | None = None
-    """Put this prompt before each text, by the name that the model has for it, such as query."""
+    """The name of the model's prompt to put before each text, such as query."""
     dtype: str | None = None
     """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
 
     def __call__(self) -> int:
         import numpy as np
 
+        from transformer_zoo import names
         from transformer_zoo.embedding import load_embedder
 
         if (self.input is None) == (not self.texts):
@@ -173,8 +164,8 @@ class Embed:
         texts = self.texts if self.input is None else self.input.read_text(encoding="utf-8").splitlines()
         if self.similar and len(texts) < 2:
             raise ValueError("--similar compares texts: give at least two")
-        is_run = (Path(self.name) / "run.json").is_file()
-        embedder = load_embedder(_load(self.name, self.dtype) if is_run else self.name, dtype=self.dtype or "float32")
+        model = _load(self.name, self.dtype) if names.is_run(self.name) else self.name
+        embedder = load_embedder(model, dtype=self.dtype or "float32")
         vectors_ND = embedder(texts, prompt=self.prompt)
         if self.output is not None:
             with self.output.open("wb") as file:  # numpy adds .npy to a name that lacks it
@@ -193,7 +184,7 @@ class Embed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert:
-    """Writes a model in the Hugging Face layout, which the rest of the world reads."""
+    """Writes a model in the Hugging Face layout."""
 
     source: Name
     """A run's folder, a preset, a hub id, or a folder with published weights."""
@@ -216,8 +207,8 @@ class Fit:
     whether it fits."""
 
     name: Name
-    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, its hub id, a folder with a config.json, or a
-    run's folder."""
+    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, a hub id, a folder with a config.json, or the
+    folder of a run."""
     topology: str
     """Chips such as v5e:4x4."""
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -229,18 +220,18 @@ class Fit:
             from transformer_zoo import commands
 
             return commands.train([self.name, "--aot", self.topology, *self.settings])
-        from transformer_zoo import fit
+        from transformer_zoo import fit, runs
 
         program = f"{PROGRAM} fit {self.name} --topology {self.topology} --"
         writing = tyro.cli(fit.Writing, args=self.settings, prog=program)
-        return fit.main_writing(_model(self.name), writing, self.topology)
+        return fit.main_writing(runs.model(self.name), writing, self.topology)
 
 
 COMMANDS = {"list": List, "info": Info, "generate": Generate, "embed": Embed, "convert": Convert, "fit": Fit}
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; what a user can set right ends as one message, not as a traceback."""
+    """Runs a command; an error that a user can correct is printed as one message, without a traceback."""
     if (wrong := _misspelt(arguments)) is not None:
         from transformer_zoo.trees import nearest
 
@@ -258,7 +249,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
-    """(name, fault, known names) of a command or option that there is not: a line's worth, where tyro prints a page."""
+    """(name, fault, known names) of an unknown command or option, for one line where tyro prints a page."""
     if not arguments or arguments[0].startswith("-"):
         return None
     command, *rest = arguments
@@ -274,40 +265,9 @@ def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
 
 def _load(name: str, dtype: str | None) -> Any:
     """A run's model or a published one, its parameters and computation in this dtype."""
-    import jax
+    from transformer_zoo import runs
 
-    from transformer_zoo import pretrained, runs
-
-    if not (Path(name) / "run.json").is_file():
-        return pretrained.from_pretrained(name, dtype=dtype or "float32", param_dtype=dtype or "float32")
-    m = runs.load_run(name)
-    if dtype is None:
-        return m
-    compute = dataclasses.replace(m.model.compute, dtype=dtype, param_dtype=dtype)
-    params = jax.tree.map(lambda x: x.astype(dtype), m.params)
-    return dataclasses.replace(m, model=m.model.clone(compute=compute), params=params)
-
-
-def _model(name: str) -> Any:
-    """The model of a run, a folder or a preset, without its parameters."""
-    from transformer_zoo import registry, runs, trees
-    from transformer_zoo.checkpoints import config_map
-
-    if (Path(name) / "run.json").is_file():
-        run = runs.read(name)
-        model = run.objective.model(run.model, run.compute)
-        return run.objective.result(model, registry.param_shapes(model))[0]
-    if Path(name).is_dir():
-        settings, source = config_map.read_file(name), str(Path(name) / config_map.CONFIG)
-        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
-        return family.Model(
-            config_map.read(family, settings, source), task=config_map.task_of(family, settings, source)
-        )
-    presets = registry.presets()
-    for key, preset in presets.items():
-        if name in (key, preset.hub_id):
-            return registry.family(preset.family).Model(preset.config)
-    raise FileNotFoundError(f"there is no folder and no preset {name!r}.{trees.nearest(name, presets)}")
+    return runs.load(name, dtype=dtype, param_dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import json
 import signal
 import sys
@@ -15,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import loop, runs, sharding
+from transformer_zoo import loop, names, runs, sharding
 from transformer_zoo.config import Data, Run, load_recipe
-from transformer_zoo.data import pipeline, sources
+from transformer_zoo.data import sources
 from transformer_zoo.data.seq2seq import text_in
-from transformer_zoo.evaluation import bleu, evaluate, rouge, write
-from transformer_zoo.generation.beam import Beam
-from transformer_zoo.objectives import OBJECTIVES, Seq2SeqLM
+from transformer_zoo.evaluation import bleu, rouge, write
+from transformer_zoo.evaluation.source import default_length, evaluate, objective_of
+from transformer_zoo.generation import strategies
+from transformer_zoo.objectives import Seq2SeqLM
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -37,7 +37,8 @@ CHARACTERS = 300
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Train:
     aot: str | None = None
-    """Do not train: compile the step for this TPU topology (v5e:4x4), with no TPU attached, and say whether it fits."""
+    """Do not train: compile the step for this TPU topology (v5e:4x4), with no TPU attached, and print whether it
+    fits."""
     distributed: bool = False
     """This is one of several processes, on as many hosts, each started with this command."""
     run: Annotated[Run, tyro.conf.arg(name="")]
@@ -87,9 +88,9 @@ class _Evaluate:
     batch_size: int = 16
     """Rows at a time."""
     batches: int | None = None
-    """Only so many of them. None: the whole split."""
+    """Stop after this number of batches. None: the whole split."""
     objective: str | None = None
-    """What is measured. None: what the run was trained for, else the model's task."""
+    """The objective to measure. None: the run's, else that of the model's task."""
     set: tuple[str, ...] = ()
     """Settings of what is measured, as NAME=VALUE: source=en target=fr "prefix=translate English to French: "."""
     dtype: str = "float32"
@@ -123,26 +124,23 @@ def evaluate_command(arguments: list[str]) -> int:
 
 
 def _evaluate(chosen: _Evaluate) -> int:
-    run = runs.read(chosen.model) if (Path(chosen.model) / "run.json").is_file() else None
+    run = runs.read(chosen.model) if names.is_run(chosen.model) else None
     bundle, objective = _load(chosen, run)
     objective = _with_settings(objective, chosen.set)
-    data = run.data if run else Data(length=min(1024, bundle.config.max_length or 1024))
-    data = dataclasses.replace(data, length=chosen.length or data.length)
-    if bundle.tokenizer is None:
-        raise ValueError(f"{chosen.model} has no tokenizer: text cannot be read without one")
+    data = run.data if run else Data(length=default_length(bundle))
+    length = chosen.length or data.length
     source, split = chosen.source or data.source, chosen.split or data.validation_split
     documents = sources.source(source, split)
     objective, _ = objective.for_data(bundle.config, documents.classes)
-    # Mistakes in what is to be written are told before anything is measured.
+    # Errors in the settings of --write are raised before anything is measured.
     to_write = _to_write(chosen, bundle, objective, documents)
     if chosen.beams is not None:
-        beam = Beam.under(bundle.sampling, num_beams=chosen.beams, num_return_sequences=1)
-        bundle = dataclasses.replace(bundle, sampling=beam)
-    rows = pipeline.Pipeline(
-        documents, objective.rows(bundle.tokenizer, data), batch_size=chosen.batch_size,
-        shuffle=False, epochs=1,
+        sampling = strategies.build({"num_beams": chosen.beams, "do_sample": False}, bundle.sampling)
+        bundle = dataclasses.replace(bundle, sampling=sampling)
+    report = evaluate(
+        bundle, source=documents, objective=objective, length=length, packing=data.packing,
+        batch_size=chosen.batch_size, batches=chosen.batches,
     )  # fmt: skip
-    report = evaluate(bundle.model, objective, bundle.params, itertools.islice(rows, chosen.batches))
     table = Table(title=f"{chosen.model} on {source}, {split}")
     table.add_column("measure")
     table.add_column("value", justify="right")
@@ -150,25 +148,20 @@ def _evaluate(chosen: _Evaluate) -> int:
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     console = Console()
     console.print(table)
-    record = {"model": chosen.model, "source": source, "split": split, "length": data.length, **report}
+    record = {"model": chosen.model, "source": source, "split": split, "length": length, **report}
     if chosen.write:
-        record["written"] = _written(chosen, bundle, objective, data.length, *to_write, console)
+        record["written"] = _written(chosen, bundle, objective, length, *to_write, console)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
 
 
 def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:
-    """The model and what is measured of it: what a run was trained for, or another objective of its result."""
+    """The model and the objective to measure: a run's own, or another objective of its result."""
     if run is not None and chosen.objective in (None, run.objective.name):
         return runs.load_run(chosen.model, chosen.step, whole=True), run.objective
     found = runs.load_run(chosen.model, chosen.step) if run else from_pretrained(chosen.model, dtype=chosen.dtype)
-    name = chosen.objective or found.model.task
-    if name not in OBJECTIVES:
-        raise ValueError(f"there is no objective {name!r} to measure: choose one of {', '.join(OBJECTIVES)}")
-    objective = OBJECTIVES[name]()
-    objective.model(found.config, found.model.compute)  # says so where the family does not have the task
-    return found, objective
+    return found, objective_of(found, chosen.objective)
 
 
 def _with_settings(objective: Any, settings: tuple[str, ...]) -> Any:

@@ -1,6 +1,6 @@
 """What an experiment fixes: `Run` and its parts. A recipe is a Python file that defines `config = Run(...)`.
 
-Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `--help` prints what is written here.
+Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `--help` prints these docstrings.
 """
 
 import dataclasses
@@ -14,10 +14,11 @@ from transformer_zoo.nn.checks import check_rates, check_sizes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where documents come from and how they become rows."""
+    """The source of documents, and the rows that are made of them."""
 
     source: str = "python_stdlib"
-    """python_stdlib, tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY] or parquet:GLOB[:KEY]."""
+    """A source's name, such as python_stdlib or text:GLOB. An unknown one is refused with a list of all forms, which
+    `transformer_zoo.data.sources` describes."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -25,9 +26,10 @@ class Data:
     length: int = 256
     """Tokens in a row."""
     packing: Literal["documents", "concat"] = "documents"
-    """documents: whole documents side by side in a row, kept apart; concat: one long text, cut into rows."""
+    """documents: whole documents side by side in a row, without attention across; concat: one long text, cut into
+    rows."""
     workers: int = 0
-    """Processes that prepare batches beside the training one; they change the speed, never the batches."""
+    """Processes that prepare batches; they change the speed, never the batches."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "length")
@@ -39,17 +41,17 @@ class Data:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Where the tokenizer comes from."""
+    """The tokenizer."""
 
     path: str | None = None
     """A file, a folder, or a model's hub id. None: one is trained on the training split, and kept."""
     kind: Literal["bpe", "roberta", "wordpiece", "t5"] = "bpe"
-    """Of a tokenizer that is trained: byte-level BPE, the same with the special tokens of RoBERTa and BART, BERT's
-    WordPiece, byte-level BPE with the special tokens and sentinels of T5."""
+    """The kind that is trained: byte-level BPE; the same with the special tokens of RoBERTa and BART; BERT's WordPiece;
+    byte-level BPE with the special tokens and sentinels of T5."""
     size: int = 8192
-    """Tokens of a tokenizer that is trained."""
+    """Tokens, if it is trained."""
     lower_case: bool = False
-    """WordPiece that is trained leaves out capitals and accents."""
+    """WordPiece is trained on lower case without accents."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "size")
@@ -57,20 +59,20 @@ class Vocabulary:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """How gradients become updates."""
+    """The optimizer and its schedule."""
 
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
     """Loshchilov and Hutter 2019; Shazeer and Stern 2018 (rates relative to the parameter); Chen 2023; Jordan 2024."""
     peak_lr: float = 1e-3
     """Learning rate at the end of the warmup."""
     schedule: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
-    """What follows the warmup. inverse_sqrt: Vaswani et al. 2017; wsd: constant, then linear to the end (Hu 2024)."""
+    """After the warmup. inverse_sqrt: Vaswani et al. 2017; wsd: constant, then linear to the end (Hu 2024)."""
     warmup_steps: int = 0
-    """Steps in which the rate rises linearly from nothing."""
+    """Steps in which the rate rises linearly from 0."""
     decay_steps: int | None = None
-    """Steps of the decay: cosine and linear: all that are left; wsd: the last tenth of the run."""
+    """Steps of the decay. None: for cosine and linear all after the warmup; for wsd the last tenth of the run."""
     final_lr: float = 0.1
-    """Where the decay ends, as a fraction of the peak."""
+    """Learning rate at the end of the decay, as a fraction of the peak."""
     b1: float = 0.9
     """Decay of the first moment (momentum)."""
     b2: float = 0.95
@@ -80,7 +82,7 @@ class Optimizer:
     weight_decay: float = 0.1
     """Of kernels and embeddings; norms and biases are never decayed."""
     clip_norm: float | None = 1.0
-    """Gradients of a larger global norm are scaled down to it."""
+    """Gradients with a larger global norm are scaled down to this norm. None: no clipping."""
     freeze: tuple[str, ...] = ()
     """Regular expressions: parameters whose whole path matches one of them keep their value."""
     ema: float | None = None
@@ -116,11 +118,11 @@ class Training:
     batch_size: int = 16
     """Rows in an update, over all devices and accumulation steps."""
     accumulation: int = 1
-    """Parts in which a batch is computed, one after the other, to save memory."""
+    """Parts of a batch that are computed one after the other, to save memory."""
     seed: int = 0
-    """Of fresh parameters, of dropout and of the order of the data."""
+    """Seed of fresh parameters, of dropout and of the order of the data."""
     patience: int = 10
-    """Updates in a row that may be skipped for a loss or gradient that is not finite, before the run stops."""
+    """Consecutive updates that may be skipped for a loss or gradient that is not finite, before the run stops."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "steps", "batch_size", "accumulation", "patience")
@@ -133,7 +135,7 @@ class Evaluation:
     """Loss on held-out documents during training."""
 
     every: int = 200
-    """Steps between two evaluations; one comes at the end in any case."""
+    """Steps between two evaluations; there is always one at the end."""
     batches: int | None = 8
     """Batches in an evaluation. None: the whole split."""
 
@@ -146,11 +148,11 @@ class Checkpoints:
     """Training state on disk: parameters, optimizer, position in the data."""
 
     every: int = 200
-    """Steps between two checkpoints; one comes at the end in any case."""
+    """Steps between two checkpoints; there is always one at the end."""
     keep: int = 2
-    """How many of the latest are kept."""
+    """Latest checkpoints that are kept."""
     keep_every: int | None = None
-    """Steps whose multiples are kept for ever."""
+    """Checkpoints of multiples of this number of steps are always kept."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "every", "keep")
@@ -158,10 +160,10 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Logging:
-    """What is written down besides `metrics.jsonl` and the curve."""
+    """Logs besides `metrics.jsonl` and the curve."""
 
     every: int = 10
-    """Steps between two lines."""
+    """Steps between two lines of the log."""
     tensorboard: bool = True
     """Event files for TensorBoard."""
     wandb: str | None = None
@@ -178,12 +180,12 @@ class Run:
     model: Any
     """The architecture: a family's `Config`."""
     objective: Any
-    """What is learned: an objective of `transformer_zoo.objectives`."""
+    """The objective, one of `transformer_zoo.objectives`."""
     init_from: str | None = None
-    """Start from other weights: a run's folder, or a published model: hub id, preset or folder. Architecture and
-    tokenizer are then theirs; where they are for another task, its head is fresh."""
+    """Weights to start from: a run's folder, or a published model by hub id, preset or folder. Architecture and
+    tokenizer are then theirs; if they are for another task, the head is fresh."""
     directory: str = "runs/default"
-    """Where everything lies that the run writes. A run that is found there goes on."""
+    """The folder for everything that the run writes. A run that is found there goes on."""
     compute: Compute = Compute()
     """Precision, memory and speed."""
     data: Data = Data()

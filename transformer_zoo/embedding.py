@@ -1,5 +1,4 @@
-"""Texts as vectors: an encoder, and what the folders of sentence-transformers put on top of it (Reimers and Gurevych
-2019)."""
+"""Texts as vectors: an encoder, and the pooling and layers of sentence-transformers (Reimers and Gurevych 2019)."""
 
 import dataclasses
 import functools
@@ -14,42 +13,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import registry
+from transformer_zoo import names
 from transformer_zoo.checkpoints import formats, hub
-from transformer_zoo.nn import pooling
+from transformer_zoo.nn import Compute, pooling
 from transformer_zoo.nn.activations import ACTIVATIONS
-from transformer_zoo.pretrained import Bundle, from_pretrained
+from transformer_zoo.pretrained import Bundle, choose_compute, from_pretrained
 
 SHORTEST = 16  # tokens of the shortest rows that a program is compiled for; the next are twice as long, and so on
 
-# How one vector is made of a row's; where a folder asks for several, they stand side by side in this order.
+# From the vectors of a row's tokens to one vector; several poolings are concatenated in this order.
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embedder:
-    """`embedder(texts)` are their vectors."""
+    """A function from texts to vectors: `embedder(texts)`."""
 
     bundle: Bundle
     """The encoder."""
     poolings: tuple[str, ...] = ("mean",)
-    """Which of `POOLINGS` make a vector of its hidden states."""
+    """Those of `POOLINGS` that make a vector of its hidden states."""
     layers: tuple[Callable[[jax.Array], jax.Array], ...] = ()
-    """What is then done with the vectors, [B, E] each time."""
+    """Functions of the pooled vectors [B, E], applied one after the other."""
     max_length: int
-    """Tokens of a text, those that frame it included; what is longer is cut off at the end."""
+    """Tokens of a text, special tokens included; longer texts are truncated at the end."""
     lower_case: bool = False
-    """Whether texts are put in small letters before they are cut into tokens."""
+    """Whether texts are put in lower case before they are tokenized."""
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What there is to put before a text, by name."""
+    """Prefixes of a text, by name."""
     prompt: str | None = None
-    """The name of the one that is put there if none is asked for."""
+    """The name of the prompt that is used by default."""
     counts_prompt: bool = True
     """Whether the tokens of a prompt count in means and maxima."""
 
     def __post_init__(self) -> None:
         if self.bundle.tokenizer is None:
-            raise FileNotFoundError("the model has no tokenizer, and it is texts that vectors are made of")
+            raise FileNotFoundError("the model has no tokenizer, which an embedder of texts needs")
         if not self.poolings or not set(self.poolings) <= set(POOLINGS):
             raise ValueError(f"the poolings are {', '.join(self.poolings)!r}: choose among {', '.join(POOLINGS)}")
 
@@ -59,22 +58,22 @@ class Embedder:
         Rows are sorted by length and padded to one of a few lengths, so that few programs are compiled.
 
         Args:
-            texts: white space at their ends does not count; they may be empty.
+            texts: white space at their ends is removed; they may be empty.
             prompt: the name of the prompt to put before each. None: `self.prompt`.
-            batch_size: how many are read at once.
+            batch_size: texts in a batch.
 
         Raises:
             TypeError: a single text instead of a list.
-            ValueError: an unknown prompt, or a text that is no Unicode.
+            ValueError: an unknown prompt, or a text that is not valid Unicode.
         """
         if isinstance(texts, str):
-            raise TypeError("texts is a single one: give a list, of whose vectors an array is made")
+            raise TypeError("texts is a single string: give a list of texts")
         name = self.prompt if prompt is None else prompt
         if name is not None and name not in self.prompts:
             raise ValueError(f"there is no prompt {name!r}: known are {', '.join(self.prompts) or 'none'}")
         before = "" if name is None else self.prompts[name]
         rows = self._tokens([before + text.strip() for text in texts])
-        # What closes a sequence closes the prompt's too, and is no part of it.
+        # The prompt alone ends with the special token that ends a sequence, which is not part of the prompt.
         skipped = 0 if self.counts_prompt or not before else len(self._tokens([before.strip()])[0]) - 1
 
         vectors_ND = np.zeros((len(rows), self.width), np.float32)
@@ -96,7 +95,7 @@ class Embedder:
         return jax.eval_shape(self._program, self.bundle.params, *row).shape[-1]
 
     def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Of each text as many tokens as fit, whatever frames them included."""
+        """The tokens of each text with its special tokens, truncated to `max_length`."""
         texts = [text.lower() for text in texts] if self.lower_case else list(texts)
         rows = []
         for encoding in self.bundle.tokenizer.encode_batch(texts, template=True):
@@ -105,7 +104,7 @@ class Embedder:
         return rows
 
     def _length(self, tokens: int) -> int:
-        """The length of the row that so many tokens are put into."""
+        """The length of the row for this number of tokens."""
         return min(max(SHORTEST, 1 << max(tokens - 1, 0).bit_length()), self.max_length)
 
     @functools.cached_property
@@ -142,41 +141,45 @@ def _pooled(name: str, hidden_BTD: jax.Array, valid_BT: jax.Array, counted_BT: j
 def load_embedder(
     name: str | os.PathLike[str] | Bundle, *, dtype: str = "float32", revision: str | None = None
 ) -> Embedder:
-    """The embedder of a folder or a repository of sentence-transformers; of any other encoder, one that averages the
-    hidden states, which a warning says.
+    """The embedder of a folder or a repository of sentence-transformers. For any other encoder, the mean of the hidden
+    states, with a warning.
 
     Args:
-        name: a folder or a hub id with a modules.json; else whatever `from_pretrained` takes, or a model itself.
+        name: a folder or a hub id, with a modules.json or as `from_pretrained` takes it; or a model itself.
         dtype: of parameters and computation. The vectors are float32.
         revision: branch, tag or commit of the hub's repository.
 
     Raises:
         FileNotFoundError: a module's weights or the tokenizer are missing.
-        ValueError: a module or a setting of one that is not known.
-        And what `from_pretrained` raises.
+        ValueError: an unknown module, or an unknown setting of a module.
+        PermissionError, ConnectionError: as `from_pretrained`.
     """
     if isinstance(name, Bundle):
         return Embedder(bundle=name, max_length=name.config.max_length)
-    presets = registry.presets()
-    root = hub.resolve(name, presets, revision, weights=False)
+    compute = choose_compute(None, dtype, dtype)
+    root = names.folder(name, revision, weights=False)
     if not (root / hub.MODULES).is_file():
         warnings.warn(
-            f"{name} has no {hub.MODULES}, which says how to make a vector of a text: it will be the mean over its "
+            f"{name} has no {hub.MODULES}, which describes the vector of a text: it will be the mean over its "
             "tokens, for which the model may not have been trained",
             stacklevel=2,
         )
-        bundle = _encoder(hub.resolve(name, presets, revision), dtype)
+        bundle = _encoder(name, compute, revision)
         return Embedder(bundle=bundle, max_length=bundle.config.max_length)
 
     modules = hub.modules(root)
-    root = hub.resolve(name, presets, revision, weights="" in modules, folders=[folder for folder in modules if folder])
-    kinds, folders = list(modules.values()), [root / folder for folder in modules]
+    kinds = list(modules.values())
     if len(kinds) < 2 or kinds[0] not in ENCODERS or kinds[1] != "Pooling":
         raise ValueError(
             f"{root / hub.MODULES} has {', '.join(kinds) or 'nothing'}: the first module must be a Transformer, and "
             "the second a Pooling"
         )
-    bundle = _encoder(folders[0], dtype)
+    for folder, kind in list(modules.items())[2:]:
+        if kind not in LAYERS:
+            raise ValueError(f"{root / folder}: a module {kind!r} is not known: known are {', '.join(LAYERS)}")
+    root = names.folder(name, revision, weights="" in modules, folders=[folder for folder in modules if folder])
+    folders = [root / folder for folder in modules]
+    bundle = _encoder(folders[0], compute)
     text, pool, own = (
         _settings(folders[0], "sentence_*_config.json"), _settings(folders[1]),
         _settings(root, "config_sentence_transformers.json"),
@@ -194,23 +197,24 @@ def load_embedder(
     )
 
 
-ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the others are names of old
+ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the first, or its older names
+LAYERS = ("Dense", "Dropout", "Normalize")
 
 
-def _encoder(folder: Path, dtype: str) -> Bundle:
+def _encoder(name: str | os.PathLike[str], compute: Compute, revision: str | None = None) -> Bundle:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r".* has no pooler/")  # nobody asks it
-        return from_pretrained(folder, task="base", dtype=dtype, param_dtype=dtype)
+        warnings.filterwarnings("ignore", r".* has no pooler/")  # it is not used
+        return from_pretrained(name, task="base", compute=compute, revision=revision)
 
 
 def _settings(folder: Path, pattern: str = "config.json") -> dict[str, Any]:
-    """What a file of a module says; nothing where there is no such file."""
+    """The settings in a module's file; none if there is no such file."""
     file = next(iter(sorted(folder.glob(pattern))), None)
     return {} if file is None else json.loads(file.read_bytes())
 
 
 def _poolings(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """The poolings that a module asks for: each by a switch, or by their names."""
+    """A module's poolings, which it enables by a switch each, or lists by name."""
     named = settings.get("pooling_mode")
     if named is None:
         named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on and key.startswith("pooling_")]
@@ -222,7 +226,7 @@ def _poolings(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 
 def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
-    """What a module does with vectors."""
+    """The function that one of `LAYERS` computes of vectors."""
     match kind:
         case "Normalize":
             return lambda vectors_BE: (
@@ -230,9 +234,7 @@ def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
             )
         case "Dense":
             return _dense(folder)
-        case "Dropout":
-            return lambda vectors_BE: vectors_BE
-    raise ValueError(f"{folder}: a module {kind!r} is not known: known are Dense, Dropout, Normalize")
+    return lambda vectors_BE: vectors_BE  # of dropout, which is for training alone
 
 
 def _dense(folder: Path) -> Callable[[jax.Array], jax.Array]:

@@ -22,9 +22,7 @@ from rich.table import Table
 
 from transformer_zoo import registry, sharding, training, trees
 from transformer_zoo.config import Mesh, Run
-from transformer_zoo.generation import generate
-from transformer_zoo.generation.beam import Beam
-from transformer_zoo.generation.sampling import Greedy
+from transformer_zoo.generation import generate, strategies
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.checks import check_sizes
 
@@ -159,7 +157,7 @@ def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
             (batch, sharding.batch_shardings(batch, mesh)),
         )
     )
-    sampling = Beam(num_beams=writing.beams) if writing.beams > 1 else Greedy()
+    sampling = strategies.build({"num_beams": writing.beams})
     lower = functools.partial(
         generate.lower, model, params, **batch, max_new_tokens=writing.max_new_tokens, sampling=sampling
     )
@@ -283,7 +281,7 @@ def _changes(run: Run, devices: int) -> list[dict[str, Any]]:
     changes = [
         {"compute.remat": "full"},
         {"compute.dtype": "bfloat16"},
-        {"objective.pieces": 4},
+        {"objective.logits_chunks": 4},
         {"training.accumulation": 2 * run.training.accumulation},
         {} if run.mesh.fsdp in (-1, devices) else mesh,
         {"training.batch_size": run.training.batch_size // 2},

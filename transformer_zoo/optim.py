@@ -1,4 +1,4 @@
-"""Schedules and optimizers: optax chains by name, from `Run.optimizer`; parameters are told apart by their path."""
+"""Schedules and optimizers: optax chains by name, from `Run.optimizer`; parameters are selected by their paths."""
 
 import re
 from typing import Any
@@ -13,10 +13,10 @@ from transformer_zoo.config import Optimizer
 from transformer_zoo.nn.stack import STACKED
 from transformer_zoo.sharding import replicated
 
-# Weight decay belongs to what multiplies: a norm's scale or a bias pulled to zero only loses fit.
+# Weight decay is for kernels and embeddings: decaying the scale of a norm or a bias does not regularise.
 DECAYED = r".*/(kernel|embedding)"
 
-# Muon makes matrices orthogonal: which axes of a kernel are read (reduced over), and which are written.
+# Muon orthogonalises matrices: the input axes of a kernel (summed over), and its output axes.
 MUON_AXES = (
     (r".*/(position_)?(query|key|value)/kernel", (-3, (-2, -1))),
     (r".*/out/kernel", ((-3, -2), -1)),
@@ -26,7 +26,7 @@ MUON_AXES = (
 
 
 def schedule(settings: Optimizer, steps: int) -> optax.Schedule:
-    """The learning rate of each of `steps` updates: a linear warmup, then what `settings.schedule` says.
+    """The learning rate of each of `steps` updates: a linear warmup, then `settings.schedule`.
 
     Raises:
         ValueError: the warmup and the decay do not fit into the steps.
@@ -65,11 +65,11 @@ def make_optimizer(settings: Optimizer, steps: int, params: trees.Tree) -> optax
     if len(frozen) == len(paths):
         raise ValueError(f"freeze={list(settings.freeze)} matches every parameter: nothing is left to train")
     b1, b2, eps = settings.b1, settings.b2, settings.eps
-    # Directions to go against; how far, and what decays, is the same for all. (A rate of -1 undoes optax's own sign.)
+    # Directions of ascent; learning rate and weight decay are the same for all. (A rate of -1 undoes optax's own sign.)
     direction = {
         "adamw": lambda: optax.scale_by_adam(b1, b2, eps),
         "lion": lambda: optax.scale_by_lion(b1, b2),
-        # Without a rate it goes as far as the parameter is large.
+        # Without a rate, its update is relative to the parameter's size.
         "adafactor": lambda: optax.chain(_per_layer(optax.adafactor()), optax.scale(-1.0)),
         "muon": lambda: optax.contrib.muon(
             -1.0, beta=b1, eps=eps, adam_b1=b1, adam_b2=b2,
@@ -101,11 +101,11 @@ _UNSTACKED = "unstacked"
 
 
 def _per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Treats every layer of a stacked parameter as a parameter of its own, for optimizers with statistics of a whole
+    """Treats every layer of a stacked parameter as a parameter of its own, for optimizers with statistics over a
     tensor: Adafactor's root mean squares and factors must not mix layers."""
 
     def split(tree: trees.Tree) -> dict[str, trees.Tree]:
-        """The parameters of each stack, and those of none."""
+        """The parameters of each stack, and those outside any stack."""
         parts: dict[str, dict[str, Any]] = {}
         for path, leaf in trees.flatten(tree).items():
             stack = re.fullmatch(STACKED, path)
@@ -113,7 +113,7 @@ def _per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformat
         return {name: trees.unflatten(flat) for name, flat in parts.items()}
 
     def each(name: str, function: Any, part: trees.Tree, *rest: Any) -> Any:
-        stacked = name != _UNSTACKED and jax.tree.leaves(part)  # of a frozen stack there is nothing here
+        stacked = name != _UNSTACKED and jax.tree.leaves(part)  # a frozen stack has no leaves here
         return (jax.vmap(function) if stacked else function)(part, *rest)
 
     def init(params: trees.Tree) -> Any:
@@ -129,19 +129,19 @@ def _per_layer(inner: optax.GradientTransformation) -> optax.GradientTransformat
 
 
 def state_shardings(state: Any, params: trees.Tree, shardings: trees.Tree, mesh: Mesh) -> Any:
-    """The shardings of an optimizer's state: what is shaped like a parameter lies as the parameter does.
+    """The shardings of an optimizer's state: a leaf with a parameter's path and shape has the parameter's sharding.
 
     Args:
         state, params: shapes of the optimizer's state and of the parameters.
         shardings: of the parameters.
     """
-    shapes, places = trees.flatten(params), trees.flatten(shardings)
+    shapes, of_params = trees.flatten(params), trees.flatten(shardings)
 
-    def place(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def sharding_of(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         # Optax keeps the parameters' dictionaries inside its own: a path ends with the parameter's.
         keys = [key.key for key in key_path if isinstance(key, jax.tree_util.DictKey)]
         tails = ("/".join(keys[start:]) for start in range(len(keys)))
         path = next((tail for tail in tails if tail in shapes), None)
-        return places[path] if path and shapes[path].shape == leaf.shape else replicated(mesh)
+        return of_params[path] if path and shapes[path].shape == leaf.shape else replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    return jax.tree_util.tree_map_with_path(sharding_of, state)

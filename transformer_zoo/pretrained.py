@@ -1,4 +1,4 @@
-"""Models with their parameters: from published checkpoints, fresh, and back into the published layout."""
+"""Models with their parameters: loaded from published checkpoints, freshly initialised, and saved in their layout."""
 
 import contextlib
 import dataclasses
@@ -15,9 +15,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer_zoo import registry, sharding, trees
+from transformer_zoo import hugging_face, names, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
 from transformer_zoo.generation import published
+from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.compute import Compute
@@ -25,7 +26,7 @@ from transformer_zoo.nn.compute import Compute
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A model and what it needs to run."""
+    """A model and what it needs to run: `m(tokens_BT)`, `m.generate("Once")`, `m.save_pretrained("out")`."""
 
     model: nn.Module
     params: trees.Tree
@@ -34,35 +35,63 @@ class Bundle:
     tokenizer: Any = None
     """A `transformer_zoo.data.tokenizers.Tokenizer`, or None where the checkpoint has none."""
     fresh: tuple[str, ...] = ()
-    """Paths of the parameters of a head that the checkpoint lacks: they are random, and yours to train."""
+    """Paths of the parameters of a head that the checkpoint lacks: they are random, to be trained."""
     sampling: Any = Greedy()
-    """How `generate` writes unless it is told: what generation_config.json says."""
+    """How `generate` chooses tokens by default: the settings of generation_config.json."""
+
+    def __call__(self, *inputs: Any, **arguments: Any) -> Any:
+        """`model.apply` with the parameters: the arguments are those of the model's call and of `apply` (`rngs`, ...).
+
+        Raises:
+            TypeError: an unknown argument; of one that Hugging Face's models have, the message has our name.
+            ValueError: inputs that the model refuses.
+        """
+        theirs = [name for name in arguments if name in hugging_face.CALL]
+        hugging_face.refuse("the model", theirs, hugging_face.CALL)
+        return self.model.apply({"params": self.params}, *inputs, **arguments)
+
+    def generate(self, *inputs: Any, **arguments: Any) -> Any:
+        """`zoo.generate` with this model."""
+        return generate(self, *inputs, **arguments)
+
+    def save_pretrained(self, directory: str | os.PathLike[str], **arguments: Any) -> None:
+        """`zoo.save_pretrained` of this model."""
+        save_pretrained(directory, self, **arguments)
+
+    def replace(self, **changes: Any) -> "Bundle":
+        """Another bundle with these fields changed."""
+        return dataclasses.replace(self, **changes)
 
 
 def from_pretrained(
     name: str | os.PathLike[str],
     *,
     task: str | None = None,
-    dtype: str = "float32",
-    param_dtype: str = "float32",
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
     labels: int | Sequence[str] | None = None,
     seed: int = 0,
+    **unknown: Any,
 ) -> Bundle:
     """A published model.
 
     A checkpoint may be loaded for a task that it was not trained for. Parameters of the task's head that it lacks are
     then fresh, as the paper initialises them: a warning names them, and so does `Bundle.fresh`.
 
+    Weights are downloaded last, after all that can be checked without them.
+
     Args:
         name: a local folder with config.json and weights, a preset's name (`presets()`), or a hub id.
-        task: what the model is for, such as "causal-lm". None: what the `architectures` of config.json say.
-        dtype: of the computation: float32, bfloat16, float16, or float64 with jax_enable_x64.
+        task: what the model is for, such as "causal-lm". None: the task of the `architectures` in config.json.
+        dtype: of the computation: float32 (if it is not given), bfloat16, float16, or float64 with jax_enable_x64.
         param_dtype: of the parameters in memory; likewise.
+        compute: these two and the other settings of precision, memory and speed.
         mesh: the parameters arrive sharded over it, and each process reads only what its devices hold.
         revision: branch, tag or commit of the hub's repository.
-        labels: the names of a classifier's classes, or how many there are. None: those of config.json. A head for other
+        labels: the names of a classifier's classes, or their number. None: those of config.json. A head for other
             classes than the checkpoint's is fresh.
         seed: of the parameters that are fresh.
 
@@ -70,65 +99,83 @@ def from_pretrained(
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
         PermissionError: the repository is private or gated.
         ConnectionError: neither in the cache nor to be had from the hub.
-        ValueError: an unknown family or task, a configuration that is not supported, damaged files, or weights that do
-            not fit the configuration.
+        ValueError: an unknown family or task, a configuration that is not supported, a dtype that contradicts
+            `compute`, a mesh that does not divide the parameters, damaged files, or weights that do not fit the
+            configuration.
+        TypeError: an unknown argument; of one that Hugging Face's `from_pretrained` has, the message has our name.
     """
-    folder = hub.resolve(name, registry.presets(), revision)
-    source = str(folder / config_map.CONFIG)
-    settings = config_map.read_file(folder)
-    try:
-        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    config = config_map.read(family, settings, source)
+    hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
+    compute = choose_compute(compute, dtype, param_dtype)
+    described = names.describe(name, revision, published=True)
+    model = described.model(task=task, labels=labels, compute=compute)
+    _shardings(model, mesh)  # refuses a mesh while nothing is downloaded
+
+    folder = described.weights()
     tensors = formats.read_folder(folder)
-    saved_for = config_map.saved_for(family, settings)
-    config = weight_map.settled(family, config, tensors, saved_for)
-    if labels is not None:
-        config = _labelled(config, labels, family.PUBLISHED.model_type)
-    own_task = config_map.task_of(family, settings, source) if task is None else None
-    model = _model(family, config, task or own_task, dtype, param_dtype)
-    # A body may have been saved without its pooler.
-    trained = labels is None and model.task == saved_for != "base"
-    shapes = registry.param_shapes(model)
+    config = weight_map.settled(described.family, model.config, tensors, described.task)
+    model = model.clone(config=config)
+    # A body may have been saved without its pooler, so its head is optional too.
+    trained = labels is None and model.task == described.task != "base"
     params = weight_map.load(
-        family,
-        shapes,
+        described.family,
+        registry.param_shapes(model),
         tensors,
         config=config,
         task=model.task,
-        param_dtype=param_dtype,
-        shardings=None if mesh is None else sharding.param_shardings(shapes, sharding.adopt_mesh(mesh)),
+        param_dtype=compute.param_dtype,
+        shardings=_shardings(model, mesh),
         source=str(folder),
         optional=None if trained else heads.PATHS,
     )
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}", stacklevel=2)
-    return Bundle(model, params, config, _tokenizer(folder), fresh, _sampling(folder, settings, config))
+    sampling = _sampling(folder, described.settings, config)
+    return Bundle(model, params, config, _tokenizer(folder), fresh, sampling)
 
 
-def _labelled(config: Any, labels: int | Sequence[str], model_type: str) -> Any:
-    if not hasattr(config, "labels"):
-        raise ValueError(f"{model_type} has no task with labels")
-    return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))
+def choose_compute(
+    compute: Compute | None, dtype: str | None, param_dtype: str | None, *, default: Compute | None = None
+) -> Compute:
+    """The settings of computation; without `compute` they are those of `default`, apart from a dtype that is given.
+
+    Raises:
+        ValueError: a dtype that `compute` contradicts, that does not exist, or of 64 bits where JAX has none.
+    """
+    given = {"dtype": dtype, "param_dtype": param_dtype}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if compute is not None and value != getattr(compute, name):
+            raise ValueError(f"{name} is {value!r}, and {getattr(compute, name)!r} in compute: give one of them")
+    compute = compute or dataclasses.replace(default or Compute(), **given)
+    if "float64" in (compute.dtype, compute.param_dtype) and not jax.config.jax_enable_x64:
+        raise ValueError(
+            "float64 needs 64-bit types, which JAX leaves off: set JAX_ENABLE_X64=1 in the environment, or call "
+            'jax.config.update("jax_enable_x64", True) first'
+        )
+    return compute
+
+
+def _shardings(model: nn.Module, mesh: jax.sharding.Mesh | None) -> trees.Tree | None:
+    """Of a model's parameters over a mesh, if there is one."""
+    return None if mesh is None else sharding.param_shardings(registry.param_shapes(model), sharding.adopt_mesh(mesh))
 
 
 def completed(
     model: nn.Module, params: trees.Tree, mesh: jax.sharding.Mesh | None, seed: int
 ) -> tuple[trees.Tree, tuple[str, ...]]:
-    """The parameters with those that were left out, fresh, and the paths of these."""
+    """The parameters, completed with fresh ones for those that are missing; and the paths of the fresh ones."""
     flat, shapes = trees.flatten(params), registry.param_shapes(model)
     fresh = tuple(path for path in trees.flatten(shapes) if path not in flat)
     if not fresh:
         return params, ()
     make = lambda key: {path: trees.flatten(registry.init(model, key))[path] for path in fresh}
-    places = None
+    shardings = None
     if mesh is not None:
         mesh = sharding.adopt_mesh(mesh)
-        places = {path: trees.flatten(sharding.param_shardings(shapes, mesh))[path] for path in fresh}
+        shardings = {path: trees.flatten(_shardings(model, mesh))[path] for path in fresh}
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
-        return trees.unflatten(flat | jax.jit(make, out_shardings=places)(jax.random.key(seed))), fresh
+        return trees.unflatten(flat | jax.jit(make, out_shardings=shardings)(jax.random.key(seed))), fresh
 
 
 def from_config(
@@ -137,8 +184,9 @@ def from_config(
     *,
     task: str | None = None,
     seed: int = 0,
-    dtype: str = "float32",
-    param_dtype: str = "float32",
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Bundle:
     """A model with fresh parameters, as its paper initialises them; for a seed the same, to rounding, on every mesh.
@@ -147,15 +195,15 @@ def from_config(
         family: a name of `families()`.
         config: the family's Config, a preset's name, or a mapping with the keys of a config.json.
         task: what the model is for. None: the family's main task.
-        dtype, param_dtype: as in `from_pretrained`.
+        dtype, param_dtype, compute: as in `from_pretrained`.
         seed: of the random numbers.
-        mesh: the parameters are made where they belong; no device holds all of them.
+        mesh: the parameters are initialised in their shardings; no device holds all of them.
 
     Raises:
         ValueError: an unknown family, preset or task, or a configuration that is not supported.
-        TypeError: `config` is none of these, or another family's.
+        TypeError: `config` is of another type, or another family's.
     """
-    model = _model(registry.family(family), _config(family, config), task, dtype, param_dtype)
+    model = names.build(_config(family, config), task, choose_compute(compute, dtype, param_dtype))
     mesh = None if mesh is None else sharding.adopt_mesh(mesh)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
         return Bundle(model, registry.initializer(model, mesh)(jax.random.key(seed)), model.config)
@@ -163,13 +211,13 @@ def from_config(
 
 def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
     """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files,
-    and generation_config.json where the model is not meant to write greedily.
+    and generation_config.json unless the model decodes greedily.
 
-    Each tensor has the dtype that the parameter has. The directory gets all of the files or none. In a run of several
+    Each tensor has the dtype of its parameter. The directory gets all of the files or none. In a run of several
     processes all of them must call this; the first one writes.
 
     Raises:
-        ValueError: the parameters do not have the shapes of the model.
+        ValueError: the parameters do not have the model's shapes.
         OSError: the files could not be written; those that were there before are unchanged.
     """
     model = bundle.model
@@ -183,7 +231,7 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     else:
         for tensor in tensors.values():
             np.asarray(tensor)  # takes part in gathering it
-    multihost_utils.sync_global_devices("save_pretrained")  # whoever returns from here finds the files
+    multihost_utils.sync_global_devices("save_pretrained")  # every process returns after the files are there
 
 
 def _write(
@@ -202,31 +250,14 @@ def _write(
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if bundle.sampling != Greedy():
-            asked = published.write(bundle.sampling)
-            (folder / published.FILE).write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+            decoding = published.write(bundle.sampling)
+            (folder / published.FILE).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(folder)
 
 
-def _model(family: ModuleType, config: Any, task: str | None, dtype: str, param_dtype: str) -> nn.Module:
-    compute = Compute(dtype=dtype, param_dtype=param_dtype)
-    if "float64" in (dtype, param_dtype) and not jax.config.jax_enable_x64:
-        raise ValueError(
-            "float64 needs 64-bit types, which JAX leaves off: set JAX_ENABLE_X64=1 in the environment, or call "
-            'jax.config.update("jax_enable_x64", True) first'
-        )
-    if task is None:
-        return family.Model(config, compute=compute)
-    if task not in family.PUBLISHED.tasks:
-        raise ValueError(
-            f"{family.PUBLISHED.model_type} has no task {task!r}: it offers {', '.join(family.PUBLISHED.tasks)}."
-            f"{trees.nearest(task, family.PUBLISHED.tasks)}"
-        )
-    return family.Model(config, task=task, compute=compute)
-
-
 def _config(name: str, config: Any) -> Any:
-    """A family's Config from what `from_config` takes for one."""
+    """A family's Config from any of the forms that `from_config` accepts."""
     family, presets = registry.family(name), registry.presets()
     if isinstance(config, str):
         known = [preset for preset, value in presets.items() if value.family == name]
@@ -248,41 +279,43 @@ def _config(name: str, config: Any) -> Any:
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> Any:
-    """The `data.tokenizers.Tokenizer` of a file, a folder, or a model on the hub.
+    """The `data.tokenizers.Tokenizer` of a file, a folder, a run, a preset, or a model on the hub.
 
     Raises:
         FileNotFoundError: no such path or model, or no tokenizer in it; and the hub's errors, as `from_pretrained`.
     """
-    path = Path(name).expanduser()
     from transformer_zoo.data.tokenizers import Tokenizer
 
-    return Tokenizer.load(path if path.exists() else hub.resolve(name, registry.presets(), weights=False))
+    path = Path(name).expanduser()
+    if names.is_run(path):
+        return Tokenizer.load(path / "tokenizer")
+    return Tokenizer.load(path if path.exists() else names.folder(name, weights=False))
 
 
 def _tokenizer(folder: Path) -> Any:
     files = [file for file in (*hub.TOKENIZERS, "tokenizer_config.json") if (folder / file).is_file()]
     if not files:
         return None
-    from transformer_zoo.data.tokenizers import Tokenizer  # models without text do not pay for it
+    from transformer_zoo.data.tokenizers import Tokenizer  # a slow import, for models with text only
 
     try:
         return Tokenizer.load(folder)
     except FileNotFoundError:
-        if files == ["tokenizer_config.json"]:  # ByT5's has no other file; another's is not complete
+        if files == ["tokenizer_config.json"]:  # ByT5's tokenizer has no other file; any other tokenizer needs one
             return None
         raise
 
 
 def _sampling(folder: Path, settings: Mapping[str, Any], config: Any) -> Any:
-    """Before there was a file for it, config.json said it."""
-    if not hasattr(registry.module_of(config), "init_cache"):
+    """The settings of decoding: in generation_config.json, or, of older checkpoints, in config.json."""
+    if registry.generating_task(config) is None:
         return Greedy()
     if (file := folder / published.FILE).is_file():
         try:
             settings = {**settings, **json.loads(file.read_bytes())}
         except (ValueError, TypeError) as error:
             raise ValueError(f"{file} is not a JSON object: {error}") from error
-    return published.read(settings, config, beside=registry.is_encoder_decoder(config))
+    return published.read(settings, config)
 
 
 def _check_shapes(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from transformer_zoo import sharding, trees
+from transformer_zoo import hugging_face, sharding, trees
 from transformer_zoo.models import (
     albert,
     bart,
@@ -28,8 +28,10 @@ from transformer_zoo.models import (
     roberta,
     t5,
 )
+from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.encoder_decoder import EncoderDecoder
+from transformer_zoo.nn.tasks import TASKS
 
 _FAMILIES: dict[str, ModuleType] = {
     "albert": albert,
@@ -143,6 +145,11 @@ def is_encoder_decoder(config: Any) -> bool:
     return issubclass(module_of(config).Model, EncoderDecoder)
 
 
+def generating_task(config: Any) -> str | None:
+    """The family's task whose models generate; None: they are encoders."""
+    return next((task for task in module_of(config).PUBLISHED.tasks if TASKS[task].generates), None)
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """A configuration and its family, of what JSON can say."""
     return {"family": family_of(config), **dataclasses.asdict(config)}
@@ -171,6 +178,33 @@ def family_by_model_type(model_type: str) -> str:
     return known[model_type]
 
 
+def fields_called(theirs: str) -> tuple[str, ...]:
+    """The fields of Configs that some family's config.json has under this key."""
+    return tuple(_theirs().get(theirs, ()))
+
+
+@functools.cache
+def _theirs() -> dict[str, list[str]]:
+    """Keys of config.json to the fields that stand for them, of all families."""
+    fields: dict[str, list[str]] = {}
+    for module in _FAMILIES.values():
+        for ours, key in module.PUBLISHED.config.items():
+            known = fields.setdefault(key.name, [])
+            known += [] if ours in known else [ours]
+    return fields
+
+
+def _no_field(config: Any, name: str) -> Any:
+    """`__getattr__` of every Config, which Python calls for what it lacks."""
+    fields = [field.name for field in dataclasses.fields(config)]
+    found = [field for field in (*fields_called(name), hugging_face.LOAD.get(name)) if field in fields]
+    hint = hugging_face.hint(name, " and ".join(found), fields)
+    raise AttributeError(f"the Config of {family_of(config)} has no field {name!r}.{hint}", name=name)
+
+
+Architecture.__getattr__ = _no_field  # here, since the names of the keys are the families'
+
+
 def presets() -> dict[str, Preset]:
     """Every published architecture by its short name, for `from_pretrained` and `from_config`."""
     return {
@@ -182,7 +216,15 @@ def presets() -> dict[str, Preset]:
 
 def param_shapes(model: Any) -> trees.Tree:
     """The shapes and dtypes of a model's parameters, without any memory."""
-    return jax.eval_shape(functools.partial(init, model), jax.random.key(0))
+    structure, leaves = _traced(model, jax.config.jax_enable_x64)
+    return jax.tree.unflatten(structure, leaves)
+
+
+@functools.lru_cache(maxsize=256)
+def _traced(model: Any, x64: bool) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
+    """The structure and the leaves of a model's parameters. Kept, since a model is asked for them again and again."""
+    leaves, structure = jax.tree.flatten(jax.eval_shape(functools.partial(init, model), jax.random.key(0)))
+    return structure, leaves
 
 
 @functools.lru_cache(maxsize=16)

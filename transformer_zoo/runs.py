@@ -1,9 +1,9 @@
-"""The folder of a run: what it was asked to do, with what, and what came of it.
+"""The folder of a run: its settings, and everything that it writes.
 
 run.json        every setting, versions, devices, git revision
 tokenizer/      the tokenizer
 checkpoints/    training state by step
-metrics.jsonl   what was measured; curve.png shows it; tensorboard/ too
+metrics.jsonl   losses and metrics by step; the same as curve.png and in tensorboard/
 """
 
 import dataclasses
@@ -14,28 +14,31 @@ import platform
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from transformer_zoo import config as configuration
-from transformer_zoo import registry, sharding, trees
+from transformer_zoo import names, registry, sharding, trees
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import OBJECTIVES
-from transformer_zoo.pretrained import Bundle, completed, from_pretrained
+from transformer_zoo.pretrained import Bundle, choose_compute, completed, from_pretrained
 
 PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 # Settings that give the training state its shape, or the data its meaning: a run cannot go on with others.
 FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+RENAMED = {"pieces": "logits_chunks"}
+"""Settings of objectives under the names that older versions wrote."""
 
 
 def settings(run: Run) -> dict[str, Any]:
-    """A run as plain JSON; the architecture and the objective bear their names."""
+    """A run as plain JSON, with the names of the family and of the objective."""
     as_dict = dataclasses.asdict(run)
     as_dict["model"] = registry.as_json(run.model)
     as_dict["objective"] = {"name": run.objective.name, **as_dict["objective"]}
@@ -53,7 +56,7 @@ def write(run: Run) -> None:
         "processes": jax.process_count(),
         "git": _git_revision(),
     }
-    path = Path(run.directory) / "run.json"
+    path = Path(run.directory, names.RECORD)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(temporary, path)
@@ -66,12 +69,10 @@ def read(directory: str | os.PathLike[str]) -> Run:
         FileNotFoundError: the folder holds no run.
         ValueError: its run.json is not one of ours.
     """
-    path = Path(directory) / "run.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} holds no run: there is no {path}")
+    found = names.run_settings(directory)
     try:
-        found = json.loads(path.read_text())["settings"]
-        architecture, objective = found.pop("model"), dict(found.pop("objective"))
+        architecture, objective = found.pop("model"), found.pop("objective")
+        objective = {RENAMED.get(name, name): value for name, value in objective.items()}
         parts: dict[str, Any] = {
             "model": registry.from_json(architecture),
             "objective": OBJECTIVES[objective.pop("name")](**_tuples(objective)),
@@ -82,8 +83,8 @@ def read(directory: str | os.PathLike[str]) -> Run:
                 part = field.type if dataclasses.is_dataclass(field.type) else None
                 parts[field.name] = part(**_tuples(value)) if part else value
         return Run(**parts)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} does not describe a run of this version: {error!r}") from error
+    except (KeyError, TypeError) as error:
+        raise names.not_a_run(Path(directory, names.RECORD), error) from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
 
 
 def check_same(old: Run, new: Run) -> list[str]:
-    """The settings that changed since the run began, as lines to tell; those that cannot change are an error.
+    """The settings that changed since the run began, a line each; those that cannot change are an error.
 
     Raises:
         ValueError: the run in the folder has another architecture, tokenizer or optimizer.
@@ -116,13 +117,30 @@ def check_same(old: Run, new: Run) -> list[str]:
     return [f"{name}: {a!r}, now {b!r}" for name, (a, b) in changed.items()]
 
 
+def model(name: str | os.PathLike[str]) -> Any:
+    """The model that a name stands for, without its parameters; of a run, the model that it results in.
+
+    Args:
+        name: a run's folder, a published model's folder, a preset or a hub id.
+
+    Raises:
+        FileNotFoundError, PermissionError, ConnectionError, ValueError: as `names.describe`.
+    """
+    if not names.is_run(name):
+        return names.describe(name).model()
+    run = read(name)
+    trained = run.objective.model(run.model, run.compute)
+    return run.objective.result(trained, registry.param_shapes(trained))[0]
+
+
 def load(
     name: str | os.PathLike[str],
     *,
     task: str | None = None,
-    labels: tuple[str, ...] | None = None,
-    dtype: str = "float32",
-    param_dtype: str = "float32",
+    labels: int | Sequence[str] | None = None,
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
     seed: int = 0,
 ) -> Bundle:
@@ -130,22 +148,25 @@ def load(
 
     Args:
         name: a run's folder, a published model's folder, a preset or a hub id.
-        task: what the model is for. Where that is not what it was trained for, the parameters of the new head are
-            fresh: a warning names them, and `Bundle.fresh` lists them.
-        labels: names of the classes, for a family and task that have some.
+        task: what the model is for. For another task than the one it was trained for, the parameters of the new head
+            are fresh: a warning names them, and `Bundle.fresh` lists them.
+        labels: the names of the classes, or their number, for a family and task that have some.
+        dtype, param_dtype, compute: as in `from_pretrained`. None: as the run had them.
         seed: of the parameters that are fresh.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
     """
-    if not (Path(name) / "run.json").is_file():
-        more = {} if labels is None else {"labels": labels}
-        return from_pretrained(name, task=task, dtype=dtype, param_dtype=param_dtype, mesh=mesh, seed=seed, **more)
-    bundle = load_run(name, mesh=mesh, compute=Compute(dtype=dtype, param_dtype=param_dtype))
-    config = bundle.config if labels is None else dataclasses.replace(bundle.config, labels=labels)
+    if not names.is_run(name):
+        return from_pretrained(
+            name, task=task, labels=labels, dtype=dtype, param_dtype=param_dtype, compute=compute, mesh=mesh, seed=seed
+        )
+    compute = choose_compute(compute, dtype, param_dtype, default=read(name).compute)
+    bundle = load_run(name, mesh=mesh, compute=compute)
+    config = names.labelled(bundle.config, labels)
     if task in (None, bundle.model.task) and config == bundle.config:
         return bundle
-    model = bundle.model.clone(config=config, task=task or bundle.model.task)
+    model = names.build(config, task or bundle.model.task, compute)
     before, after = _heads(bundle.model), _heads(model)
     known, wanted = trees.flatten(bundle.params), trees.flatten(registry.param_shapes(model))
     kept = {
@@ -161,7 +182,7 @@ def load(
 
 def _heads(model: Any) -> dict[str, str]:
     """What a task's own parameters are called where models are published: of another name, they mean something else."""
-    rows = getattr(registry.module_of(model.config), "HF_HEADS", {}).get(model.task, ())
+    rows = registry.module_of(model.config).PUBLISHED.heads.get(model.task, ())
     return {ours: theirs for theirs, ours, *_ in rows}
 
 
@@ -175,16 +196,17 @@ def load_run(
 ) -> Bundle:
     """The model that a run has trained, as of its latest checkpoint or of a step.
 
-    Where the run keeps a moving average of the parameters, that is what it gives.
+    Where the run keeps a moving average of the parameters, the average is loaded.
 
     Args:
         compute: precision, memory and speed; None: as the run had them.
-        whole: all that was trained, on which the run's objective can be measured, and not just its result.
+        whole: everything that was trained (such as a student with its teacher), for which the run's objective can be
+            measured. False: the result only.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint (of that step).
     """
-    directory, run = Path(directory), read(directory)
+    directory, run = Path(directory).expanduser(), read(directory)
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
     checkpoints = Checkpoints(directory / "checkpoints")
@@ -195,8 +217,8 @@ def load_run(
     model = run.objective.model(run.model, compute or run.compute)
     shapes = registry.param_shapes(model)
     mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
-    places = sharding.param_shardings(shapes, mesh)
-    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
+    shardings = sharding.param_shardings(shapes, mesh)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     params = checkpoints.restore_parameters(latest if step is None else step, shapes)
     checkpoints.close()
     if not whole:

@@ -1,4 +1,4 @@
-"""Training: the state, the step, and the loop."""
+"""Training: the state, the step, and its program."""
 
 import dataclasses
 import functools
@@ -18,13 +18,12 @@ Metrics = dict[str, jax.Array]
 
 @struct.dataclass
 class TrainState:
-    """All that a run must remember; the position in the data lies beside it in a checkpoint.
+    """The state of a run. Checkpoints also hold the position in the data.
 
     Attributes:
         step: int32[], batches seen.
-        skipped: int32[2], updates left out for a loss or gradient that was not finite: in all, and in a row just now.
-        key: of all dropout of the run.
-        ema: moving average of the parameters, or None.
+        skipped: int32[2], updates left out for a loss or gradient that was not finite: in total, and since the last
+        update. key: data of the random key of the run's dropout. ema: moving average of the parameters, or None.
     """
 
     step: jax.Array
@@ -108,7 +107,7 @@ def _accumulate(function: Any, params: trees.Tree, batch: dict[str, jax.Array], 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A run's compiled parts, and the shapes and places of what goes through them."""
+    """A run's compiled functions, and the shapes and shardings of their arguments."""
 
     model: Any
     mesh: jax.sharding.Mesh
@@ -121,7 +120,7 @@ class Program:
     """jit of `train_step`: (state, batch) -> (state, metrics); the old state's memory is given to the new one."""
 
     def fresh(self, seed: int) -> trees.Tree:
-        """Fresh parameters, made where they belong."""
+        """Fresh parameters, made on their devices."""
         with jax.set_mesh(self.mesh):
             return registry.initializer(self.model, self.mesh)(jax.random.key(seed))
 
@@ -130,17 +129,17 @@ class Program:
         make = functools.partial(
             make_state, optimizer=self.optimizer, seed=run.training.seed, ema=run.optimizer.ema is not None
         )
-        places = jax.tree.map(lambda x: x.sharding, self.state)
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
         with jax.set_mesh(self.mesh):
-            return jax.jit(make, out_shardings=places)(params)
+            return jax.jit(make, out_shardings=shardings)(params)
 
 
 def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
-    """Everything about a run that needs no data and no memory: its devices may be those of a TPU that is not there.
+    """A run's program, without data and without memory: the devices may be described and not attached.
 
     Raises:
-        ValueError: settings that contradict each other: a mesh that divides neither devices nor rows nor parameters, a
-            task that the family does not have, ...
+        ValueError: settings that contradict each other: a mesh that does not divide devices, rows or parameters, a task
+            that the family lacks, ...
     """
     training = run.training
     objective = run.objective
@@ -158,19 +157,18 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
     state = jax.eval_shape(
         functools.partial(make_state, optimizer=optimizer, seed=0, ema=run.optimizer.ema is not None), shapes
     )
-    places = sharding.param_shardings(shapes, mesh)
-    whole = sharding.replicated(mesh)
+    of_params, replicated = sharding.param_shardings(shapes, mesh), sharding.replicated(mesh)
     shardings = TrainState(
-        step=whole, skipped=whole, key=whole, params=places,
-        opt_state=optim.state_shardings(state.opt_state, shapes, places, mesh),
-        ema=None if run.optimizer.ema is None else places,
+        step=replicated, skipped=replicated, key=replicated, params=of_params,
+        opt_state=optim.state_shardings(state.opt_state, shapes, of_params, mesh),
+        ema=None if run.optimizer.ema is None else of_params,
     )  # fmt: skip
     step = functools.partial(
         train_step, model=model, objective=objective, optimizer=optimizer,
         rate=optim.schedule(run.optimizer, training.steps), accumulation=training.accumulation, ema=run.optimizer.ema,
     )  # fmt: skip
     batch = batch_shapes(run, mesh)
-    # Traced for what a model itself refuses, such as rows longer than its positions.
+    # Traced, so that the model raises its own errors, such as for rows longer than its positions.
     jax.eval_shape(functools.partial(objective.sums, model), shapes, batch)
     return Program(
         model=model,
@@ -178,7 +176,7 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
         optimizer=optimizer,
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings),
         batch=batch,
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole)),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
     )
 
 
@@ -189,5 +187,5 @@ def batch_shapes(run: Run, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeS
         ValueError: the mesh does not divide the length of the rows.
     """
     shapes = run.objective.shapes(run.training.batch_size, run.data.length)
-    places = sharding.batch_shardings(shapes, mesh)
-    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=places[name]) for name, x in shapes.items()}
+    shardings = sharding.batch_shardings(shapes, mesh)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[name]) for name, x in shapes.items()}

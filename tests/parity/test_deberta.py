@@ -88,7 +88,7 @@ def test_a_folder_as_published(tmp_path: Path, family: str):
     settings: dict[str, Any] = PUBLISHED[family] | SIZES
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**settings, legacy=False)
-    prefix = registry.family(family).PUBLISHED.tasks["base"].removesuffix("Model")
+    prefix = registry.family(family).PUBLISHED.class_prefix
     model = getattr(transformers, f"{prefix}ForMaskedLM")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

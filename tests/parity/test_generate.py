@@ -20,15 +20,17 @@ from transformer_zoo.generation import generate as generation  # noqa: E402
 from transformer_zoo.generation import published  # noqa: E402
 from transformer_zoo.generation.beam import Beam  # noqa: E402
 from transformer_zoo.generation.generate import generate  # noqa: E402
-from transformer_zoo.generation.rules import Rules  # noqa: E402
 from transformer_zoo.generation.sampling import Greedy  # noqa: E402
+from transformer_zoo.generation.strategy import Strategy  # noqa: E402
 from transformer_zoo.pretrained import Bundle  # noqa: E402
 
 ROWS, NEW = 20, 9
 SAMPLINGS = (
     Greedy(),
     Greedy(no_repeat_ngram_size=2, min_new_tokens=3),
+    Greedy(repetition_penalty=1.5),
     Beam(num_beams=4),
+    Beam(num_beams=4, repetition_penalty=1.3, no_repeat_ngram_size=4, num_return_sequences=2),
     Beam(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3),
     Beam(num_beams=4, length_penalty=-0.5, early_stopping=True, num_return_sequences=4),
     Beam(
@@ -74,7 +76,7 @@ def models(request: Any) -> tuple[Bundle, Any, list[list[int]]]:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
-def test_the_same_tokens(models: tuple[Bundle, Any, Any], sampling: Rules, monkeypatch: pytest.MonkeyPatch):
+def test_the_same_tokens(models: tuple[Bundle, Any, Any], sampling: Strategy, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(generation, "BUCKET", 12)
     m, theirs, rows = models
     if not registry.is_encoder_decoder(m.config):  # for the reference, the first token is that behind a single one
@@ -97,19 +99,23 @@ def ends(tokens: list[int], eos_id: int) -> list[int]:
 
 
 @reference.in_double()
-def written(config: Any, theirs: Any, rows: list[list[int]], sampling: Rules) -> list[list[list[int]]]:
+def written(config: Any, theirs: Any, rows: list[list[int]], sampling: Strategy) -> list[list[list[int]]]:
     """The new tokens of the reference, up to and with the one that ends a text: [row][answer][token]."""
-    beside = registry.is_encoder_decoder(config)
+    is_encoder_decoder = registry.is_encoder_decoder(config)
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), config.eos_id)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
-        part = slice(len(row)) if beside else slice(longest - len(row), None)
+        part = slice(len(row)) if is_encoder_decoder else slice(longest - len(row), None)
         ids[i, part], mask[i, part] = torch.tensor(row), 1
     with reference.scaled(theirs), torch.no_grad():
         out = theirs.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False,
             pad_token_id=config.eos_id, **published.write(sampling),
         )  # fmt: skip
-    new = out[:, 1 if beside else longest :].reshape(len(rows), -1, out.shape[1] - (1 if beside else longest)).tolist()
+    new = (
+        out[:, 1 if is_encoder_decoder else longest :]
+        .reshape(len(rows), -1, out.shape[1] - (1 if is_encoder_decoder else longest))
+        .tolist()
+    )
     return [[tokens[: min([*ends(tokens, config.eos_id), NEW])] for tokens in answers] for answers in new]

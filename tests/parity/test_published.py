@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from transformer_zoo import registry
-from transformer_zoo.checkpoints import config_map, safetensors
+from transformer_zoo.checkpoints import safetensors
 from transformer_zoo.nn.positions import relative_buckets
 from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
 
@@ -160,9 +160,9 @@ SPECIAL = {"bos_token_id": 0, "eos_token_id": 3}  # MPNet reads 1 as padding, wh
 def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.float64) -> Any:
     """A random model of the reference, all of whose parameters are random, biases and norms as well."""
     module = registry.family(family)
-    config = transformers.AutoConfig.for_model(**{"model_type": module.HF_MODEL_TYPE} | settings | SPECIAL)
+    config = transformers.AutoConfig.for_model(**{"model_type": module.PUBLISHED.model_type} | settings | SPECIAL)
     torch.manual_seed(0)
-    model = getattr(transformers, config_map.classes(module, config.model_type)[task])(config).to(dtype).eval()
+    model = getattr(transformers, module.PUBLISHED.class_names(config.model_type)[task])(config).to(dtype).eval()
     reference.settle(model)
     if config.tie_word_embeddings and not settings.get("tie_word_embeddings", True):
         reference.untie(model)
@@ -251,10 +251,10 @@ def test_fresh_models_load_there(tmp_path: Path, family: str, task: str, setting
     bundle = from_config(family, settings | SPECIAL, task=task)
     save_pretrained(tmp_path, bundle)
     module = registry.family(family)
-    config = transformers.AutoConfig.for_model(**{"model_type": module.HF_MODEL_TYPE} | settings | SPECIAL)
+    config = transformers.AutoConfig.for_model(**{"model_type": module.PUBLISHED.model_type} | settings | SPECIAL)
     if task == "question-answering":
         config.num_labels = 2  # a start and an end, as its class says
-    name = config_map.classes(module, config.model_type)[task]
+    name = module.PUBLISHED.class_names(config.model_type)[task]
     model, info = getattr(transformers, name).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
     drop = {"architectures", "dtype", "transformers_version", "_name_or_path", "bos_token_id"}
@@ -273,14 +273,13 @@ def test_each_task_reads_the_checkpoints_of_the_others(tmp_path: Path, family: s
     module, settings = registry.family(family), TINY[family][0]
     for task in module.PUBLISHED.tasks:
         theirs(family, task, settings).save_pretrained(tmp_path / task)
-        if task in getattr(module, "HF_ABSENT", {}):
+        if task in module.PUBLISHED.absent:
             with pytest.raises(ValueError, match="missing:  decoder"):
                 from_pretrained(tmp_path / task, task="base")
             continue
         bundle = from_pretrained(tmp_path / task, task="base")
-        model = getattr(transformers, module.PUBLISHED.tasks["base"]).from_pretrained(
-            tmp_path / task, dtype=torch.float32
-        )
+        base = getattr(transformers, module.PUBLISHED.class_names()["base"])
+        model = base.from_pretrained(tmp_path / task, dtype=torch.float32)
         ids = tokens(settings["vocab_size"], 10)
         np.testing.assert_allclose(ours(bundle, ids), outputs("base", model, ids), rtol=2e-4, atol=2e-5)
 

@@ -1,7 +1,7 @@
-"""From a name to a folder: what is on this machine, and what the Hugging Face hub has.
+"""From a name to a local folder: a folder of this machine, or a snapshot of a repository of the Hugging Face hub.
 
 Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`,
-`HF_HUB_OFFLINE`), so what was downloaded before is found, and a download that breaks off is resumed.
+`HF_HUB_OFFLINE`), so earlier downloads are found, and a download that breaks off is resumed.
 """
 
 import json
@@ -39,14 +39,14 @@ def resolve(
         presets: name -> an object with a `hub_id`.
         revision: branch, tag or commit of the repository. None: its main branch.
         weights: False: the configuration and the tokenizer are enough.
-        folders: what of the repository is wanted besides what lies at its top, weights and all.
+        folders: folders of the repository to download besides the files at its top, weights included.
 
     Raises:
         FileNotFoundError: there is no such folder, repository or revision, or the repository has no weights that can be
             read, or the preset was never published with any.
         PermissionError: the repository is private or gated.
         ConnectionError: it is not in the cache, and the hub cannot be reached or the download broke off.
-        ValueError: the name cannot be a hub id; or a revision of a folder was asked for.
+        ValueError: the name cannot be a hub id; or a revision is given for a local folder.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -71,15 +71,15 @@ def resolve(
                 return snapshot
         files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
     except (OSError, ValueError, errors.HTTPError) as error:
-        raise _explained(error, repo, revision, trees.nearest(name, presets)) from error
+        raise _explained(error, repo, revision, "" if name in presets else trees.nearest(name, presets)) from error
     raise formats.no_weights(f"{repo} on {constants.ENDPOINT}", files)
 
 
 def modules(folder: Path) -> dict[str, str]:
-    """The modules that make vectors of texts, in their order: a folder within this one, to the name of its class.
+    """The modules of a sentence-transformers model in their order: a folder within this one, to the name of its class.
 
     Raises:
-        ValueError: the file is not of this kind, or a folder lies elsewhere.
+        ValueError: the file is not a list of modules, or a module's folder is outside of this one.
     """
     file = folder / MODULES
     try:
@@ -106,12 +106,13 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str], within: 
 
 
 def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> Exception:
-    """What a failure of the hub's client means to the user, and what to do about it."""
+    """An error of the hub's client as an error for the user, with the remedy."""
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
-        error = error.__cause__  # it was the hub that said no, and then nothing was found in the cache
+        error = error.__cause__  # the hub refused, and then nothing was found in the cache
     status = getattr(getattr(error, "response", None), "status_code", None)
     at = f"{repo!r} on {constants.ENDPOINT}"
-    cache = f"the cache {constants.HF_HUB_CACHE}"
+    not_here = f"there is no folder and no preset {repo!r}.{hint} " if hint else ""
+    cache = f"{not_here}{at} is not wholly in the cache {constants.HF_HUB_CACHE}"
     login = "log in with `hf auth login` or set HF_TOKEN"
     match error:
         case errors.GatedRepoError():
@@ -129,11 +130,11 @@ def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> 
         case errors.HFValidationError():
             return ValueError(f"{repo!r} is no folder, no preset and no id that the hub could have.{hint}")
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled() if constants.HF_HUB_OFFLINE:
-            return ConnectionError(f"{at} is not wholly in {cache}, and HF_HUB_OFFLINE is set: unset it.{hint}")
+            return ConnectionError(f"{cache}, and HF_HUB_OFFLINE is set: unset it")
         case errors.LocalEntryNotFoundError() | errors.HTTPError():
             return ConnectionError(
-                f"{at} is not wholly in {cache} and cannot be fetched: check the name and the connection, try again; "
-                f"files that are complete are kept.{hint} ({error.__cause__ or error})"
+                f"{cache} and cannot be fetched: check the name and the connection, try again; files that are complete "
+                f"are kept ({error.__cause__ or error})"
             )
         case _:
-            return OSError(f"{at} cannot be put into {cache}: {error}")
+            return OSError(f"{at} cannot be put into the cache {constants.HF_HUB_CACHE}: {error}")

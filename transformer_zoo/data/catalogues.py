@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data.stdlib import Info, Local, place
+from transformer_zoo.data.stdlib import Info, Local, rank
 
 HELD_OUT = 0.1
 """Share of the pairs that are held out, in whole catalogues; at most."""
@@ -33,10 +33,10 @@ _PO_LINE = re.compile(r'(msg[a-z_]+(?:\[\d+\])?)?\s*("(?:[^"\\]|\\.)*")\s*')
 
 
 def catalogues(language: str = "fr") -> dict[str, Path]:
-    """The catalogues of a language by name: that of the program, after the folder of a package that brings it.
+    """The catalogues of a language by name: the program's, after the folder of its package if it comes with one.
 
-    They are looked for where gettext looks (the folders of Python, of the C library and of TEXTDOMAINDIR), and in
-    installed Python packages but for their tests. Where there are both, the compiled file stands for its source.
+    They are searched in gettext's folders (of Python, of the C library and of TEXTDOMAINDIR), and in installed Python
+    packages except their tests. If there are both, the compiled file is taken and not its source.
 
     Args:
         language: as in gettext: `fr`, `pt_BR`. Its variants, such as `fr_CA`, are languages of their own.
@@ -71,8 +71,8 @@ def catalogues(language: str = "fr") -> dict[str, Path]:
 def messages(file: Path) -> Iterator[tuple[str, str]]:
     """The pairs of a catalogue, .mo or .po: English and translation, in the file's order.
 
-    Of a message that depends on a number, its first form and its last. What is not translated, or only guessed by a
-    program (fuzzy), is left out, as is a translation that is the English but for its capitals and spaces.
+    A message that depends on a number gives its first form and its last. Untranslated messages and automatic guesses
+    (fuzzy) are left out, as are translations that differ from the English only in capitals and spaces.
 
     Raises:
         ValueError: it is not a catalogue.
@@ -90,38 +90,37 @@ def messages(file: Path) -> Iterator[tuple[str, str]]:
 def pairs(language: str = "fr") -> dict[str, list[Pair]]:
     """Both sides of the split, `train` and `validation`: `catalogue`, `source` and `target` of each message.
 
-    Held out are whole catalogues: the first, in the order of a hash of their names, that do not make up more than
-    `HELD_OUT` of all pairs. A message that stands in several catalogues is on one side only: what is held out is not
-    trained on, whatever its capitals and spaces. No pair is there twice. A file that cannot be read is left out, with
-    a warning.
+    Whole catalogues are held out: the first, in the order of a hash of their names, that do not make up more than
+    `HELD_OUT` of all pairs. A message of several catalogues is on one side only, compared without capitals and spaces.
+    No pair occurs twice. A file that cannot be read is left out, with a warning.
 
     Raises:
-        FileNotFoundError: there are no catalogues, or but one, of which nothing can be held out.
+        FileNotFoundError: there are fewer than two catalogues, so that none can be held out.
     """
     content = {}
     for name, file in catalogues(language).items():
         try:
             content[name] = list(messages(file))
-        except ValueError as error:  # one damaged file of one package should not be in the way of all
+        except ValueError as error:  # one damaged file of one package should not prevent reading the others
             warnings.warn(f"left out: {error}", stacklevel=2)
     content = {name: found for name, found in content.items() if found}
     if len(content) < 2:
         raise FileNotFoundError(
             f"this machine has {len(content)} gettext catalogue with messages in {language!r}: to train on one and be "
-            "judged by another takes two, such as those of pip install django"
+            "evaluate on another takes two, such as those of pip install django"
         )
     room, held = HELD_OUT * sum(map(len, content.values())), set()
-    for name in sorted(content, key=place):
+    for name in sorted(content, key=rank):
         if len(content[name]) <= room:
             held.add(name)
             room -= len(content[name])
     held = held or {min(content, key=lambda name: (len(content[name]), name))}
-    judged = {_key(source) for name in held for source, _ in content[name]}
+    held_messages = {_key(source) for name in held for source, _ in content[name]}
     sides: dict[str, dict[tuple[str, str], Pair]] = {"train": {}, "validation": {}}
     for name, found in content.items():
         side = "validation" if name in held else "train"
         for source, target in found:
-            if name in held or _key(source) not in judged:
+            if name in held or _key(source) not in held_messages:
                 pair = {"catalogue": name, "source": source, "target": target}
                 sides[side].setdefault((source, target), pair)
     return {side: list(found.values()) for side, found in sides.items()}

@@ -1,17 +1,20 @@
-"""Rows for masked language models: some of the tokens are hidden, and what they were is to be predicted.
+"""Rows for masked language models: some of the tokens are hidden, and are to be predicted.
 
-What is hidden follows from the documents and the generator of random numbers that a group of them gets; where masks are
-static, from the row alone. Text is an array int32[n, 2]: tokens, and the words that they are parts of. A word is a
-stretch of equal numbers; -1 is no word and never hidden, as a special token.
+The hidden positions follow from the documents and the group's generator of random numbers; where masks are static, from
+the row alone. Text is an array int32[n, 2]: tokens, and the words that they are parts of. A word is a stretch of equal
+numbers; -1 stands for no word, such as a special token, and is never hidden.
 """
 
+import abc
+import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from transformer_zoo.data.packing import Rows
+from transformer_zoo.data.packing import Packing
+from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import ROLES, Encoding, Tokenizer
 
 Unit = Literal["tokens", "words", "spans"]
@@ -20,28 +23,114 @@ Unit = Literal["tokens", "words", "spans"]
 SPAN_LENGTHS = 0.8 ** np.arange(10) / np.sum(0.8 ** np.arange(10))
 
 
-def masked_rows(
-    documents: list[dict[str, Any]],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    packing: str,
-    **how: Any,
-) -> Rows:
-    """The rows of a group of documents, each [CLS] text [SEP] (Liu et al. 2019, section 4.2).
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Masking(RowMaker, abc.ABC):
+    """Rows of framed text with some of the tokens hidden (Devlin et al. 2019, section 3.1). A subclass frames it.
 
-    Args:
-        packing: `documents`: each document by itself, cut into rows that it fills, all but the last (DOC-SENTENCES);
-            `concat`: documents one behind the other with a separator between them, cut into rows (FULL-SENTENCES).
-        how: rate, unit, static, mask_share and random_share, as `mask` takes them.
+    Raises:
+        ValueError: rows that hold little more than their frame; as `RowMaker`.
     """
-    texts, cls, sep = encode(documents, tokenizer), special(tokenizer.cls_id), special(tokenizer.sep_id)
-    if packing == "concat" and texts:
-        texts = [np.concatenate([part for text in texts for part in (text, sep)][:-1])]
-    room = length - 2
-    framed = [np.concatenate([cls, text[at : at + room], sep]) for text in texts for at in range(0, len(text), room)]
-    return mask(framed, rng, tokenizer=tokenizer, length=length, places=predictions(room, how["rate"]), **how)
+
+    frame: ClassVar[int]
+    """Special tokens that frame a row."""
+
+    rate: float
+    """Share of a row's tokens, not counting special ones, that are to be predicted."""
+    unit: Unit
+    """What is chosen: single tokens; whole words; spans of words, whose tokens are all replaced in the same way."""
+    static: bool
+    """A row of the same tokens always gets the same masks."""
+    mask_share: float
+    """Of the tokens to predict, the share that become the mask token."""
+    random_share: float
+    """Of the tokens to predict, the share that become any ordinary token. The rest stay as they are."""
+
+    def __post_init__(self) -> None:
+        if self.length < self.frame + 2:
+            raise ValueError(f"data.length={self.length}: {self.frame} tokens frame a row, so it needs more")
+        super().__post_init__()
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """There are a mask and the tokens of the frame."""
+        missing = [role for role in ("cls", "sep", "mask") if getattr(tokenizer, f"{role}_id") is None]
+        if missing:
+            raise ValueError(
+                f"the tokenizer has no special token for {', '.join(missing)}: take one that was made for a masked "
+                "language model, such as vocabulary.kind=wordpiece or roberta"
+            )
+
+    @property
+    def room(self) -> int:
+        """Tokens of text in a row."""
+        return self.length - self.frame
+
+    def shapes(self, batch: int) -> Shapes:
+        """The arrays of `mask`, with P the number of predictions in a full row."""
+        whole, masked = (batch, self.length), (batch, predictions(self.room, self.rate))
+        return {
+            "tokens_BT": (whole, np.int32),
+            "valid_BT": (whole, np.bool_),
+            "masked_BP": (masked, np.int32),
+            "targets_BP": (masked, np.int32),
+            "weights_BP": (masked, np.float32),
+        }
+
+    def mask(self, texts: Sequence[np.ndarray], rng: np.random.Generator) -> Rows:
+        """Framed texts as rows of one length, with some of their tokens hidden.
+
+        Returns:
+            tokens_BT: int32: what the model reads; padding at the end.
+            valid_BT: bool: not padding.
+            masked_BP: int32: positions of the hidden tokens, in order; 0 after the last of them.
+            targets_BP: int32: the tokens that are hidden there; 0 after the last.
+            weights_BP: float32: 1 for each of them, 0 after the last.
+            All other arrays of `shapes` are zeros.
+        """
+        tokenizer, rows = self.tokenizer, zeros(self.shapes(len(texts)))
+        ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int32), special_ids(tokenizer))
+        rows["tokens_BT"][:] = tokenizer.pad_id or 0
+        for row, text in enumerate(texts):
+            draw = np.random.default_rng(_digest(text)) if self.static else rng
+            tokens, words = text.T
+            chosen = choose(words, predictions((words >= 0).sum(), self.rate), self.unit, draw)
+            where = np.concatenate([*chosen, np.empty(0, int)])
+            # All tokens of a span are replaced alike; those of a word, each by itself.
+            sizes = [len(part) for part in chosen] if self.unit == "spans" else np.ones(len(where), int)
+            fate = np.repeat(draw.random(len(sizes)), sizes)
+            fates = fate < self.mask_share, fate < self.mask_share + self.random_share
+            read = np.select(fates, (tokenizer.mask_id, draw.choice(ordinary, len(where))), tokens[where])
+            order = np.argsort(where)
+            rows["tokens_BT"][row, : len(text)] = tokens
+            rows["tokens_BT"][row, where] = read
+            rows["valid_BT"][row, : len(text)] = True
+            rows["masked_BP"][row, : len(where)] = where[order]
+            rows["targets_BP"][row, : len(where)] = tokens[where[order]]
+            rows["weights_BP"][row, : len(where)] = 1
+        return rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedRows(Masking):
+    """Rows of one text each, [CLS] text [SEP] (Liu et al. 2019, section 4.2)."""
+
+    name: ClassVar[str] = "masked_rows"
+    frame: ClassVar[int] = 2
+
+    packing: Packing
+    """documents: each document by itself, cut into rows that it fills, all but the last (DOC-SENTENCES); concat:
+    documents joined with a separator between them, cut into rows (FULL-SENTENCES)."""
+
+    def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
+        """As `mask`."""
+        texts, cls, sep = (
+            encode(documents, self.tokenizer),
+            special(self.tokenizer.cls_id),
+            special(self.tokenizer.sep_id),
+        )
+        if self.packing == "concat" and texts:
+            texts = [np.concatenate([part for text in texts for part in (text, sep)][:-1])]
+        parts = [text[at : at + self.room] for text in texts for at in range(0, len(text), self.room)]
+        return self.mask([np.concatenate([cls, part, sep]) for part in parts], rng)
 
 
 def encode(documents: list[dict[str, Any]], tokenizer: Tokenizer) -> list[np.ndarray]:
@@ -68,76 +157,18 @@ def special(token: int) -> np.ndarray:
 
 
 def predictions(tokens: int, rate: float) -> int:
-    """How many of so many tokens are predicted: at least one."""
+    """How many of this number of tokens are predicted: at least one."""
     return max(1, int(rate * tokens + 0.5))
 
 
-def mask(
-    texts: Sequence[np.ndarray],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    places: int,
-    rate: float,
-    unit: Unit,
-    static: bool,
-    mask_share: float,
-    random_share: float,
-) -> Rows:
-    """Texts as rows of one length, with some of their tokens hidden (Devlin et al. 2019, section 3.1).
-
-    Args:
-        places: how many tokens may be hidden in a row, P.
-        rate: share of a row's tokens, not counting special ones, that are to be predicted.
-        unit: what is chosen: single tokens, whole words, or spans of words, which are all hidden in the same way.
-        static: a row of the same tokens always gets the same masks.
-        mask_share, random_share: how many of those to predict become the mask token, and any ordinary token; the others
-            stay as they are.
-
-    Returns:
-        tokens_BT: int32: what the model reads; padding at the end.
-        valid_BT: bool: no padding.
-        masked_BP: int32: where the hidden tokens are, in order; 0 beyond the last of them.
-        targets_BP: int32: what they were; 0 beyond the last.
-        weights_BP: float32: 1 for each of them, 0 beyond the last.
-    """
-    pad = 0 if tokenizer.pad_id is None else tokenizer.pad_id
-    ordinary = np.setdiff1d(np.arange(tokenizer.vocab_size, dtype=np.int32), special_ids(tokenizer))
-    rows = {
-        "tokens_BT": np.full((len(texts), length), pad, np.int32),
-        "valid_BT": np.arange(length) < np.array([len(text) for text in texts], int)[:, None],
-        "masked_BP": np.zeros((len(texts), places), np.int32),
-        "targets_BP": np.zeros((len(texts), places), np.int32),
-        "weights_BP": np.zeros((len(texts), places), np.float32),
-    }
-    for row, text in enumerate(texts):
-        draw = np.random.default_rng(_digest(text)) if static else rng
-        tokens, words = text.T
-        chosen = choose(words, predictions((words >= 0).sum(), rate), unit, draw)
-        where = np.concatenate([*chosen, np.empty(0, int)])
-        # Spans share their fate; of words each token has its own.
-        sizes = [len(part) for part in chosen] if unit == "spans" else np.ones(len(where), int)
-        fate = np.repeat(draw.random(len(sizes)), sizes)
-        fates = fate < mask_share, fate < mask_share + random_share
-        read = np.select(fates, (tokenizer.mask_id, draw.choice(ordinary, len(where))), tokens[where])
-        order = np.argsort(where)
-        rows["tokens_BT"][row, : len(text)] = tokens
-        rows["tokens_BT"][row, where] = read
-        rows["masked_BP"][row, : len(where)] = where[order]
-        rows["targets_BP"][row, : len(where)] = tokens[where[order]]
-        rows["weights_BP"][row, : len(where)] = 1
-    return rows
-
-
 def choose(words: np.ndarray, budget: int, unit: Unit, rng: np.random.Generator) -> list[np.ndarray]:
-    """The places of the tokens to predict, as many as the budget says or, where what is left is too large, fewer.
+    """The positions of the tokens to predict: as many as the budget or, if no further word fits into it, fewer.
 
     Args:
         words: int[n], the word of each token; -1: never.
 
     Returns:
-        Of each token, word or span that was chosen, its places in the text.
+        The positions in the text of each token, word or span that was chosen.
     """
     maskable = np.flatnonzero(words >= 0)
     if unit == "tokens":
@@ -148,7 +179,7 @@ def choose(words: np.ndarray, budget: int, unit: Unit, rng: np.random.Generator)
 
 
 def _whole_words(words: list[np.ndarray], budget: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Words in any order, without those for which there is no room left."""
+    """Words in random order, without those that no longer fit into the budget."""
     chosen = []
     for word in rng.permutation(len(words)):
         if len(words[word]) <= budget:
@@ -160,9 +191,9 @@ def _whole_words(words: list[np.ndarray], budget: int, rng: np.random.Generator)
 
 
 def _spans(words: list[np.ndarray], budget: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Spans of words, nowhere one upon another; the last is cut to what there is room for, in whole words.
+    """Spans of words that do not overlap; the last is cut to the whole words that fit into the budget.
 
-    First a length is drawn and then its place among all that are free, so that no place makes long spans rarer.
+    A length is drawn first, and then a position among all that are free for it, so that position does not bias length.
     """
     chosen, free = [], np.ones(len(words), bool)
     while budget and free.any():

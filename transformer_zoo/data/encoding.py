@@ -1,4 +1,4 @@
-"""What a text is as tokens, and what tokenizers that cut one text at a time have in common."""
+"""A text as tokens, and the base of tokenizers that segment one text at a time."""
 
 import dataclasses
 import functools
@@ -46,7 +46,7 @@ class Frame:
     """Whether the second text and what ends it are a segment of their own."""
 
     def of(self, language: int | None) -> "Frame":
-        """The frame of a text in a language; None: none is said."""
+        """The frame of a text in a language; None: without a token of a language."""
         fill = lambda ids: tuple(language if i == LANGUAGE else i for i in ids if i != LANGUAGE or language is not None)
         return dataclasses.replace(self, first=fill(self.first), last=fill(self.last))
 
@@ -73,17 +73,17 @@ class Frame:
 
 
 class Cutter:
-    """A tokenizer that cuts one text at a time: a subclass says how, and which tokens are special.
+    """A tokenizer that segments one text at a time. A subclass defines how.
 
     Args:
         special: the tokens that stand for no text, and their ids.
-        frame: what a template adds; None: nothing says what.
+        frame: the tokens that a template adds; None: unknown.
         languages: codes of languages, and the ids of their tokens.
-        language: the one of a text where none is said.
+        language: the default language of a text.
     """
 
     targets: "Cutter | None" = None
-    """What cuts targets, where that is another than what cuts sources."""
+    """The tokenizer of targets; None: the same as that of sources."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Cutter:
         self.languages, self.language = dict(languages or {}), language
 
     def cut(self, text: str) -> Tokens:
-        """The tokens of a text in which nothing is special."""
+        """The tokens of a text without special tokens."""
         raise NotImplementedError
 
     def encode(
@@ -111,9 +111,7 @@ class Cutter:
         if target and self.targets is not None:
             return self.targets.encode(texts, pairs, special, template, False, None)
         if template and self.frame is None:
-            raise ValueError(
-                "a sentencepiece model does not say what frames a sequence: add bos_id and eos_id yourself"
-            )
+            raise ValueError("a sentencepiece model does not define a frame: add bos_id and eos_id yourself")
         frame = self.frame.of(self.languages.get(language or self.language)) if template else Frame()
         cut = self._cut_special if special and self.special else self.cut
         groups = (texts,) if pairs is None else (texts, pairs)
@@ -141,7 +139,7 @@ class Cutter:
 
 
 def one(token: int, size: int) -> Tokens:
-    """One token that stands for so many characters."""
+    """One token that stands for `size` characters."""
     return np.array([token], np.int32), np.array([[0, size]], np.int32), np.zeros(1, np.int32)
 
 

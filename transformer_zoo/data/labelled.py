@@ -1,114 +1,221 @@
-"""Rows from labelled examples: what is to be said of a text, of its tokens, or where in it an answer stands.
+"""Rows from labelled examples: the class of a text, the classes of its tokens, or the span of it that is an answer.
 
-Labels of tokens and answers are given by characters of the text, and find their tokens by the tokenizer's offsets.
+Labels of tokens and answers are given by characters of the text; the tokenizer's offsets map them to tokens.
 """
 
+import abc
+import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from transformer_zoo.data.packing import Rows
-from transformer_zoo.data.tokenizers import Encoding, Tokenizer
+from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
+from transformer_zoo.data.tokenizers import Encoding
 
 ANSWERS = 6
-"""Answers to a question that are kept: no more have been collected for any question of SQuAD."""
+"""Answers to a question that are kept, A: no question of SQuAD has more."""
 
 Example = dict[str, Any]
+Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
+Part = tuple[Encoding, np.ndarray]
+"""An encoding, and the positions of the tokens of it that a row holds."""
 
 
-def sequence_rows(
-    examples: list[Example],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    texts: Sequence[str],
-    label: str,
-    problem: str | None,
-    labels: Sequence[str],
-) -> Rows:
-    """A row an example: one text or a pair of them, framed, and what is to be said of it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FramedRows(RowMaker, abc.ABC):
+    """Rows of one text or two in the tokenizer's frame. A subclass adds the labels."""
 
-    Too long a row loses its end; of a pair the longer text loses.
+    def shapes(self, batch: int) -> Shapes:
+        """The arrays of `framed`."""
+        whole = (batch, self.length)
+        return {"tokens_BT": (whole, np.int32), "segments_BT": (whole, np.int32), "valid_BT": (whole, np.bool_)}
 
-    Args:
-        texts: the fields that hold the text, or both.
-        label: the field that holds a class, several of them (by number or by name), or a number.
-        problem: regression, multi_label_classification, or else one class each.
-        labels: the names of the classes.
+    def framed(self, parts: Sequence[Part]) -> Rows:
+        """Rows of these tokens.
 
-    Returns:
-        tokens_BT, segments_BT: int32; 0 and the padding where there is nothing.
-        valid_BT: bool: there is something.
-        targets_B: the class, int32; or the number, float32; or targets_BC: float32, 1 for each class that it has.
+        Returns:
+            tokens_BT, segments_BT: int32; padding and 0 after the last token.
+            valid_BT: bool: not padding.
+            All other arrays of `shapes` are zeros.
+        """
+        rows = zeros(self.shapes(len(parts)))
+        rows["tokens_BT"][:] = self.tokenizer.pad_id or 0
+        for row, (encoding, kept) in enumerate(parts):
+            rows["tokens_BT"][row, : len(kept)] = encoding.ids[kept]
+            rows["segments_BT"][row, : len(kept)] = encoding.segments[kept]
+            rows["valid_BT"][row, : len(kept)] = True
+        return rows
 
-    Raises:
-        ValueError: an example without these fields, a label that is no class, or a row too short for any text.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SequenceRows(FramedRows):
+    """A row an example: one text or a pair of them, and its class, classes or number.
+
+    What does not fit into a row is cut off at the end; of a pair, from the longer text.
     """
-    columns = [[field_of(example, name) for example in examples] for name in texts]
-    encodings = tokenizer.encode_batch(*columns, template=True)
-    rows = _rows([(encoding, _shortened(encoding, length)) for encoding in encodings], tokenizer, length)
-    values = [field_of(example, label) for example in examples]
-    if problem == "regression":
-        return rows | {"targets_B": np.array(values, np.float32)}
-    if problem != "multi_label_classification":
-        return rows | {"targets_B": np.array([_class(value, labels, label) for value in values], np.int32)}
-    targets_BC = np.zeros((len(values), len(labels)), np.float32)
-    for row, value in zip(targets_BC, values):
-        row[[_class(one, labels, label) for one in value]] = 1
-    return rows | {"targets_BC": targets_BC}
+
+    name: ClassVar[str] = "sequence_rows"
+
+    texts: tuple[str, ...]
+    """The field with the text, or the two fields with the texts."""
+    label: str
+    """The field with a class, several of them (by number or by name), or a number."""
+    problem: Problem | None
+    """None: one class each."""
+    labels: tuple[str, ...]
+    """The names of the classes."""
+
+    def shapes(self, batch: int) -> Shapes:
+        """Those of `framed`, and the targets.
+
+        Raises:
+            ValueError: there may be several classes, and their number is unknown.
+        """
+        if self.problem == "multi_label_classification":
+            if not self.labels:
+                raise ValueError("objective.labels is empty: name the classes of which an example may have several")
+            return super().shapes(batch) | {"targets_BC": ((batch, len(self.labels)), np.float32)}
+        dtype = np.float32 if self.problem == "regression" else np.int32
+        return super().shapes(batch) | {"targets_B": ((batch,), dtype)}
+
+    def __call__(self, examples: list[Example], rng: np.random.Generator) -> Rows:
+        """As `framed`, and:
+
+        targets_B: the class, int32; or the number, float32; or
+        targets_BC: float32: 1 for each class of the example.
+
+        Raises:
+            ValueError: an example without these fields, an unknown label, or a row too short for any text.
+        """
+        columns = [[field_of(example, name) for example in examples] for name in self.texts]
+        encodings = self.tokenizer.encode_batch(*columns, template=True)
+        rows = self.framed([(encoding, _shortened(encoding, self.length)) for encoding in encodings])
+        class_of = lambda value: _class(value, self.labels, self.label)
+        for row, value in enumerate(field_of(example, self.label) for example in examples):
+            if self.problem == "multi_label_classification":
+                rows["targets_BC"][row, [class_of(one) for one in value]] = 1
+            else:
+                rows["targets_B"][row] = value if self.problem == "regression" else class_of(value)
+        return rows
 
 
-def token_rows(
-    examples: list[Example],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    text: str,
-    spans: str,
-    subwords: str,
-    labels: Sequence[str],
-) -> Rows:
-    """Rows of a text, as many as it takes, and the classes of the spans in it. Each token is in one row.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenRows(FramedRows):
+    """Rows of a text, as many as it takes, and the classes of the spans in it. Each token is in one row."""
 
-    Args:
-        text: the field that holds the text, or a list of words.
-        spans: the field that holds, for a text, `start`, `end` (characters) and `label` of each span; for words, a
-            label each.
-        subwords: which of a span's tokens bear its label: the `first`, or `all`.
-        labels: the names of the classes.
+    name: ClassVar[str] = "token_rows"
 
-    Returns:
-        tokens_BT, segments_BT, valid_BT: as `sequence_rows`.
+    text: str
+    """The field with the text, or a list of words."""
+    spans: str
+    """The field with, for a text, the `start`, `end` (characters) and `label` of each span; for words, a label each."""
+    subwords: Literal["first", "all"]
+    """Which tokens of a span are labelled."""
+    labels: tuple[str, ...]
+    """The names of the classes."""
+
+    def shapes(self, batch: int) -> Shapes:
+        """Those of `framed`, the targets, and which tokens have one."""
+        whole = (batch, self.length)
+        return super().shapes(batch) | {"targets_BT": (whole, np.int32), "judged_BT": (whole, np.bool_)}
+
+    def __call__(self, examples: list[Example], rng: np.random.Generator) -> Rows:
+        """As `framed`, and:
+
         targets_BT: int32: the class of a token's span.
-        judged_BT: bool: a token bears a label. One that reaches over several spans has that of the first.
+        judged_BT: bool: the token is labelled. One that reaches over several spans has the label of the first.
 
-    Raises:
-        ValueError: an example without these fields, a label that is no class, or a row too short for any text.
-    """
-    texts, all_spans = zip(*(_text_and_spans(field_of(e, text), field_of(e, spans), labels, spans) for e in examples))
-    parts, marks = [], {"targets_BT": [], "judged_BT": []}
-    for content, span, encoding in zip(texts, all_spans, tokenizer.encode_batch(texts, template=True)):
-        owners = span_of_tokens(len(content), encoding, *span[:2])
-        judged = owners >= 0
-        if subwords == "first":
-            new = np.ones(judged.sum(), bool)
-            new[1:] = np.diff(owners[judged]) != 0
-            judged[judged] = new
-        targets = np.where(judged, np.append(span[2], 0)[owners], 0)
-        for kept in _windows(encoding, 0, length):
-            parts.append((encoding, kept))
-            marks["targets_BT"].append(targets[kept])
-            marks["judged_BT"].append(judged[kept])
-    return _rows(parts, tokenizer, length) | {
-        name: _stacked(marks[name], length, dtype) for name, dtype in (("targets_BT", np.int32), ("judged_BT", bool))
-    }
+        Raises:
+            ValueError: an example without these fields, an unknown label, or a row too short for any text.
+        """
+        read = lambda e: _text_and_spans(field_of(e, self.text), field_of(e, self.spans), self.labels, self.spans)
+        texts, all_spans = zip(*map(read, examples))
+        parts, targets, judged = [], [], []
+        for content, (*borders, classes), encoding in zip(
+            texts, all_spans, self.tokenizer.encode_batch(texts, template=True)
+        ):
+            owners = span_of_tokens(len(content), encoding, *borders)
+            labelled = owners >= 0
+            if self.subwords == "first":
+                new = np.ones(labelled.sum(), bool)
+                new[1:] = np.diff(owners[labelled]) != 0
+                labelled[labelled] = new
+            of_tokens = np.where(labelled, np.append(classes, 0)[owners], 0)
+            for kept in _windows(encoding, 0, self.length):
+                parts.append((encoding, kept))
+                targets.append(of_tokens[kept])
+                judged.append(labelled[kept])
+        rows = self.framed(parts)
+        _fill(rows["targets_BT"], targets)
+        _fill(rows["judged_BT"], judged)
+        return rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerRows(FramedRows):
+    """Rows of a question and its context, several of them for a long context, and the spans of the answers."""
+
+    name: ClassVar[str] = "answer_rows"
+
+    question: str
+    """The field with the question."""
+    context: str
+    """The field with the context."""
+    answers: str
+    """The field with the answers, as in SQuAD: lists of `text` and `answer_start`."""
+    question_length: int
+    """Tokens of a question, at most; the rest is cut off."""
+    overlap: int
+    """Tokens of the context that consecutive rows have in common."""
+
+    def shapes(self, batch: int) -> Shapes:
+        """Those of `framed`, where an answer may be, and the answers."""
+        answers = (batch, ANSWERS)
+        return super().shapes(batch) | {
+            "allowed_BT": ((batch, self.length), np.bool_),
+            "starts_BA": (answers, np.int32),
+            "ends_BA": (answers, np.int32),
+            "answers_BA": (answers, np.bool_),
+        }
+
+    def __call__(self, examples: list[Example], rng: np.random.Generator) -> Rows:
+        """As `framed`, and:
+
+        allowed_BT: bool: an answer may begin and end here: in the context, or at the first token, which stands for no
+            answer in this row.
+        starts_BA, ends_BA: int32: first and last token of each answer that the row holds whole. A row without any has
+            one answer, the first token.
+        answers_BA: bool: there is such an answer.
+
+        Raises:
+            ValueError: an example without these fields, an answer that is not at its `answer_start`, or a row too short
+                for any text.
+        """
+        questions, contexts = ([field_of(e, name) for e in examples] for name in (self.question, self.context))
+        encodings = self.tokenizer.encode_batch(questions, contexts, template=True)
+        parts, allowed, spans = [], [], []
+        for example, context, encoding in zip(examples, contexts, encodings):
+            answers = list(_answers(context, field_of(example, self.answers), self.answers))
+            of_question = np.cumsum(encoding.texts == 0)
+            wanted = (encoding.texts != 0) | (of_question <= self.question_length)
+            for kept in _windows(encoding, 1, self.length, self.overlap, wanted):
+                inside = encoding.texts[kept] == 1
+                parts.append((encoding, kept))
+                allowed.append(inside | (np.arange(len(kept)) == 0))
+                offsets = np.where(inside[:, None], encoding.offsets[kept], -1)
+                found = [span for answer in answers if (span := _tokens_of(offsets, *answer)) is not None]
+                spans.append(np.array(list(dict.fromkeys(found))[:ANSWERS] or [(0, 0)]))
+        rows = self.framed(parts)
+        _fill(rows["allowed_BT"], allowed)
+        for name, column in (("starts_BA", 0), ("ends_BA", 1)):
+            _fill(rows[name], [span[:, column] for span in spans])
+        _fill(rows["answers_BA"], [np.ones(len(span), bool) for span in spans])
+        return rows
 
 
 def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """int32[tokens]: the first span with a character in the token's; -1 where there is none.
+    """int32[tokens]: the first span that has a character in common with the token; -1 if there is none.
 
     Args:
         size: characters of the text.
@@ -117,7 +224,7 @@ def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.n
     owner = np.full(size + 1, -1, np.int32)
     for number, (start, end) in enumerate(zip(starts, ends)):
         owner[start:end] = number
-    # The nearest character at or after each that a span has; the one past the text is in none.
+    # The nearest character at or after each that is in a span; the one past the text is in none.
     at = np.where(owner >= 0, np.arange(size + 1), size)
     at = np.minimum.accumulate(at[::-1])[::-1]
     first, last = encoding.offsets.T
@@ -125,62 +232,11 @@ def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.n
     return np.where(nearest < last, owner[nearest], -1)
 
 
-def answer_rows(
-    examples: list[Example],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    question: str,
-    context: str,
-    answers: str,
-    question_length: int,
-    overlap: int,
-) -> Rows:
-    """Rows of a question and its context, which a long context needs several of, and where the answers are.
-
-    Args:
-        question, context, answers: the fields, as in SQuAD: answers holds lists of `text` and `answer_start`.
-        question_length: tokens of a question; the rest of it is left out.
-        overlap: tokens of the context that a row and the next have in common.
-
-    Returns:
-        tokens_BT, segments_BT, valid_BT: as `sequence_rows`.
-        allowed_BT: bool: where an answer may begin and end: in the context, or on the first token, for none in the row.
-        starts_BA, ends_BA: int32: first and last token of each answer; those that the row does not hold whole are left
-            out, and a row without any has one that is nothing: the first token.
-        answers_BA: bool: there is such an answer.
-
-    Raises:
-        ValueError: an example without these fields, an answer that is not where it is said to be, or a row too short.
-    """
-    questions, contexts = ([field_of(example, name) for example in examples] for name in (question, context))
-    parts, allowed, places = [], [], []
-    for example, passage, encoding in zip(
-        examples, contexts, tokenizer.encode_batch(questions, contexts, template=True)
-    ):
-        spans = list(_answers(passage, field_of(example, answers), answers))
-        of_question = np.cumsum(encoding.texts == 0)
-        wanted = (encoding.texts != 0) | (of_question <= question_length)
-        for kept in _windows(encoding, 1, length, overlap, wanted):
-            inside = encoding.texts[kept] == 1
-            parts.append((encoding, kept))
-            allowed.append(inside | (np.arange(len(kept)) == 0))
-            offsets = np.where(inside[:, None], encoding.offsets[kept], -1)
-            found = [place for span in spans if (place := _tokens_of(offsets, *span)) is not None]
-            places.append(list(dict.fromkeys(found))[:ANSWERS] or [(0, 0)])
-    rows = _rows(parts, tokenizer, length)
-    rows["allowed_BT"] = _stacked(allowed, length, bool)
-    for name, which in (("starts_BA", 0), ("ends_BA", 1)):
-        rows[name] = _stacked([np.array(place)[:, which] for place in places], ANSWERS, np.int32)
-    return rows | {"answers_BA": _stacked([np.ones(len(place), bool) for place in places], ANSWERS, bool)}
-
-
 # Fields
 
 
 def field_of(example: Example, name: str) -> Any:
-    """What an example holds under this name."""
+    """The value of an example's field."""
     if name not in example:
         raise ValueError(f"an example has no field {name!r}: it has {', '.join(example)}")
     return example[name]
@@ -237,7 +293,7 @@ def _tokens_of(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | N
 
 
 def _shortened(encoding: Encoding, length: int) -> np.ndarray:
-    """The tokens that are kept, by their places: the longer text gives, from its end, what is too much."""
+    """The positions of the tokens that are kept: what is too much is cut off the end of the longer text."""
     members = [encoding.texts == text for text in (0, 1)]
     sizes = [int(member.sum()) for member in members]
     room = length - (len(encoding) - sum(sizes))
@@ -252,7 +308,7 @@ def _shortened(encoding: Encoding, length: int) -> np.ndarray:
 def _windows(
     encoding: Encoding, text: int, length: int, overlap: int = 0, wanted: np.ndarray | bool = True
 ) -> Iterator[np.ndarray]:
-    """The tokens of each row, by their places: a piece of one of the texts, and all else that is wanted."""
+    """The positions of each row's tokens: a piece of one of the texts, and all other tokens that are wanted."""
     cut = encoding.texts == text
     always, pieces = ~cut & wanted, np.flatnonzero(cut)
     room = length - int(always.sum())
@@ -266,23 +322,12 @@ def _windows(
 def _check_room(room: int, length: int) -> None:
     if room < 1:
         raise ValueError(
-            f"rows of {length} tokens leave no room for text beside what frames it and what rows have in common: "
+            f"rows of {length} tokens leave no room for text besides its frame and the overlap of rows: "
             "set data.length higher"
         )
 
 
-def _rows(parts: Sequence[tuple[Encoding, np.ndarray]], tokenizer: Tokenizer, length: int) -> Rows:
-    """Rows of these tokens of these encodings."""
-    return {
-        "tokens_BT": _stacked([e.ids[kept] for e, kept in parts], length, np.int32, tokenizer.pad_id or 0),
-        "segments_BT": _stacked([e.segments[kept] for e, kept in parts], length, np.int32),
-        "valid_BT": _stacked([np.ones(len(kept), bool) for _, kept in parts], length, bool),
-    }
-
-
-def _stacked(arrays: Sequence[np.ndarray], length: int, dtype: Any, fill: int = 0) -> np.ndarray:
-    """[arrays, length], each filled up at its end."""
-    rows = np.full((len(arrays), length), fill, dtype)
-    for row, array in zip(rows, arrays):
+def _fill(rows: np.ndarray, values: Sequence[np.ndarray]) -> None:
+    """Writes each of these arrays to the beginning of a row."""
+    for row, array in zip(rows, values, strict=True):
         row[: len(array)] = array
-    return rows

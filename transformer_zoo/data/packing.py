@@ -1,19 +1,59 @@
 """Documents of tokens into rows of one length. Pure functions of their arguments; nothing is carried from call to call.
 
-A document of n tokens is n + 1 predictions: from a start token, each of its tokens, and then the end token. So every
-byte of text is predicted once, and the sum of the losses over the bytes is an honest number of bits per byte. A row
-holds inputs (`tokens_BT`) and what is to be predicted from each (`targets_BT`); nobody downstream shifts anything.
+A document of n tokens is n + 1 predictions: after a start token, each of its tokens, and then the end token. So every
+byte of text is predicted once, and the sum of the losses, divided by the bytes, is the true number of bits per byte. A
+row holds inputs (`tokens_BT`) and the target of each (`targets_BT`), which are not shifted again later.
 """
 
 import bisect
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import Tokenizer
 
-Rows = dict[str, np.ndarray]
+Packing = Literal["documents", "concat"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedTexts(RowMaker):
+    """Documents packed into rows by `pack`, each after a start token (the end token if there is no other)."""
+
+    name: ClassVar[str] = "pack_texts"
+
+    packing: Packing
+    """documents: kept apart; concat: one long text."""
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """The end of a document is predicted."""
+        if tokenizer.eos_id is None:
+            raise ValueError(
+                "the tokenizer has no end-of-text token (eos), so the end of a document cannot be predicted"
+            )
+
+    def shapes(self, batch: int) -> Shapes:
+        """The arrays of `pack`."""
+        return packed_shapes(batch, self.length)
+
+    def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
+        """The rows of these documents, of which the empty ones are left out: nothing in them can be predicted."""
+        texts = [document["text"] for document in documents if document["text"]]
+        encoded = []
+        for text, (ids, counts) in zip(texts, self.tokenizer.encode_bytes(texts)):
+            dropped = len(text.encode()) - counts.sum()  # at the end of the text, by tokenizers that are not byte-level
+            encoded.append((ids, np.append(counts, dropped)))
+        end = self.tokenizer.eos_id
+        start = end if self.tokenizer.bos_id is None else self.tokenizer.bos_id
+        return pack(encoded, self.length, start=start, end=end, concat=self.packing == "concat")
+
+
+def packed_shapes(batch: int, length: int) -> Shapes:
+    """The arrays of `pack`."""
+    int32 = {name: ((batch, length), np.int32) for name in ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")}
+    return int32 | {"valid_BT": ((batch, length), np.bool_), "bytes_B": ((batch,), np.int32)}
 
 
 def pack(
@@ -21,25 +61,25 @@ def pack(
 ) -> Rows:
     """Packs documents into as few rows as best fit, longest first, manages.
 
-    A document longer than a row is cut into rows; each piece is a document of its own there, and its first input is the
-    token before it. With `concat` all documents become one, joined by `end`, and only the last row has room left.
+    A document longer than a row is cut; each piece is a document of its own in its row, and its first input is the
+    token before it. With `concat` all documents become one, joined by `end`, and only the last row is not full.
 
     Args:
-        documents: of each, its tokens, int[n], and how many bytes of text each prediction covers, int[n + 1].
+        documents: the tokens of each, int[n], and the bytes of text that each of its predictions covers, int[n + 1].
         length: predictions in a row, T.
         start: token from which the first of a document is predicted.
         end: token that is predicted after the last one.
         concat: attention and positions run across documents, from one end of a row to the other.
 
     Returns:
-        tokens_BT, targets_BT: int32; 0 where there is nothing.
-        valid_BT: bool: there is something.
-        documents_BT: int32: the documents of a row, from 1; 0 where there is nothing.
-        positions_BT: int32: the place in the document, from 0.
+        tokens_BT, targets_BT: int32; 0 for padding.
+        valid_BT: bool: not padding.
+        documents_BT: int32: the documents of a row, numbered from 1; 0 for padding.
+        positions_BT: int32: the position in the document, from 0.
         bytes_B: int32: UTF-8 bytes of text that the row's predictions cover.
     """
     if not documents:
-        return _empty(0, length)
+        return zeros(packed_shapes(0, length))
     lengths = np.array([len(ids) + 1 for ids, _ in documents])
     ends = np.cumsum(lengths)
     targets = np.concatenate([part for ids, _ in documents for part in (ids, [end])])
@@ -55,8 +95,8 @@ def pack(
     row, column, number = _best_fit(sizes, length)
 
     within = np.arange(len(tokens)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    place = np.repeat(row * length + column, sizes) + within
-    rows = _empty(int(row.max()) + 1, length)
+    index = np.repeat(row * length + column, sizes) + within
+    rows = zeros(packed_shapes(int(row.max()) + 1, length))
     for name, values in (
         ("tokens_BT", tokens),
         ("targets_BT", targets),
@@ -64,37 +104,10 @@ def pack(
         ("documents_BT", np.repeat(number, sizes)),
         ("positions_BT", within),
     ):
-        rows[name].reshape(-1)[place] = values
+        rows[name].reshape(-1)[index] = values
     counts = np.concatenate([counts for _, counts in documents])
     np.add.at(rows["bytes_B"], np.repeat(row, sizes), counts)
     return rows
-
-
-def pack_texts(
-    documents: list[dict[str, Any]], rng: np.random.Generator, *, tokenizer: Tokenizer, length: int, packing: str
-) -> Rows:
-    """The rows of a group of documents, as `pack` makes them. Empty documents have nothing to predict: they are left
-    out."""
-    texts = [document["text"] for document in documents if document["text"]]
-    encoded = []
-    for text, (ids, counts) in zip(texts, tokenizer.encode_bytes(texts)):
-        dropped = len(text.encode()) - counts.sum()  # at the end of the text, by tokenizers that are not byte-level
-        encoded.append((ids, np.append(counts, dropped)))
-    start = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    return pack(encoded, length, start=start, end=tokenizer.eos_id, concat=packing == "concat")
-
-
-def pad(rows: Rows, count: int) -> Rows:
-    """Rows with empty ones after them, up to `count`: zeros."""
-    fill = lambda values: np.zeros((count - len(values), *values.shape[1:]), values.dtype)
-    return {name: np.concatenate([values, fill(values)]) for name, values in rows.items()}
-
-
-def _empty(count: int, length: int) -> Rows:
-    rows = {
-        f"{name}_BT": np.zeros((count, length), np.int32) for name in ("tokens", "targets", "documents", "positions")
-    }
-    return rows | {"valid_BT": np.zeros((count, length), bool), "bytes_B": np.zeros(count, np.int32)}
 
 
 def _best_fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,23 +1,22 @@
 """Batches from documents, on grain: shuffle, make rows, share out among processes, in the background.
 
-The order of rows is a function of the seed alone. Neither the number of processes that train, nor the workers that
-prepare, nor where a run was interrupted changes a single row. What makes that so is the **group**: a fixed number of
-documents next to each other in the epoch's permutation. A group is read and made into rows by itself, so its rows
-follow from its number alone; any worker can make it; and a position in the data is two integers, a group and a row of
-it. Packing across an endless stream, as in grain's own packing, would tie the rows to how the stream was cut up for
-workers, and a table of all lengths would need a pass over the corpus before the first step. A group costs neither: the
-permutation is computed index by index, and only the group at hand is in memory. The price is one partly filled row or
-so a group, under a percent, and that every training process tokenises every group in order to know which rows are its
-own: text is a few bytes a token, and where that is too much for one core, there are `workers`.
+The order of rows is a function of the seed alone. Neither the number of training processes, nor that of workers, nor an
+interruption changes a single row. This is due to the **group**: a fixed number of consecutive documents of the epoch's
+permutation. A group is read and made into rows by itself, so its rows depend only on its number; any worker can make
+it; and a position in the data is two integers, a group and a row of it. Packing across an endless stream, as grain's
+own packing does, would tie the rows to how the stream is divided over workers, and a table of all lengths would need a
+pass over the corpus before the first step. A group needs neither: the permutation is computed index by index, and only
+one group is in memory. The cost is about one partly filled row a group, under a percent, and that every training
+process tokenises every group in order to find its own rows: text is a few bytes a token, and if one core cannot keep
+up, there are `workers`.
 """
 
-import json
 import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -26,18 +25,17 @@ import numpy as np
 from absl import flags
 from grain._src.python.dataset.transformations import process_prefetch
 
-from transformer_zoo.data.packing import Rows, pad
+from transformer_zoo.data.rows import RowMaker, Rows, pad
 
 GROUP_TOKENS = 1 << 18
-"""Tokens that a group should have at least, so that what is left over in its last row does not count."""
+"""Tokens in a group, at least, so that its last, partly filled row is a negligible part of it."""
 
 
 class Pipeline:
     """An iterator of batches whose position can be saved and restored exactly.
 
-    A batch is a dictionary of the arrays that an objective's rows have. Every row that is made of the documents is
-    there exactly once in an epoch. Rows run on from one epoch into the next; where the epochs end, the last batch is
-    filled up with rows of zeros.
+    A batch is a dictionary of arrays, those of the maker's `shapes`. Every row that is made of the documents occurs
+    exactly once in an epoch. A batch may hold rows of two epochs; the last batch is filled up with rows of zeros.
 
     One pass over everything, as for evaluation, is `shuffle=False, epochs=1`.
     """
@@ -45,7 +43,7 @@ class Pipeline:
     def __init__(
         self,
         source: Any,
-        make_rows: partial[Rows],
+        make_rows: RowMaker,
         *,
         batch_size: int,
         shuffle: bool = True,
@@ -60,12 +58,12 @@ class Pipeline:
 
         Args:
             source: a random-access sequence of documents: dictionaries with a text under "text", or other fields.
-            make_rows: rows of some documents, as `Objective.rows` gives it: called with them and a generator of random
-                numbers, which follows from the seed, the epoch and the group. A position that was saved with another
-                function, or with other keywords of it, is refused.
+            make_rows: rows of some documents, as `Objective.rows` gives it. Its random numbers follow from the seed,
+            the
+                epoch and the group. A position that was saved with a maker of another description is refused.
             batch_size: rows of a global batch, of which a process gets `batch_size / process_count`.
             shuffle: another order of documents, and of rows within a group, in each epoch.
-            seed: of the order, and of all that is drawn at random.
+            seed: of the order, and of the maker's random numbers.
             epochs: passes over the source; None: without end.
             workers: processes that prepare groups; 0: a thread does.
             process_index: which slice of each global batch this process gets.
@@ -93,10 +91,9 @@ class Pipeline:
             raise ValueError(f"batch_size={batch_size} rows cannot be shared out evenly to {process_count} processes")
         if not len(source):
             raise ValueError("the source has no documents")
-        group = group or _group_size(source, make_rows.keywords.get("length", 1))
+        group = group or _group_size(source, make_rows.length)
         self._settings = {
-            "rows": make_rows.func.__name__,
-            **_described(make_rows.keywords),
+            **make_rows.describe(),
             "shuffle": shuffle,
             "seed": seed,
             "documents": len(source),
@@ -155,7 +152,7 @@ class Pipeline:
         """Goes to a position that `get_state` gave.
 
         Raises:
-            ValueError: the state of a pipeline whose rows are others; the message names the settings that differ.
+            ValueError: the state of a pipeline that makes other rows; the message names the settings that differ.
         """
         saved = state["settings"]
         differ = [name for name in self._settings | saved if saved.get(name) != self._settings.get(name)]
@@ -172,8 +169,8 @@ class Pipeline:
 
     def _stop(self) -> None:
         if self._iterator is not None:
-            # A worker cannot end while rows that it sent wait in the pipe, and grain lets 25 seconds go by before it
-            # kills one. Ours leave nothing behind that would be worth a moment.
+            # A worker cannot end while its rows wait in the pipe, and grain waits 25 seconds before it kills one. Our
+            # workers have nothing to finish.
             patience = process_prefetch._PROCESS_KILL_TIMEOUT_S
             process_prefetch._PROCESS_KILL_TIMEOUT_S = 0
             try:
@@ -228,16 +225,11 @@ class Pipeline:
         return iter(groups)
 
 
-def _shuffled(make_rows: partial[Rows], documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
+def _shuffled(make_rows: RowMaker, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
     """The rows of a group in another order."""
     rows = make_rows(documents, rng)
     order = rng.permutation(len(next(iter(rows.values()))))
     return {name: values[order] for name, values in rows.items()}
-
-
-def _described(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they stand in a saved position, which is JSON: a tokenizer by its fingerprint."""
-    return json.loads(json.dumps(dict(settings), default=lambda tokenizer: tokenizer.fingerprint))
 
 
 def _group_size(source: Any, length: int) -> int:
@@ -250,14 +242,14 @@ def _group_size(source: Any, length: int) -> int:
 
 
 def _characters(document: dict[str, Any]) -> int:
-    """Of a document's text; of all that has a length, in a document that calls it something else."""
+    """The length of a document's text, or of all its fields that have a length if none is called text."""
     texts = [document["text"]] if "text" in document else document.values()
     return sum(len(text) for text in texts if hasattr(text, "__len__"))
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Runs first in each worker: the workers share the cores as it is, and live and die with the run, and not with the
-    Ctrl-C that their terminal sends to them too."""
+    """Runs first in each worker: one thread, since the workers share the cores; and a worker ends with the run, and not
+    by Ctrl-C, which the terminal also sends to workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = multiprocessing.parent_process()

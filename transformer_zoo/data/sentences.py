@@ -1,16 +1,18 @@
-"""Documents cut into sentences, and pairs of segments out of them, of which one is to say whether they belong together.
+"""Documents cut into sentences, and pairs of segments made of them; a model is to classify whether a pair belongs
+together.
 
 The text of a pair is that of `corruption`: int32[n, 2], tokens and their words.
 """
 
+import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from transformer_zoo.data import corruption
-from transformer_zoo.data.packing import Rows
+from transformer_zoo.data.rows import Rows, Shapes
 from transformer_zoo.data.tokenizers import Encoding, Tokenizer
 
 NextSentence = Literal["nsp", "sop"]
@@ -20,7 +22,7 @@ NextSentence = Literal["nsp", "sop"]
 _END = re.compile(r"(?:[^\S\n]*\n)+|(?<=[.!?])[\"')\]]*(?=[^\S\n]+[^\sa-z])|(?<=[。！？])")
 
 SHORT = 0.1
-"""Share of the pairs that are made shorter than a row, so that a model meets all lengths."""
+"""Share of the pairs that are made shorter than a row, so that a model is trained on all lengths."""
 
 
 def split(text: str) -> list[str]:
@@ -29,47 +31,46 @@ def split(text: str) -> list[str]:
     return [text[start:end] for start, end in zip(ends, ends[1:]) if start < end]
 
 
-def paired_rows(
-    documents: list[dict[str, Any]],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    next_sentence: NextSentence,
-    **how: Any,
-) -> Rows:
-    """The rows of a group of documents, each [CLS] a [SEP] b [SEP].
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairedRows(corruption.Masking):
+    """Rows of two segments each, [CLS] a [SEP] b [SEP], with some of the tokens hidden.
 
-    Half of the pairs are in order. Of the others, with `nsp`, b is from another document of the group (Devlin et al.
-    2019, section 3.1 and appendix A.2); with `sop`, a and b have changed places (Lan et al. 2020, section 3.1).
-
-    Args:
-        how: rate, unit, static, mask_share and random_share, as `corruption.mask` takes them.
-
-    Returns:
-        What `corruption.mask` does, and
-        segments_BT: int32: 1 for b and the separator behind it.
-        next_B: int32: 0 where b is what follows a, 1 where not.
+    Half of the pairs are in order. In the others, with `nsp`, b is from another document of the group (Devlin et al.
+    2019, section 3.1 and appendix A.2); with `sop`, a and b are swapped (Lan et al. 2020, section 3.1).
     """
-    room = length - 3
-    texts = [text for text in sentences_of(documents, tokenizer, longest=max(1, room // 2)) if len(text) > 1]
-    cls, sep = corruption.special(tokenizer.cls_id), corruption.special(tokenizer.sep_id)
-    framed, segments, labels = [], [], []
-    for number in range(len(texts)):
-        for a, b, label in _pairs(texts, number, room, next_sentence, rng):
-            framed.append(np.concatenate([cls, a, sep, b, sep]))
-            segments.append(np.repeat([0, 1, 0], [len(a) + 2, len(b) + 1, room - len(a) - len(b)]))
-            labels.append(label)
-    places = corruption.predictions(room, how["rate"])
-    rows = corruption.mask(framed, rng, tokenizer=tokenizer, length=length, places=places, **how)
-    segments_BT = np.array(segments, np.int32).reshape(-1, length)
-    return rows | {"segments_BT": segments_BT, "next_B": np.array(labels, np.int32)}
+
+    name: ClassVar[str] = "paired_rows"
+    frame: ClassVar[int] = 3
+
+    next_sentence: NextSentence
+
+    def shapes(self, batch: int) -> Shapes:
+        """Those of `Masking`, the segments, and whether b does not follow a."""
+        return super().shapes(batch) | {"segments_BT": ((batch, self.length), np.int32), "next_B": ((batch,), np.int32)}
+
+    def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
+        """As `mask`, and:
+
+        segments_BT: int32: 1 for b and the separator after it.
+        next_B: int32: 0 where b follows a, 1 where not.
+        """
+        texts = sentences_of(documents, self.tokenizer, longest=max(1, self.room // 2))
+        texts = [text for text in texts if len(text) > 1]
+        cls, sep = corruption.special(self.tokenizer.cls_id), corruption.special(self.tokenizer.sep_id)
+        pairs = [
+            pair for number in range(len(texts)) for pair in _pairs(texts, number, self.room, self.next_sentence, rng)
+        ]
+        rows = self.mask([np.concatenate([cls, a, sep, b, sep]) for a, b, _ in pairs], rng)
+        for row, (a, b, label) in enumerate(pairs):
+            rows["segments_BT"][row, len(a) + 2 : len(a) + len(b) + 3] = 1
+            rows["next_B"][row] = label
+        return rows
 
 
 def sentences_of(documents: list[dict[str, Any]], tokenizer: Tokenizer, longest: int) -> list[list[np.ndarray]]:
     """The sentences of each document. It is tokenised whole, and a token belongs to the sentence that it begins in.
 
-    A sentence of more than `longest` tokens is cut, and one that is all there is, in two.
+    A sentence of more than `longest` tokens is cut; the only sentence of a document is cut in two.
     """
     texts = [document["text"] for document in documents]
     found = []
@@ -93,7 +94,8 @@ def spans_of(text: str, encoding: Encoding, longest: int) -> list[tuple[int, int
 def _pairs(
     texts: list[list[np.ndarray]], number: int, room: int, next_sentence: NextSentence, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """(a, b, label) of one document, as many as it gives. What a pair leaves of its sentences, the next begins with."""
+    """All pairs (a, b, label) of one document. Sentences that a pair does not use are the beginning of the next
+    pair."""
     sentences, at = texts[number], 0
     ends = np.cumsum([len(sentence) for sentence in sentences])
     while at < len(sentences) - 1:
@@ -111,7 +113,7 @@ def _pairs(
 
 
 def _elsewhere(texts: list[list[np.ndarray]], number: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Sentences of so many tokens or more, if there are, of another document (the same where there is no other)."""
+    """Sentences of another document (of the same if there is no other), with `size` tokens or more if it has them."""
     other = texts[(number + 1 + rng.integers(max(1, len(texts) - 1))) % len(texts)]
     first = int(rng.integers(len(other)))
     ends = np.cumsum([len(sentence) for sentence in other[first:]])
@@ -119,7 +121,7 @@ def _elsewhere(texts: list[list[np.ndarray]], number: int, size: int, rng: np.ra
 
 
 def _truncate(a: np.ndarray, b: np.ndarray, room: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Two texts for which there is room: the longer loses tokens, at either end, till they are equal, then both."""
+    """Two texts that fit into a row: the longer loses tokens, at either end, until they are equal, then both do."""
     size_a = min(len(a), max(room - len(b), (room + 1) // 2))
     size_b = min(len(b), room - size_a)
     first_a, first_b = rng.binomial(len(a) - size_a, 0.5), rng.binomial(len(b) - size_b, 0.5)

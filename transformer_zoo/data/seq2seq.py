@@ -1,16 +1,19 @@
 """Pairs of a source and a target, side by side in rows, and the pairs that two fields of an example make.
 
 An encoder-decoder reads a row of sources and, from left to right, a row of targets. The first source of a row and its
-first target belong together, and so on: they bear the same number, and attention leads from none to another.
+first target belong together, and so on: they have the same number, and attention never leads from one number to
+another.
 """
 
+import abc
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from transformer_zoo.data.labelled import field_of
-from transformer_zoo.data.packing import Rows, pad
+from transformer_zoo.data.rows import RowMaker, Rows, Shapes, pad, zeros
 from transformer_zoo.data.tokenizers import Tokenizer
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -19,33 +22,128 @@ Pair = tuple[np.ndarray, np.ndarray]
 TooLong = Literal["truncate", "drop", "refuse"]
 
 
-def pack_pairs(pairs: Sequence[Pair], length: int, target_length: int, *, start: int, padding: int | None) -> Rows:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairMaker(RowMaker, abc.ABC):
+    """Rows of pairs, packed by `pack_pairs`. `length` is that of a row of sources, S. A subclass makes the pairs."""
+
+    target_length: int
+    """Tokens in a row of targets, T."""
+    start: int | None
+    """Token that the decoder reads first."""
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Targets have a start and an end."""
+        if tokenizer.eos_id is None:
+            raise ValueError("the tokenizer has no end-of-text token (eos), so the end of a target cannot be predicted")
+        if self.start is None:
+            raise ValueError(
+                "objective.start_id is not known: a run takes the model's decoder_start_id; the model has none, so set "
+                "objective.start_id"
+            )
+
+    def shapes(self, batch: int) -> Shapes:
+        """The arrays of `pack_pairs`."""
+        return pair_shapes(batch, self.length, self.target_length)
+
+    def pack(self, pairs: Sequence[Pair]) -> Rows:
+        """As `pack_pairs`."""
+        padding = self.tokenizer.pad_id or 0
+        return pack_pairs(pairs, self.length, self.target_length, start=self.start, padding=padding)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairRows(PairMaker):
+    """Rows of examples with a text to read and a text to write."""
+
+    name: ClassVar[str] = "pair_rows"
+
+    source: str
+    """The field with the text to read."""
+    target: str
+    """The field with the text to write."""
+    prefix: str
+    """Put before each source, such as the name of the task."""
+    languages: tuple[str | None, str | None]
+    """Of the frames of sources and of targets; None: the tokenizer's own."""
+    too_long: TooLong
+    """What becomes of an example with a text that does not fit into a row: truncate: its end is cut off; drop: it is
+    left out; refuse: an error."""
+
+    def shapes(self, batch: int) -> Shapes:
+        """Those of `pack_pairs`, and the examples that were too long."""
+        return super().shapes(batch) | {"too_long_B": ((batch,), np.int32)}
+
+    def __call__(self, examples: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
+        """As `pack_pairs`, and:
+
+        too_long_B: int32: how many of the examples were too long, all counted in the first row. If none is left, that
+            row is empty.
+
+        Raises:
+            ValueError: an example without these fields, or with no text in them; one that is too long and is to be
+                refused; rows that have no room for text.
+        """
+        sources, targets = ([text_in(example, name) for example in examples] for name in (self.source, self.target))
+        sources = framed(
+            [self.prefix + text for text in sources], self.tokenizer, self.length, language=self.languages[0]
+        )
+        targets = framed(targets, self.tokenizer, self.target_length, target=True, language=self.languages[1])
+        pairs, count = [], 0
+        for (source, source_excess), (target, target_excess) in zip(sources, targets):
+            over = source_excess or target_excess
+            if over and self.too_long == "refuse":
+                raise ValueError(
+                    f"an example is too long for a row, its source by {source_excess} tokens and its target by "
+                    f"{target_excess}: set data.length or objective.target_length higher, or objective.too_long to "
+                    "truncate or drop"
+                )
+            count += bool(over)
+            if not over or self.too_long == "truncate":
+                pairs.append((source, target))
+        rows = self.pack(pairs)
+        if count and not pairs:
+            rows = pad(rows, 1)
+        too_long_B = np.zeros(len(rows["source_BS"]), np.int32)
+        too_long_B[:1] = count
+        return rows | {"too_long_B": too_long_B}
+
+
+def pair_shapes(batch: int, length: int, target_length: int) -> Shapes:
+    """The arrays of `pack_pairs`."""
+    source, target = (batch, length), (batch, target_length)
+    return {
+        "source_BS": (source, np.int32),
+        "target_BT": (target, np.int32),
+        "targets_BT": (target, np.int32),
+        "source_documents_BS": (source, np.int32),
+        "target_documents_BT": (target, np.int32),
+        "valid_BS": (source, np.bool_),
+        "valid_BT": (target, np.bool_),
+    }
+
+
+def pack_pairs(pairs: Sequence[Pair], length: int, target_length: int, *, start: int, padding: int) -> Rows:
     """Packs pairs into as few rows as best fit, largest first, manages within both lengths.
 
     Args:
         pairs: at least one token on either side, and no more than a row holds.
-        length: tokens of a source row, S.
-        target_length: tokens of a target row, T.
-        start: what the decoder reads where the first token of a target is to be predicted.
-        padding: what stands where there is nothing; None: 0.
+        length: tokens of a row of sources, S.
+        target_length: tokens of a row of targets, T.
+        start: the decoder's input where the first token of a target is to be predicted.
+        padding: id of the tokens after the last pair.
 
     Returns:
-        source_BS: int32: what the encoder reads.
-        target_BT: int32: what the decoder reads: each target after the start token, without its last.
-        targets_BT: int32: what it is to predict from that.
-        source_documents_BS, target_documents_BT: int32: the pairs of a row, from 1; 0 where there is nothing.
-        valid_BS, valid_BT: bool: there is something.
+        source_BS: int32: the encoder's input.
+        target_BT: int32: the decoder's input: each target after the start token, without its last token.
+        targets_BT: int32: the tokens to predict from that.
+        source_documents_BS, target_documents_BT: int32: the pairs of a row, numbered from 1; 0 for padding.
+        valid_BS, valid_BT: bool: not padding.
     """
     sizes = np.array([(len(source), len(target)) for source, target in pairs], int).reshape(-1, 2)
     row, column, number = best_fit(sizes, (length, target_length))
-    count, padding = int(row.max(initial=-1)) + 1, padding or 0
-    rows = {
-        "source_BS": np.full((count, length), padding, np.int32),
-        "target_BT": np.full((count, target_length), padding, np.int32),
-        "targets_BT": np.full((count, target_length), padding, np.int32),
-        "source_documents_BS": np.zeros((count, length), np.int32),
-        "target_documents_BT": np.zeros((count, target_length), np.int32),
-    }
+    rows = zeros(pair_shapes(int(row.max(initial=-1)) + 1, length, target_length))
+    for name in ("source_BS", "target_BT", "targets_BT"):
+        rows[name][:] = padding
     for (source, target), at, first, size, document in zip(pairs, row, column, sizes, number):
         here, there = (slice(i, i + n) for i, n in zip(first, size))
         rows["source_BS"][at, here] = source
@@ -80,62 +178,6 @@ def best_fit(sizes: np.ndarray, lengths: tuple[int, int]) -> tuple[np.ndarray, n
     return row, column, number
 
 
-def pair_rows(
-    examples: list[dict[str, Any]],
-    rng: np.random.Generator,
-    *,
-    tokenizer: Tokenizer,
-    length: int,
-    target_length: int,
-    start: int,
-    source: str,
-    target: str,
-    prefix: str,
-    languages: tuple[str | None, str | None],
-    too_long: TooLong,
-) -> Rows:
-    """The rows of examples with a text to read and a text to write.
-
-    Args:
-        length, target_length, start: as `pack_pairs` takes them.
-        source, target: the fields that hold the texts.
-        prefix: what is put before each source, such as the name of the task.
-        languages: what the frames of sources and of targets say; None: the tokenizer's own.
-        too_long: what becomes of an example with a text that no row holds: its end is cut off, it is left out, or
-            nothing goes on.
-
-    Returns:
-        What `pack_pairs` does, and
-        too_long_B: int32: how many of the examples were too long, in the first row for all of them. If none is left
-            the row is empty.
-
-    Raises:
-        ValueError: an example without these fields, or with no text in them; one that is too long and is to be refused;
-            rows that have no room for text.
-    """
-    sources, targets = ([text_in(example, name) for example in examples] for name in (source, target))
-    sources = framed([prefix + text for text in sources], tokenizer, length, language=languages[0])
-    targets = framed(targets, tokenizer, target_length, target=True, language=languages[1])
-    pairs, count = [], 0
-    for (read, more_to_read), (written, more_to_write) in zip(sources, targets):
-        over = more_to_read or more_to_write
-        if over and too_long == "refuse":
-            raise ValueError(
-                f"an example is too long for a row, its source by {more_to_read} tokens and its target by "
-                f"{more_to_write}: set data.length or objective.target_length higher, or objective.too_long to "
-                "truncate or drop"
-            )
-        count += bool(over)
-        if not over or too_long == "truncate":
-            pairs.append((read, written))
-    rows = pack_pairs(pairs, length, target_length, start=start, padding=tokenizer.pad_id)
-    if count and not pairs:
-        rows = pad(rows, 1)
-    too_long_B = np.zeros(len(rows["source_BS"]), np.int32)
-    too_long_B[:1] = count
-    return rows | {"too_long_B": too_long_B}
-
-
 def text_in(example: dict[str, Any], name: str) -> str:
     """The text that an example holds in a field."""
     text = field_of(example, name)
@@ -147,7 +189,7 @@ def text_in(example: dict[str, Any], name: str) -> str:
 def framed(
     texts: Sequence[str], tokenizer: Tokenizer, length: int, *, target: bool = False, language: str | None = None
 ) -> list[tuple[np.ndarray, int]]:
-    """Of each text its tokens in their frame, at most so many, and how many more there are.
+    """The tokens of each text in their frame, at most `length`, and the number of tokens that were cut off.
 
     Raises:
         ValueError: there is no room for any text; the tokenizer does not know the language.
@@ -158,17 +200,17 @@ def framed(
     return [(np.concatenate([first, text.ids[:room], last]), max(0, len(text) - room)) for text in found]
 
 
-def frame(tokenizer: Tokenizer, **how: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What stands before and behind a text: what the tokenizer's own template puts there, with the end token in any
-    case, since that is how a target says that it is over."""
-    encoding = tokenizer.encode("a", template=True, **how)
+def frame(tokenizer: Tokenizer, *, target: bool = False, language: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens before and after a text: those of the tokenizer's own template, and the end token in any case, since
+    generation stops there."""
+    encoding = tokenizer.encode("a", template=True, target=target, language=language)
     inside = np.flatnonzero(encoding.texts >= 0)
     first, last = encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
     return first, last if tokenizer.eos_id in last else np.append(last, np.int32(tokenizer.eos_id))
 
 
 def room_in(length: int, *frame: np.ndarray) -> int:
-    """The tokens of text that a row of this length holds besides a frame.
+    """The number of tokens of text that fit into a row of this length with its frame.
 
     Raises:
         ValueError: there are none.

@@ -4,19 +4,20 @@ and other fields, such as labels, under their names.
     python_stdlib                        the standard library of the running Python
     stdlib_functions                     functions of its largest packages, each with the package: `label`
     stdlib_tokens                        its functions, each with the kinds of its tokens: `spans`
-    stdlib_docstrings                    its functions without their docstrings, and what these say: `source`, `target`
+    stdlib_docstrings                    its functions without their docstrings, and these: `source`, `target`
                                          (and as words: `source_words`, `name_words`)
     gettext_catalogues[:LANGUAGE]        messages of this machine's programs, English and French: `source`, `target`
-    tfds:NAME[/CONFIG][:VERSION][:KEY]   any TFDS data set; KEY is the feature that holds the text, where one does
+    tfds:NAME[/CONFIG][:VERSION][:KEY]   any TFDS data set; KEY is the feature that holds the text, if one does
     text:GLOB                            text files, each a document
     jsonl:GLOB[:KEY]                     JSON lines, each an object that holds its text under KEY ("text")
     parquet:GLOB[:KEY]                   rows of Parquet files
 
-Files have no splits of their own, so a document's is drawn by a hash of its name: `train`, `validation`, or `all`. A
-source can be pickled to another process, and reading it never moves a shared position, so threads may share one.
+Files have no splits of their own: a document is in `train` or `validation` by a hash of its name, and in `all`. A
+source can be pickled, and reading it never moves a shared position, so threads may share one.
 """
 
 import collections
+import dataclasses
 import functools
 import glob
 import hashlib
@@ -37,23 +38,9 @@ from transformer_zoo.data import catalogues, stdlib, stdlib_docstrings, stdlib_l
 
 Document = dict[str, Any]
 
-OF_STDLIB = {
-    "python_stdlib": stdlib.PythonStdlib,
-    "stdlib_functions": stdlib_labels.StdlibFunctions,
-    "stdlib_tokens": stdlib_labels.StdlibTokens,
-    "stdlib_docstrings": stdlib_docstrings.StdlibDocstrings,
-}
-
-FORMS = ", ".join(
-    (
-        *OF_STDLIB,
-        "gettext_catalogues[:LANGUAGE], tfds:NAME[/CONFIG][:KEY], text:GLOB, jsonl:GLOB[:KEY], parquet:GLOB[:KEY]",
-    )
-)
-
 
 class Source:
-    """A sequence of documents. A kind of source says how many there are and how to read one."""
+    """A sequence of documents. A subclass has their number and reads one."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -63,7 +50,7 @@ class Source:
         raise NotImplementedError
 
     def classes(self, field: str) -> tuple[str, ...] | None:
-        """The names of the classes that the numbers in a field of labels stand for; None where nothing names them."""
+        """The names of the classes in a field of labels, by their numbers; None if they have no names."""
         return None
 
     def __getitem__(self, index: int) -> Document:
@@ -79,34 +66,23 @@ def source(spec: str, split: str = "train", *, validation: float = 0.05, data_di
     """The documents that a name stands for.
 
     Args:
-        spec: a name of one of the forms above.
+        spec: a name of one of the module's forms.
         split: `train`, `validation` or `all`; for TFDS a split that the data set has, or a slice such as `train[:1%]`.
         validation: share of the documents of local files that are held out. Each document's hash decides alone, so more
-            files move no document from one side to the other; but no side of two or more documents is left empty.
+            files move no document from one side to the other, except that neither side is empty if there are two
+            documents or more.
         data_dir: where TFDS keeps what it prepares; None: TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 
     Raises:
         ValueError: a name of no known form, a corpus without text, an unknown split or key, text that is not UTF-8.
         FileNotFoundError: a pattern that matches no file; a language that no program on this machine speaks.
     """
-    kind, _, rest = spec.partition(":")
-    if spec in OF_STDLIB:
-        return TfdsSource(stdlib.prepare(data_dir, OF_STDLIB[spec]), split)
-    if kind == "gettext_catalogues":
-        builder = functools.partial(catalogues.GettextCatalogues, language=rest or "fr")
-        return TfdsSource(stdlib.prepare(data_dir, builder), split)
-    if kind == "tfds" and rest:
-        return _tfds(rest, split, data_dir)
-    if kind not in ("text", "jsonl", "parquet") or not rest:
-        raise ValueError(f"unknown source {spec!r}: it must be one of {FORMS}")
-    if split not in ("train", "validation", "all"):
-        raise ValueError(f"{spec} has no split {split!r}: it has train, validation and all")
-    pattern, key = _pattern_and_key(rest) if kind != "text" else (rest, None)
-    files = _files(pattern)
-    whole = {"text": TextSource, "jsonl": JsonLinesSource, "parquet": ParquetSource}[kind](files, key)
-    if not len(whole):
-        raise ValueError(f"{spec} holds no text: {_count(len(files), 'file')} without a document")
-    return whole if split == "all" else _part(whole, split, validation, spec)
+    prefix, _, arguments = spec.partition(":")
+    form = FORMS.get(prefix)
+    if form is None or not form.takes(arguments):
+        known = ", ".join(f"{prefix}{form.arguments}" for prefix, form in FORMS.items())
+        raise ValueError(f"unknown source {spec!r}: it must be one of {known}")
+    return form.open(arguments, split, validation, data_dir)
 
 
 # TFDS
@@ -118,8 +94,8 @@ class TfdsSource(Source):
     Args:
         folder: where the data set was prepared, down to its version.
         split: one of its splits, or a slice of one.
-        key: the feature that holds the text; None: `text`, or else the only text feature. Where there are several, as
-            in GLUE, none of them is the text, and who asks an example for it is told so.
+        key: the feature that holds the text; None: `text`, or else the only text feature. If there are several, as in
+            GLUE, none of them is the text, and reading `text` of an example is an error.
 
     Raises:
         ValueError: no such split or feature, or a file format that cannot be read at random.
@@ -176,7 +152,7 @@ class TfdsSource(Source):
         if field not in self._features:
             raise ValueError(f"{self.name} has no feature {field!r}: it has {', '.join(sorted(self._features))}")
         feature = self._features[field]
-        feature = getattr(feature, "feature", feature)  # that of each member of a sequence
+        feature = getattr(feature, "feature", feature)  # of each member of a sequence
         if isinstance(feature, tfds.features.FeaturesDict) and "label" in feature:
             feature = feature["label"]
         return tuple(feature.names) if isinstance(feature, tfds.features.ClassLabel) else None
@@ -186,7 +162,7 @@ class TfdsSource(Source):
 
 
 class _Example(dict):
-    """An example's fields; says what is wrong when it is asked for a text that nobody has chosen."""
+    """An example's fields. Reading `text` raises ValueError if no feature was chosen for it."""
 
     def __init__(self, without_text: str) -> None:
         super().__init__()
@@ -207,7 +183,7 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-def _tfds(name: str, split: str, data_dir: str | Path | None) -> TfdsSource:
+def _tfds(name: str, split: str, validation: float, data_dir: str | Path | None) -> TfdsSource:
     """Prepares the data set if it is not prepared, and opens it."""
     name, *rest = name.split(":")
     versions = [part for part in rest if re.fullmatch(r"[\d*]+\.[\d*]+\.[\d*]+", part)]
@@ -233,7 +209,7 @@ def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
         # The older data sets become known to TFDS only when their package is imported.
         for package in ("question_answering", "summarization", "text", "text_simplification", "translate"):
             importlib.import_module(f"tensorflow_datasets.{package}")
-    except ValueError:  # prepared, and in another format than the one asked for: TfdsSource says what can be done
+    except ValueError:  # prepared, and in another format than the one asked for: TfdsSource raises the error
         return tfds.builder(name, data_dir=data_dir)
     try:
         return open_builder()
@@ -248,10 +224,10 @@ def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
 
 
 class TextSource(Source):
-    """Text files, each a document: `text` and `path`. Empty files are no documents.
+    """Text files, each a document: `text` and `path`. Empty files are left out.
 
     Raises:
-        ValueError: a file is not UTF-8. All are read once to know it now and not at step 40,000.
+        ValueError: a file is not UTF-8. All are read once, so that the error comes now and not at step 40,000.
     """
 
     def __init__(self, files: list[tuple[str, Path]], key: None = None) -> None:
@@ -270,9 +246,9 @@ class TextSource(Source):
 
 
 class JsonLinesSource(Source):
-    """JSON lines: the fields of each object, and its text under `text`. Empty lines are no documents.
+    """JSON lines: the fields of each object, and its text under `text`. Empty lines are left out.
 
-    Every file is read once to note where its lines start and that it is UTF-8; 16 bytes a line are kept.
+    Every file is read once to find its lines and to check that it is UTF-8; 16 bytes a line are kept.
 
     Raises:
         ValueError: not UTF-8, not JSON, not an object, no such key, no string under it; the file and line are named.
@@ -499,7 +475,7 @@ def _lines(file: Path, chunk: int = 1 << 24) -> np.ndarray:
 
 
 def _locate(ends: np.ndarray, index: int) -> tuple[int, int]:
-    """Which part the document is in, and its place there, given where the parts end."""
+    """The part that holds a document, and its index there, from the ends of the parts."""
     part = int(np.searchsorted(ends, index, side="right"))
     return part, int(index - (ends[part - 1] if part else 0))
 
@@ -513,3 +489,59 @@ def _place(file: Path, start: int) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+# Forms
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One form of a source's name: a prefix, which is its key in `FORMS`, and arguments."""
+
+    arguments: str
+    """Their syntax, in brackets if they may be left out."""
+    open: Callable[[str, str, float, str | Path | None], Source]
+    """(arguments, split, validation, data_dir), as `source` takes them, to the documents."""
+
+    def takes(self, arguments: str) -> bool:
+        """Whether arguments are given where they are needed, and none where there are none."""
+        return bool(arguments) if self.arguments.startswith(":") else bool(self.arguments) or not arguments
+
+
+def _prepared(builder: Callable[..., Any]) -> Form:
+    """A data set of our own, which has no arguments."""
+    return Form("", lambda _, split, validation, data_dir: TfdsSource(stdlib.prepare(data_dir, builder), split))
+
+
+def _catalogues(language: str, split: str, validation: float, data_dir: str | Path | None) -> Source:
+    builder = functools.partial(catalogues.GettextCatalogues, language=language or "fr")
+    return TfdsSource(stdlib.prepare(data_dir, builder), split)
+
+
+def _local(kind: Callable[[list[tuple[str, Path]], str | None], Any], keys: bool = True) -> Form:
+    """Local files of a kind, whose text is under a key or the whole of a file."""
+
+    def open_files(arguments: str, split: str, validation: float, data_dir: str | Path | None) -> Source:
+        if split not in ("train", "validation", "all"):
+            raise ValueError(f"{arguments} has no split {split!r}: it has train, validation and all")
+        pattern, key = _pattern_and_key(arguments) if keys else (arguments, None)
+        files = _files(pattern)
+        whole = kind(files, key)
+        if not len(whole):
+            raise ValueError(f"{pattern} holds no text: {_count(len(files), 'file')} without a document")
+        return whole if split == "all" else _part(whole, split, validation, pattern)
+
+    return Form(":GLOB[:KEY]" if keys else ":GLOB", open_files)
+
+
+FORMS: dict[str, Form] = {
+    "python_stdlib": _prepared(stdlib.PythonStdlib),
+    "stdlib_functions": _prepared(stdlib_labels.StdlibFunctions),
+    "stdlib_tokens": _prepared(stdlib_labels.StdlibTokens),
+    "stdlib_docstrings": _prepared(stdlib_docstrings.StdlibDocstrings),
+    "gettext_catalogues": Form("[:LANGUAGE]", _catalogues),
+    "tfds": Form(":NAME[/CONFIG][:VERSION][:KEY]", _tfds),
+    "text": _local(TextSource, keys=False),
+    "jsonl": _local(JsonLinesSource),
+    "parquet": _local(ParquetSource),
+}

@@ -23,16 +23,16 @@ _LEFT_OUT_FOLDERS = frozenset(
     ("test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data", "__pycache__")
 )
 _LEFT_OUT_FILES = frozenset(("html/entities.py", "msilib/schema.py", "msilib/sequence.py", "stringprep.py"))
-"""Tables that a program wrote. `encodings` is nothing else, and the prose of `pydoc_data` is read as prose."""
+"""Generated tables. `encodings` holds nothing else, and the prose of `pydoc_data` is read as prose."""
 
 
 def held_out(path: str) -> bool:
-    """Whether a document belongs to the validation split: a hash of its relative path says so, alike everywhere."""
-    return place(path) < VALIDATION
+    """Whether a document belongs to the validation split, by a hash of its relative path: the same on every machine."""
+    return rank(path) < VALIDATION
 
 
-def place(path: str) -> float:
-    """A number between 0 and 1 that a document's path is hashed to."""
+def rank(path: str) -> float:
+    """The hash of a document's path, scaled to [0, 1)."""
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") / 2**64
 
 
@@ -72,7 +72,7 @@ class Info(tfds.core.DatasetInfo):
 
 
 class Local(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS builder of what is on the machine. Its examples say themselves on which side of the split they are."""
+    """A TFDS builder of data on this machine. A subclass generates the examples of either side of the split."""
 
     url_infos: ClassVar[dict[str, Any]] = {}  # nothing is downloaded; TFDS would look for a table of checksums
 
@@ -109,24 +109,24 @@ class PythonStdlib(Local):
 
 
 def prepare(data_dir: str | Path | None = None, kind: Callable[..., Local] = PythonStdlib) -> Path:
-    """Prepares the data set unless it is there already (seconds), without a word, and returns its folder.
+    """Prepares the data set unless it is there already (seconds), without output, and returns its folder.
 
-    It is written beside its place and renamed into it, so several processes may prepare it at once and a killed one
-    leaves nothing half done.
+    It is written to a temporary folder that is renamed at the end, so several processes may prepare it at once and a
+    killed one leaves nothing half done.
 
     Args:
         data_dir: the TFDS folder; None: the environment's TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-        kind: what makes the builder.
+        kind: the builder's class.
     """
     builder = kind(data_dir=data_dir)
-    # TFDS reports by printing and by progress bars; this takes seconds and deserves neither.
+    # TFDS prints and draws progress bars, which a few seconds do not need.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepare_once(builder)
     return Path(builder.data_path)
 
 
 def prepare_once(builder: tfds.core.DatasetBuilder) -> None:
-    """`download_and_prepare` that does not mind if another process has just done the same."""
+    """`download_and_prepare`, also where another process has just done the same."""
     config = tfds.download.DownloadConfig(try_download_gcs=False)  # the bucket holds TFRecord, which needs TensorFlow
     try:
         builder.download_and_prepare(download_config=config)

@@ -1,7 +1,7 @@
-"""What functions do, in their authors' words: code to read, and a summary of it to write.
+"""Functions and their docstrings: code as the source, its authors' summary as the target.
 
-Split as `python_stdlib` is, by file, so that a model that was pretrained there has read neither side of what it is
-judged by here.
+Split as `python_stdlib` is, by file, so that a model that was pretrained there has read neither side of the validation
+examples.
 """
 
 import ast
@@ -26,8 +26,8 @@ def docstrings() -> tuple[Pair, ...]:
     without the docstring, and `target`, the docstring's first paragraph in one line; `name_words` and `source_words`
     are the function's own name, and its code, `as_words`.
 
-    A function within a function is part of it. Code or summaries that stand word for word in several places are left
-    out, since they could lie on both sides of the split; and functions that are nothing but a docstring. Seconds.
+    A function within a function is part of it. Code or summaries that occur several times are left out, since they
+    could be on both sides of the split, as are functions of only a docstring. Takes seconds.
     """
     found = [
         {

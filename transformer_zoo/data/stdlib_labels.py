@@ -1,9 +1,9 @@
-"""Labels that the standard library has by itself: where a function comes from, and of what kind its tokens are.
+"""Labels that the standard library has by itself: the package of a function, and the kinds of its tokens.
 
 Real labels on real text, on every machine, split by file. The kinds of tokens are split as `python_stdlib` is, so that
-a model that was pretrained there has not read what it is judged by here. So few functions of each package lie on that
-side that they cannot tell how well packages are told apart: of each package a fifth is held out instead. What a model
-that was pretrained on `python_stdlib` has read of those, it has read without their labels.
+a model that was pretrained there has not read the validation examples. That side holds too few functions of each
+package to measure their classification, so a fifth of each package is held out instead. A model that was pretrained on
+`python_stdlib` has read some of those, without their labels.
 """
 
 import ast
@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out, place
+from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out, rank
 
 CLASSES = 20
-"""Packages that functions are told apart by."""
+"""Packages, which are the classes of functions."""
 
 HELD_OUT = 0.2
 """Share of a package's functions that is held out, in whole files; at most."""
 
 KINDS = ("name", "keyword", "operator", "number", "string", "comment")
-"""What a Python token can be, whitespace aside."""
+"""Kinds of Python tokens, whitespace aside."""
 
 Function = dict[str, str]
 
@@ -36,8 +36,8 @@ Function = dict[str, str]
 def functions() -> tuple[Function, ...]:
     """Every function of the standard library with at least four lines: `path`, `name` (with its classes'), `text`.
 
-    A function within a function is part of it. What stands word for word in several places is left out, since it could
-    lie on both sides of the split. Seconds.
+    A function within a function is part of it. A text that occurs several times is left out, since it could be on both
+    sides of the split. Takes seconds.
     """
     found = [
         {"path": document["path"], "name": name, "text": text}
@@ -68,7 +68,7 @@ def packages() -> dict[str, frozenset[str]]:
     held = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name].total(), name)):
         room, files = HELD_OUT * sizes[name].total(), set()
-        for path in sorted(sizes[name], key=place):
+        for path in sorted(sizes[name], key=rank):
             if sizes[name][path] <= room:
                 files.add(path)
                 room -= sizes[name][path]
@@ -78,7 +78,7 @@ def packages() -> dict[str, frozenset[str]]:
 
 
 def token_spans(text: str) -> list[tuple[int, int, str]]:
-    """First character, one past the last, and kind of each token of some Python source, as `tokenize` tells them.
+    """First character, one past the last, and kind of each token of some Python source, by `tokenize`.
 
     Raises:
         SyntaxError, tokenize.TokenError: it is not Python.
@@ -155,7 +155,7 @@ class StdlibTokens(PythonStdlib):
 
 
 def functions_in(source: str) -> Iterator[tuple[str, str]]:
-    """Of each function, its name after those of its classes, and its text, moved to the left margin."""
+    """The name of each function, after those of its classes, and its text without indentation."""
     lines = source.split("\n")
 
     def visit(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
@@ -176,6 +176,6 @@ def _kind(token: tokenize.TokenInfo) -> str | None:
     name = tokenize.tok_name[token.type]
     if name == "NAME":
         return "keyword" if keyword.iskeyword(token.string) else "name"
-    if name.startswith(("STRING", "FSTRING", "TSTRING")):  # from Python 3.12 on, what stands in braces is told apart
+    if name.startswith(("STRING", "FSTRING", "TSTRING")):  # from 3.12 on, without the expressions in braces
         return "string"
     return {"OP": "operator", "NUMBER": "number", "COMMENT": "comment"}.get(name)

@@ -8,8 +8,8 @@ import numpy as np
 
 from transformer_zoo.data.seq2seq import frame, framed, text_in
 from transformer_zoo.data.tokenizers import Tokenizer
-from transformer_zoo.generation.generate import generate, text_of
-from transformer_zoo.generation.rules import Rules
+from transformer_zoo.generation.generate import decode_text, generate
+from transformer_zoo.generation.strategy import Strategy
 
 
 def write(
@@ -19,7 +19,7 @@ def write(
     *,
     length: int,
     max_new_tokens: int | None = None,
-    sampling: Rules | None = None,
+    sampling: Strategy | None = None,
     batch_size: int = 16,
 ) -> list[str]:
     """What the model writes for each example, having read its source as in training: after the objective's prefix, in
@@ -33,7 +33,7 @@ def write(
         examples: with a text in the field of the source; that of the target is not looked at.
         length: tokens of a source, as data.length.
         max_new_tokens: at most so many for an example. None: as many as a target has in training.
-        sampling: as `generate` takes it. Of several answers to a source the first, the best, is taken.
+        sampling: as in `generate`. Of several answers to a source, the first and best is taken.
         batch_size: sources at a time.
 
     Raises:
@@ -54,7 +54,7 @@ def write(
     said, asked = objective.languages
     rows = [row for row, _ in framed(texts, tokenizer, length, language=said)] if texts else []
     how = {
-        "max_new_tokens": objective.targets(length) if max_new_tokens is None else max_new_tokens,
+        "max_new_tokens": objective.target_length_for(length) if max_new_tokens is None else max_new_tokens,
         "sampling": sampling,
         "language": _in_targets(tokenizer, asked),
     }
@@ -65,7 +65,7 @@ def write(
         batch = order[first : first + batch_size]
         new = generate(m, [rows[i] for i in batch + batch[-1:] * (size - len(batch))], **how)
         for i, best in zip(batch, new.reshape(size, -1, new.shape[-1])[:, 0]):
-            written[i] = text_of(tokenizer, best, ends)
+            written[i] = decode_text(tokenizer, best, ends)
     return written
 
 

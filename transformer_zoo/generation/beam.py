@@ -1,43 +1,46 @@
-"""Beam search: of every length the few most probable beginnings of an answer are kept, and gone on with."""
+"""Beam search: the few most probable partial answers of each length are kept and extended."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer_zoo.generation.rules import Rules
+from transformer_zoo.generation.strategy import DecodeInputs, Strategy
 from transformer_zoo.nn import Cache
 
-OUT = -1e9  # the score of what there is not: far below any answer's, and above that of what the rules forbid
+ABSENT = -1e9  # the score of a missing beam or answer: far below every real score, and above the -inf of the rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Beam(Rules):
-    """The most probable answers that a beam search finds, under the `Rules`.
+class Beam(Strategy):
+    """The most probable answers that a beam search finds, under the `LogitsRules`.
 
-    An answer's score is the sum of its tokens' log probabilities, what ends it included, divided by
-    length ** length_penalty (of Wu et al. 2016, section 7, the simpler form that published models are used with).
+    An answer's score is the sum of the log probabilities of its tokens, its end token included, divided by
+    length ** length_penalty (a simpler form than that of Wu et al. 2016, section 7, and the one that published models
+    are used with).
 
     Attributes:
-        num_beams: so many beginnings of an answer are gone on with; 1 is greedy.
-        length_penalty: above 0 favours long answers, below 0 short ones; 0 leaves the plain sum.
-        early_stopping: when a row that has `num_beams` answers is done. True: at once. False: when the best beginning,
-            were it to end now, would be worse than the worst of them. "never": when it would be, however much the
-            tokens that it may still get would raise it.
-        renormalize: whether the probabilities of what the rules leave are to add up to 1.
-        num_return_sequences: so many answers for a prompt, the best first.
+        num_beams: beams kept at each step; 1 is greedy search.
+        length_penalty: above 0 favours long answers, below 0 short ones; 0 is the plain sum.
+        early_stopping: when the search of a row with `num_beams` answers ends. True: at once. False: when the best
+            beam, divided by its present length, scores no better than the worst answer. "never": when no extension of
+            it can score better, whatever its length.
+        renormalize: whether the probabilities under the rules are scaled to sum to 1.
+        num_return_sequences: answers to each prompt, the best first.
 
     Raises:
         ValueError: a setting out of its range.
     """
 
+    switch: ClassVar[tuple[str, Any]] = ("num_beams", 1)
+    example: ClassVar[tuple[str, Any]] = ("num_beams", 4)
+
     num_beams: int = 4
     length_penalty: float = 1.0
     early_stopping: bool | str = False
-    renormalize: bool = False
+    renormalize: bool = dataclasses.field(default=False, metadata={"published": "renormalize_logits"})
     num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
@@ -52,145 +55,155 @@ class Beam(Rules):
                 f"num_beams={self.num_beams}: search with more beams"
             )
 
-    def value(self, score: jax.Array, length: jax.Array | int) -> jax.Array:
-        """What a sum of log probabilities is worth at this length."""
+    def decode(self, inputs: DecodeInputs) -> jax.Array:
+        """int32[B, num_return_sequences, R]."""
+        return search(self, inputs)[0]
+
+    def check(self, config: Any) -> None:
+        """As in `Strategy`; and ValueError for more beams than tokens in the vocabulary."""
+        super().check(config)
+        if self.num_beams > config.vocab_size:
+            raise ValueError(
+                f"num_beams={self.num_beams} is more than the vocabulary has tokens, {config.vocab_size}: "
+                "search with fewer"
+            )
+
+    @classmethod
+    def from_strategy(cls, other: Strategy, **settings: Any) -> Self:
+        """As in `Strategy`; another number of beams is for one answer, unless several are asked for with it."""
+        return super().from_strategy(
+            other, **({"num_return_sequences": 1} if "num_beams" in settings else {}) | settings
+        )
+
+    def to_settings(self) -> dict[str, Any]:
+        """As in `Strategy`."""
+        return super().to_settings() | {"num_beams": self.num_beams}
+
+    def length_normalized(self, score: jax.Array, length: jax.Array | int) -> jax.Array:
+        """The score of an answer of this length, from the sum of its log probabilities."""
         return score / jnp.asarray(length, score.dtype) ** self.length_penalty
 
 
 @struct.dataclass
-class State:
-    """Where a search stands: N beams and N answers a row, with room for R new tokens.
+class BeamState:
+    """The state of a search: N beams and N answers a row, with R slots for new tokens.
 
     Attributes:
-        n: the new tokens that each beam has.
-        tokens_BNR: of the beams, the best first; from n on, the last one again.
-        score_BN: their sums of log probabilities.
-        answers_BNR: those found so far, the best first.
-        value_BN: what they are worth.
-        found_BN: which of them there are.
-        open_B: whether a better answer may yet come.
-        cache: of the tokens before the last.
+        n: the number of new tokens of each beam.
+        tokens_BNR: of the beams, the best first; from slot n on, the last token is repeated.
+        log_prob_BN: the beams' sums of log probabilities.
+        answers_BNR: the answers so far, the best first.
+        score_BN: the answers' scores.
+        found_BN: which answers exist.
+        open_B: whether a better answer may still be found.
+        cache: of all tokens but the last of each beam.
     """
 
     n: jax.Array | int
     tokens_BNR: jax.Array
-    score_BN: jax.Array
+    log_prob_BN: jax.Array
     answers_BNR: jax.Array
-    value_BN: jax.Array
+    score_BN: jax.Array
     found_BN: jax.Array
     open_B: jax.Array
     cache: Cache
 
 
-def search(
-    beam: Beam,
-    scores_BV: jax.Array,
-    cache: Cache,
-    *,
-    follow: Callable[[jax.Array, Cache], tuple[jax.Array, Cache]],
-    rules: Callable[[jax.Array | int, jax.Array, jax.Array], jax.Array],
-    room: int,
-    max_new: jax.Array | int,
-    stop_ids: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """The best answers to each prompt, int32[B, num_return_sequences, room], and what they are worth.
+def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
+    """The best answers to each prompt, int32[B, num_return_sequences, R], and their scores.
 
-    Args:
-        scores_BV: of the first new token.
-        cache: of what was read. Its rows are repeated for the beams, and from then on those slots are left alone; the
-            keys and values of a source are not even repeated.
-        follow: of a token for each row the scores of the next, and the cache with it.
-        rules: of n, the log probabilities of token n, and the new tokens before it, the log probabilities to go by.
-        max_new: at most so many new tokens, of the `room`.
-        stop_ids: what ends an answer.
+    The cache's rows are repeated for the beams. The slots of the prompt are never reordered, and the keys and values
+    of a source are not even repeated.
     """
-    (B, V), N, R = scores_BV.shape, beam.num_beams, room
-    slots = cache.valid_BS.shape[1]
+    (B, V), N, R = inputs.logits_BV.shape, beam.num_beams, inputs.room
+    max_new, stop_ids = inputs.max_new, inputs.stop_ids
+    slots = inputs.cache.valid_BS.shape[1]
 
-    def step(state: State) -> State:
+    def step(state: BeamState) -> BeamState:
         last_BN = jax.lax.dynamic_index_in_dim(state.tokens_BNR, state.n - 1, axis=2, keepdims=False)
-        scores_MV, cache = follow(last_BN.reshape(-1), state.cache)
-        return extended(state.replace(cache=cache), scores_MV)
+        logits_MV, cache = inputs.decode_step(last_BN.reshape(-1), state.cache)
+        return extend(state.replace(cache=cache), logits_MV)
 
-    def extended(state: State, scores_MV: jax.Array) -> State:
-        """All beams with every token after them: the best that go on, and the best answers."""
+    def extend(state: BeamState, logits_MV: jax.Array) -> BeamState:
+        """All beams with every token after them: the best unfinished ones, and the best answers."""
         n = state.n
-        scores_MV = rules(n, jax.nn.log_softmax(scores_MV, axis=-1), state.tokens_BNR.reshape(-1, R))
+        log_prob_MV = inputs.apply_rules(n, jax.nn.log_softmax(logits_MV, axis=-1), state.tokens_BNR.reshape(-1, R))
         if beam.renormalize:
-            scores_MV = jax.nn.log_softmax(scores_MV, axis=-1)
-        scores_BM = (state.score_BN[..., None] + scores_MV.reshape(B, N, V)).reshape(B, -1)
-        # Should all of the best N end, so many more are enough to go on with: for each beam, all ends and one other.
-        score_BC, place_BC = jax.lax.top_k(scores_BM, min((1 + max(1, stop_ids.size)) * N, N * V))
-        parent_BC, token_BC = place_BC // V, (place_BC % V).astype(jnp.int32)
-        tokens_BCR = jnp.where(jnp.arange(R) < n, _of(state.tokens_BNR, parent_BC), token_BC[..., None])
+            log_prob_MV = jax.nn.log_softmax(log_prob_MV, axis=-1)
+        log_prob_BM = (state.log_prob_BN[..., None] + log_prob_MV.reshape(B, N, V)).reshape(B, -1)
+        # Enough candidates for N unfinished beams: of each beam, every stop token and one other.
+        log_prob_BC, index_BC = jax.lax.top_k(log_prob_BM, min((1 + max(1, stop_ids.size)) * N, N * V))
+        parent_BC, token_BC = index_BC // V, (index_BC % V).astype(jnp.int32)
+        tokens_BCR = jnp.where(jnp.arange(R) < n, _gather(state.tokens_BNR, parent_BC), token_BC[..., None])
         ends_BC = (token_BC[..., None] == stop_ids).any(axis=-1) | (n + 1 == max_new)
 
-        score_BN, place_BN = jax.lax.top_k(score_BC + jnp.where(ends_BC, OUT, 0), N)
+        log_prob_BN, best_BN = jax.lax.top_k(log_prob_BC + jnp.where(ends_BC, ABSENT, 0), N)
 
-        # What is not among the best N is no answer, even if it has ended; nor is what goes on from no beam.
-        answer_BC = ends_BC & (jnp.arange(score_BC.shape[1]) < N) & (score_BC > OUT / 2) & state.open_B[:, None]
-        value_BC = jnp.where(answer_BC, beam.value(score_BC, n + 1), OUT)
-        value_BN, best_BN = jax.lax.top_k(jnp.concatenate([state.value_BN, value_BC], axis=1), N)
-        found_BN = _of(jnp.concatenate([state.found_BN, answer_BC], axis=1), best_BN)
+        # Only finished candidates among the best N become answers, and only of beams that exist.
+        rank_C = jnp.arange(log_prob_BC.shape[1])
+        answer_BC = ends_BC & (rank_C < N) & (log_prob_BC > ABSENT / 2) & state.open_B[:, None]
+        score_BC = jnp.where(answer_BC, beam.length_normalized(log_prob_BC, n + 1), ABSENT)
+        score_BN, answer_BN = jax.lax.top_k(jnp.concatenate([state.score_BN, score_BC], axis=1), N)
+        found_BN = _gather(jnp.concatenate([state.found_BN, answer_BC], axis=1), answer_BN)
 
         longest = max_new if beam.early_stopping == "never" and beam.length_penalty > 0 else n + 1
-        done_B = beam.value(score_BN[:, 0], longest) <= value_BN[:, -1]
+        done_B = beam.length_normalized(log_prob_BN[:, 0], longest) <= score_BN[:, -1]
         if beam.early_stopping is True or N == 1:
             done_B = jnp.ones_like(done_B)
-        return State(
+        return BeamState(
             n=n + 1,
-            tokens_BNR=_of(tokens_BCR, place_BN),
+            tokens_BNR=_gather(tokens_BCR, best_BN),
+            log_prob_BN=log_prob_BN,
+            answers_BNR=_gather(jnp.concatenate([state.answers_BNR, tokens_BCR], axis=1), answer_BN),
             score_BN=score_BN,
-            answers_BNR=_of(jnp.concatenate([state.answers_BNR, tokens_BCR], axis=1), best_BN),
-            value_BN=value_BN,
             found_BN=found_BN,
             open_B=state.open_B & ~(found_BN.all(axis=1) & done_B),
-            # Last, so that the next step appends to it in place: what was just gathered it would copy first.
-            cache=reordered(state.cache, _of(parent_BC, place_BN), slots - R),
+            # Reordered after the step has appended to it: the append then happens in place.
+            cache=reorder(state.cache, _gather(parent_BC, best_BN), slots - R),
         )
 
-    def more(state: State) -> jax.Array:
+    def unfinished(state: BeamState) -> jax.Array:
         return (state.n < max_new) & state.open_B.any()
 
-    none_BNR = jnp.full((B, N, R), stop_ids[0] if stop_ids.size else 0, jnp.int32)
-    out_BN = jnp.full((B, N), OUT, scores_BV.dtype)
-    state = State(
+    empty_BNR = jnp.full((B, N, R), stop_ids[0] if stop_ids.size else 0, jnp.int32)
+    absent_BN = jnp.full((B, N), ABSENT, inputs.logits_BV.dtype)
+    state = BeamState(
         n=0,
-        tokens_BNR=none_BNR,
-        score_BN=out_BN.at[:, 0].set(0),  # the beams are still the same, and only one of them counts
-        answers_BNR=none_BNR,
-        value_BN=out_BN,
+        tokens_BNR=empty_BNR,
+        log_prob_BN=absent_BN.at[:, 0].set(0),  # all beams are equal before the first token: only one counts
+        answers_BNR=empty_BNR,
+        score_BN=absent_BN,
         found_BN=jnp.zeros((B, N), bool),
         open_B=jnp.ones(B, bool),
-        cache=repeated(cache, N),
+        cache=repeat_rows(inputs.cache, N),
     )
-    state = jax.lax.while_loop(more, step, extended(state, jnp.repeat(scores_BV, N, axis=0)))
-    return state.answers_BNR[:, : beam.num_return_sequences], state.value_BN[:, : beam.num_return_sequences]
+    state = jax.lax.while_loop(unfinished, step, extend(state, jnp.repeat(inputs.logits_BV, N, axis=0)))
+    return state.answers_BNR[:, : beam.num_return_sequences], state.score_BN[:, : beam.num_return_sequences]
 
 
-def repeated(cache: Cache, times: int) -> Cache:
-    """Each row so many times; save for the keys and values of a source, which the rows share."""
-    kv = jax.tree.map(lambda x: jnp.repeat(x, times, axis=_rows_axis(x)), cache.kv)
+def repeat_rows(cache: Cache, times: int) -> Cache:
+    """Each row repeated, except for the keys and values of a source, which the beams of a row share."""
+    kv = jax.tree.map(lambda x: jnp.repeat(x, times, axis=_row_axis(x)), cache.kv)
     return cache.replace(kv=kv, valid_BS=jnp.repeat(cache.valid_BS, times, axis=0))
 
 
-def reordered(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
-    """Each beam with the slots of its parent, from `start` on: before that, those of a row are the same."""
+def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
+    """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal."""
     B, N = parent_BN.shape
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
 
     def of_parents(x: jax.Array) -> jax.Array:
-        written = jnp.take(x[..., start:, :], rows_M, axis=_rows_axis(x), mode="clip")
+        written = jnp.take(x[..., start:, :], rows_M, axis=_row_axis(x), mode="clip")
         return jax.lax.dynamic_update_slice_in_dim(x, written, start, axis=-2)
 
     return cache.replace(kv=jax.tree.map(of_parents, cache.kv))
 
 
-def _rows_axis(x: Any) -> int:
-    """That of the rows: [L, B, G, S, K], or [B, G, S, K] of a layer of its own."""
+def _row_axis(x: Any) -> int:
+    """The axis of the rows in [L, B, G, S, K], or in [B, G, S, K] of a single layer."""
     return x.ndim - 4
 
 
-def _of(x: jax.Array, at_BN: jax.Array) -> jax.Array:
-    """Of every row these."""
-    return jnp.take_along_axis(x, at_BN.reshape(*at_BN.shape, *(1,) * (x.ndim - 2)), axis=1)
+def _gather(x: jax.Array, index_BN: jax.Array) -> jax.Array:
+    """The elements of each row at these indices."""
+    return jnp.take_along_axis(x, index_BN.reshape(*index_BN.shape, *(1,) * (x.ndim - 2)), axis=1)

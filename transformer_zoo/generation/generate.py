@@ -1,8 +1,9 @@
-"""Prefill, then decode with the cache, in one compiled program."""
+"""`generate`: prefill, then decode with the cache, in one compiled program."""
 
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,63 +12,77 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo import registry, trees
-from transformer_zoo.generation import beam, scores
-from transformer_zoo.generation.beam import Beam
-from transformer_zoo.generation.rules import Rules
+from transformer_zoo.generation import forward, strategies
+from transformer_zoo.generation.strategy import DecodeInputs, Strategy
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
 
-BUCKET = 32  # prompts and answers are padded to multiples of it, so that few lengths are ever compiled
+BUCKET = 32  # lengths of prompts and answers are rounded up to multiples of it, so that few programs are compiled
+DEFAULT_NEW_TOKENS = 128  # where neither the call nor the checkpoint has a number
+# Arguments of other libraries, and ours.
+RENAMED = {
+    "attention_mask": "valid_BT", "input_ids": "prompts", "inputs": "prompts", "generation_config": "sampling",
+    "stop_strings": "stop", "eos_token_id": "stop", "max_length": "max_new_tokens, which excludes the prompt",
+    "min_length": "min_new_tokens", "bad_words_ids": "suppressed",
+}  # fmt: skip
 
 
 def generate(
     m: Any,
     prompts: str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray | jax.Array,
     *,
-    max_new_tokens: int,
-    sampling: Rules | None = None,
+    max_new_tokens: int | None = None,
+    sampling: Strategy | None = None,
     seed: int = 0,
     stop: int | str | Sequence[int | str] | None = None,
     valid_BT: Any = None,
     language: str | None = None,
     source_language: str | None = None,
+    **settings: Any,
 ) -> str | list[str] | list[list[str]] | np.ndarray:
-    """Continues each prompt, and returns what is new; an encoder-decoder reads the prompts, and writes beside them.
+    """Continues each prompt and returns the new tokens; an encoder-decoder reads the prompts as sources.
 
-    A row's answer depends on its prompt, its place in the batch and the seed, and not on the other rows. A row ends
-    with the model's `eos_id` or a stop token; when all have ended, so does the loop.
+    A row's answer depends on its prompt, its index in the batch and the seed, and not on the other rows. A row ends
+    with the model's `eos_id` or a stop token. The loop ends when all rows have ended.
 
     Args:
-        m: a model, its parameters and its tokenizer, as `from_pretrained` and `from_config` return them.
-        prompts: a text or several, or token ids: [B, T], or B rows of unequal lengths.
-            Text that an encoder-decoder reads gets what its tokenizer adds to one, such as its end, and special tokens
-            that it spells out, such as T5's <extra_id_0>, are read as such.
-        max_new_tokens: at most so many for a prompt.
-        sampling: how tokens are chosen. None: as the checkpoint's generation_config.json says, `m.sampling`, and
-            greedily if it says nothing. Else `Greedy()`, `Sample(temperature=, top_k=, top_p=)` or `Beam(num_beams=,
-            length_penalty=, ...)`, each with the `Rules` of what may be written, such as `no_repeat_ngram_size=3`.
-        seed: the same seed, the same answers.
-        stop: more token ids that end a row; beside text prompts also texts, before the first of which the answer is
-            cut off.
-        valid_BT: for an array of ids, which of them are real; the rest is padding, on either side.
-        language: for a model of several languages, the code of the one to write, such as "fr_XX".
-        source_language: the code of the one that texts are in, where the tokenizer tells the model.
+        m: a model with its parameters and tokenizer, as `from_pretrained` and `from_config` return them.
+        prompts: a text or several, or token ids: [B, T], or B rows of unequal lengths. An encoder-decoder's tokenizer
+            adds its special tokens, such as the end of a source, to text, and reads special tokens that the text
+            spells out, such as T5's <extra_id_0>.
+        max_new_tokens: the largest number of new tokens for a prompt. None: `sampling.max_new_tokens` or
+            `sampling.max_length`, those of the checkpoint's generation_config.json, or else 128 with a warning; at
+            most as many as the model has positions.
+        sampling: the decoding strategy: `Greedy()`, `Sample(temperature=, top_k=, top_p=)` or `Beam(num_beams=,
+            length_penalty=, ...)`, each with constraints (`LogitsRules`) such as `no_repeat_ngram_size=3`. None:
+            `m.sampling`, the strategy of the checkpoint's generation_config.json, and greedy decoding if it has none.
+        seed: of the random numbers; equal seeds give equal answers.
+        stop: further token ids that end a row. With text prompts also texts: the answer is cut off before the first.
+        valid_BT: for an array of ids, which are real; the others are padding, on either side.
+        language: for a multilingual model, the code of the language to generate, such as "fr_XX".
+        source_language: the code of the texts' language, where the tokenizer marks it.
+        **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
+            top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True, num_return_sequences=2 (beam
+            search), no_repeat_ngram_size=3, min_new_tokens=5, repetition_penalty=1.2, or do_sample=False. All others
+            are those of `m.sampling`, as in `strategies.build`.
 
     Returns:
-        For text the new text, without what ended it: a string for a string, a list for a list. For token ids
-        int32[B, max_new_tokens], where a row that has ended repeats the token that ended it. If the sampling has
-        num_return_sequences > 1, instead of each text a list of so many, or int32[B, N, max_new_tokens].
+        For text the new text, without the token or text that ended it: a string for a string, a list for a list. For
+        token ids int32[B, max_new_tokens], where a row that has ended repeats the token that ended it. If the strategy
+        has num_return_sequences > 1, instead of each text a list of them, or int32[B, N, max_new_tokens].
 
     Raises:
         ValueError: an empty batch or prompt, ids outside of the vocabulary, more tokens than the model has positions,
-            text without a tokenizer, a model without a language model's output, a language that there is not.
+            text without a tokenizer, a model without a language model's output, an unknown language, settings that
+            contradict one another or are out of their range.
+        TypeError: an unknown argument, or `sampling` together with single settings.
     """
     config = m.model.config
-    if max_new_tokens < 1:
+    if max_new_tokens is not None and max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
     _check_model(m.model)
-    sampling = m.sampling if sampling is None else sampling
-    _check_sampling(sampling, config)
+    sampling = _strategy(m, sampling, settings)
+    sampling.check(config)
     stops = [stop] if isinstance(stop, (int, str)) else list(stop or ())
     stop_texts = [s for s in stops if isinstance(s, str)]
     stop_ids = [s for s in stops if not isinstance(s, str)]
@@ -79,7 +94,7 @@ def generate(
     if language is not None:
         m, sampling, source_language = _in_language(m, sampling, language, source_language)
     elif registry.is_encoder_decoder(config) and config.decoder_start_id is None:
-        raise ValueError("the model starts a text with its language: say which, such as language='fr_XX'")
+        raise ValueError("the model's first token is that of a language: name one, such as language='fr_XX'")
 
     texts = [prompts] if isinstance(prompts, str) else prompts
     if is_text := len(texts) > 0 and isinstance(texts[0], str):
@@ -89,7 +104,10 @@ def generate(
         if stop_texts:
             raise ValueError(f"stop={stop_texts}: texts end text prompts only; for token ids, pass token ids")
         if source_language is not None:
-            raise ValueError(f"language {source_language!r} is said in the source: put its token among the token ids")
+            raise ValueError(
+                f"the source names the language {source_language!r}: put its token among the token ids of the prompts"
+            )
+    max_new_tokens = max_new_tokens or _default_length(m, sampling, rows)
     _check_rows(rows, config, max_new_tokens)
 
     new_BNT = _run(m, rows, max_new_tokens, sampling, seed, stop_ids)
@@ -98,51 +116,74 @@ def generate(
         return new_BNT if several else new_BNT[:, 0]
     befores = [[]] * len(rows) if registry.is_encoder_decoder(config) else rows
     answers = [
-        [text_of(m.tokenizer, new, stop_ids, before, stop_texts) for new in new_NT]
+        [decode_text(m.tokenizer, new, stop_ids, before, stop_texts) for new in new_NT]
         for before, new_NT in zip(befores, new_BNT)
     ]
     answers = answers if several else [answer for (answer,) in answers]
     return answers[0] if isinstance(prompts, str) else answers
 
 
-def _check_model(model: Any) -> None:
-    family = registry.module_of(model.config)
-    if not hasattr(family, "init_cache"):
-        raise ValueError(f"{registry.family_of(model.config)} is an encoder and does not generate")
-    writes = next(task for task in ("causal-lm", "seq2seq-lm") if task in family.PUBLISHED.tasks)
-    if model.task != writes:
-        raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task={writes!r}")
-
-
-def _check_sampling(sampling: Any, config: Any) -> None:
-    if not isinstance(sampling, Rules):
+def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
+    """The strategy that the arguments of `generate` ask for."""
+    for name in settings.keys() & RENAMED:
+        raise TypeError(f"generate has no argument {name!r}: pass {RENAMED[name]}")
+    if sampling is None:
+        return strategies.build(settings, m.sampling) if settings else m.sampling
+    if settings:
+        raise TypeError(f"sampling and {', '.join(settings)}: put all settings into `sampling`, or leave it out")
+    if not isinstance(sampling, Strategy):
         raise TypeError(f"sampling={sampling!r}: pass Greedy(), Sample(temperature=, ...) or Beam(num_beams=, ...)")
-    first = () if sampling.forced_first is None else (sampling.forced_first,)
-    for name, ids in (("suppressed", sampling.suppressed), ("forced_first", first)):
-        if ids:
-            checks.check_ids(np.asarray(ids)[None], config.vocab_size, name, "the vocabulary")
-    if isinstance(sampling, Beam) and sampling.num_beams > config.vocab_size:
-        raise ValueError(
-            f"num_beams={sampling.num_beams} is more than there are tokens to begin with, {config.vocab_size}: "
-            "search with fewer"
-        )
+    return sampling
 
 
-def _in_language(m: Any, sampling: Rules, code: str, source_code: str | None) -> tuple[Any, Rules, str | None]:
-    """The model, the sampling and the language of the source's template that have the answers written in a language.
+def _default_length(m: Any, sampling: Strategy, rows: list[np.ndarray]) -> int:
+    """The number of new tokens where the call has none: the strategy's, the checkpoint's, or the default."""
+    longest, positions = max((row.size for row in rows), default=0), m.model.config.max_length
+    is_encoder_decoder = registry.is_encoder_decoder(m.model.config)
+    lengths = [strategy.length(1 if is_encoder_decoder else longest) for strategy in (sampling, m.sampling)]
+    new = next((length for length in lengths if length is not None), None)
+    if new is None:
+        _warn_of_default()
+        new = DEFAULT_NEW_TOKENS
+    if new < 1:
+        raise ValueError(f"a prompt has {longest} tokens, and max_length leaves no room for more: pass max_new_tokens")
+    if positions is not None:
+        new = min(new, positions if is_encoder_decoder else positions - longest)
+    return max(new, 1)
 
-    Where it is said is seen in a target as the tokenizer frames it: at its beginning, and so it is the first token to
-    be written; at its end, which targets of such models start from; or nowhere, and so it is the source that says it.
+
+@functools.cache
+def _warn_of_default() -> None:
+    """Warns once in a process."""
+    warnings.warn(
+        f"neither the call nor the checkpoint has max_new_tokens: at most {DEFAULT_NEW_TOKENS} are generated",
+        stacklevel=4,
+    )
+
+
+def _check_model(model: Any) -> None:
+    task = registry.generating_task(model.config)
+    if task is None:
+        raise ValueError(f"{registry.family_of(model.config)} is an encoder and does not generate")
+    if model.task != task:
+        raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task={task!r}")
+
+
+def _in_language(m: Any, sampling: Strategy, code: str, source_code: str | None) -> tuple[Any, Strategy, str | None]:
+    """The model, the strategy and the language of the source's template with which answers are in a language.
+
+    The tokenizer's frame of a target shows where a model marks the language: with the first token (it is then forced),
+    with the last token (the decoder then starts with it), or nowhere (the source's frame then has it).
     """
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError(f"language={code!r}: the model came without a tokenizer, which knows the languages")
+        raise ValueError(f"language={code!r}: the model has no tokenizer, which knows the languages")
     token = tokenizer.language_id(code)
     frame = [int(i) for i in tokenizer.encode("", template=True, target=True, language=code).ids]
     if token not in frame:
         if source_code is not None:
             raise ValueError(
-                f"source_language={source_code!r}: to this model a source says in which language the answer is to be, "
-                "and not its own"
+                f"source_language={source_code!r}: this model's sources are marked with the language of the answer, "
+                "and not with their own: leave it out"
             )
         return m, sampling, code
     if frame[0] == token:
@@ -160,8 +201,9 @@ def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> Non
         if not row.size:
             raise ValueError(f"prompt {i} is empty: there is nothing to continue")
         checks.check_ids(row[None], config.vocab_size, f"prompt {i}", "the vocabulary")
-        beside = registry.is_encoder_decoder(config)  # for each of the two, it has as many positions
-        needed = max(len(row), max_new_tokens) if beside else len(row) + max_new_tokens
+        # An encoder-decoder has `max_length` positions for each of source and target.
+        is_encoder_decoder = registry.is_encoder_decoder(config)
+        needed = max(len(row), max_new_tokens) if is_encoder_decoder else len(row) + max_new_tokens
         if config.max_length is not None and needed > config.max_length:
             raise ValueError(
                 f"prompt {i} has {len(row)} tokens and max_new_tokens is {max_new_tokens}, and the model has "
@@ -179,29 +221,33 @@ def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
 
 
 def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarray]:
-    """Text as rows of ids: of a source as its tokenizer frames it; of a prompt as it is, and where there is none, the
-    token that starts a text, if there is one."""
+    """Texts as rows of token ids: sources in the tokenizer's frame, prompts without one. An empty prompt is the token
+    that starts a text, if the tokenizer has one."""
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError("the model came without a tokenizer: pass token ids instead of text")
+        raise ValueError("the model has no tokenizer: pass token ids instead of text")
     if registry.is_encoder_decoder(m.model.config):
         encodings = tokenizer.encode_batch(texts, special=True, template=True, language=language)
         return [encoding.ids for encoding in encodings]
     if language is not None:
-        raise ValueError(f"source_language={language!r}: there is no source; the prompt is gone on with")
+        raise ValueError(f"source_language={language!r}: a decoder has no source: leave it out")
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     return [np.asarray(tokenizer.encode(text).ids if text else start, np.int32) for text in texts]
 
 
-def text_of(
+def decode_text(
     tokenizer: Any,
     new: np.ndarray,
     stop_ids: Sequence[int],
     before: Sequence[int] = (),
     stop_texts: Sequence[str] = (),
 ) -> str:
-    """The text of new tokens: that of all tokens less what stood before, since a token's text may depend on that.
+    """The text of new tokens: of all tokens, less the text of the prompt, since a token's text may depend on it.
 
-    A model's table may be longer than its tokenizer's, as T5's by 28 rows: what these stand for is no text.
+    Args:
+        new: token ids. Those that the tokenizer lacks have no text: T5's embedding has 28 more rows than its tokenizer.
+        stop_ids: the text ends before the first of these.
+        before: the prompt.
+        stop_texts: likewise.
     """
     ends = np.flatnonzero(np.isin(new, stop_ids))
     new = new[: ends[0]] if ends.size else new
@@ -211,23 +257,27 @@ def text_of(
     return text[: min((at for stop in stop_texts if (at := text.find(stop)) >= 0), default=len(text))]
 
 
-def _run(m: Any, rows: list[np.ndarray], max_new: int, sampling: Rules, seed: int, stop_ids: list[int]) -> np.ndarray:
-    """int32[B, N, max_new], N answers to each prompt, by a program for lengths rounded up."""
+def _run(
+    m: Any, rows: list[np.ndarray], max_new: int, sampling: Strategy, seed: int, stop_ids: list[int]
+) -> np.ndarray:
+    """int32[B, N, max_new]: N answers to each prompt, by a program for lengths that are rounded up."""
     longest, positions = max(map(len, rows)), m.model.config.max_length
     room, T = _round_up(max_new), _round_up(longest)
     if positions is not None:
-        beside = registry.is_encoder_decoder(m.model.config)
-        room = min(room, positions if beside else positions - longest)
-        T = min(T, positions if beside else positions - room)
+        is_encoder_decoder = registry.is_encoder_decoder(m.model.config)
+        room = min(room, positions if is_encoder_decoder else positions - longest)
+        T = min(T, positions if is_encoder_decoder else positions - room)
     tokens_BT, valid_BT = np.zeros((len(rows), T), np.int32), np.zeros((len(rows), T), bool)
     for i, row in enumerate(rows):
         tokens_BT[i, T - len(row) :], valid_BT[i, T - len(row) :] = row, True
     params = jax.tree.map(jnp.asarray, m.params)
-    place = jax.tree.leaves(params)[0].sharding
-    device, *others = place.device_set
+    sharding = jax.tree.leaves(params)[0].sharding
+    device, *others = sharding.device_set
     by_layer = not others and device.platform == "cpu"
-    with jax.set_mesh(place.mesh) if others else jax.default_device(device):
-        new_BNR = (_on_cpu if by_layer else _anywhere)(
+    # The lengths are an argument: strategies that differ in them alone share a program.
+    sampling = dataclasses.replace(sampling, max_new_tokens=None, max_length=None)
+    with jax.set_mesh(sharding.mesh) if others else jax.default_device(device):
+        new_BNR = (_compiled_on_cpu if by_layer else _compiled)(
             _by_layer(params, device) if by_layer else params, tokens_BT, valid_BT, jax.random.key(seed),
             np.int32(max_new), np.asarray(stop_ids, np.int32),
             model=m.model, sampling=sampling, room=room, by_layer=by_layer,
@@ -236,14 +286,14 @@ def _run(m: Any, rows: list[np.ndarray], max_new: int, sampling: Rules, seed: in
 
 
 def lower(
-    model: Any, params: trees.Tree, tokens_BT: Any, valid_BT: Any, *, max_new_tokens: int, sampling: Rules
+    model: Any, params: trees.Tree, tokens_BT: Any, valid_BT: Any, *, max_new_tokens: int, sampling: Strategy
 ) -> Any:
-    """What `generate` runs on an accelerator, lowered for arguments of which only the shapes and places are known."""
+    """The program of `generate` on an accelerator, lowered for arguments of known shapes and shardings."""
     _check_model(model)
-    ends = [] if model.config.eos_id is None else [model.config.eos_id]
-    return _anywhere.lower(
+    stop_ids = [] if model.config.eos_id is None else [model.config.eos_id]
+    return _compiled.lower(
         params, tokens_BT, valid_BT, jax.eval_shape(jax.random.key, 0), np.int32(max_new_tokens),
-        np.asarray(ends, np.int32), model=model, sampling=sampling, room=max_new_tokens, by_layer=False,
+        np.asarray(stop_ids, np.int32), model=model, sampling=sampling, room=max_new_tokens, by_layer=False,
     )  # fmt: skip
 
 
@@ -252,7 +302,7 @@ def _round_up(n: int) -> int:
 
 
 def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
-    """The same memory, seen layer by layer: see `Layers`."""
+    """Views of the parameters, one for each layer: see `Layers`."""
     return {
         name: part
         if not isinstance(part, dict)
@@ -264,56 +314,28 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
 
 
 def _program(params, tokens_BT, valid_BT, key, max_new, stop_ids, *, model, sampling, room, by_layer):
-    """Left-padded prompts to int32[B, N, room], N answers to each, of which the first max_new tokens are asked for."""
-    follow = functools.partial(scores.following, model, params)
-    read_BT, real_BT = scores.read(model.config, tokens_BT, valid_BT)
+    """Left-padded prompts to int32[B, N, room]: N answers to each, of which the first max_new tokens count."""
+    prompt_BT, real_BT = forward.decoder_prompt(model.config, tokens_BT, valid_BT)
 
-    def rules(n, scores_MV, new_MR):
-        beams = len(new_MR) // len(read_BT)
+    def apply_rules(n, logits_MV, new_MR):
+        rows_of_each = len(new_MR) // len(prompt_BT)
         return sampling.apply(
-            n, scores_MV, new_MR, config=model.config, read_BT=jnp.repeat(read_BT, beams, axis=0),
-            valid_BT=jnp.repeat(real_BT, beams, axis=0), max_new=max_new, stop_ids=stop_ids,
+            n, logits_MV, new_MR, config=model.config, prompt_BT=jnp.repeat(prompt_BT, rows_of_each, axis=0),
+            valid_BT=jnp.repeat(real_BT, rows_of_each, axis=0), max_new=max_new, stop_ids=stop_ids,
         )  # fmt: skip
 
-    scores_BV, cache = scores.first(model, params, tokens_BT, valid_BT, room=room, by_layer=by_layer)
-    how = {"follow": follow, "rules": rules, "room": room, "max_new": max_new, "stop_ids": stop_ids}
-    if isinstance(sampling, Beam):
-        return beam.search(sampling, scores_BV, cache, **how)[0]
-    return _one_by_one(sampling, key, scores_BV, cache, **how)[:, None]
+    logits_BV, cache = forward.prefill(model, params, tokens_BT, valid_BT, room=room, by_layer=by_layer)
+    return sampling.decode(
+        DecodeInputs(
+            logits_BV=logits_BV, cache=cache, decode_step=functools.partial(forward.decode_step, model, params),
+            apply_rules=apply_rules, key=key, room=room, max_new=max_new, stop_ids=stop_ids,
+        )
+    )  # fmt: skip
 
 
-def _one_by_one(sampling, key, scores_BV, cache, *, follow, rules, room, max_new, stop_ids):
-    """int32[B, room]: each token is chosen for good."""
-    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(scores_BV.shape[0]))
-
-    def choose(n, scores_BV, new_BR):
-        keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, n)
-        return sampling.choose(keys_B, rules(n, scores_BV, new_BR))
-
-    def ended(token_B):
-        return (token_B[:, None] == stop_ids).any(axis=1)
-
-    def more(state):
-        n, _, done_B, _, _ = state
-        return (n < max_new) & ~done_B.all()
-
-    def step(state):
-        n, token_B, done_B, new_BR, cache = state
-        scores_BV, cache = follow(token_B, cache)
-        token_B = jnp.where(done_B, token_B, choose(n, scores_BV, new_BR))
-        new_BR = jax.lax.dynamic_update_slice_in_dim(new_BR, token_B[:, None], n, axis=1)
-        return n + 1, token_B, done_B | ended(token_B), new_BR, cache
-
-    token_B = choose(0, scores_BV, jnp.zeros((scores_BV.shape[0], room), jnp.int32))
-    new_BR = jnp.tile(token_B[:, None], (1, room))
-    n, token_B, _, new_BR, _ = jax.lax.while_loop(more, step, (1, token_B, ended(token_B), new_BR, cache))
-    # What was not reached repeats the token that ended the row.
-    return jnp.where(jnp.arange(room) < n, new_BR, token_B[:, None])
-
-
-_anywhere = jax.jit(_program, static_argnames=("model", "sampling", "room", "by_layer"))
-# The product of a matrix and one token takes as long as to read the matrix, which wide registers read faster.
-_on_cpu = jax.jit(
+_compiled = jax.jit(_program, static_argnames=("model", "sampling", "room", "by_layer"))
+# The product of a matrix and one token is bound by reading the matrix, which wide registers read faster.
+_compiled_on_cpu = jax.jit(
     _program,
     static_argnames=("model", "sampling", "room", "by_layer"),
     compiler_options={"xla_cpu_prefer_vector_width": 512},

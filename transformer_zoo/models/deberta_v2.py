@@ -1,42 +1,31 @@
-"""DeBERTa: Decoding-enhanced BERT with Disentangled Attention, He et al. 2020, in its second version; DeBERTaV3, He et
-al. 2021, which differs in how it is pretrained."""
+"""DeBERTa in its second version: He et al. 2020, section 5; and DeBERTaV3, He et al. 2021, with another pretraining."""
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Compute, Embedding, Mask, Output, TokenEmbedding, heads, stack
-from transformer_zoo.nn.activations import ACTIVATIONS, check_activation
-from transformer_zoo.nn.checks import (
-    check_choice,
-    check_heads,
-    check_ids,
-    check_labels,
-    check_rates,
-    check_sizes,
-    check_tokens,
-)
-from transformer_zoo.nn.disentangled import TERMS, DisentangledAttention, real, terms_of
-from transformer_zoo.nn.positions import encoder_inputs
+from transformer_zoo.nn import Architecture, Compute, Inputs, Mask, PostNormBlock
+from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.disentangled import DisentangledAttention, DisentangledEncoder, zero_padding
+from transformer_zoo.published import Key, Published, bert_layout, deberta_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Architecture):
     """The architecture: what a checkpoint fixes.
 
     Raises:
-        ValueError: sizes below 1, heads that do not divide the width, buckets that there are no distances for, an even
-            convolution, an unknown activation or term, no rate of dropout, no or equal labels.
+        ValueError: more buckets than distances, an even convolution, a norm for a table that there is not; and as in
+            `Architecture`.
     """
 
     vocab_size: int = 128100
     max_length: int = 512
-    num_segments: int = 0  # no published model knows segments
+    num_segments: int = 0  # no published model has segments
     embed_width: int | None = None  # None: as width
     width: int = 768
     num_layers: int = 12
@@ -45,14 +34,14 @@ class Config:
     activation: str = "gelu"
     norm_epsilon: float = 1e-7
     init_std: float = 0.02
-    absolute_positions: bool = True  # are added to the tokens; without them rows may be of any length
+    absolute_positions: bool = True  # added to the tokens; without them rows may be of any length
     relative_attention: bool = True
-    position_terms: str = TERMS[0]  # of the attention, besides that of contents
+    position_terms: Literal["c2p|p2c", "c2p", "p2c", ""] = "c2p|p2c"  # of the attention scores
     max_distance: int | None = None  # None: as max_length
     position_buckets: int | None = 256  # half of the rows of the table of distances. None: max_distance
-    share_projections: bool = True  # positions are projected as contents are
-    relative_norm: bool = False  # of the table
-    conv_size: int = 0  # tokens that a convolution beside the first block sees. 0: there is none
+    share_projections: bool = True  # positions are projected by the kernels of the content
+    relative_norm: bool = False  # of the table of distances
+    conv_size: int = 0  # kernel size of the convolution in the first block. 0: there is none
     conv_activation: str = "tanh"
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -60,33 +49,21 @@ class Config:
     head_dropout: float | None = None  # None: as hidden_dropout
     pooler_activation: str = "gelu"
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # what a classifier of sequences is for, as config.json's problem_type says
+    problem: str | None = None  # problem_type in config.json
 
     def __post_init__(self) -> None:
-        check_sizes(self, "vocab_size", "max_length", "embed_width", "width", "num_layers", "num_heads", "mlp_dim")
-        check_sizes(self, "max_distance", "position_buckets")
-        check_heads(self.width, self.num_heads)
-        check_rates(self, "hidden_dropout", "attention_dropout", "pooler_dropout", "head_dropout")
-        check_activation(self.activation)
-        check_choice(self, "conv_activation", tuple(ACTIVATIONS))
-        check_choice(self, "pooler_activation", tuple(ACTIVATIONS))
-        check_choice(self, "position_terms", TERMS)
-        check_labels(self.labels)
-        if self.num_segments < 0:
-            raise ValueError(f"num_segments is {self.num_segments}: it must be at least 0")
-        if self.conv_size < 0 or (self.conv_size and self.conv_size % 2 == 0):
+        super().__post_init__()
+        buckets, most = self.position_buckets, 2 * self.distances - 3
+        if self.conv_size and self.conv_size % 2 == 0:
             raise ValueError(f"conv_size is {self.conv_size}: it must be odd, or 0 for no convolution")
-        if self.position_buckets is not None and not 2 <= self.position_buckets <= 2 * self.distances - 3:
-            most = 2 * self.distances - 3
-            raise ValueError(
-                f"position_buckets is {self.position_buckets}: choose 2 to {most} for {self.distances} distances"
-            )
+        if buckets is not None and not 2 <= buckets <= most:
+            raise ValueError(f"position_buckets is {buckets}: choose 2 to {most} for {self.distances} distances")
         if self.relative_norm and not self.relative_attention:
             raise ValueError("relative_norm is of the table of relative_attention, which is False")
 
     @property
     def distances(self) -> int:
-        """The farthest distance that is told from others, plus one."""
+        """The number of distances on either side of a token that are distinguished."""
         return self.max_length if self.max_distance is None else self.max_distance
 
 
@@ -107,317 +84,106 @@ PRESETS = {
 
 
 class Convolution(nn.Module):
-    """What stands around a token, embedded: a part of the first block's output."""
+    """A convolution over the embedded tokens, whose output is added to the first block's."""
 
     config: Config
     compute: Compute
+    init: Any
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, train: bool) -> tuple[jax.Array, Any]:
-        """What is to be added to the first block's output, and the parameters of the norm of the sum."""
+        """The output [B, T, D], and the parameters of the norm of the sum, which the first block applies."""
         cfg, compute = self.config, self.compute
         conv = nn.Conv(
             cfg.width, (cfg.conv_size,), dtype=compute.dtype, param_dtype=compute.param_dtype,
-            kernel_init=initializer(cfg), name="filter",
+            kernel_init=self.init, name="filter",
         )  # fmt: skip
         drop = nn.Dropout(cfg.hidden_dropout, deterministic=not train)
         y_BTD = ACTIVATIONS[cfg.conv_activation](drop(conv(x_BTD)))
         norm = compute.layer_norm(epsilon=cfg.norm_epsilon, name="norm")
-        norm(y_BTD)  # makes the parameters, which the first block has the use of
+        norm(y_BTD)  # only to make its parameters
         return y_BTD, norm.variables["params"]
 
 
-class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)), as in BERT, with disentangled attention; in the first block, what
-    the convolution says is added to that."""
+class Block(PostNormBlock):
+    """BERT's block, with disentangled attention; in the first block, norm(block(x) + convolution(x))."""
 
-    config: Config
-    compute: Compute
-
-    @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, is_first: Any, table_RD: Any, convolved: Any, mask: Mask, train: bool
+        self, x_BTD: jax.Array, is_first: Any, mask: Mask, table_RD: Any, convolved: Any, train: bool
     ) -> tuple[jax.Array, None]:
-        cfg, compute, init = self.config, self.compute, initializer(self.config)
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        dense = functools.partial(compute.dense, kernel_init=init)
-        drop = nn.Dropout(cfg.hidden_dropout, deterministic=not train)
-        attention = DisentangledAttention(
-            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
-            terms=cfg.position_terms, max_distance=None if cfg.position_buckets is None else cfg.distances,
-            share=cfg.share_projections, table_dropout=cfg.hidden_dropout, init=init, out_init=init, name="attention",
-        )  # fmt: skip
-
-        y_BTD = attention(x_BTD, attention.keys_values(x_BTD), table_RD, mask=mask, train=train)
-        x_BTD = norm(name="attention_norm")(x_BTD + drop(y_BTD))
-        h_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_up")(x_BTD))
-        x_BTD = norm(name="mlp_norm")(x_BTD + drop(dense(cfg.width, name="mlp_down")(h_BTF)))
+        x_BTD, _ = super().__call__(x_BTD, None, mask, table_RD, train)
         if convolved is not None:
-            around_BTD, params = convolved
-            add = lambda x_BTD: real(norm(parent=None).apply({"params": params}, x_BTD + around_BTD), mask)
+            y_BTD, params = convolved
+            norm = self.compute.layer_norm(epsilon=self.config.norm_epsilon, parent=None)
+            add = lambda x_BTD: zero_padding(norm.apply({"params": params}, x_BTD + y_BTD), mask)
             x_BTD = jax.lax.cond(is_first, add, lambda x_BTD: x_BTD, x_BTD)
         return x_BTD, None
 
+    def attend(self, x_BTD: jax.Array, mask: Mask, relative: Any, train: bool) -> jax.Array:
+        cfg, init = self.config, self.init
+        attention = DisentangledAttention(
+            cfg.num_heads, cfg.width // cfg.num_heads, self.compute, dropout=cfg.attention_dropout,
+            terms=cfg.position_terms, max_distance=None if cfg.position_buckets is None else cfg.distances,
+            share_att_key=cfg.share_projections, table_dropout=cfg.hidden_dropout,
+            init=init, out_init=init, name="attention",
+        )  # fmt: skip
+        return attention(x_BTD, attention.keys_values(x_BTD), relative, mask=mask, train=train)
 
-class Model(nn.Module):
-    """DeBERTa with the head of a task, one of `TASKS`."""
 
-    config: Config
-    task: str = "masked-lm"
-    compute: Compute = Compute()
+class Model(DisentangledEncoder):
+    """DeBERTa with the head of a task."""
 
     def setup(self) -> None:
-        cfg, compute, init = self.config, self.compute, initializer(self.config)
+        cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
         norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        table = functools.partial(Embedding, compute=compute, init=init)
-        embed_width = cfg.embed_width or cfg.width
-        self.token_embed = TokenEmbedding(cfg.vocab_size, embed_width, compute, init)
-        if cfg.absolute_positions:
-            self.position_embed = table(cfg.max_length, embed_width)
-        if cfg.num_segments:
-            self.segment_embed = table(cfg.num_segments, embed_width)
-        if embed_width != cfg.width:
-            self.embed_project = compute.dense(cfg.width, use_bias=False, kernel_init=init)
-        self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
-        if cfg.relative_attention:
-            self.relative_embed = table(2 * (cfg.position_buckets or cfg.distances), cfg.width)
+        self.add_embeddings(init, norm, num_distances=cfg.position_buckets or cfg.distances)
         if cfg.relative_norm:
             self.relative_norm = norm()
         if cfg.conv_size:
-            self.conv = Convolution(cfg, compute)
-        self.blocks = Block(cfg, compute)
-        if self.task in heads.LANGUAGE_MODEL:
-            self.lm_head = heads.MaskedLM(self.token_embed, cfg.activation, norm, compute, init)
-        if classes := heads.classes(self.task, cfg.labels):
-            self.head = heads.Classifier(classes, compute, init, **judge(cfg, self.task))
+            self.conv = Convolution(cfg, compute, init)
+        self.blocks = Block(cfg, compute, init)
+        self.add_head(init, norm, self.head_table)
 
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        segments_BT: jax.Array | None = None,
-        valid_BT: jax.Array | None = None,
-        train: bool = False,
-    ) -> Output:
-        """Reads whole rows.
-
-        Args:
-            tokens_BT: ids, int[B, T]; for multiple-choice [B, C, T], a row for each choice, as are the others then.
-            segments_BT: the number of the text that a token belongs to, from 0. None: all 0. Models that know no
-                segments, as all published ones, disregard it.
-            valid_BT: which tokens are real; the rest is padding, on the left or on the right. None: all.
-            train: with dropout, for which `rngs={"dropout": key}` is needed.
-
-        Raises:
-            ValueError: ids outside of the vocabulary, too long a row, an empty batch, shapes that differ.
-        """
-        cfg, tokens = self.config, tokens_BT
-        tokens_BT, segments_BT, valid_BT = heads.as_rows(
-            self.task, tokens_BT, segments_BT=segments_BT, valid_BT=valid_BT
-        )
-        check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length if cfg.absolute_positions else None)
-        positions_BT, mask = encoder_inputs(tokens_BT, valid_BT, None)
-        # Padding is zero, and sees nothing: it attends to all alike.
-        mask = mask.replace(documents_BT=mask.valid_BS, documents_BS=mask.valid_BS)
-
-        x_BTD = self.token_embed(tokens_BT)
-        if cfg.absolute_positions:
-            x_BTD += self.position_embed(positions_BT)
-        if cfg.num_segments:
-            segments_BT = jnp.zeros_like(tokens_BT) if segments_BT is None else segments_BT
-            check_ids(segments_BT, cfg.num_segments, "segments_BT", "the segments")
-            x_BTD += self.segment_embed(segments_BT)
-        if cfg.embed_width not in (None, cfg.width):
-            x_BTD = self.embed_project(x_BTD)
-        x_BTD = self.embed_drop(real(self.embed_norm(x_BTD), mask), deterministic=not train)
-        self.sow("intermediates", "embedded_BTD", x_BTD)
-
-        table_RD = self.relative_embed.embedding.astype(x_BTD.dtype) if cfg.relative_attention else None
+    def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
+        cfg, table_RD = self.config, self.distance_table()
         table_RD = self.relative_norm(table_RD) if cfg.relative_norm else table_RD
         is_first = convolved = None
         if cfg.conv_size:
             is_first, convolved = np.arange(cfg.num_layers) == 0, self.conv(x_BTD, train)
-        hidden_BTD, _ = stack(
-            self.blocks, x_BTD, is_first, table_RD, convolved, mask, train, length=cfg.num_layers, compute=self.compute
-        )
-        return heads.output(self, tokens, hidden_BTD, summary_BD=hidden_BTD[:, 0], train=train)
-
-    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
-        """Scores [B, T, V] of what masked tokens are, over the padded vocabulary; a loss needs but its masks."""
-        return self.lm_head(hidden_BTD)
+        return self.run(self.blocks, x_BTD, is_first, inputs.mask, table_RD, convolved, train)
 
 
-def judge(cfg: Config, task: str) -> dict[str, Any]:
-    """The settings of a task's classifier: sequences are judged by their first token, through a hidden layer."""
-    if task == "question-answering":
-        return {}
-    if task == "token-classification":
-        return {"dropout": cfg.hidden_dropout}
-    return {
-        "dropout": cfg.hidden_dropout if cfg.head_dropout is None else cfg.head_dropout,
-        "activation": cfg.pooler_activation,
-        "hidden_dropout": cfg.pooler_dropout,
-    }
-
-
-def initializer(cfg: Config) -> Any:
-    """For all weights, as in the code released with the paper."""
-    return nn.initializers.normal(cfg.init_std)
-
-
-example_inputs = heads.example_inputs
-
-
-# ---- the published checkpoints ------------------------------------------------------------------------------------
-
-TASKS = {
-    "base": "DebertaV2Model",
-    "masked-lm": "DebertaV2ForMaskedLM",
-    "sequence-classification": "DebertaV2ForSequenceClassification",
-    "token-classification": "DebertaV2ForTokenClassification",
-    "question-answering": "DebertaV2ForQuestionAnswering",
-    "multiple-choice": "DebertaV2ForMultipleChoice",
-}
-HF_MODEL_TYPE = "deberta-v2"
-HF_CONFIG = {
-    "vocab_size": "vocab_size",
-    "max_length": "max_position_embeddings",
-    "num_segments": "type_vocab_size",
-    "embed_width": (
-        "embedding_size",
-        lambda width, settings: None if width == settings["hidden_size"] else width,
-        lambda width, config: width or config.width,
+_SELF = deberta_layout.SELF
+PUBLISHED = Published(
+    model_type="deberta-v2",
+    class_prefix="DebertaV2",
+    config=deberta_layout.CONFIG | {
+        "position_buckets": deberta_layout.size("position_buckets"),
+        "share_projections": Key("share_att_key", False),
+        "relative_norm": Key.choice("norm_rel_ebd", {"none": False, "layer_norm": True}, "none"),
+        "conv_size": Key("conv_kernel_size", 0),
+        "conv_activation": Key("conv_act", "tanh"),
+    },
+    fixed={"conv_groups": 1, **bert_layout.TIED_WORDS},
+    prefix="deberta.",
+    body=(
+        *deberta_layout.EMBEDDINGS,
+        *rows.norm("encoder.LayerNorm", "relative_norm"),
+        ("encoder.conv.conv.weight", "conv/filter/kernel", "E D W -> W D E"),
+        ("encoder.conv.conv.bias", "conv/filter/bias", "E -> E"),
+        *rows.norm("encoder.conv.LayerNorm", "conv/norm"),
+        *rows.split_heads(_SELF + "query_proj", "blocks/attention/query"),
+        *rows.split_heads(_SELF + "key_proj", "blocks/attention/key"),
+        *rows.split_heads(_SELF + "value_proj", "blocks/attention/value"),
+        *rows.split_heads(_SELF + "pos_key_proj", "blocks/attention/position_key"),
+        *rows.split_heads(_SELF + "pos_query_proj", "blocks/attention/position_query"),
+        *deberta_layout.ATTENTION_OUTPUT,
+        *bert_layout.MLP,
     ),
-    "width": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "mlp_dim": "intermediate_size",
-    "activation": "hidden_act",
-    "norm_epsilon": "layer_norm_eps",
-    "init_std": "initializer_range",
-    "absolute_positions": "position_biased_input",
-    "relative_attention": "relative_attention",
-    "position_terms": (
-        "pos_att_type",
-        lambda words, _: terms_of(words),
-        lambda terms, _: terms.split("|") if terms else [],
+    heads=deberta_layout.HEADS,
+    tied=deberta_layout.TIED,
+    ignored=(
+        *deberta_layout.IGNORED,
+        (r"mask_predictions\..*", "version 3's head for replaced-token detection, which the reference lacks"),
     ),
-    "max_distance": ("max_relative_positions", lambda n, _: n if n > 0 else None, lambda n, _: n or -1),
-    "position_buckets": ("position_buckets", lambda n, _: n if n > 0 else None, lambda n, _: n or -1),
-    "share_projections": "share_att_key",
-    "relative_norm": ("norm_rel_ebd", {"none": False, "layer_norm": True}),
-    "conv_size": "conv_kernel_size",
-    "conv_activation": "conv_act",
-    "hidden_dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "pooler_dropout": "pooler_dropout",
-    "head_dropout": "cls_dropout",
-    "pooler_activation": "pooler_hidden_act",
-    "problem": "problem_type",
-}
-HF_DEFAULTS = {
-    "max_position_embeddings": 512,
-    "type_vocab_size": 0,
-    "embedding_size": None,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-7,
-    "initializer_range": 0.02,
-    "position_biased_input": True,
-    "relative_attention": False,
-    "pos_att_type": None,
-    "max_relative_positions": -1,
-    "position_buckets": -1,
-    "share_att_key": False,
-    "norm_rel_ebd": "none",
-    "conv_kernel_size": 0,
-    "conv_act": "tanh",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "pooler_dropout": 0,
-    "cls_dropout": None,
-    "pooler_hidden_act": "gelu",
-    "problem_type": None,
-}
-HF_FIXED = {
-    "conv_groups": 1,
-    "tie_word_embeddings": True,
-}
-HF_PREFIX = "deberta."
-_LAYER = "encoder.layer.*."
-_SELF = _LAYER + "attention.self."
-HF_WEIGHTS = (
-    # theirs                                       ours                                      layout, theirs -> ours
-    ("embeddings.word_embeddings.weight",          "token_embed/embedding",                  "V E -> V E"),
-    ("embeddings.position_embeddings.weight",      "position_embed/embedding",               "T E -> T E"),
-    ("embeddings.token_type_embeddings.weight",    "segment_embed/embedding",                "S E -> S E"),
-    ("embeddings.embed_proj.weight",               "embed_project/kernel",                   "D E -> E D"),
-    ("embeddings.LayerNorm.weight",                "embed_norm/scale",                       "D -> D"),
-    ("embeddings.LayerNorm.bias",                  "embed_norm/bias",                        "D -> D"),
-    ("encoder.rel_embeddings.weight",              "relative_embed/embedding",               "R D -> R D"),
-    ("encoder.LayerNorm.weight",                   "relative_norm/scale",                    "D -> D"),
-    ("encoder.LayerNorm.bias",                     "relative_norm/bias",                     "D -> D"),
-    ("encoder.conv.conv.weight",                   "conv/filter/kernel",                     "E D W -> W D E"),
-    ("encoder.conv.conv.bias",                     "conv/filter/bias",                       "E -> E"),
-    ("encoder.conv.LayerNorm.weight",              "conv/norm/scale",                        "D -> D"),
-    ("encoder.conv.LayerNorm.bias",                "conv/norm/bias",                         "D -> D"),
-    (_SELF + "query_proj.weight",                  "blocks/attention/query/kernel",          "(H K) D -> D H K"),
-    (_SELF + "query_proj.bias",                    "blocks/attention/query/bias",            "(H K) -> H K"),
-    (_SELF + "key_proj.weight",                    "blocks/attention/key/kernel",            "(H K) D -> D H K"),
-    (_SELF + "key_proj.bias",                      "blocks/attention/key/bias",              "(H K) -> H K"),
-    (_SELF + "value_proj.weight",                  "blocks/attention/value/kernel",          "(H K) D -> D H K"),
-    (_SELF + "value_proj.bias",                    "blocks/attention/value/bias",            "(H K) -> H K"),
-    (_SELF + "pos_key_proj.weight",                "blocks/attention/position_key/kernel",   "(H K) D -> D H K"),
-    (_SELF + "pos_key_proj.bias",                  "blocks/attention/position_key/bias",     "(H K) -> H K"),
-    (_SELF + "pos_query_proj.weight",              "blocks/attention/position_query/kernel", "(H K) D -> D H K"),
-    (_SELF + "pos_query_proj.bias",                "blocks/attention/position_query/bias",   "(H K) -> H K"),
-    (_LAYER + "attention.output.dense.weight",     "blocks/attention/out/kernel",            "D (H K) -> H K D"),
-    (_LAYER + "attention.output.dense.bias",       "blocks/attention/out/bias",              "D -> D"),
-    (_LAYER + "attention.output.LayerNorm.weight", "blocks/attention_norm/scale",            "D -> D"),
-    (_LAYER + "attention.output.LayerNorm.bias",   "blocks/attention_norm/bias",             "D -> D"),
-    (_LAYER + "intermediate.dense.weight",         "blocks/mlp_up/kernel",                   "F D -> D F"),
-    (_LAYER + "intermediate.dense.bias",           "blocks/mlp_up/bias",                     "F -> F"),
-    (_LAYER + "output.dense.weight",               "blocks/mlp_down/kernel",                 "D F -> F D"),
-    (_LAYER + "output.dense.bias",                 "blocks/mlp_down/bias",                   "D -> D"),
-    (_LAYER + "output.LayerNorm.weight",           "blocks/mlp_norm/scale",                  "D -> D"),
-    (_LAYER + "output.LayerNorm.bias",             "blocks/mlp_norm/bias",                   "D -> D"),
 )  # fmt: skip
-_LANGUAGE_MODEL = (
-    ("cls.predictions.transform.dense.weight",     "lm_head/dense/kernel",                   "E D -> D E"),
-    ("cls.predictions.transform.dense.bias",       "lm_head/dense/bias",                     "E -> E"),
-    ("cls.predictions.transform.LayerNorm.weight", "lm_head/norm/scale",                     "E -> E"),
-    ("cls.predictions.transform.LayerNorm.bias",   "lm_head/norm/bias",                      "E -> E"),
-    ("cls.predictions.bias",                       "lm_head/bias",                           "V -> V"),
-)  # fmt: skip
-_POOLED = (
-    ("pooler.dense.weight",                        "head/dense/kernel",                      "E D -> D E"),
-    ("pooler.dense.bias",                          "head/dense/bias",                        "E -> E"),
-)  # fmt: skip
-_CLASSIFIER = (
-    ("classifier.weight",                          "head/scores/kernel",                     "C D -> D C"),
-    ("classifier.bias",                            "head/scores/bias",                       "C -> C"),
-)  # fmt: skip
-_ANSWER = (
-    ("qa_outputs.weight",                          "head/scores/kernel",                     "C D -> D C"),
-    ("qa_outputs.bias",                            "head/scores/bias",                       "C -> C"),
-)  # fmt: skip
-HF_HEADS = {
-    "masked-lm": _LANGUAGE_MODEL,
-    "sequence-classification": _POOLED + _CLASSIFIER,
-    "token-classification": _CLASSIFIER,
-    "question-answering": _ANSWER,
-    "multiple-choice": _POOLED + _CLASSIFIER,
-}
-# The published checkpoints, and those of which config.json says `"legacy": false`, have another name for the same head.
-HF_TIED = {
-    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "/cls.predictions.bias",
-    "lm_predictions.lm_head.dense.weight": "/cls.predictions.transform.dense.weight",
-    "lm_predictions.lm_head.dense.bias": "/cls.predictions.transform.dense.bias",
-    "lm_predictions.lm_head.LayerNorm.weight": "/cls.predictions.transform.LayerNorm.weight",
-    "lm_predictions.lm_head.LayerNorm.bias": "/cls.predictions.transform.LayerNorm.bias",
-    "lm_predictions.lm_head.bias": "/cls.predictions.bias",
-}
-HF_IGNORE = (
-    (r"embeddings\.position_ids", "the numbers 0, 1, 2, ..., which old versions saved as a buffer"),
-    (r"embeddings\.position_embeddings\.weight", "of the decoder of hidden tokens, which the reference does not have"),
-    (r"mask_predictions\..*", "the head of version 3 that tells replaced tokens, which the reference does not have"),
-)

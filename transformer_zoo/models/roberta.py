@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 
 from transformer_zoo.nn import Architecture, Embedding, Encoder, Head, Inputs, PostNormBlock, TokenEmbedding
-from transformer_zoo.published import Key, Published, bert_layout, rows
+from transformer_zoo.published import Key, Published, bert_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,13 +106,10 @@ PUBLISHED = Published(
     prefix="roberta.",
     body=(*bert_layout.EMBEDDINGS, *bert_layout.LAYERS, *bert_layout.POOLER),
     heads={
-        "masked-lm": (
-            *rows.dense("lm_head.dense", "lm_head/dense"), *rows.norm("lm_head.layer_norm", "lm_head/norm"),
-            *rows.bias("lm_head.bias", "lm_head/bias"),
-        ),
+        "masked-lm": bert_layout.LM_HEAD,
         **bert_layout.CLASSIFIERS,
         "sequence-classification": bert_layout.HIDDEN_CLASSIFIER,
     },
-    tied={"lm_head.decoder.weight": bert_layout.WORDS, "lm_head.decoder.bias": "/lm_head.bias"},
+    tied=bert_layout.TIED_LM_HEAD,
     ignored=bert_layout.BUFFERS,
 )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Attention: projections, and the two verbs `keys_values` and `__call__`. It knows nothing of caching or of sharding.
+"""Attention: the projections, and the methods `keys_values` and `__call__`. Caching and sharding are done elsewhere.
 
-The alphabet, in names and in einsums alike, throughout the package:
+The letters of shapes, in names and in einsums, throughout the package:
   B batch   T query positions   S key or source positions   L layers   D width   H query heads   G key and value heads
   K size of one head   F width of the MLP   V vocabulary   C classes
 """
@@ -26,12 +26,12 @@ class Attention(nn.Module):
     num_kv_heads: int | None = None
     use_bias: bool = True
     key_bias: bool = True
-    """Whether the keys too have a bias, where there are any: no weight depends on it."""
+    """Whether the keys have a bias if `use_bias`. The attention weights do not depend on it."""
     dropout: float = 0.0
     init: Any = nn.initializers.lecun_normal()
     out_init: Any = nn.initializers.lecun_normal()
     query_init: Any = None
-    """None: as `init`, which that of keys and values is."""
+    """Initialises the query projection. None: `init`, as for keys and values."""
 
     def setup(self) -> None:
         project = functools.partial(self.compute.dense_general, axis=-1, kernel_init=self.init)
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self.value = project(shape, use_bias=self.use_bias)
 
     def keys_values(self, y_BSD: jax.Array, rotation: Any = None) -> tuple[jax.Array, jax.Array]:
-        """(k_BSGK, v_BSGK) of what is attended to; with a `positions.rotation` the keys are turned by it."""
+        """Keys and values (k_BSGK, v_BSGK) of the tokens attended to; a `positions.rotation` is applied to the keys."""
         k_BSGK = self.key(y_BSD)
         return k_BSGK if rotation is None else rotate(k_BSGK, rotation), self.value(y_BSD)
 
@@ -59,27 +59,26 @@ class Attention(nn.Module):
         rotation: Any = None,
         train: bool = False,
     ) -> jax.Array:
-        """Attends from x_BTD, its queries turned by the rotation if there is one, to keys and values; scale None is
-        1/sqrt(K).
+        """Attention [B, T, D] of x_BTD over keys and values; a rotation is applied to the queries.
 
-        Where the weights are asked for (`mutable=["intermediates"]`: `weights_BHTS`, and what they come of) or dropped
-        out, they are computed in the open; otherwise by the fastest implementation that can.
+        If the weights are to be returned (`mutable=["intermediates"]`) or dropped out, the plain implementation
+        computes them; otherwise the fastest one that supports the arguments. A scale of None is 1/sqrt(K).
         """
         q_BTHK, (k_BSGK, v_BSGK) = self.query(x_BTD), kv
         q_BTHK = q_BTHK if rotation is None else rotate(q_BTHK, rotation)
-        how = {"mask": mask, "bias": bias, "scale": self.head_dim**-0.5 if scale is None else scale}
+        kwargs = {"mask": mask, "bias": bias, "scale": self.head_dim**-0.5 if scale is None else scale}
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         if self.is_mutable_collection("intermediates") or (train and self.dropout):
-            weights_BHTS = kernels.weights(q_BTHK, k_BSGK, **how)
+            weights_BHTS = kernels.weights(q_BTHK, k_BSGK, **kwargs)
             sown = {"queries_BTHK": q_BTHK, "keys_BSGK": k_BSGK, "values_BSGK": v_BSGK, "weights_BHTS": weights_BHTS}
             for name, x in sown.items():
                 self.sow("intermediates", name, x)
-            # A barrier, or the random numbers become part of the products, and where there are not as many keys as
-            # queries the stack of the TPU's compiler overflows.
+            # Without the barrier, the random numbers are fused into the products, and the TPU's compiler overflows its
+            # stack where the numbers of keys and of queries differ.
             left_BHTS = jax.lax.optimization_barrier(dropout(weights_BHTS).astype(v_BSGK.dtype))
             y_BTHK = kernels.mix(left_BHTS, v_BSGK)
         else:
-            y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **how, implementation=self.compute.attention)
+            y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **kwargs, implementation=self.compute.attention)
         out = self.compute.dense_general(
             x_BTD.shape[-1], axis=(-2, -1), use_bias=self.use_bias, kernel_init=self.out_init, name="out"
         )

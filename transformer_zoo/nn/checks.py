@@ -1,7 +1,7 @@
-"""The border of a model: JAX clamps a gather out of range and broadcasts a wrong shape in silence; we refuse both.
+"""Checks of a model's inputs. JAX silently clamps an index out of range and broadcasts a wrong shape; both are errors.
 
-Shapes are checked always. Values are checked wherever they are known, that is, outside `jax.jit`; inside, the data
-pipeline and `zoo.generate` have checked them before.
+Shapes are always checked. Values are checked where they are known, that is, outside `jax.jit`; the data pipeline and
+`zoo.generate` check them before they call a compiled function.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ import numpy as np
 
 
 def concrete(x: Any) -> np.ndarray | None:
-    """The value on the host, or None under a transformation or when other processes hold parts of it."""
+    """The value on the host; None under a transformation, or if other processes hold parts of the array."""
     if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
         return None
     return np.asarray(x)
 
 
 def check_tokens(tokens_BT: Any, vocab_size: int, max_length: int | None, name: str = "tokens_BT") -> None:
-    """Raises ValueError unless `tokens_BT` is a non-empty [B, T] of ids in the vocabulary, not beyond the positions."""
+    """Raises ValueError unless `tokens_BT` is a non-empty [B, T] of ids in the vocabulary, T at most `max_length`."""
     check_ids(tokens_BT, vocab_size, name, "the vocabulary")
     if max_length is not None and tokens_BT.shape[1] > max_length:
         raise ValueError(
@@ -29,14 +29,14 @@ def check_tokens(tokens_BT: Any, vocab_size: int, max_length: int | None, name: 
 
 
 def check_source(config: Any, source_BS: Any, valid_BS: Any, source_documents_BS: Any) -> None:
-    """Raises ValueError unless this can be what an encoder reads."""
+    """Raises ValueError unless these are valid inputs of an encoder-decoder's encoder."""
     check_tokens(source_BS, config.vocab_size, config.max_length, "source_BS")
     check_like(valid_BS, source_BS, "valid_BS")
     check_like(source_documents_BS, source_BS, "source_documents_BS")
 
 
 def check_target(config: Any, target_BT: Any, target_valid_BT: Any, target_documents_BT: Any) -> None:
-    """Raises ValueError unless this can be what the decoder beside it reads."""
+    """Raises ValueError unless these are valid inputs of an encoder-decoder's decoder."""
     check_tokens(target_BT, config.vocab_size, config.max_length, "target_BT")
     check_like(target_valid_BT, target_BT, "target_valid_BT")
     check_like(target_documents_BT, target_BT, "target_documents_BT")

@@ -1,4 +1,4 @@
-"""How a model is computed: what no checkpoint fixes and every module is handed."""
+"""How a model is computed: the settings that no checkpoint fixes. Every module gets them."""
 
 import dataclasses
 import functools
@@ -14,22 +14,22 @@ from transformer_zoo import sharding
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Knobs of speed, memory and precision; none of them changes what the parameters mean.
+    """Settings of speed, memory and precision. None of them changes the meaning of the parameters.
 
     Raises:
-        ValueError: a dtype or a name of rematerialisation that does not exist.
+        ValueError: an unknown dtype or rematerialisation, or an unroll below 1.
     """
 
     dtype: str = "float32"
-    """Of the computation: float32, bfloat16, float16 or float64."""
+    """The dtype of activations: float32, bfloat16, float16 or float64."""
     param_dtype: str = "float32"
-    """Of the parameters in memory."""
+    """The dtype of the parameters in memory."""
     attention: str = "auto"
-    """Which implementation of attention: auto, or a name in `kernels.IMPLEMENTATIONS`."""
+    """The implementation of attention: auto, or a name in `kernels.IMPLEMENTATIONS`."""
     remat: str = "none"
-    """What the backward pass computes again: none; dots: all but matrix products; full: all but the residual stream."""
+    """Recomputed in the backward pass: none; dots: all except matrix products; full: all except the blocks' inputs."""
     unroll: int = 1
-    """Layers in one turn of the scan over layers. All of them: about a tenth faster on a CPU, compiles more slowly."""
+    """Layers per iteration of the scan over layers. All of them: about 10 % faster on a CPU, slower to compile."""
 
     def __post_init__(self) -> None:
         for name in ("dtype", "param_dtype"):
@@ -41,8 +41,8 @@ class Compute:
             raise ValueError(f"unroll is {self.unroll}: it counts layers, at least 1")
 
     @property
-    def wide(self) -> Any:
-        """The dtype of softmax, norm statistics, logits and loss: float32, or float64 when the computation is."""
+    def accumulation_dtype(self) -> Any:
+        """The dtype of softmax, norm statistics, logits and loss: at least float32."""
         return jnp.promote_types(self.dtype, jnp.float32)
 
     @property
@@ -60,15 +60,15 @@ class Compute:
 
     @property
     def rms_norm(self) -> Any:
-        """Without mean and bias (Zhang and Sennrich 2019); its statistics too are of at least float32."""
+        """RMSNorm: without mean and bias (Zhang and Sennrich 2019); statistics in at least float32."""
         return functools.partial(nn.RMSNorm, dtype=self.dtype, param_dtype=self.param_dtype)
 
 
 def product(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> jax.Array:
-    """The last dimensions of `x` with the first ones of `kernel`: what `lax.dot_general` does for a dense layer.
+    """`lax.dot_general` for a dense layer: contracts the last dimensions of `x` with the first ones of `kernel`.
 
-    On one CPU as a product of two matrices. With more dimensions XLA copies transposes for the backward pass there, a
-    tenth of a training step; on a mesh, merging dimensions that are divided differently would move the data.
+    On a single CPU, both are reshaped to matrices: with more dimensions, XLA copies transposes for the backward pass,
+    10 % of a training step. Not on a mesh, where merging dimensions of different shardings would move the data.
     """
     over = len(dimensions[0][0])
     if sharding.platform() != "cpu" or jax.sharding.get_abstract_mesh().size > 1:

@@ -1,4 +1,4 @@
-"""Tables in which something is looked up; that of the tokens is often also the output layer."""
+"""Embedding tables. The table of tokens is often the output layer too."""
 
 import functools
 from typing import Any
@@ -12,19 +12,19 @@ from transformer_zoo.sharding import constrain, platform
 
 
 def padded_vocab(vocab_size: int) -> int:
-    """The rows of a table in memory: a multiple of 128, so that every mesh can shard them (GPT-2's 50257 is odd)."""
+    """The number of a table's rows in memory: a multiple of 128, which every mesh can shard (GPT-2 has 50257)."""
     return -(-vocab_size // 128) * 128
 
 
 def _look_up(table_ND: jax.Array, ids_BT: jax.Array, dtype: Any) -> jax.Array:
-    # Where the table lies, and only then exchanged for whole rows: if it were to do both in one step, the compiler
-    # would put the result together on every device of a mesh with several axes.
+    # Two steps: looked up with the table's own sharding, then resharded by rows. In one step, the compiler would gather
+    # the whole result on every device of a mesh with several axes.
     x_BTD = jnp.take(table_ND, ids_BT, axis=0).astype(dtype)
     return constrain(constrain(x_BTD, "rows length embed"), "batch length _")
 
 
 class Embedding(nn.Module):
-    """[N, D]: looks up what is no token, such as positions and segments."""
+    """A table [N, D] of positions, segments or other ids that are not tokens."""
 
     rows: int
     width: int
@@ -39,7 +39,7 @@ class Embedding(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """[V, D]: looks tokens up, and scores hidden states against every token."""
+    """The table [V, D] of the tokens, whose transpose can be the output layer."""
 
     vocab_size: int
     width: int
@@ -50,7 +50,7 @@ class TokenEmbedding(nn.Module):
         self.embedding = self.param("embedding", self._init, (padded_vocab(self.vocab_size), self.width))
 
     def _init(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-        # Rows that stand for no token are zero in every table, fresh or loaded, and get no gradient.
+        # The rows of padding are zero in every table, fresh or loaded, and get no gradient.
         table_VD = self.init(key, (self.vocab_size, self.width), self.compute.param_dtype)
         return jnp.pad(table_VD, ((0, shape[0] - self.vocab_size), (0, 0)))
 
@@ -58,16 +58,16 @@ class TokenEmbedding(nn.Module):
         return _look_up(self.embedding, tokens_BT, self.compute.dtype)
 
     def attend(self, x_BTD: jax.Array) -> jax.Array:
-        """Scores [B, T, V] of the padded vocabulary, in at least float32; tokens that do not exist never win."""
-        # Pinned where the table lies, and so is its gradient: of each piece of a loss, a device adds up its own part.
+        """Logits [B, T, V] over the padded vocabulary, in at least float32; the lowest number at the padding."""
+        # The table and its gradient keep the table's sharding: each device adds up its own part over a loss's chunks.
         table_VD = constrain(self.embedding.astype(self.compute.dtype), "vocab embed")
         x_BTD = x_BTD.astype(self.compute.dtype)
-        scores = functools.partial(jnp.einsum, preferred_element_type=self.compute.wide)
+        product = functools.partial(jnp.einsum, preferred_element_type=self.compute.accumulation_dtype)
         if platform() == "cpu" and x_BTD.shape[1] == 1:
-            # For a few tokens it is faster to go through the table row by row, unless the compiler turns that round.
-            logits_VBT = jax.lax.optimization_barrier(scores("VD,BTD->VBT", table_VD, x_BTD))
+            # One token a row: faster row by row of the table. The barrier keeps the compiler from reversing the order.
+            logits_VBT = jax.lax.optimization_barrier(product("VD,BTD->VBT", table_VD, x_BTD))
             logits_BTV = jnp.moveaxis(logits_VBT, 0, -1)
         else:
-            logits_BTV = scores("BTD,VD->BTV", x_BTD, table_VD)
+            logits_BTV = product("BTD,VD->BTV", x_BTD, table_VD)
         real_V = jnp.arange(logits_BTV.shape[-1]) < self.vocab_size
         return jnp.where(real_V, logits_BTV, jnp.finfo(logits_BTV.dtype).min)

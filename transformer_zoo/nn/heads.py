@@ -109,7 +109,7 @@ class Classifier(nn.Module):
             x_BD = ACTIVATIONS[self.activation](dense(x_BD))
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
         scores = self.compute.dense(self.classes, kernel_init=self.init, name="scores")
-        return scores(x_BD).astype(self.compute.wide)
+        return scores(x_BD).astype(self.compute.accumulation_dtype)
 
 
 def as_rows(task: str, tokens: jax.Array, **others: jax.Array | None) -> tuple[jax.Array, ...]:

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, in several implementations of one function. The plain one is the reference."""
+"""Scaled dot-product attention: implementations of one function, of which the plain one is the reference."""
 
 import re
 from collections.abc import Callable
@@ -25,19 +25,19 @@ def attend(
 ) -> jax.Array:
     """Attention [B, T, H, K] of H query heads over G key and value heads (G divides H).
 
-    `auto` takes the fused kernel of the platform (that of the mesh in force, which may be one to compile for) if it can
-    do what the mask, the bias and the shapes ask for, and the plain one, `xla`, otherwise.
+    `auto` uses the platform's fused kernel if it supports the mask, the bias and the shapes, and the plain `xla`
+    otherwise. The platform is that of the current mesh, which may be one to compile for.
 
-    There may be fewer rows of keys than of queries, as of a source and the beams that search for its translation: each
-    then belongs to so many rows of queries in turn, and the mask may not depend on the query.
+    Keys may have fewer rows than queries: a source, for example, that several beams attend to. Each row of keys then
+    serves an equal number of consecutive rows of queries, and the mask may not depend on the query.
 
     Raises:
-        ValueError: an unknown implementation, or one that cannot do what is asked of it.
+        ValueError: an unknown implementation, or one that does not support these arguments.
     """
     if (rows := len(k_BSGK)) != len(q_BTHK):
         q_BTHK, shape = q_BTHK.reshape(rows, -1, *q_BTHK.shape[2:]), q_BTHK.shape
-        how = {"mask": mask, "bias": bias, "scale": scale, "implementation": implementation}
-        return attend(q_BTHK, k_BSGK, v_BSGK, **how).reshape(shape)
+        kwargs = {"mask": mask, "bias": bias, "scale": scale, "implementation": implementation}
+        return attend(q_BTHK, k_BSGK, v_BSGK, **kwargs).reshape(shape)
     mask = mask or Mask()
     name = FUSED.get(sharding.platform(), "xla") if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:
@@ -53,25 +53,25 @@ def attend(
 def weights(
     q_BTHK: jax.Array, k_BSGK: jax.Array, *, mask: Mask | None, bias: jax.Array | None, scale: Any
 ) -> jax.Array:
-    """softmax(scale * q k + bias) over the keys that are seen: [B, H, T, S], in at least float32.
+    """softmax(scale * q k + bias) over the unmasked keys: [B, H, T, S], in at least float32.
 
-    A query that sees no key at all gets equal weights: finite, and nobody's business.
+    A query whose keys are all masked gets finite weights, which no result depends on.
     """
     B, T, H, K = q_BTHK.shape
     S, G = k_BSGK.shape[1:3]
-    wide = jnp.promote_types(q_BTHK.dtype, jnp.float32)
-    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)  # R queries to a group
-    scores = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=wide).reshape(B, H, T, S)
+    dtype = jnp.promote_types(q_BTHK.dtype, jnp.float32)
+    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)  # R query heads to a group
+    scores = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=dtype).reshape(B, H, T, S)
     scores_BHTS = scores * scale if bias is None else scores * scale + bias
     seen = None if mask is None else mask.dense(T, S)
     if seen is not None:
-        # Added, not put in their place: a query that sees nothing then has the gradient that published models have.
-        scores_BHTS = scores_BHTS + jnp.where(seen, 0, jnp.finfo(wide).min)
+        # Added to the scores, as in published models: this decides the gradient of a query whose keys are all masked.
+        scores_BHTS = scores_BHTS + jnp.where(seen, 0, jnp.finfo(dtype).min)
     return jax.nn.softmax(scores_BHTS, axis=-1)
 
 
 def mix(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
-    """The values in these proportions: [B, T, H, K]."""
+    """The weighted sum of the values: [B, T, H, K]."""
     B, H, T, S = weights_BHTS.shape
     G, K = v_BSGK.shape[2:]
     weights_BGRTS = weights_BHTS.astype(v_BSGK.dtype).reshape(B, G, H // G, T, S)
@@ -79,13 +79,13 @@ def mix(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
 
 
 def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
-    """The definition, in the open; XLA fuses what it can."""
+    """The definition, without a fused kernel."""
     return mix(weights(q_BTHK, k_BSGK, mask=mask, bias=bias, scale=scale), v_BSGK)
 
 
 def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
-    """NVIDIA's fused attention. What the mask asks for beyond causality goes in as a matrix."""
-    causal = mask.causal and mask.window is None  # what a window shows depends on it
+    """NVIDIA's fused attention. Conditions of the mask other than causality are passed as a matrix."""
+    causal = mask.causal and mask.window is None  # the reach of a window depends on causality
     seen = (mask.replace(causal=False) if causal else mask).dense(q_BTHK.shape[1], k_BSGK.shape[1])
     return jax.nn.dot_product_attention(
         _scaled(q_BTHK, scale), k_BSGK, v_BSGK, mask=seen, is_causal=causal, scale=1.0, implementation="cudnn"
@@ -93,16 +93,16 @@ def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
 
 
 def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
-    """The TPU's flash attention that skips what a causal mask or a window hides (Dao et al. 2022; the Pallas kernel of
-    JAX).
+    """The TPU's flash attention (Dao et al. 2022; JAX's Pallas kernel), which skips the blocks that a causal mask or a
+    window hides.
 
-    Of its documents and valid keys it makes segments. Outside of a TPU it is interpreted, slowly, for tests.
+    Documents and padding are passed as segment ids. On other platforms it is interpreted, slowly, for tests.
     """
     B, T, H, _ = q_BTHK.shape
     documents_BT = jnp.zeros((B, T), jnp.int32) if mask.documents_BT is None else mask.documents_BT
     sources_BS = jnp.zeros((B, T), jnp.int32) if mask.documents_BS is None else mask.documents_BS
     if mask.valid_BS is not None:
-        sources_BS = jnp.where(mask.valid_BS, sources_BS, -1)  # the document of no query
+        sources_BS = jnp.where(mask.valid_BS, sources_BS, -1)  # no query has this document
     segmented = mask.documents_BT is not None or mask.valid_BS is not None
 
     def on_one_device(q_BTHK, k_BSGK, v_BSGK, documents_BT, sources_BS, is_local):
@@ -127,7 +127,7 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return on_one_device(*arguments)
-    # The compiler cannot divide a kernel: every device runs it over its own rows and heads.
+    # The compiler cannot partition a kernel: every device runs it over its own rows and heads.
     heads = sharding.fitting("batch _ heads _", k_BSGK.shape, mesh)
     rows = PartitionSpec(heads[0])
     in_specs = (heads,) * 3 + (rows,) * 2 + (PartitionSpec(),)
@@ -135,7 +135,7 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
 
 
 def _splash_blocks(T: int) -> splash_attention.BlockSizes:
-    """Square tiles, the largest that divides T: larger ones do not fit the scratch memory of every generation."""
+    """Square tiles of the largest size that divides T, at most 512: not every TPU's scratch memory holds more."""
     tile = next(size for size in (512, 256, 128) if T % size == 0)
     return splash_attention.BlockSizes(
         block_q=tile, block_kv=tile, block_q_dkv=tile, block_kv_dkv=tile, block_q_dq=tile, block_kv_dq=tile
@@ -143,21 +143,21 @@ def _splash_blocks(T: int) -> splash_attention.BlockSizes:
 
 
 def _scaled(q_BTHK: jax.Array, scale: Any) -> jax.Array:
-    """Kernels want a constant scale, and ours may differ by layer: the queries bear it."""
+    """The queries times the scale: kernels need a constant scale, and ours may differ by layer."""
     return (q_BTHK * scale).astype(q_BTHK.dtype)
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": plain, "cudnn": cudnn, "splash": splash}
-FUSED = {"tpu": "splash", "gpu": "cudnn"}  # what a platform does best
+FUSED = {"tpu": "splash", "gpu": "cudnn"}  # the fastest of each platform
 
 
 def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any) -> str | None:
-    """Why a fused implementation cannot do this, or None if it can."""
+    """Why a fused implementation does not support these arguments; None if it does."""
     (_, T, _, K), S, dtype, platform = q_BTHK.shape, k_BSGK.shape[1], q_BTHK.dtype, sharding.platform()
     if bias is not None:
-        return "it takes no bias"
+        return "it supports no bias"
     if not (isinstance(mask.offset, int) and mask.offset == 0):
-        return "it knows no cache: the first query must stand beside the first key"
+        return "it supports no cache: the first query and the first key must have the same position"
     if jax.sharding.get_abstract_mesh().shape.get(sharding.MESH_RULES["length"], 1) > 1:
         return "the length is divided over devices"
     if name == "splash":
@@ -168,7 +168,7 @@ def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias:
         if dtype not in (jnp.float32, jnp.bfloat16):
             return f"it computes in float32 or bfloat16, and this is {dtype}"
     if name == "cudnn":
-        # Other makers' GPUs speak of themselves in other words than NVIDIA's "8.0".
+        # NVIDIA's are numbers such as "8.0"; other makers' GPUs have other words.
         capability = str(getattr(jax.local_devices()[0], "compute_capability", None)) if platform == "gpu" else platform
         if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 8:
             return f"it needs an NVIDIA GPU of compute capability 8.0 (Ampere) or later, and this is {capability}"

@@ -1,4 +1,4 @@
-"""Which query may see which key: a description that a fused kernel can use, and `dense` where one needs the matrix."""
+"""Which query attends to which key: a description that fused kernels can use, and `dense`, the matrix."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,16 @@ from flax import struct
 
 @struct.dataclass
 class Mask:
-    """True where every condition given holds.
+    """A query attends to the keys that meet every condition given.
 
     Attributes:
-        causal: a query sees its own slot and the slots before it.
-        offset: the slot of the first query among the keys (how much a cache already holds).
-        valid_BS: keys that are real; padding is seen by nobody.
+        causal: a query attends to its own slot and the slots before it.
+        offset: the slot of the first query among the keys (the number of slots already written in a cache).
+        valid_BS: keys that are real; no query attends to padding.
         documents_BT, documents_BS: the document of each query and key; attention never crosses documents.
-        window: how many keys there are to see around a query, itself included: with a causal mask the last `window`,
-            otherwise `window // 2` on each side.
-        local: whether the window holds; it may differ by layer.
+        window: with a causal mask, the last `window` keys, the query's own included; otherwise `window // 2` keys on
+            each side of it.
+        local: whether the window applies; it may differ by layer.
     """
 
     causal: bool = struct.field(pytree_node=False, default=False)
@@ -29,11 +29,11 @@ class Mask:
 
     @property
     def reach(self) -> int:
-        """How many slots away the farthest key is that a window shows."""
+        """The distance in slots of the farthest key in the window."""
         return self.window - 1 if self.causal else self.window // 2
 
     def dense(self, T: int, S: int) -> jax.Array | None:
-        """bool[B or 1, 1, T, S], or None where everything is seen."""
+        """bool[B or 1, 1, T, S], or None if no key is masked."""
         conditions = []
         if self.causal:
             conditions.append((jnp.arange(S) <= self.offset + jnp.arange(T)[:, None])[None, None])

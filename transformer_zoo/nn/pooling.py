@@ -1,30 +1,32 @@
-"""One vector for a row of hidden states."""
+"""Pooling: one vector for a row of hidden states."""
 
 import jax
 import jax.numpy as jnp
 
 
 def first(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """That of the first real token: [B, D]."""
+    """The hidden state of the first real token: [B, D]."""
     return _at(hidden_BTD, jnp.argmax(valid_BT, axis=1))
 
 
 def last(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """That of the last real token: [B, D]."""
+    """The hidden state of the last real token: [B, D]."""
     return _at(hidden_BTD, valid_BT.shape[1] - 1 - jnp.argmax(valid_BT[:, ::-1], axis=1))
 
 
 def mean(hidden_BTD: jax.Array, weights_BT: jax.Array, power: float = 1.0) -> jax.Array:
-    """Their sum with these weights (bool: of what is real), by this power of the sum of the weights; in at least
-    float32: [B, D]. Without any weight it is zero."""
-    wide = jnp.promote_types(hidden_BTD.dtype, jnp.float32)
-    weights_BT1 = weights_BT[..., None].astype(wide)
-    total_BD = jnp.where(weights_BT1 != 0, hidden_BTD.astype(wide) * weights_BT1, 0).sum(axis=1)
+    """The weighted sum of the hidden states, divided by (sum of the weights) ** power; in at least float32: [B, D].
+
+    Boolean weights mark the real tokens. The result is zero where all weights are zero.
+    """
+    dtype = jnp.promote_types(hidden_BTD.dtype, jnp.float32)
+    weights_BT1 = weights_BT[..., None].astype(dtype)
+    total_BD = jnp.where(weights_BT1 != 0, hidden_BTD.astype(dtype) * weights_BT1, 0).sum(axis=1)
     return total_BD / jnp.maximum(weights_BT1.sum(axis=1), 1e-9) ** power
 
 
 def largest(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """Of each component the largest: [B, D]."""
+    """The elementwise maximum over the real tokens: [B, D]."""
     return jnp.where(valid_BT[..., None], hidden_BTD, jnp.finfo(hidden_BTD.dtype).min).max(axis=1)
 
 

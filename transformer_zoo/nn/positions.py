@@ -1,4 +1,4 @@
-"""Where a token stands: counted over what is real, so that padding and packing change nothing."""
+"""Positions, counted over the real tokens, so that padding and packing do not change a result."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def decoder_inputs(
     documents_BT: jax.Array | None,
     cache: Cache | None,
 ) -> tuple[jax.Array, Mask, Cache | None]:
-    """What a decoder needs before its first block: positions [B or 1, T], causal mask, the cache with new slots.
+    """The inputs of a decoder's first block: positions [B or 1, T], causal mask, the cache with new slots.
 
     A position is the number of real tokens before it in its row (cached ones included) or, in a packed row, in its
     document.
@@ -52,8 +52,8 @@ def encoder_inputs(
     positions_BT: jax.Array | None,
     documents_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, Mask]:
-    """What an encoder needs before its first block: positions [B or 1, T] counted over what is real, in a packed row
-    from the beginning of its document; and its mask."""
+    """The inputs of an encoder's first block: positions [B or 1, T] and mask. In a packed row, positions count from
+    the beginning of the document."""
     valid_BT = None if valid_BT is None else jnp.asarray(valid_BT).astype(bool)
     if positions_BT is None:
         positions_BT = positions_of(tokens_BT.shape[1], valid_BT, documents_BT)
@@ -68,12 +68,12 @@ def cross_inputs(
     target_documents_BT: jax.Array | None,
     cache: Cache | None,
 ) -> tuple[Mask, Cache | None]:
-    """What a target sees of its source: what is real there and, in packed rows, of the document of the same number.
+    """The mask of cross-attention: the real tokens of the source and, in packed rows, only the target's own document.
 
-    A cache is told what is real in the source, and knows it from then on.
+    With a cache, the source's padding is stored in it at the first call and read from it later.
 
     Raises:
-        ValueError: nothing says what the source is, or shapes differ, or one side is packed and the other is not.
+        ValueError: there is no source, shapes differ, or one side is packed and the other is not.
     """
     if cache is not None and cache.cross is not None:
         return Mask(valid_BS=cache.cross_valid_BS), cache
@@ -96,10 +96,10 @@ def cross_inputs(
 
 
 def distances(T: int, cache: Cache | None = None) -> jax.Array:
-    """int32[B or 1, T, S]: how far ahead of each query a key stands; less than zero, how far behind.
+    """int32[B or 1, T, S]: the position of each key minus the query's; negative behind the query.
 
-    Between tokens that padding does not part, these are slots. With a cache, which already has slots for the T queries,
-    what is real is counted: there may be padding between two calls.
+    Without a cache, positions are slots. With a cache, which already has the slots of the T queries, they count the
+    real tokens, because there may be padding between two calls.
     """
     if cache is None:
         return (jnp.arange(T) - jnp.arange(T)[:, None])[None]
@@ -109,7 +109,7 @@ def distances(T: int, cache: Cache | None = None) -> jax.Array:
 
 
 def positions_of(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | None) -> jax.Array:
-    """int32[B or 1, T]: how many real tokens stand before each one in its row, or in its document."""
+    """int32[B or 1, T]: the number of real tokens before each token in its row, or in its document."""
     if documents_BT is not None:
         slot_T = jnp.arange(T)
         starts_BT = jnp.concatenate([jnp.ones_like(documents_BT[:, :1]), jnp.diff(documents_BT, axis=1)], axis=1) != 0
@@ -120,25 +120,24 @@ def positions_of(T: int, valid_BT: jax.Array | None, documents_BT: jax.Array | N
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:
-    """float64[T, D]: what is added to the embeddings of tokens where no table of positions is learned (Vaswani et al.
-    2017, section 3.5). Sines, of wavelengths from 2 pi to 10000 times that, come first and their cosines behind them,
-    where in the paper they take turns."""
+    """float64[T, D]: sinusoidal position embeddings (Vaswani et al. 2017, section 3.5), of wavelengths from 2 pi to
+    20000 pi. All sines come first, then all cosines; in the paper they alternate."""
     angles_TK = np.arange(length)[:, None] / np.power(10000.0, np.arange(0, width, 2) / width)
     return np.concatenate([np.sin(angles_TK), np.cos(angles_TK[:, : width // 2])], axis=1)
 
 
 def rotation(positions_BT: jax.Array, head_dim: int, theta: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines, [B or 1, T, K/2] each, of the angles position * theta ** (-2i / K) (Su et al. 2021, section
-    3.2.2); `dtype` is of at least float32, since angles are large and matter to their fractions."""
+    3.2.2). `dtype` is at least float32: angles are large, and their fractions matter."""
     frequencies_K = np.float64(theta) ** (-np.arange(0, head_dim, 2) / head_dim)
     angles_BTK = positions_BT[..., None].astype(dtype) * jnp.asarray(frequencies_K, dtype)
     return jnp.cos(angles_BTK), jnp.sin(angles_BTK)
 
 
-def rotate(x_BTHK: jax.Array, by: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns each pair of numbers, one from either half of a head, by its angle: of two heads turned so, the product
-    depends on how far apart they stand."""
-    cos, sin = (angles_BTK[:, :, None] for angles_BTK in by)
+def rotate(x_BTHK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Applies rotary embeddings: element i and element i + K/2 of a head are rotated as a pair, so that query-key
+    products depend only on relative position."""
+    cos, sin = (angles_BTK[:, :, None] for angles_BTK in cos_sin)
     one, other = jnp.split(x_BTHK, 2, axis=-1)
     return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x_BTHK.dtype)
 
@@ -147,8 +146,8 @@ def relative_buckets(T: int, num_buckets: int, farthest: int, causal: bool = Fal
     """int32[2T - 1]: the bucket of each distance from a query to a key, 1 - T to T - 1 (Raffel et al. 2020, section
     2.1).
 
-    Half of the buckets are for keys behind the query; if there are no others to see, all of them. Of either half, the
-    first half has a bucket for each distance; the others widen with the distance, up to `farthest` and all beyond.
+    Half of the buckets are for keys behind the query, or all of them if `causal`. In each direction, the first half of
+    the buckets hold one distance each. The others widen logarithmically; the last holds `farthest` and all beyond.
     """
     ahead_R = np.arange(1 - T, T)
     away_R = np.maximum(-ahead_R, 0) if causal else np.abs(ahead_R)

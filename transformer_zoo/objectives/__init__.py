@@ -1,4 +1,4 @@
-"""Objectives: from documents to rows, from a batch to a loss, which is a sum over what counts, and metrics."""
+"""Objectives: the rows they read, their losses, and their metrics."""
 
 from transformer_zoo.objectives.causal_lm import CausalLM
 from transformer_zoo.objectives.classification import QuestionAnswering, SequenceClassification, TokenClassification

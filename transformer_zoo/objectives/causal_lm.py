@@ -1,17 +1,15 @@
 """Predict the next token."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from transformer_zoo.config import Data
-from transformer_zoo.data.packing import pack_texts
-from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.data.packing import PackedTexts
 from transformer_zoo.objectives.losses import cross_entropy
-from transformer_zoo.objectives.objective import Batch, MakeRows, Objective, Sums
+from transformer_zoo.objectives.objective import Batch, Objective, Sums
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,40 +17,29 @@ class CausalLM(Objective):
     """The cross entropy of each token given those before it in its document.
 
     Raises:
-        ValueError: `pieces` is less than 1.
+        ValueError: `logits_chunks` is less than 1.
     """
 
     name: ClassVar[str] = "causal-lm"
     task: ClassVar[str] = "causal-lm"
 
-    pieces: int = 1
-    """Parts of a row whose logits are computed at a time: more of them need less memory."""
+    logits_chunks: int = 1
+    """Chunks of a row whose logits are computed one after the other: more chunks need less memory."""
 
     def __post_init__(self) -> None:
-        if self.pieces < 1:
-            raise ValueError(f"CausalLM.pieces is {self.pieces}: it must be at least 1")
+        if self.logits_chunks < 1:
+            raise ValueError(f"CausalLM.logits_chunks is {self.logits_chunks}: it must be at least 1")
 
-    def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
-        """Documents as `data.packing` lays them, each after a start token (the end token where there is no other)."""
-        if tokenizer.eos_id is None:
-            raise ValueError(
-                "the tokenizer has no end-of-text token (eos), so the end of a document cannot be predicted"
-            )
-        return functools.partial(pack_texts, tokenizer=tokenizer, length=data.length, packing=data.packing)
-
-    def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of `data.packing.pack`."""
-        names = ("tokens_BT", "targets_BT", "documents_BT", "positions_BT")
-        shapes = {name: jax.ShapeDtypeStruct((batch, length), jnp.int32) for name in names}
-        shapes["valid_BT"] = jax.ShapeDtypeStruct((batch, length), jnp.bool_)
-        return shapes | {"bytes_B": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+    def maker(self, data: Data) -> PackedTexts:
+        """Documents packed as `data.packing` has it."""
+        return PackedTexts(length=data.length, packing=data.packing)
 
     def counts(self, batch: Batch) -> Sums:
-        """How many targets there are, and of how many bytes of text."""
+        """The number of targets, and of the bytes of text that they cover."""
         return {"tokens": batch["valid_BT"].sum(), "bytes": batch["bytes_B"].sum()}
 
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        """Nats and right guesses, over all targets. With a key the model is trained: dropout is on."""
+        """Nats and correct predictions, summed over all targets. With a key, dropout is on."""
         output = model.apply(
             {"params": params},
             batch["tokens_BT"],
@@ -67,7 +54,7 @@ class CausalLM(Objective):
             output.hidden_BTD,
             batch["targets_BT"],
             batch["valid_BT"],
-            chunks=self.pieces,
+            chunks=self.logits_chunks,
         )
         return {"nats": nats, **extra}
 

@@ -1,19 +1,17 @@
-"""Classify texts and tokens, and find answers: what one fine-tunes an encoder for (Devlin et al. 2019, section 4)."""
+"""Classify texts and tokens, and find answers: the fine-tuning tasks of an encoder (Devlin et al. 2019, section 4)."""
 
 import dataclasses
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
+from transformer_zoo import registry
 from transformer_zoo.config import Data
-from transformer_zoo.data.labelled import ANSWERS, answer_rows, sequence_rows, token_rows
-from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows
 from transformer_zoo.objectives import metrics
-from transformer_zoo.objectives.objective import Batch, MakeRows, Objective, Sums
+from transformer_zoo.objectives.objective import Batch, Objective, Sums
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,48 +28,35 @@ class SequenceClassification(Objective):
     texts: tuple[str, ...] = ("text",)
     """Fields of an example with its text, or its two texts."""
     label: str = "label"
-    """Field with what is to be said of it."""
-    problem: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
-    """One class of several; any number of them; or a number (mean squared error). None: as the model says, or one."""
+    """Field with its class, classes or number."""
+    problem: Problem | None = None
+    """One class of several; any number of them; or a number (mean squared error). None: the model's, or one class."""
     labels: tuple[str, ...] = ()
-    """Names of the classes. Empty: the data name them, or else the model."""
+    """Names of the classes. Empty: those of the data, or else of the model."""
 
     def __post_init__(self) -> None:
         if len(self.texts) not in (1, 2):
             raise ValueError(f"SequenceClassification.texts is {self.texts}: it must name one or two fields")
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> tuple[Objective, Any]:
-        """The names of the classes become the model's, and so does the problem."""
+        """Names of the classes from the data, and the problem, in both."""
         problem = self.problem or getattr(config, "problem", None) or "single_label_classification"
         named = (self.label,) if problem == "regression" else classes(self.label)
         objective, config = _with_labels(dataclasses.replace(self, problem=problem), config, named)
         return objective, dataclasses.replace(config, problem=problem) if hasattr(config, "problem") else config
 
-    def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
+    def maker(self, data: Data) -> SequenceRows:
         """A row an example."""
-        return functools.partial(
-            sequence_rows, tokenizer=tokenizer, length=data.length, texts=self.texts, label=self.label,
-            problem=self.problem, labels=self.labels,
-        )  # fmt: skip
-
-    def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of `data.labelled.sequence_rows`."""
-        shapes = _text_shapes(batch, length)
-        if self.problem == "multi_label_classification":
-            if not self.labels:
-                raise ValueError(
-                    "SequenceClassification.labels is empty: name the classes of which there may be several"
-                )
-            return shapes | {"targets_BC": jax.ShapeDtypeStruct((batch, len(self.labels)), jnp.float32)}
-        dtype = jnp.float32 if self.problem == "regression" else jnp.int32
-        return shapes | {"targets_B": jax.ShapeDtypeStruct((batch,), dtype)}
+        return SequenceRows(
+            length=data.length, texts=self.texts, label=self.label, problem=self.problem, labels=self.labels
+        )
 
     def counts(self, batch: Batch) -> Sums:
-        """How many examples there are, of how many tokens."""
+        """The numbers of examples and of their tokens."""
         return {"examples": batch["valid_BT"].any(axis=1).sum(), "tokens": batch["valid_BT"].sum()}
 
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        """Loss over the examples, and what its measures need."""
+        """The loss, and the sums that its metrics need, over the examples."""
         logits_BC = read(model, params, batch, key).logits
         weights_B = batch["valid_BT"].any(axis=1)
         if self.problem == "regression":
@@ -80,7 +65,7 @@ class SequenceClassification(Objective):
             return {"error": ((x_B - y_B) ** 2).sum()} | {name: x.sum() for name, x in products.items()}
         _check_classes(logits_BC, self.labels)
         if self.problem != "multi_label_classification":
-            return _judged(logits_BC, batch["targets_B"], weights_B)
+            return _classified(logits_BC, batch["targets_B"], weights_B)
         targets_BC, weights_B1 = batch["targets_BC"], weights_B[:, None]
         nats_BC = jax.nn.softplus(logits_BC) - targets_BC * logits_BC
         guesses_BC = (logits_BC > 0) * weights_B1
@@ -93,7 +78,7 @@ class SequenceClassification(Objective):
         }
 
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
-        """Of an example: nats (a class, where it may have several), or the squared error."""
+        """A mean over examples: nats (a class, where there may be several), or the squared error."""
         count = jnp.maximum(counts["examples"], 1)
         if self.problem == "regression":
             return sums["error"] / count
@@ -101,18 +86,18 @@ class SequenceClassification(Objective):
         return sums["nats"] / (count * classes)
 
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
-        """The loss, and measures of the problem.
+        """The loss, and metrics of the problem.
 
         One class: accuracy (the same as micro F1), macro F1, Matthews' correlation, and with two classes the F1 of the
-        second. Several: macro and micro F1, and the share of examples with exactly their classes. A number: Pearson's
-        correlation.
+        second. Several: macro and micro F1, and the share of examples with exactly the right classes. A number:
+        Pearson's correlation.
         """
         loss = {"loss": self.loss(sums, counts)}
         if self.problem == "regression":
             moments = (sums[name] for name in ("x", "y", "xx", "yy", "xy"))
             return loss | {"pearson": metrics.pearson(counts["examples"], *moments)}
         if self.problem != "multi_label_classification":
-            return loss | _measures(sums["confusion_CC"])
+            return loss | _metrics(sums["confusion_CC"])
         right, guessed, true = sums["right_C"], sums["guessed_C"], sums["true_C"]
         return loss | {
             "macro_f1": metrics.macro(metrics.f1_of(right, guessed, true), guessed, true),
@@ -123,7 +108,7 @@ class SequenceClassification(Objective):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenClassification(Objective):
-    """A class for each span of a text, which its tokens tell: kinds of words, names of things."""
+    """A class for each span of a text, predicted at its tokens: parts of speech, named entities."""
 
     name: ClassVar[str] = "token-classification"
     task: ClassVar[str] = "token-classification"
@@ -133,55 +118,46 @@ class TokenClassification(Objective):
     spans: str = "spans"
     """Field with the labels: `start`, `end` and `label` of spans of characters, or one for each word."""
     subwords: Literal["first", "all"] = "first"
-    """Which of a span's tokens are judged."""
+    """Which of a span's tokens are classified."""
     labels: tuple[str, ...] = ()
-    """Names of the classes. Empty: the data name them, or else the model."""
+    """Names of the classes. Empty: those of the data, or else of the model."""
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> tuple[Objective, Any]:
-        """The names of the classes become the model's."""
+        """Names of the classes from the data, in both."""
         return _with_labels(self, config, classes(self.spans))
 
-    def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
+    def maker(self, data: Data) -> TokenRows:
         """As many rows as a text takes."""
-        return functools.partial(
-            token_rows, tokenizer=tokenizer, length=data.length, text=self.text, spans=self.spans,
-            subwords=self.subwords, labels=self.labels,
-        )  # fmt: skip
-
-    def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of `data.labelled.token_rows`."""
-        shape = (batch, length)
-        return _text_shapes(batch, length) | {
-            "targets_BT": jax.ShapeDtypeStruct(shape, jnp.int32),
-            "judged_BT": jax.ShapeDtypeStruct(shape, jnp.bool_),
-        }
+        return TokenRows(
+            length=data.length, text=self.text, spans=self.spans, subwords=self.subwords, labels=self.labels
+        )
 
     def counts(self, batch: Batch) -> Sums:
-        """How many tokens bear a label, of how many."""
+        """The numbers of tokens with a label, and of all tokens."""
         return {"judged": batch["judged_BT"].sum(), "tokens": batch["valid_BT"].sum()}
 
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        """Nats and confusions over the tokens that bear a label."""
+        """Nats and confusion matrix over the tokens with a label."""
         logits_BTC = read(model, params, batch, key).logits
         _check_classes(logits_BTC, self.labels)
-        return _judged(logits_BTC, batch["targets_BT"], batch["judged_BT"])
+        return _classified(logits_BTC, batch["targets_BT"], batch["judged_BT"])
 
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
-        """Nats a token that bears a label."""
+        """Nats a token with a label."""
         return sums["nats"] / jnp.maximum(counts["judged"], 1)
 
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
         """Loss, accuracy (the same as micro F1), macro F1 and Matthews' correlation, token by token."""
-        return {"loss": self.loss(sums, counts)} | _measures(sums["confusion_CC"])
+        return {"loss": self.loss(sums, counts)} | _metrics(sums["confusion_CC"])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(Objective):
     """Where in a context the answer to a question begins and ends (Rajpurkar et al. 2016; Devlin et al. 2019, 4.2).
 
-    A long context is cut into windows, and each is judged by itself: one without the answer should point at its first
-    token. What is measured is therefore a window, and it is measured in tokens; where contexts fit into a row, as
-    nearly all of SQuAD do into 384 tokens, that is a question.
+    A long context is cut into windows, and each is an example: in one without the answer, the first token is the
+    target. Metrics are therefore means over windows, and are computed on tokens; where contexts fit into a row, as
+    nearly all of SQuAD's do into 384 tokens, they are means over questions.
 
     Raises:
         ValueError: no room for a question or an answer.
@@ -209,29 +185,19 @@ class QuestionAnswering(Objective):
                 "QuestionAnswering: question_length and answer_length must be at least 1, overlap at least 0"
             )
 
-    def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
+    def maker(self, data: Data) -> AnswerRows:
         """As many rows as the context takes."""
-        return functools.partial(
-            answer_rows, tokenizer=tokenizer, length=data.length, question=self.question, context=self.context,
-            answers=self.answers, question_length=self.question_length, overlap=self.overlap,
+        return AnswerRows(
+            length=data.length, question=self.question, context=self.context, answers=self.answers,
+            question_length=self.question_length, overlap=self.overlap,
         )  # fmt: skip
 
-    def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of `data.labelled.answer_rows`."""
-        places = {name: jax.ShapeDtypeStruct((batch, ANSWERS), jnp.int32) for name in ("starts_BA", "ends_BA")}
-        return (
-            _text_shapes(batch, length)
-            | {"allowed_BT": jax.ShapeDtypeStruct((batch, length), jnp.bool_)}
-            | places
-            | {"answers_BA": jax.ShapeDtypeStruct((batch, ANSWERS), jnp.bool_)}
-        )
-
     def counts(self, batch: Batch) -> Sums:
-        """How many windows there are, of how many tokens."""
+        """The numbers of windows and of their tokens."""
         return {"windows": batch["answers_BA"].any(axis=1).sum(), "tokens": batch["valid_BT"].sum()}
 
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        """Nats of start and end, and how well the best span agrees with the best answer."""
+        """Nats of start and end; exact match and F1 of the most probable span with its best answer."""
         logits_BT2 = read(model, params, batch, key).logits
         weights_B = batch["answers_BA"].any(axis=1)
         lowest = jnp.finfo(logits_BT2.dtype).min
@@ -266,21 +232,20 @@ def best_span(start_BT: jax.Array, end_BT: jax.Array, length: int) -> tuple[jax.
     size = start_BT.shape[1]
     ahead = jnp.arange(size)[None, :] - jnp.arange(size)[:, None]
     scores_BTT = jnp.where((ahead >= 0) & (ahead < length), start_BT[:, :, None] / 2 + end_BT[:, None, :] / 2, -jnp.inf)
-    place_B = scores_BTT.reshape(len(start_BT), -1).argmax(axis=1).astype(jnp.int32)
-    return place_B // size, place_B % size
+    best_B = scores_BTT.reshape(len(start_BT), -1).argmax(axis=1).astype(jnp.int32)
+    return best_B // size, best_B % size
 
 
 def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
-    """What the model says of a batch's texts, with the segments if it knows any; with a key it is trained. To an
-    encoder-decoder they are sources."""
-    takes = inspect.signature(type(model).__call__).parameters
-    names = {name: name for name in ("tokens_BT", "segments_BT", "valid_BT")}
-    names |= {"source_BS": "tokens_BT", "valid_BS": "valid_BT"}
+    """The model's output for a batch of texts, which are sources to an encoder-decoder; with a key, dropout is on."""
+    if registry.is_encoder_decoder(model.config):
+        inputs = {"source_BS": batch["tokens_BT"], "valid_BS": batch["valid_BT"]}
+    else:
+        inputs = {name: batch[name] for name in ("tokens_BT", "valid_BT")}
+        if getattr(model.config, "num_segments", 0):
+            inputs["segments_BT"] = batch["segments_BT"]
     return model.apply(
-        {"params": params},
-        **{name: batch[theirs] for name, theirs in names.items() if name in takes},
-        train=key is not None,
-        rngs=None if key is None else {"dropout": key},
+        {"params": params}, **inputs, train=key is not None, rngs=None if key is None else {"dropout": key}
     )
 
 
@@ -288,15 +253,15 @@ def _with_labels(objective: Any, config: Any, of_data: tuple[str, ...] | None) -
     """Objective and model with the names of the classes: the objective's own, the data's, or else the model's.
 
     Raises:
-        ValueError: data or model have names that somebody gave them, and they are others.
+        ValueError: data or model have names other than these, and not merely numbers.
     """
     of_model = getattr(config, "labels", ())
     labels = objective.labels or of_data or of_model
-    for who, names in (("data", of_data or ()), ("model", of_model)):
+    for owner, names in (("data", of_data or ()), ("model", of_model)):
         named = any(name not in (str(number), f"LABEL_{number}") for number, name in enumerate(names))
         if named and names != labels:
             raise ValueError(
-                f"the classes are {', '.join(labels)}, and those of the {who} are {', '.join(names)}: leave "
+                f"the classes are {', '.join(labels)}, and those of the {owner} are {', '.join(names)}: leave "
                 "model.labels and objective.labels at their defaults, or take a model that was made for these"
             )
     objective = dataclasses.replace(objective, labels=labels)
@@ -305,11 +270,11 @@ def _with_labels(objective: Any, config: Any, of_data: tuple[str, ...] | None) -
 
 def _check_classes(logits: jax.Array, labels: tuple[str, ...]) -> None:
     if labels and logits.shape[-1] != len(labels):
-        raise ValueError(f"the model tells {logits.shape[-1]} classes apart, and the data {len(labels)}")
+        raise ValueError(f"the model has {logits.shape[-1]} classes, and the data {len(labels)}")
 
 
-def _judged(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
-    """Nats and confusions of whatever is judged, [..., C] against [...]."""
+def _classified(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
+    """Nats and confusion matrix of logits [..., C] against targets [...]."""
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
     return {
         "nats": jnp.where(weights, nats, 0).sum(),
@@ -317,17 +282,11 @@ def _judged(logits: jax.Array, targets: jax.Array, weights: jax.Array) -> Sums:
     }
 
 
-def _measures(confusion_CC: jax.Array) -> dict[str, jax.Array]:
+def _metrics(confusion_CC: jax.Array) -> dict[str, jax.Array]:
     f1_C = metrics.f1(confusion_CC)
-    measures = {
+    values = {
         "accuracy": metrics.accuracy(confusion_CC),
         "macro_f1": metrics.macro(f1_C, confusion_CC.sum(0), confusion_CC.sum(1)),
         "matthews": metrics.matthews(confusion_CC),
     }
-    return measures | ({"f1": f1_C[1]} if len(f1_C) == 2 else {})
-
-
-def _text_shapes(batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-    shape = (batch, length)
-    shapes = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in ("tokens_BT", "segments_BT")}
-    return shapes | {"valid_BT": jax.ShapeDtypeStruct(shape, jnp.bool_)}
+    return values | ({"f1": f1_C[1]} if len(f1_C) == 2 else {})

@@ -1,19 +1,17 @@
-"""Learn what a larger model knows: its guesses, its hidden states, its attention."""
+"""Learn from a larger model: its predictions, its hidden states, its attention."""
 
 import dataclasses
 import functools
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo import registry, trees
-from transformer_zoo.checkpoints import config_map, hub
+from transformer_zoo import names, registry, trees
 from transformer_zoo.nn import Output
 from transformer_zoo.nn.stack import STACKED
 from transformer_zoo.objectives.losses import cross_entropy
@@ -24,7 +22,7 @@ Relation = Literal["attention", "query", "key", "value"]
 
 
 class Pair(nn.Module):
-    """A student and its teacher, who read the same."""
+    """A student and its teacher, with the same inputs."""
 
     student: nn.Module
     teacher: nn.Module
@@ -45,14 +43,15 @@ class Pair(nn.Module):
         self,
         tokens_BT: jax.Array,
         valid_BT: jax.Array | None = None,
-        places_BP: jax.Array | None = None,
+        masked_BP: jax.Array | None = None,
         train: bool = False,
     ) -> tuple[Output, Output]:
-        """What both say, their scores [B, P, V] at these places alone (None: everywhere). A teacher has no dropout."""
+        """The outputs of both, with logits [B, P, V] only at these positions (None: [B, T, V] at all). The teacher has
+        no dropout."""
 
         def read(model: nn.Module, train: bool) -> Output:
             hidden_BTD = model(tokens_BT, valid_BT=valid_BT, train=train).hidden_BTD
-            at = hidden_BTD if places_BP is None else jnp.take_along_axis(hidden_BTD, places_BP[..., None], axis=1)
+            at = hidden_BTD if masked_BP is None else jnp.take_along_axis(hidden_BTD, masked_BP[..., None], axis=1)
             return Output(hidden_BTD=hidden_BTD, logits=model.logits(at))
 
         return read(self.student, train), read(self.teacher, False)
@@ -60,11 +59,12 @@ class Pair(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distillation(MaskedLM):
-    """A student learns from a teacher, which stays as it is. The losses are added, each with its weight; one of weight
-    0 is left out. By default they are the three of DistilBERT (Sanh et al. 2019, section 3), with its code's weights.
+    """A student learns from a frozen teacher. The loss is a weighted sum of losses; those with weight 0 are not
+    computed. By default they are the three of DistilBERT (Sanh et al. 2019, section 3), with the weights of its code.
 
     Raises:
-        ValueError: a weight, temperature or number of heads that is none, an unknown relation; and as `MaskedLM`.
+        ValueError: negative weights or none above 0, a temperature or number of heads below 1, an unknown relation; and
+            as `MaskedLM`.
     """
 
     name: ClassVar[str] = "distillation"
@@ -74,31 +74,33 @@ class Distillation(MaskedLM):
     teacher: str
     """A masked language model with the same tokens: a run's folder, a hub id, a preset or a folder."""
     architecture: str | None = None
-    """The teacher's, as JSON. None: looked up; a run writes it down, so that its student does not need the teacher."""
+    """The teacher's, as JSON. None: looked up. A run saves it, so that its student can be loaded without the
+    teacher."""
     layers: tuple[int, ...] | None = None
-    """Which of the teacher's layers, from 0, those of the student begin as; all else begins as the teacher's too. None:
-    spread evenly, such as 0, 2, 4, ...; (): the student begins fresh."""
+    """The teacher's layers, from 0, from which the student's are initialised; all other parameters are the teacher's
+    too. None: spread evenly, such as 0, 2, 4, ...; (): the student begins fresh."""
     soft_weight: float = 5.0
-    """Of the divergence of the student's guesses from the teacher's (Hinton et al. 2015)."""
+    """Weight of the KL divergence of the student's predictions from the teacher's (Hinton et al. 2015)."""
     masked_weight: float = 2.0
-    """Of the masked language model's own loss."""
+    """Weight of the masked language model's own loss."""
     cosine_weight: float = 1.0
-    """Of 1 - cosine of the last hidden states."""
+    """Weight of 1 - cosine of the last hidden states."""
     relation_weight: float = 0.0
-    """Of the divergence of the relations of tokens from the teacher's."""
+    """Weight of the KL divergence of the relations between tokens from the teacher's."""
     temperature: float = 2.0
-    """That flattens the guesses of both."""
+    """Of the softmax in the divergence of the predictions."""
     everywhere: bool = False
-    """Guesses are compared at every token, as in DistilBERT's code, and not at the hidden ones alone: that needs the
-    output layer everywhere, twice."""
+    """Predictions are compared at every token, as in DistilBERT's code, and not only at the hidden ones. This applies
+    both output layers to every token."""
     relations: tuple[Relation, ...] = ("attention", "value")
-    """What of the attention in the student's last layer is to be like the teacher's: attention, value: MiniLM (Wang et
-    al. 2020, section 3.1); query, key, value: its second version (Wang et al. 2021, section 3.1)."""
+    """Relations that are compared in the student's last layer: attention, value: MiniLM (Wang et al. 2020, section
+    3.1); query, key, value: MiniLMv2 (Wang et al. 2021, section 3.1)."""
     relation_heads: int | None = None
-    """Into how many heads queries, keys and values are divided anew for their relations, so that the numbers of heads
-    may differ (Wang et al. 2021). None: as the models divide them."""
+    """Heads into which queries, keys and values are divided for their relations, so that the models' numbers of heads
+    may differ (Wang et al. 2021). None: the models' own heads."""
     relation_layer: int = -1
-    """The teacher's layer, from 0, or from -1 at the end. Of large teachers not the last is best (Wang et al. 2021)."""
+    """The teacher's layer, from 0, or from -1 at the end. For large teachers, an earlier one than the last is best
+    (Wang et al. 2021)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +112,7 @@ class Distillation(MaskedLM):
         if unknown := set(self.relations) - set(get_args(Relation)):
             raise ValueError(f"Distillation.relations has {unknown}: choose of {', '.join(get_args(Relation))}")
         if self.relation_weight and not self.relations:
-            raise ValueError("Distillation.relation_weight weighs nothing: relations is empty")
+            raise ValueError("Distillation.relation_weight is set and relations is empty: name some")
 
     # ---- both models --------------------------------------------------------------------------------------------
 
@@ -119,17 +121,15 @@ class Distillation(MaskedLM):
         return dataclasses.replace(self, architecture=json.dumps(registry.as_json(self._teacher()))), config
 
     def _teacher(self) -> Any:
-        return (
-            architecture(self.teacher)
-            if self.architecture is None
-            else registry.from_json(json.loads(self.architecture))
-        )
+        if self.architecture is None:
+            return names.describe(self.teacher).config
+        return registry.from_json(json.loads(self.architecture))
 
     def model(self, config: Any, compute: Any) -> Pair:
         """Both, with their parameters under `student/` and `teacher/`.
 
         Raises:
-            ValueError: they cannot be compared as the losses want it.
+            ValueError: sizes that must be equal for these losses differ.
         """
         teacher = self._teacher()
         same = {"vocab_size": True, "width": self.cosine_weight > 0}
@@ -139,7 +139,7 @@ class Distillation(MaskedLM):
         for name, needed in same.items():
             if needed and getattr(config, name) != getattr(teacher, name):
                 raise ValueError(
-                    f"the student's {name} is {getattr(config, name)} and that of the teacher {self.teacher} "
+                    f"the student's {name} is {getattr(config, name)} and the teacher's ({self.teacher}) "
                     f"{getattr(teacher, name)}: with these losses they must be equal"
                 )
         if self.relation_weight:
@@ -153,13 +153,13 @@ class Distillation(MaskedLM):
         return Pair(student=self.part(config, self.task, compute), teacher=self.part(teacher, self.task, compute))
 
     def begin(self, params: trees.Tree, load: Callable[..., Any]) -> trees.Tree:
-        """The teacher as it is, and the student with layers of the teacher's."""
+        """The teacher's parameters, and the student's, initialised from them."""
         bundle = load(self.teacher, task=self.task)
         if bundle.fresh:
-            raise ValueError(f"the teacher {self.teacher} is no masked language model: it has no {bundle.fresh[0]}")
+            raise ValueError(f"the teacher {self.teacher} is not a masked language model: it lacks {bundle.fresh[0]}")
         shapes = lambda tree: {path: x.shape for path, x in trees.flatten(tree).items()}
         if shapes(bundle.params) != shapes(params["teacher"]):
-            raise ValueError(f"the teacher {self.teacher} is another than objective.architecture says")
+            raise ValueError(f"the teacher {self.teacher} does not have the architecture in objective.architecture")
         student = params["student"]
         if self.layers != ():
             student = jax.jit(functools.partial(inherit, layers=self.layers))(student, bundle.params)
@@ -172,24 +172,24 @@ class Distillation(MaskedLM):
     # ---- losses -------------------------------------------------------------------------------------------------
 
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        """Of each loss its sum over the tokens that it is of. Of the hidden tokens also the teacher's own loss, and how
-        often either guess is right."""
+        """The sum of each loss over its tokens; over the hidden tokens also the teacher's own loss, and the correct
+        predictions of both."""
         tokens_BT, valid_BT, masked_BP = batch["tokens_BT"], batch["valid_BT"], batch["masked_BP"]
-        (student, teacher), asked = model.apply(
+        (student, teacher), variables = model.apply(
             {"params": params | {"teacher": jax.lax.stop_gradient(params["teacher"])}},
             tokens_BT,
             valid_BT=valid_BT,
-            places_BP=None if self.everywhere else masked_BP,
+            masked_BP=None if self.everywhere else masked_BP,
             train=key is not None,
             rngs=None if key is None else {"dropout": key},
             mutable=["intermediates"] if self.relation_weight else [],
         )
         sums = {}
-        for name, said in (("", student), ("teacher_", teacher)):
-            guesses_BPV = said.logits
+        for name, output in (("", student), ("teacher_", teacher)):
+            logits_BPV = output.logits
             if self.everywhere:
-                guesses_BPV = jnp.take_along_axis(guesses_BPV, masked_BP[..., None], axis=1)
-            nats, extra = cross_entropy(lambda _, x: x, None, guesses_BPV, batch["targets_BP"], batch["weights_BP"])
+                logits_BPV = jnp.take_along_axis(logits_BPV, masked_BP[..., None], axis=1)
+            nats, extra = cross_entropy(lambda _, x: x, None, logits_BPV, batch["targets_BP"], batch["weights_BP"])
             sums |= {f"{name}nats": nats, f"{name}correct": extra["correct"]}
         if self.soft_weight:
             weights = valid_BT if self.everywhere else batch["weights_BP"]
@@ -199,16 +199,17 @@ class Distillation(MaskedLM):
         if self.relation_weight:
             for name in self.relations:
                 layers = {"student": -1, "teacher": self.relation_layer}
-                pair = (self._relation(asked["intermediates"][who], name, at, valid_BT) for who, at in layers.items())
+                sown = variables["intermediates"]
+                pair = (self._relation(sown[model], name, layer, valid_BT) for model, layer in layers.items())
                 sums[f"{name}_relation"] = (divergence(*pair).mean(axis=1) * valid_BT).sum()
         return sums
 
-    def _relation(self, asked: trees.Tree, name: Relation, layer: int, valid_BT: jax.Array) -> jax.Array:
-        """Logarithms of a relation [B, H, T, S] in a layer."""
-        sown = {"attention": "weights_BHTS", "query": "queries_BTHK", "key": "keys_BSGK", "value": "values_BSGK"}[name]
-        found = [x for path, x in trees.flatten(asked).items() if path.endswith(f"attention/{sown}")]
+    def _relation(self, sown: trees.Tree, name: Relation, layer: int, valid_BT: jax.Array) -> jax.Array:
+        """Log probabilities of a relation [B, H, T, S] in a layer, from a model's intermediates."""
+        array = {"attention": "weights_BHTS", "query": "queries_BTHK", "key": "keys_BSGK", "value": "values_BSGK"}[name]
+        found = [x for path, x in trees.flatten(sown).items() if path.endswith(f"attention/{array}")]
         if len(found) != 1 or len(found[0]) != 1:
-            raise ValueError(f"a model that shows no {sown} of its attention cannot be told by its {name} relations")
+            raise ValueError(f"{name} relations need the {array} of one attention, which a model does not sow")
         x = found[0][0][layer]
         if name == "attention":
             return jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
@@ -217,7 +218,7 @@ class Distillation(MaskedLM):
         )
 
     def _losses(self, sums: Sums, counts: Sums) -> dict[str, tuple[float, jax.Array]]:
-        """Of each loss its weight and its mean."""
+        """The weight and the mean of each loss."""
         tokens, masked = jnp.maximum(counts["tokens"], 1), jnp.maximum(counts["masked"], 1)
         losses = {}
         if self.masked_weight:
@@ -232,7 +233,7 @@ class Distillation(MaskedLM):
         return losses
 
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
-        """All losses, weighted."""
+        """The weighted sum of the losses."""
         return sum(weight * loss for weight, loss in self._losses(sums, counts).values())
 
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
@@ -252,27 +253,27 @@ class Distillation(MaskedLM):
 
 
 def divergence(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """KL(teacher || student) in nats, [...], of logarithms of probabilities [..., N]."""
+    """KL(teacher || student) in nats, [...], from log probabilities [..., N]."""
     return (jnp.exp(teacher) * (teacher - student)).sum(axis=-1)
 
 
 def soft(student_BPV: jax.Array, teacher_BPV: jax.Array, weights_BP: jax.Array, temperature: float) -> jax.Array:
-    """The divergence of scores from the teacher's, both flattened by the temperature, whose square restores the size of
-    the gradients (Hinton et al. 2015, section 2)."""
-    flat = (jax.nn.log_softmax(x / temperature) for x in (student_BPV, teacher_BPV))
-    return (divergence(*flat) * weights_BP).sum() * temperature**2
+    """The summed divergence of logits from the teacher's at a temperature, times its square, which restores the scale
+    of the gradients (Hinton et al. 2015, section 2)."""
+    log_probabilities = (jax.nn.log_softmax(x / temperature) for x in (student_BPV, teacher_BPV))
+    return (divergence(*log_probabilities) * weights_BP).sum() * temperature**2
 
 
 def cosine(student_BTD: jax.Array, teacher_BTD: jax.Array, weights_BT: jax.Array) -> jax.Array:
-    """The sum of 1 - cosine of vectors with a weight."""
-    wide = jnp.promote_types(student_BTD.dtype, jnp.float32)
-    s, t = student_BTD.astype(wide), teacher_BTD.astype(wide)
+    """The weighted sum of 1 - cosine of vectors."""
+    dtype = jnp.promote_types(student_BTD.dtype, jnp.float32)
+    s, t = student_BTD.astype(dtype), teacher_BTD.astype(dtype)
     lengths_BT = jnp.sqrt((s * s).sum(axis=-1) * (t * t).sum(axis=-1) + 1e-12)
-    return ((1 - (s * t).sum(axis=-1) / lengths_BT) * weights_BT.astype(wide)).sum()
+    return ((1 - (s * t).sum(axis=-1) / lengths_BT) * weights_BT.astype(dtype)).sum()
 
 
 def relation(x_BTHK: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """Logarithms of softmax(x x^T / sqrt(K)), [B, H, T, S], over real tokens (Wang et al. 2020, equation 6)."""
+    """log softmax(x x^T / sqrt(K)), [B, H, T, S], over the valid positions S (Wang et al. 2020, equation 6)."""
     x_BTHK = x_BTHK.astype(jnp.promote_types(x_BTHK.dtype, jnp.float32)) / x_BTHK.shape[-1] ** 0.25
     scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", x_BTHK, x_BTHK)
     return jax.nn.log_softmax(jnp.where(valid_BT[:, None, None], scores_BHTS, jnp.finfo(scores_BHTS.dtype).min))
@@ -282,10 +283,11 @@ def relation(x_BTHK: jax.Array, valid_BT: jax.Array) -> jax.Array:
 
 
 def inherit(student: trees.Tree, teacher: trees.Tree, layers: tuple[int, ...] | None = None) -> trees.Tree:
-    """The student's parameters as the teacher has them, of its layers these.
+    """The student's parameters, copied from the teacher's, with these of its layers.
 
     Raises:
-        ValueError: the teacher has not so many layers, or the student something that the teacher has not.
+        ValueError: a layer that the teacher lacks; a parameter of the student that the teacher lacks, or of other
+        shape.
     """
     theirs = trees.flatten(teacher)
 
@@ -310,23 +312,5 @@ def inherit(student: trees.Tree, teacher: trees.Tree, layers: tuple[int, ...] | 
 
 
 def spread(few: int, many: int) -> tuple[int, ...]:
-    """So few of many layers, evenly from the first: of 12, 6 are every other one."""
+    """The indices of `few` of `many` layers, evenly spaced from the first: 6 of 12 are every other one."""
     return tuple(i * many // few for i in range(few))
-
-
-def architecture(name: str) -> Any:
-    """The Config of a model by name: a run's folder, a preset, or a published model's folder or hub id.
-
-    Raises:
-        FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained`.
-    """
-    record = Path(name) / "run.json"
-    if record.is_file():
-        return registry.from_json(json.loads(record.read_text())["settings"]["model"])
-    presets = registry.presets()
-    if name in presets and not Path(name).is_dir():
-        return presets[name].config
-    folder = hub.resolve(name, presets, weights=False)
-    settings, source = config_map.read_file(folder), str(folder / config_map.CONFIG)
-    family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
-    return config_map.read(family, settings, source)

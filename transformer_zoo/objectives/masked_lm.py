@@ -1,45 +1,41 @@
-"""Predict the tokens that are hidden in a text that is read from both sides."""
+"""Predict the hidden tokens of a text from both sides."""
 
 import dataclasses
-import functools
 from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 
 from transformer_zoo.config import Data
-from transformer_zoo.data.corruption import Unit, masked_rows, predictions
-from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.data.corruption import MaskedRows, Masking, Unit
 from transformer_zoo.objectives.losses import cross_entropy
-from transformer_zoo.objectives.objective import Batch, MakeRows, Objective, Sums
+from transformer_zoo.objectives.objective import Batch, Objective, Sums
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLM(Objective):
     """The cross entropy of the hidden tokens (Devlin et al. 2019, section 3.1; Liu et al. 2019, section 4).
 
-    The output layer, which is as wide as the vocabulary, is applied to the hidden tokens alone.
+    The output layer, which is as wide as the vocabulary, is applied only at the hidden tokens.
 
     Raises:
-        ValueError: an unknown unit; a rate or share that is none.
+        ValueError: an unknown unit; a rate or share outside [0, 1].
     """
 
     name: ClassVar[str] = "masked-lm"
     task: ClassVar[str] = "masked-lm"
-    frame: ClassVar[int] = 2
-    """Special tokens in a row."""
 
     rate: float = 0.15
     """Share of the tokens that are to be predicted."""
     unit: Unit = "tokens"
     """What is hidden: single tokens; whole words; spans of 1 to 10 words (Joshi et al. 2020)."""
     static: bool = False
-    """The same tokens of a row are hidden in every epoch, as in BERT; otherwise others, as in RoBERTa. (Documents give
-    the same rows in each epoch; joined by data.packing=concat, or in pairs, they give others.)"""
+    """The same tokens of a row are hidden in every epoch, as in BERT; otherwise they are drawn anew, as in RoBERTa.
+    (Single documents give the same rows in each epoch; joined by data.packing=concat, or in pairs, they do not.)"""
     mask_share: float = 0.8
-    """Of the tokens to predict, how many the model sees as a mask."""
+    """Share of the tokens to predict that are replaced by the mask."""
     random_share: float = 0.1
-    """How many it sees as some other token. The rest it sees as they are."""
+    """Share of them that are replaced by a random token. The rest stay as they are."""
 
     def __post_init__(self) -> None:
         if self.unit not in get_args(Unit):
@@ -48,46 +44,26 @@ class MaskedLM(Objective):
             raise ValueError(f"{type(self).__name__}.rate is {self.rate}: it must lie between 0 and 1")
         if min(self.mask_share, self.random_share, 1 - self.mask_share - self.random_share) < -1e-9:
             raise ValueError(
-                f"{type(self).__name__}: mask_share={self.mask_share} and random_share={self.random_share} must be "
-                "shares of one whole"
+                f"{type(self).__name__}: mask_share={self.mask_share} and random_share={self.random_share} must be at "
+                "least 0, and at most 1 together"
             )
 
-    def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
-        """Rows of a text each, as `data.packing` cuts them."""
-        return self.masked(masked_rows, tokenizer, data, packing=data.packing)
+    def maker(self, data: Data) -> Masking:
+        """Rows of one text each, as `data.packing` cuts them."""
+        return MaskedRows(length=data.length, packing=data.packing, **self.masking)
 
-    def masked(self, function: Any, tokenizer: Tokenizer, data: Data, **more: Any) -> MakeRows:
-        """A maker of rows, told how to mask them.
-
-        Raises:
-            ValueError: the tokenizer has no mask, or nothing to frame a row with; rows that hold little more than that.
-        """
-        if data.length < self.frame + 2:
-            raise ValueError(f"data.length={data.length}: {self.frame} tokens frame a row, so it needs more")
-        missing = [role for role in ("cls", "sep", "mask") if getattr(tokenizer, f"{role}_id") is None]
-        if missing:
-            raise ValueError(
-                f"the tokenizer has no special token for {', '.join(missing)}: take one that was made for a masked "
-                "language model, such as vocabulary.kind=wordpiece or roberta"
-            )
+    @property
+    def masking(self) -> dict[str, Any]:
+        """The settings of `Masking`."""
         names = ("rate", "unit", "static", "mask_share", "random_share")
-        how = {name: getattr(self, name) for name in names}
-        return functools.partial(function, tokenizer=tokenizer, length=data.length, **more, **how)
-
-    def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of `data.corruption.mask`."""
-        places = predictions(length - self.frame, self.rate)
-        shapes = {"tokens_BT": (length, jnp.int32), "valid_BT": (length, jnp.bool_)}
-        shapes |= {"masked_BP": (places, jnp.int32), "targets_BP": (places, jnp.int32)}
-        shapes |= {"weights_BP": (places, jnp.float32)}
-        return {name: jax.ShapeDtypeStruct((batch, size), dtype) for name, (size, dtype) in shapes.items()}
+        return {name: getattr(self, name) for name in names}
 
     def counts(self, batch: Batch) -> Sums:
-        """How many tokens are read, and how many predicted."""
+        """The numbers of tokens that are read and that are predicted."""
         return {"tokens": batch["valid_BT"].sum(), "masked": batch["weights_BP"].sum()}
 
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        """Nats and right guesses, over all hidden tokens."""
+        """Nats and correct predictions, summed over all hidden tokens."""
         return self.read(model, params, batch, key)[1]
 
     def read(self, model: Any, params: Any, batch: Batch, key: jax.Array | None) -> tuple[Any, Sums]:

@@ -1,4 +1,4 @@
-"""Measures of classifiers, from sums that add up over batches. They take NumPy's arrays and JAX's alike."""
+"""Metrics of classifiers, from sums that add up over batches, for arrays of NumPy and of JAX."""
 
 from typing import Any
 
@@ -10,38 +10,38 @@ Array = Any
 
 
 def confusion(targets: jax.Array, guesses: jax.Array, weights: jax.Array, classes: int) -> jax.Array:
-    """float32[C, C]: how often a thing of one class (first) was taken for one of another (second).
+    """float32[C, C]: the confusion matrix: true classes (first) by predicted ones (second).
 
     Args:
         targets, guesses: classes, integers of one shape.
-        weights: of the same shape: how much a thing counts, 0 or 1.
+        weights: 0 or 1, of the same shape.
     """
     true, guessed = (jax.nn.one_hot(x.reshape(-1), classes, dtype=jnp.float32) for x in (targets, guesses))
     return (true * weights.reshape(-1, 1)).T @ guessed
 
 
 def accuracy(confusion_CC: Array) -> Array:
-    """The share that is right; for classes that exclude one another this is also the micro-averaged F1."""
+    """The share of correct predictions; for classes that exclude one another, also the micro-averaged F1."""
     return confusion_CC.trace() / _at_least_one(confusion_CC.sum())
 
 
 def f1(confusion_CC: Array) -> Array:
-    """[C]: the harmonic mean of precision and recall of each class; 0 for one that neither is nor is guessed."""
+    """[C]: the harmonic mean of precision and recall of each class; 0 for one that neither occurs nor is predicted."""
     return f1_of(confusion_CC.diagonal(), confusion_CC.sum(0), confusion_CC.sum(1))
 
 
 def f1_of(right: Array, guessed: Array, true: Array) -> Array:
-    """The harmonic mean of precision and recall, where so many were right, were guessed, and were there."""
+    """The harmonic mean of precision and recall, from the numbers of true positives, predictions and positives."""
     return 2 * right / _at_least_one(guessed + true)
 
 
 def macro(f1_C: Array, guessed_C: Array, true_C: Array) -> Array:
-    """The mean over the classes that are, or are guessed."""
+    """The mean over the classes that occur or are predicted."""
     return f1_C.sum() / _at_least_one(((guessed_C + true_C) > 0).sum())
 
 
 def matthews(confusion_CC: Array) -> Array:
-    """The correlation of classes and guesses (Matthews 1975; for several classes Gorodkin 2004): 0 is chance."""
+    """The correlation of true and predicted classes (Matthews 1975; for several classes Gorodkin 2004): 0 is chance."""
     guessed, true, total = confusion_CC.sum(0), confusion_CC.sum(1), confusion_CC.sum()
     covariance = confusion_CC.trace() * total - (guessed * true).sum()
     spread = (total**2 - (guessed**2).sum()) * (total**2 - (true**2).sum())
@@ -49,16 +49,16 @@ def matthews(confusion_CC: Array) -> Array:
 
 
 def pearson(count: Array, x: Array, y: Array, xx: Array, yy: Array, xy: Array) -> Array:
-    """The correlation of two numbers, from how many pairs there are and the sums of x, y, x^2, y^2 and xy."""
+    """The correlation of x and y, from the number of pairs and the sums of x, y, x^2, y^2 and xy."""
     spread = (count * xx - x**2) * (count * yy - y**2)
     return (count * xy - x * y) / _positive(spread) ** 0.5
 
 
 def _at_least_one(x: Array) -> Array:
-    """For counts, in place of a division by zero."""
+    """1 in place of 0, as a divisor of counts."""
     return x + (x == 0)
 
 
 def _positive(x: Array) -> Array:
-    """What divides a covariance that is zero too where this is."""
+    """1 in place of what is not positive, as the divisor of a covariance, which is 0 there too."""
     return x * (x > 0) + (x <= 0)

@@ -1,8 +1,7 @@
-"""What an objective is: from documents to rows, from a batch to a loss, and which model it trains."""
+"""What an objective is: the rows it reads, the loss of a batch, and the model it trains."""
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,26 +9,25 @@ import jax
 
 from transformer_zoo import registry, trees
 from transformer_zoo.config import Data
-from transformer_zoo.data.packing import Rows
+from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.tokenizers import Tokenizer
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
-MakeRows = functools.partial[Rows]  # of a function: documents, random numbers -> rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objective(abc.ABC):
-    """What a model learns. Its fields are settings of the run; a subclass and its line in `OBJECTIVES` add one.
+    """What a model learns. Its fields are settings of the run. A file with a subclass, its maker of rows in `data/` and
+    its name in `OBJECTIVES` add an objective.
 
-    Of a batch there are `counts` and `sums`, which add up over batches; of these there are the `loss`, linear in the
-    sums, and a `report` for people. Because a loss is divided by the counts of the whole batch, neither accumulation
-    nor packing nor sharding changes it. The arrays of a batch say in their names what their dimensions are: B rows, T
-    tokens of a row.
+    `counts` and `sums` of batches add up. `loss`, which is linear in the sums, and `report` are computed from them.
+    Because a loss is divided by the counts of the whole batch, neither accumulation nor packing nor sharding changes
+    it. The names of a batch's arrays end in their dimensions: B rows, T tokens of a row.
     """
 
     name: ClassVar[str]
-    """What run.json and the command line call it."""
+    """Its name in run.json and on the command line."""
     task: ClassVar[str]
     """The task of a family's model that it trains."""
     frozen: ClassVar[tuple[str, ...]] = ()
@@ -38,10 +36,10 @@ class Objective(abc.ABC):
     """Its settings that give the parameters their shapes: a run cannot go on with others."""
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> "tuple[Objective, Any]":
-        """The objective and the model's configuration with what the data say about them.
+        """The objective and the model's configuration, completed from the data: names of classes, for example.
 
         Args:
-            classes: of a field of the data that holds labels, the names of the classes; None where nothing names them.
+            classes: a field of the data that holds labels to the names of the classes, or None if they have no names.
 
         Raises:
             ValueError: the data contradict the configuration.
@@ -53,40 +51,44 @@ class Objective(abc.ABC):
         return (document["text"],)
 
     @abc.abstractmethod
-    def rows(self, tokenizer: Tokenizer, data: Data) -> MakeRows:
-        """A function of a group of documents (list of dictionaries) and a generator of random numbers (numpy's) that
-        gives rows: a dictionary of arrays with one leading dimension.
-
-        A `functools.partial` of a function of `data/`, so that worker processes can be sent it. Its keywords say which
-        rows it makes, for a saved position: tokenizers, and what can be written as JSON.
+    def maker(self, data: Data) -> RowMaker:
+        """The maker of rows, without a tokenizer.
 
         Raises:
-            ValueError: the tokenizer has not the special tokens that are needed.
+            ValueError: these settings of the data do not go with the objective.
         """
 
-    @abc.abstractmethod
+    def rows(self, tokenizer: Tokenizer, data: Data) -> RowMaker:
+        """The maker of rows.
+
+        Raises:
+            ValueError: as `maker`; the tokenizer lacks special tokens that are needed.
+        """
+        return dataclasses.replace(self.maker(data), tokenizer=tokenizer)
+
     def shapes(self, batch: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """The arrays of a global batch of so many rows of so many tokens. Rows of zeros fill up a last batch: they must
-        count for nothing."""
+        """The arrays of a global batch of `batch` rows of `length` tokens."""
+        shapes = self.maker(Data(length=length)).shapes(batch)
+        return {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
 
     @abc.abstractmethod
     def counts(self, batch: Batch) -> Sums:
-        """What the sums are divided by; in any case how many `tokens` are read."""
+        """Divisors of the sums; among them the number of `tokens` that are read."""
 
     @abc.abstractmethod
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
-        """What is measured. With a key the model is trained: dropout is on."""
+        """Sums over the batch. With a key the model is in training mode: dropout is on."""
 
     @abc.abstractmethod
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
-        """What is made small."""
+        """The scalar that training minimises."""
 
     @abc.abstractmethod
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
         """Measures by name; `loss` is one of them."""
 
     def model(self, config: Any, compute: Any) -> Any:
-        """What is trained: a module, or what looks like one (`config`, `task`, `compute`, `init`, `apply`).
+        """The module to train, or an object with a module's `config`, `task`, `compute`, `init` and `apply`.
 
         Raises:
             ValueError: the family does not have the task.
@@ -102,7 +104,7 @@ class Objective(abc.ABC):
         family = registry.module_of(config)
         if task not in family.PUBLISHED.tasks:
             raise ValueError(
-                f"the objective {self.name} needs the task {task!r}, which {family.__name__} has not: it has "
+                f"the objective {self.name} needs the task {task!r}, which {family.__name__} lacks: it has "
                 f"{', '.join(family.PUBLISHED.tasks)}"
             )
         return family.Model(config, task=task, compute=compute)
@@ -116,5 +118,5 @@ class Objective(abc.ABC):
         return params
 
     def result(self, model: Any, params: trees.Tree) -> tuple[Any, trees.Tree]:
-        """The model that one wants in the end, to generate with or to publish, of the one that was trained."""
+        """The part of the trained model that is used afterwards, to generate with or to publish."""
         return model, params

@@ -41,11 +41,15 @@ LAYERS = (
 )
 POOLER = rows.dense("pooler.dense", "pooler/dense")
 
-MASKED_LM = (
-    *rows.dense("cls.predictions.transform.dense", "lm_head/dense"),
-    *rows.norm("cls.predictions.transform.LayerNorm", "lm_head/norm"),
-    *rows.bias("cls.predictions.bias", "lm_head/bias"),
-)
+
+def masked_lm(dense: str, norm: str, bias: str) -> rows.Rows:
+    """The rows of the head `nn.heads.MaskedLM`, whose output layer is the table of tokens."""
+    return (*rows.dense(dense, "lm_head/dense"), *rows.norm(norm, "lm_head/norm"), *rows.bias(bias, "lm_head/bias"))
+
+
+_TRANSFORM = "cls.predictions.transform."
+MASKED_LM = masked_lm(_TRANSFORM + "dense", _TRANSFORM + "LayerNorm", "cls.predictions.bias")
+LM_HEAD = masked_lm("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
 CLASSIFIER = rows.dense("classifier", "head/scores")
 HIDDEN_CLASSIFIER = (*rows.dense("classifier.dense", "head/dense"), *rows.dense("classifier.out_proj", "head/scores"))
 ANSWER = rows.dense("qa_outputs", "head/scores")
@@ -58,5 +62,6 @@ CLASSIFIERS = {
 
 WORDS = "embeddings.word_embeddings.weight"
 TIED_MASKED_LM = {"cls.predictions.decoder.weight": WORDS, "cls.predictions.decoder.bias": "/cls.predictions.bias"}
+TIED_LM_HEAD = {"lm_head.decoder.weight": WORDS, "lm_head.decoder.bias": "/lm_head.bias"}
 POSITION_IDS = ((r"embeddings\.position_ids", "the numbers 0, 1, 2, ..., which old versions saved as a buffer"),)
 BUFFERS = (*POSITION_IDS, (r"embeddings\.token_type_ids", "zeros, which old versions saved as a buffer"))

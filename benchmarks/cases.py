@@ -1,0 +1,160 @@
+"""What `accelerator.py` measures, in order of importance, and which settings each case is tried with."""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How our program is computed."""
+
+    batch: int
+    """Rows."""
+    attention: str = "auto"
+    """As `Compute.attention`."""
+    remat: str = "none"
+    """As `Compute.remat`."""
+    unroll: int = 1
+    """As `Compute.unroll`."""
+    logits_chunks: int = 1
+    """Parts of a row whose logits are computed at a time."""
+    apart: bool = False
+    """Decoding: each layer's parameters and cache are arrays of their own, rather than slices of stacked ones."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PeerSetting:
+    """How the reference library's is."""
+
+    batch: int
+    """Rows."""
+    compiled: Literal["no", "blocks", "whole"] = "no"
+    """What torch.compile is handed: nothing, each layer's block, or the model."""
+    sparse: bool = False
+    """ModernBERT's sparse_prediction: the output layer scores masked tokens alone."""
+    cache: Literal["dynamic", "static"] = "dynamic"
+    """Decoding; with a static cache `generate` compiles the model itself."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    name: str
+    kind: Literal["attention", "train", "encode", "decode"]
+    model: str = ""
+    """A preset, with random weights."""
+    length: int
+    """Tokens in a row, a source or a prompt."""
+    target: int = 0
+    """Tokens in a target."""
+    masked: bool = False
+    """Masked language models: the output layer scores the masked tokens, not all of them."""
+    new: int = 0
+    """Tokens to write."""
+    weight: float = 1.0
+    """Share of the time that is left, beside those of the cases that follow."""
+    alone: bool = False
+    """It needs the memory of the whole device: the peer begins when we have ended."""
+    tiny: bool = False
+    """With a few thousand parameters, to try the program itself."""
+    ours: tuple[Setting, ...] = ()
+    """Settings to try, those that promise most or cost least first."""
+    theirs: tuple[PeerSetting, ...] = ()
+
+
+def described(setting: Setting | PeerSetting) -> str:
+    """What is set, and is not the default."""
+    words = [
+        f"{field.name} {value}"
+        for field in dataclasses.fields(setting)
+        if (value := getattr(setting, field.name)) != field.default
+    ]
+    return ", ".join(words)
+
+
+def _both(*batches: int, **how: bool) -> tuple[PeerSetting, ...]:
+    """Blocks are compiled sooner, and the whole model may be faster."""
+    return tuple(PeerSetting(batch=batch, compiled=part, **how) for part in ("blocks", "whole") for batch in batches)
+
+
+def _masked(name: str, model: str, length: int, batch: int, layers: int = 12, **how: bool) -> Case:
+    ours = (
+        Setting(batch=batch), Setting(batch=batch, unroll=layers), Setting(batch=2 * batch),
+        Setting(batch=batch, attention="xla"), Setting(batch=2 * batch, remat="dots"),
+    )  # fmt: skip
+    theirs = (*_both(batch), PeerSetting(batch=2 * batch, compiled="blocks"))
+    return Case(name=name, kind="train", model=model, length=length, ours=ours, theirs=theirs, **how)
+
+
+def _decode(batch: int) -> Case:
+    ours = (Setting(batch=batch, apart=True), Setting(batch=batch))
+    theirs = (PeerSetting(batch=batch), PeerSetting(batch=batch, cache="static"))
+    return Case(
+        name=f"decode GPT-2 XL, batch {batch}", kind="decode", model="gpt2-xl", length=32, new=224, ours=ours,
+        theirs=theirs,
+    )  # fmt: skip
+
+
+_BERT, _MODERN = "bert-base-uncased", "modernbert-base"
+_SPARSE = PeerSetting(batch=64, compiled="blocks", sparse=True)
+CASES: tuple[Case, ...] = (
+    Case(name="attention", kind="attention", length=1024, weight=0.6),
+    _masked("train BERT-base 128, all tokens", _BERT, 128, 256),
+    _masked("train BERT-base 128, masked tokens", _BERT, 128, 256, masked=True),
+    Case(
+        name="train GPT-2 XL 1024", kind="train", model="gpt2-xl", length=1024, weight=2.0, alone=True,
+        ours=(
+            Setting(batch=8, remat="dots", logits_chunks=4), Setting(batch=16, remat="full", logits_chunks=8),
+            Setting(batch=4, logits_chunks=4), Setting(batch=16, remat="dots", logits_chunks=8),
+        ),
+        theirs=(PeerSetting(batch=4, compiled="blocks"), PeerSetting(batch=8, compiled="blocks")),
+    ),
+    Case(
+        name="train T5-base 512+128", kind="train", model="t5-base", length=512, target=128,
+        ours=(
+            Setting(batch=32), Setting(batch=32, unroll=12), Setting(batch=64),
+            Setting(batch=64, remat="dots"),
+        ),
+        theirs=(*_both(32), PeerSetting(batch=64, compiled="blocks")),
+    ),
+    dataclasses.replace(
+        _masked("train ModernBERT-base 512, masked tokens", _MODERN, 512, 64, layers=22, masked=True),
+        theirs=(_SPARSE, *_both(64)),
+    ),
+    _decode(1),
+    Case(
+        name="train GPT-2 124M 1024", kind="train", model="gpt2", length=1024,
+        ours=(
+            Setting(batch=16), Setting(batch=32, logits_chunks=4), Setting(batch=16, unroll=12),
+            Setting(batch=32, logits_chunks=8),
+            Setting(batch=16, attention="xla", logits_chunks=4),
+        ),
+        theirs=_both(16, 32),
+    ),
+    _masked("train BERT-base 512, all tokens", _BERT, 512, 64),
+    _masked("train BERT-base 512, masked tokens", _BERT, 512, 64, masked=True),
+    _decode(64),
+    Case(
+        name="encode BERT-base 128", kind="encode", model=_BERT, length=128, weight=0.6,
+        ours=(
+            Setting(batch=256), Setting(batch=256, unroll=12), Setting(batch=1024), Setting(batch=256, attention="xla"),
+        ),
+        theirs=_both(256, 1024),
+    ),
+    _decode(8),
+    Case(
+        name="train T5-large 512+128", kind="train", model="t5-large", length=512, target=128, alone=True,
+        ours=(Setting(batch=16), Setting(batch=32, remat="dots"), Setting(batch=16, remat="dots")),
+        theirs=(PeerSetting(batch=16, compiled="blocks"), PeerSetting(batch=32, compiled="blocks")),
+    ),
+)  # fmt: skip
+
+
+def small(case: Case) -> Case:
+    """The same with a tiny model and few rows: each setting once, of which only so many rows are left as two sizes
+    need."""
+    least = min((setting.batch for setting in (*case.ours, *case.theirs)), default=1)
+    fewer = lambda settings: tuple(
+        dict.fromkeys(dataclasses.replace(setting, batch=setting.batch // least) for setting in settings)
+    )
+    sizes = {"length": min(case.length, 32), "target": min(case.target, 8), "new": min(case.new, 4)}
+    return dataclasses.replace(case, tiny=True, ours=fewer(case.ours), theirs=fewer(case.theirs), **sizes)

@@ -1,0 +1,78 @@
+"""What an objective measures of a model on a source of documents."""
+
+import contextlib
+import itertools
+from typing import Any, Literal
+
+from transformer_zoo import trees
+from transformer_zoo.config import Data
+from transformer_zoo.data import pipeline, sources
+from transformer_zoo.evaluation import loss
+from transformer_zoo.objectives import OBJECTIVES
+from transformer_zoo.objectives.objective import Objective
+
+
+def evaluate(
+    m: Any,
+    *,
+    source: str | sources.Source = "python_stdlib",
+    split: str = "validation",
+    objective: str | Objective | None = None,
+    length: int | None = None,
+    packing: Literal["documents", "concat"] = "documents",
+    batch_size: int = 16,
+    batches: int | None = None,
+) -> dict[str, float]:
+    """The loss of a model and the other measures of its objective, and the number of tokens, bytes, ... measured.
+
+    Args:
+        m: a model, its parameters and its tokenizer: a `Bundle`.
+        source: the documents, named as a recipe's data.source: "text:notes/*.md", "tfds:wikipedia/20230601.en", ...; or
+            a source that is open.
+        split: of a source given by name: "train", "validation", "test" or "all", where the source has it.
+        objective: the name of an objective, or one with settings of its own. None: that of the model's task.
+        length: tokens in a row. None: the model's positions, at most 1024.
+        packing: how documents become rows, as a recipe's data.packing.
+        batch_size: rows at a time.
+        batches: stop after this number of batches. None: the whole split.
+
+    Raises:
+        ValueError: no tokenizer, no such objective or split, a setting out of its range, nothing to measure.
+        FileNotFoundError: no such source.
+    """
+    if batches is not None and batches < 1:
+        raise ValueError(f"batches is {batches}: it must be at least 1")
+    if m.tokenizer is None:
+        raise ValueError("the model came without a tokenizer: text cannot be read without one")
+    if not isinstance(objective, Objective):
+        objective = objective_of(m, objective)
+    documents = sources.source(source, split) if isinstance(source, str) else source
+    objective, _ = objective.for_data(m.config, documents.classes)
+    data = Data(length=default_length(m) if length is None else length, packing=packing)
+    make_rows = objective.rows(m.tokenizer, data)
+    with contextlib.closing(
+        pipeline.Pipeline(documents, make_rows, batch_size=batch_size, shuffle=False, epochs=1)
+    ) as rows:
+        return loss.evaluate(m.model, objective, m.params, itertools.islice(rows, batches))
+
+
+def objective_of(m: Any, name: str | None = None) -> Objective:
+    """The objective of this name; None: that of the model's task.
+
+    Raises:
+        ValueError: there is no such objective, or the model's family lacks its task.
+    """
+    name = name or m.model.task
+    if name not in OBJECTIVES:
+        raise ValueError(
+            f"there is no objective {name!r} to measure: choose one of {', '.join(OBJECTIVES)}."
+            f"{trees.nearest(name, OBJECTIVES)}"
+        )
+    objective = OBJECTIVES[name]()
+    objective.model(m.config, m.model.compute)  # refuses a family without the task
+    return objective
+
+
+def default_length(m: Any) -> int:
+    """Tokens in a row: the model's positions, at most 1024."""
+    return min(1024, m.config.max_length or 1024)

@@ -1,0 +1,60 @@
+"""The model's forward passes of decoding: prefill, then one step a token. Decoders and encoder-decoders alike."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from transformer_zoo import registry
+from transformer_zoo.nn import Cache
+from transformer_zoo.nn.stack import Layers
+
+
+def prefill(
+    model: Any, params: Any, tokens_BT: jax.Array, valid_BT: jax.Array, *, room: int, by_layer: bool
+) -> tuple[jax.Array, Cache]:
+    """Reads the prompts; an encoder-decoder encodes the sources and reads the decoder's start token.
+
+    Args:
+        tokens_BT: prompts or sources.
+        valid_BT: which of these tokens are real. Prompts are padded on the left.
+        room: slots of the cache for new tokens.
+        by_layer: the parameters are `Layers`, and so is the cache.
+
+    Returns:
+        The logits [B, V] of the first new token, in at least float32, and the cache.
+    """
+    config, (B, T) = model.config, tokens_BT.shape
+    is_encoder_decoder = registry.is_encoder_decoder(config)
+    length = room if is_encoder_decoder else T + room
+    cache = registry.module_of(config).init_cache(config, B, length, model.compute.dtype)
+    cache = cache.replace(kv=Layers.of(cache.kv)) if by_layer else cache
+    if not is_encoder_decoder:
+        return _last_logits(model, params, tokens_BT, valid_BT, cache=cache)
+    encoded_BSD = model.apply({"params": params}, tokens_BT, valid_BT, method="encode")
+    start_BT, _ = decoder_prompt(config, tokens_BT, valid_BT)
+    logits_BV, cache = _last_logits(model, params, start_BT, encoded_BSD, valid_BT, cache=cache, method="decode")
+    # Without the barrier, XLA moves the transposition of the source's keys and values into each step of the loop.
+    return logits_BV, jax.lax.optimization_barrier(cache)
+
+
+def decoder_prompt(config: Any, tokens_BT: jax.Array, valid_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The decoder's tokens before the first new one, and which are real: the prompts, or the start token."""
+    if not registry.is_encoder_decoder(config):
+        return tokens_BT, valid_BT
+    shape = (tokens_BT.shape[0], 1)
+    return jnp.full(shape, config.decoder_start_id, jnp.int32), jnp.ones(shape, bool)
+
+
+def decode_step(model: Any, params: Any, token_B: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """The logits [B, V] of the token after this one, and the cache with this one."""
+    if registry.is_encoder_decoder(model.config):
+        return _last_logits(model, params, token_B[:, None], None, cache=cache, method="decode")
+    return _last_logits(model, params, token_B[:, None], cache=cache)
+
+
+def _last_logits(model: Any, params: Any, *inputs: Any, **kwargs: Any) -> tuple[jax.Array, Cache]:
+    out = model.apply({"params": params}, *inputs, **kwargs)
+    # Only of the last position: nothing uses `out.logits`, so XLA does not compute the others.
+    logits_BTV = model.apply({"params": params}, out.hidden_BTD[:, -1:], method="logits")
+    return logits_BTV[:, 0, : model.config.vocab_size], out.cache

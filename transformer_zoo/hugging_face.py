@@ -1,0 +1,51 @@
+"""What Hugging Face's libraries call the arguments and classes that have another name here, for the errors that a
+habit from there runs into. Fields of a Config are known from the families' own tables: `registry.fields_called`."""
+
+from collections.abc import Iterable
+
+from transformer_zoo.trees import nearest
+
+CALL = {
+    "input_ids": "tokens_BT (of an encoder-decoder source_BS), the first argument",
+    "attention_mask": "valid_BT (of an encoder-decoder valid_BS)",
+    "token_type_ids": "segments_BT",
+    "position_ids": "positions_BT",
+    "decoder_input_ids": "target_BT",
+    "decoder_attention_mask": "target_valid_BT",
+    "past_key_values": "cache",
+    "output_attentions": 'mutable=["intermediates"]',
+    "output_hidden_states": 'mutable=["intermediates"]',
+}
+"""Arguments of a model's call."""
+
+LOAD = {
+    "num_labels": "labels",
+    "id2label": "labels",
+    "label2id": "labels",
+    "torch_dtype": "dtype and param_dtype",
+    "attn_implementation": "compute=zoo.Compute(attention=...)",
+    "device_map": "mesh",
+}
+"""Arguments of `from_pretrained`."""
+
+CLASSES = {
+    "AutoModel": 'from_pretrained(name, task="...")',
+    "AutoConfig": "from_pretrained(name).config",
+    "AutoTokenizer": "load_tokenizer(name)",
+    "SentenceTransformer": "load_embedder(name)",
+    "Trainer": "train(run)",
+}
+"""Classes, and what to call instead. `AutoModelForCausalLM` and the like begin with a name of these."""
+
+
+def hint(theirs: str, ours: str | None, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: ours for it, if there is one, or the nearest known name."""
+    return f" Hugging Face's {theirs} is {ours} here." if ours else nearest(theirs, known)
+
+
+def refuse(function: str, arguments: Iterable[str], table: dict[str, str], known: Iterable[str] = ()) -> None:
+    """Raises TypeError if there are any of these keyword arguments, which the function does not have."""
+    for name in arguments:
+        raise TypeError(
+            f"{function}() got an unexpected keyword argument {name!r}.{hint(name, table.get(name), known)}"
+        )

@@ -1,0 +1,192 @@
+"""What a name stands for: the folder of a run, a published model's folder, a preset, or a repository of the hub.
+
+Weights are the last thing to be fetched: a name, a task, labels or a setting that cannot be is refused before that.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import flax.linen as nn
+
+from transformer_zoo import registry, trees
+from transformer_zoo.checkpoints import config_map, hub
+from transformer_zoo.nn.compute import Compute
+
+RECORD = "run.json"
+"""The file that makes a folder that of a run."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Described:
+    """The model that a name stands for, without its weights."""
+
+    name: str | os.PathLike[str]
+    kind: Literal["run", "folder", "preset", "hub"]
+    config: Any
+    """The architecture, a family's Config."""
+    task: str | None
+    """The task that its weights were trained for. None: config.json names no known class; or it is a run, whose
+    objective determines the task (`runs.model`)."""
+    folder: Path | None = None
+    """The local folder of its configuration and its tokenizer. None: a preset, of which nothing was fetched."""
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The keys of its config.json; none for a run or a preset."""
+
+    @property
+    def family(self) -> ModuleType:
+        """The family's module."""
+        return registry.module_of(self.config)
+
+    def model(
+        self, *, task: str | None = None, labels: int | Sequence[str] | None = None, compute: Compute | None = None
+    ) -> nn.Module:
+        """The model, without its parameters.
+
+        Args:
+            task: what the model is for. None: the task that its weights were trained for.
+            labels: the names of the classes, or their number. None: those of the configuration.
+            compute: precision, memory and speed. None: the defaults of `Compute`.
+
+        Raises:
+            ValueError: the family lacks the task or has no labels, or the task is neither given nor known.
+        """
+        config = labelled(self.config, labels)
+        if task is None and self.task is None:
+            config_map.task_of(self.family, self.settings, str(self.source))
+        return build(config, task or self.task, compute)
+
+    @property
+    def source(self) -> Path:
+        """The file that describes it."""
+        return Path(self.folder or "", RECORD if self.kind == "run" else config_map.CONFIG)
+
+    def weights(self) -> Path:
+        """The local folder of its weights. Those of the hub are downloaded, of the commit that config.json was of.
+
+        Raises:
+            FileNotFoundError, PermissionError, ConnectionError, ValueError: as `hub.resolve`.
+        """
+        return folder(self.name, self.folder.name if self.kind == "hub" else None)
+
+
+def describe(name: str | os.PathLike[str], revision: str | None = None, *, published: bool = False) -> Described:
+    """What a name stands for. Of a repository its configuration and its tokenizer are downloaded, and no weights.
+
+    Args:
+        name: a run's folder, a published model's folder, a preset's name, or a hub id.
+        revision: branch, tag or commit of a repository. None: its main branch.
+        published: always read config.json. False: a folder with run.json is a run, and a preset or its hub id has the
+            zoo's own Config, for which nothing is downloaded.
+
+    Raises:
+        FileNotFoundError: no such folder, preset, repository or revision; or no config.json in it.
+        PermissionError: the repository is private or gated.
+        ConnectionError: neither in the cache nor to be had from the hub.
+        ValueError: a config.json of an unknown family or that is not supported, or a run.json of another version.
+    """
+    local = Path(name).expanduser()
+    if not published and is_run(name):
+        return Described(name=name, kind="run", config=_architecture(name), task=None, folder=local)
+    if not (published or revision or local.is_dir()) and (preset := _preset(name)) is not None:
+        return Described(name=name, kind="preset", config=preset.config, task=build(preset.config).task)
+    if is_run(name) and not (local / config_map.CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{name} holds a run and no {config_map.CONFIG}: load it with load_run, or publish it first "
+            "(python -m transformer_zoo convert)"
+        )
+    at = folder(name, revision, weights=False)
+    settings, source = config_map.read_file(at), str(at / config_map.CONFIG)
+    try:
+        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return Described(
+        name=name, kind="folder" if local.is_dir() else "hub", config=config_map.read(family, settings, source),
+        task=config_map.saved_for(family, settings), folder=at, settings=settings,
+    )  # fmt: skip
+
+
+def folder(
+    name: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True, folders: Sequence[str] = ()
+) -> Path:
+    """The local folder of a published model, downloaded where necessary: `hub.resolve` with the zoo's presets."""
+    return hub.resolve(name, registry.presets(), revision, weights=weights, folders=folders)
+
+
+def is_run(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is the folder of a training run."""
+    return Path(name, RECORD).expanduser().is_file()
+
+
+def run_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings in a run's folder, as `runs.write` wrote them.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: its run.json is not one of ours.
+    """
+    path = Path(directory, RECORD).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no run: there is no {path}")
+    try:
+        return dict(json.loads(path.read_text())["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise not_a_run(path, error) from error
+
+
+def not_a_run(path: Path, error: Exception) -> ValueError:
+    """The error for a run.json that this version cannot read."""
+    return ValueError(f"{path} does not describe a run of this version: {error!r}")
+
+
+def build(config: Any, task: str | None = None, compute: Compute | None = None) -> nn.Module:
+    """A family's model for a task; None: the family's main task.
+
+    Raises:
+        ValueError: the family lacks the task.
+    """
+    family, compute = registry.module_of(config), compute or Compute()
+    if task is None:
+        return family.Model(config, compute=compute)
+    spec = family.PUBLISHED
+    if task not in spec.tasks:
+        raise ValueError(
+            f"{spec.model_type} has no task {task!r}: it offers {', '.join(spec.tasks)}."
+            f"{trees.nearest(task, spec.tasks)}"
+        )
+    return family.Model(config, task=task, compute=compute)
+
+
+def _architecture(directory: str | os.PathLike[str]) -> Any:
+    """The Config of the model that a run trains."""
+    try:
+        return registry.from_json(run_settings(directory)["model"])
+    except (KeyError, TypeError) as error:
+        raise not_a_run(Path(directory, RECORD), error) from error
+
+
+def _preset(name: Any) -> registry.Preset | None:
+    """The preset of this name, or of this hub id."""
+    presets = registry.presets()
+    return presets.get(name) or next((preset for preset in presets.values() if preset.hub_id == name), None)
+
+
+def labelled(config: Any, labels: int | Sequence[str] | None) -> Any:
+    """A Config with these names of the classes, or with this number of classes; None: with those that it has.
+
+    Raises:
+        ValueError: the family has no task with labels.
+        TypeError: `labels` is a single string.
+    """
+    if labels is None:
+        return config
+    if isinstance(labels, str):
+        raise TypeError(f"labels is the single string {labels!r}: give the names of all classes, or their number")
+    if not hasattr(config, "labels"):
+        raise ValueError(f"{registry.module_of(config).PUBLISHED.model_type} has no task with labels")
+    return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))
