@@ -53,39 +53,6 @@ _FAMILIES: dict[str, ModuleType] = {
 }
 
 
-def _shim(module: ModuleType) -> None:
-    """Until every family has moved: the old globals as `PUBLISHED`, and the methods that a Model of today has."""
-    from transformer_zoo.published import CLASSES, Key, Published
-
-    get = lambda name, default: getattr(module, name, default)
-    prefix, config = module.TASKS["base"].removesuffix("Model"), {}
-    for field, entry in module.HF_CONFIG.items():
-        entry = (entry,) if isinstance(entry, str) else entry
-        config[field] = Key(entry[0], *([module.HF_DEFAULTS[entry[0]]] if entry[0] in module.HF_DEFAULTS else []))
-        if len(entry) == 2:
-            config[field] = Key.choice(entry[0], entry[1], config[field].default)
-        if len(entry) == 3:
-            config[field] = dataclasses.replace(config[field], read=entry[1], write=entry[2])
-    used = {key.name for key in config.values()}
-    defaults = {name: x for name, x in module.HF_DEFAULTS.items() if name not in used}
-    classes = {task: name.removeprefix(prefix) for task, name in module.TASKS.items()}
-    module.PUBLISHED = Published(
-        model_type=module.HF_MODEL_TYPE, class_prefix=prefix, aliases=get("HF_ALIASES", {}), config=config,
-        num_labels=defaults.pop("num_labels", 2), defaults=defaults, fixed=module.HF_FIXED, prefix=module.HF_PREFIX,
-        unprefixed=get("HF_BARE", ("base",)), body=get("hf_weights", module.HF_WEIGHTS), heads=module.HF_HEADS,
-        classes={task: name for task, name in classes.items() if name != CLASSES[task]}, tied=module.HF_TIED,
-        ignored=module.HF_IGNORE, zero_if_missing=get("HF_ZERO", ()), absent=get("HF_ABSENT", {}),
-        constants=get("hf_constants", lambda config, task: {}), renamed_classes=get("HF_RENAMED", {}),
-        unnamed=get("HF_UNNAMED", ()), tied_by_tensors=get("HF_TIED_BY_TENSORS", False),
-    )  # fmt: skip
-    module.Model.example_inputs = staticmethod(lambda task: module.example_inputs(None, task))
-
-
-for _module in _FAMILIES.values():
-    if not hasattr(_module, "PUBLISHED"):
-        _shim(_module)
-
-
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """A published architecture by its short name."""

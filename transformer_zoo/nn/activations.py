@@ -14,9 +14,3 @@ ACTIVATIONS = {
     "swish": nn.silu,
     "tanh": jnp.tanh,
 }
-
-
-def check_activation(name: str) -> None:
-    """Raises ValueError unless there is an activation of this name."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation {name!r} is not known: choose one of {', '.join(ACTIVATIONS)}")

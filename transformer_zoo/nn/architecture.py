@@ -6,6 +6,7 @@ import types
 import typing
 
 from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.checks import check_rates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ class Architecture:
         choices = tuple(ACTIVATIONS) if name.endswith("activation") else _choices(type(self)).get(name)
         if choices is not None and value not in choices:
             raise ValueError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
-        if name.endswith("dropout") and not 0 <= value < 1:
-            raise ValueError(f"{name} is {value}: it must be at least 0 and less than 1")
+        if name.endswith("dropout"):
+            check_rates(self, name)
         if name.endswith("_id"):
             # An end of text that is never written harms nobody: small published models have one.
             if name != "eos_id" and not 0 <= value < self.vocab_size:

@@ -4,7 +4,6 @@ Shapes are always checked. Values are checked where they are known, that is, out
 `zoo.generate` check them before they call a compiled function.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -75,27 +74,3 @@ def check_rates(settings: Any, *names: str) -> None:
     for name in names:
         if (rate := getattr(settings, name)) is not None and not 0 <= rate < 1:
             raise ValueError(f"{name} is {rate}: it must be at least 0 and less than 1")
-
-
-def check_heads(width: int, num_heads: int, name: str = "num_heads") -> None:
-    """Raises ValueError unless the heads divide the width."""
-    if num_heads < 1 or width % num_heads:
-        raise ValueError(f"{name}={num_heads} does not divide width={width}: every head has the same size")
-
-
-def check_labels(labels: Sequence[str]) -> None:
-    """Raises ValueError unless there is a label, and none twice."""
-    if not labels or len(set(labels)) != len(labels):
-        raise ValueError(f"labels are {labels!r}: there must be at least one, and none twice")
-
-
-def check_choice(settings: Any, name: str, choices: Sequence[str]) -> None:
-    """Raises ValueError unless this field is one of the choices."""
-    if (choice := getattr(settings, name)) not in choices:
-        raise ValueError(f"{name} {choice!r} is not known: choose one of {', '.join(choices)}")
-
-
-def check_token(settings: Any, name: str) -> None:
-    """Raises ValueError unless this field is a token of the vocabulary, or None."""
-    if (token := getattr(settings, name)) is not None and not 0 <= token < settings.vocab_size:
-        raise ValueError(f"{name} is {token}, outside of the vocabulary, which has 0 to {settings.vocab_size - 1}")

@@ -2,34 +2,17 @@
 `head` and `pooler`, which a checkpoint for another task may lack."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from transformer_zoo.nn.activations import ACTIVATIONS
-from transformer_zoo.nn.checks import check_like
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.embedding import TokenEmbedding, padded_vocab
-from transformer_zoo.nn.output import Output
 
 # The paths of the parameters that belong to a task, and not to the body.
 PATHS = r"(lm_head|head|pooler)/.*"
-
-LANGUAGE_MODEL = ("masked-lm", "pretraining")
-OF_TOKENS = ("token-classification", "question-answering", "replaced-token-detection")
-
-
-def classes(task: str, labels: Sequence[str]) -> int:
-    """How many scores a task's head gives to what it judges; 0 for tasks without such a head."""
-    own = len(labels)
-    return {
-        "sequence-classification": own, "token-classification": own, "multiple-choice": 1,
-        "replaced-token-detection": 1, "question-answering": 2, "next-sentence": 2, "pretraining": 2,
-    }.get(task, 0)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,56 +93,3 @@ class Classifier(nn.Module):
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
         scores = self.compute.dense(self.classes, kernel_init=self.init, name="scores")
         return scores(x_BD).astype(self.compute.accumulation_dtype)
-
-
-def as_rows(task: str, tokens: jax.Array, **others: jax.Array | None) -> tuple[jax.Array, ...]:
-    """What goes through an encoder, [B, T] each: the choices of multiple-choice, [B, C, T], become rows of their own.
-
-    Raises:
-        ValueError: the tokens have not the dimensions that the task asks for, or the others not the tokens' shape.
-    """
-    for name, x in others.items():
-        check_like(x, tokens, name)
-    arrays = (tokens, *others.values())
-    if task != "multiple-choice":
-        return arrays
-    if np.ndim(tokens) != 3:
-        raise ValueError(f"the tokens have shape {np.shape(tokens)}: multiple-choice needs [batch, choices, length]")
-    return tuple(None if x is None else x.reshape(-1, x.shape[-1]) for x in arrays)
-
-
-def example_inputs(config: Any, task: str) -> tuple[Any, ...]:
-    """Inputs of the right shapes for a task, to initialise and to trace."""
-    return (jnp.zeros((1, 1, 1) if task == "multiple-choice" else (1, 1), jnp.int32),)
-
-
-def output(
-    model: nn.Module,
-    tokens: jax.Array,
-    hidden_BTD: jax.Array,
-    *,
-    summary_BD: jax.Array | None = None,
-    pooled_BD: jax.Array | None = None,
-    train: bool,
-) -> Output:
-    """What an encoder returns for its task.
-
-    Args:
-        model: has `task` and `config`, and for the tasks that need them the methods `logits` and `head`.
-        tokens: as the model was given them.
-        summary_BD: what a head judges a sequence by.
-        pooled_BD: the pooler's output, where there is a pooler.
-    """
-    task, cfg = model.task, model.config
-    words = model.logits(hidden_BTD)[..., : cfg.vocab_size] if task in LANGUAGE_MODEL else None
-    scores = None
-    if classes(task, cfg.labels):
-        scores = model.head(hidden_BTD if task in OF_TOKENS else summary_BD, train)
-    if task == "replaced-token-detection":
-        scores = scores[..., 0]
-    if task == "multiple-choice":
-        scores = scores.reshape(tokens.shape[:2])
-    output = Output(hidden_BTD=hidden_BTD, pooled_BD=pooled_BD)
-    if task == "pretraining":
-        return output.replace(logits=words, next_sentence_B2=scores)
-    return output.replace(logits=scores if words is None else words)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo import registry
 from transformer_zoo.config import Data
 from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows
 from transformer_zoo.objectives import metrics
@@ -238,14 +237,14 @@ def best_span(start_BT: jax.Array, end_BT: jax.Array, length: int) -> tuple[jax.
 
 def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
     """The model's output for a batch of texts, which are sources to an encoder-decoder; with a key, dropout is on."""
-    if registry.is_encoder_decoder(model.config):
-        inputs = {"source_BS": batch["tokens_BT"], "valid_BS": batch["valid_BT"]}
-    else:
-        inputs = {name: batch[name] for name in ("tokens_BT", "valid_BT")}
-        if getattr(model.config, "num_segments", 0):
-            inputs["segments_BT"] = batch["segments_BT"]
     return model.apply(
-        {"params": params}, **inputs, train=key is not None, rngs=None if key is None else {"dropout": key}
+        {"params": params},
+        batch["tokens_BT"],
+        batch["segments_BT"],
+        batch["valid_BT"],
+        train=key is not None,
+        rngs=None if key is None else {"dropout": key},
+        method="read",
     )
 
 
