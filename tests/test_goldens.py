@@ -1,4 +1,4 @@
-"""The reference implementation's results for small models, kept in files: the comparison that needs nothing installed."""
+"""The reference implementation's results for small models, kept in files: a comparison that needs nothing installed."""
 
 import collections
 import json

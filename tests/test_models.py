@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from jax.extend.core import ClosedJaxpr, Literal
 
 from transformer_zoo import registry, trees
 from transformer_zoo.generation.generate import generate
@@ -74,7 +75,7 @@ def outputs(case: families.Case) -> int:
 
 def whole_rows(case: families.Case) -> dict[str, np.ndarray]:
     """As many rows as the longest row has tokens: what is decoded is as long as can be, a source a token shorter."""
-    lengths = {ids: LONGEST - (len(case.ids) - 1 - i) for i, ids in enumerate(reversed(case.ids))}
+    lengths = {ids: LONGEST - (len(case.ids) - 1 - i) for i, ids in enumerate(case.ids)}
     return {ids: case.tokens(LONGEST, lengths[ids], seed=i) for i, ids in enumerate(case.ids)}
 
 
@@ -199,7 +200,9 @@ def test_packed_is_unpacked(case: families.Case):
 
     direction = random(*tokens[ids].shape, outputs(case)) * valid[ids][..., None]
     alone, expected = read(case, params, tokens, valid, direction)
-    named = {"tokens_BT": "documents_BT"} if len(case.ids) == 1 else {n: n.replace("_", "_documents_") for n in case.ids}
+    named = (
+        {"tokens_BT": "documents_BT"} if len(case.ids) == 1 else {n: n.replace("_", "_documents_") for n in case.ids}
+    )
     packed = {name: pack(x, name) for name, x in tokens.items()}
     packed |= {named[name]: pack(number[:, None] * valid[name], name).astype(np.int32) for name in case.ids}
     actual, grads = families.gradients(case.model, params, pack(direction, ids), **packed)
@@ -338,7 +341,7 @@ def test_cached_pairs_are_uncached(case: families.Case, side: str):
 @each_kind()
 def test_knobs_change_nothing(case: families.Case):
     """Rematerialised and unrolled programs say the same and have the same gradients, dropout included."""
-    case = case.with_(**vars(families.small(case.family))).wide()
+    case = dataclasses.replace(case, config=families.small(case.family)).sized(num_layers=2).wide()
     params, given = case.params(), inputs(case)
     direction = random(1, given[case.ids[-1]].shape[1], outputs(case))
     how = {"key": jax.random.key(3), "train": True} | given
@@ -479,9 +482,9 @@ def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
 
     with mock.patch.object(nn.Module, "param", record):
         shapes = trees.flatten(registry.param_shapes(case.model))
-    assert initialisers.keys() == shapes.keys()
     weights = {}
-    for number, (path, (init, args)) in enumerate(initialisers.items()):
+    for number, path in enumerate(shapes):
+        init, args = initialisers[path]
         x, name = np.asarray(init(jax.random.key(number), *args), np.float64), path.rpartition("/")[2]
         assert shapes[path].shape[shapes[path].ndim - x.ndim :] == x.shape, path
         assert name in ("bias", "scale", "kernel", "embedding"), path
@@ -545,9 +548,11 @@ READ_ELSEWHERE = ("problem", "model_type", "max_length")
 READ_BY_OTHERS = ("pad_id",)
 
 
-# What is generated begins with one token, which is not said, and may have to begin or to end with others, which are.
+# Read in generation alone: the token that ends a text, that which a decoder reads first, and those that an output must
+# begin or end with, by their place.
 STARTS = {"decoder_start_id": 1}
 FORCED = {"forced_bos_id": 0, "forced_eos_id": -1}
+GENERATED = ("eos_id", *STARTS, *FORCED)
 
 
 def other(family: str, name: str, value: Any) -> Any:
@@ -564,58 +569,65 @@ def other(family: str, name: str, value: Any) -> Any:
     return value / 2
 
 
+def constants(program: Any) -> list[bytes]:
+    """The arrays in a traced program, which its text abbreviates."""
+    found = [*program.consts]
+    for equation in families.equations(program.jaxpr):
+        found += [var.val for var in equation.invars if isinstance(var, Literal)]
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr))
+        found += [x for jaxpr in inner if isinstance(jaxpr, ClosedJaxpr) for x in jaxpr.consts]
+    return [np.asarray(x).tobytes() for x in found]
+
+
 @each()
 def test_every_field_of_the_config_is_read(case: families.Case):
-    """Each changes the program that makes parameters and reads in training; or else what is generated."""
+    """Each changes the program that makes parameters and reads in training, of one of the tasks; or else what is
+    generated."""
     config = families.small(case.family)
 
     @functools.cache
-    def traced(task: str, config: Any) -> Any:
+    def traced(task: str, config: Any) -> tuple[str, list[bytes]]:
         small = dataclasses.replace(case, task=task, config=config)
+        given = families.as_asked(task, {name: jnp.zeros((1, 8), jnp.int32) for name in inputs(small)})
+        make = lambda key: small.model.init_with_output({"params": key, "dropout": key}, **given, train=True)
+        program = jax.make_jaxpr(make)(jax.random.key(0))
+        return re.sub(" at 0x[0-9a-f]+", "", str(program)), constants(program)
 
-        def everything(key: jax.Array) -> Any:
-            given = families.as_asked(task, {name: jnp.zeros((1, 8), jnp.int32) for name in inputs(small)})
-            return small.model.init_with_output({"params": key, "dropout": key}, **given, train=True)
-
-        return jax.jit(everything).trace(jax.random.key(0))
-
-    @functools.cache
-    def lowered(task: str, config: Any) -> str:
-        return traced(task, config).lower().as_text()
-
-    text = lambda program: re.sub(" at 0x[0-9a-f]+", "", str(program.jaxpr))
-
-    def same(task: str, other: Any) -> bool:
-        # Programs that are traced alike may differ in constants, which only the lowered ones spell out.
-        alike = text(traced(task, config)) == text(traced(task, other))
-        return alike and lowered(task, config) == lowered(task, other)
-
-    # So that a difference means something:
-    assert text(traced.__wrapped__(case.task, config)) == text(traced(case.task, config))
-    assert lowered.__wrapped__(case.task, config) == lowered(case.task, config)
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    changed = {name: dataclasses.replace(config, **{name: other(case.family, name, value)}) for name, value in fields.items()}
-    unread = [name for name in fields if name not in READ_ELSEWHERE]
+    assert traced.__wrapped__(case.task, config) == traced(case.task, config)  # so that a difference means something
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    others = {name: other(case.family, name, value) for name, value in values.items() if name not in READ_ELSEWHERE}
+    changed = {name: dataclasses.replace(config, **{name: value}) for name, value in others.items()}
+    unread = [name for name in changed if not (case.causal and name in GENERATED)]
     if "source_BS" in case.takes:
         unread = [name for name in unread if name not in READ_BY_OTHERS]
     for task in dict.fromkeys((case.task, *families.tasks(case.family))):
-        unread = [name for name in unread if same(task, changed[name])]
-    if not case.causal or not unread:
-        assert not unread, f"nothing reads {unread}"
-        return
+        unread = [name for name in unread if traced(task, config) == traced(task, changed[name])]
+    assert not unread, f"nothing reads {unread}"
 
-    prompts = case.tokens(8, 3)
+
+def generated(case: families.Case) -> tuple[str, ...]:
+    """The fields of a config that generation reads."""
+    return tuple(field.name for field in dataclasses.fields(case.config) if field.name in GENERATED)
+
+
+# One case of each set of such fields: `generate` reads them, and no family does.
+WRITERS = list({generated(case): case for case in families.cases("cache")}.values())
+
+
+@pytest.mark.parametrize("case", WRITERS, ids=families.name_of)
+def test_special_tokens_are_generated(case: families.Case):
+    prompts, fields = case.tokens(8, 3), generated(case)
     answer = lambda config, scale: generate(
         Bundle(dataclasses.replace(case, config=config).model, case.params(scale=scale), config), prompts,
         max_new_tokens=8,
     )  # fmt: skip
-    config = dataclasses.replace(config, **{name: STARTS.get(name) for name in (*unread, "eos_id")})
-    # Small or large, the parameters are to make it say different things.
+    config = dataclasses.replace(case.config, **{name: STARTS.get(name) for name in fields})
+    # With small or large parameters, some row is to have different tokens.
     tried = ((scale, answer(config, scale)) for scale in (0.2, 0.5, 1.0))
     scale, words = next((scale, words) for scale, words in tried if (words[:, :-1] != words[:, 1:]).any())
     row, end = np.argwhere(words[:, :-1] != words[:, 1:])[0]
     token = int(words[row, end])
-    for name in unread:
+    for name in fields:
         others = answer(dataclasses.replace(config, **{name: token}), scale)
         if name in STARTS:
             assert token != STARTS[name] and (others != words).any(), name
