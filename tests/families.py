@@ -240,10 +240,12 @@ def choices(family: str, name: str) -> tuple[str, ...]:
 
 def cases(*wanted: str) -> list[Any]:
     """A case of each family, for its main task, whose model takes all these arguments."""
-    found = []
-    for family in registry.families():
-        found.append(Case(family=family, task=main_task(family), config=without_dropout(small(family))))
-    return [case for case in found if all(name in case.takes for name in wanted)]
+    return [case for case in map(main, registry.families()) if all(name in case.takes for name in wanted)]
+
+
+def main(family: str) -> Case:
+    """A family's small model for its main task, without dropout."""
+    return Case(family=family, task=main_task(family), config=without_dropout(small(family)))
 
 
 def kinds(found: list[Any]) -> list[Any]:
