@@ -143,8 +143,8 @@ def test_gradients_are_the_same_on_a_mesh(case: families.Case, capfd: pytest.Cap
 
 @pytest.mark.parametrize("family", registry.families())
 def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
-    """Over the axis `tensor`: of each matrix of attention the heads, of each matrix of an MLP the hidden numbers, which its
-    two matrices share. By size, and not by the table: in a small model all these sizes differ."""
+    """Over the axis `tensor`: of each matrix of attention the heads, of each matrix of an MLP the hidden numbers, which
+    its two sides share. By size, and not by the table: in a small model all these sizes differ."""
     config = families.sized(families.small(family), num_heads=16, num_decoder_heads=16, num_kv_heads=16)
     hidden = {getattr(config, name) for name in ("mlp_dim", "mlp_decoder_dim") if hasattr(config, name)}
     shapes = registry.param_shapes(registry.family(family).Model(config))
