@@ -10,6 +10,7 @@ import families
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, PartitionSpec
 
 from transformer_zoo import registry, sharding, trees
@@ -34,6 +35,16 @@ each = pytest.mark.parametrize("case", families.lessons(), ids=families.name_of)
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def compiled_anew():
+    """No program is from the cache on disk: the partitioner prints its warnings while it compiles."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 def batch_of(case: families.Case, **how: Any) -> dict[str, np.ndarray]:
@@ -83,6 +94,7 @@ ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4
     [(case, mesh) for case in families.lessons() for mesh in (ALL, *ONE_AXIS.get(case.learns, ()))],
     ids=families.name_of,
 )
+@pytest.mark.usefixtures("compiled_anew")
 def test_a_step_is_the_same_on_every_mesh(
     case: families.Case, mesh: str, on_one_device: Any, capfd: pytest.CaptureFixture[str]
 ):
@@ -120,6 +132,7 @@ LEARNED = {families.fingerprint(families.main(case.family)) for case in families
     [case for case in families.kinds(families.cases()) if families.fingerprint(case) not in LEARNED],
     ids=families.name_of,
 )
+@pytest.mark.usefixtures("compiled_anew")
 def test_gradients_are_the_same_on_a_mesh(case: families.Case, capfd: pytest.CaptureFixture[str]):
     """Of the kinds of layers that no step above has: with dropout, and nothing is put together whole on its way."""
     case = dataclasses.replace(case, config=families.small(case.family)).wide()
