@@ -41,6 +41,7 @@ format: $(VENV)/.installed-lint  ## fix what the linter can fix, and format
 	$(VENV)/bin/ruff format
 
 clean:  ## remove .venv and caches; runs/ stays
+	rm -rf $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/transformer_zoo/tests
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -12,6 +12,10 @@ from unittest import mock  # noqa: E402
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Programs that took long to compile are shared by all workers, by the processes that tests start, and by the next run.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer_zoo" / "tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -25,6 +29,24 @@ with mock.patch.dict(os.environ, XLA_FLAGS=f"{os.environ['XLA_FLAGS']} {QUICKLY}
     jax.devices()
 
 MAPPINGS = Path("/proc/self/maps")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A module's tests of one family follow one another, so that mostly one worker compiles that family's programs."""
+    modules = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+
+    def place(item: pytest.Item) -> tuple[int, str]:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        return modules[item.path], next((value.family for value in values if hasattr(value, "family")), "")
+
+    items.sort(key=place)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs_of_a_module():
+    """A worker's memory stays below 3 GB."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -7,17 +7,19 @@ import inspect
 import json
 import math
 import random
+import re
 from types import ModuleType
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxprs_in_params
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
-from transformer_zoo.nn import Compute, heads
+from transformer_zoo.nn import Compute
+from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.training import Program, TrainState, prepare
 
@@ -139,8 +141,8 @@ class Case:
 
     def layers(self, path: str) -> int:
         """The number of layers of the stack that a path leads through."""
-        found = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
-        return getattr(self.config, found)
+        field = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
+        return getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
 
     def with_(self, **changes: Any) -> "Case":
         """The same with other fields of the config or of `compute`."""
@@ -155,8 +157,7 @@ class Case:
 
     def sized(self, **sizes: Any) -> "Case":
         """The same with other sizes, and whatever else only some families have fields for."""
-        fields = {field.name for field in dataclasses.fields(self.config)}
-        return self.with_(**{name: size for name, size in sizes.items() if name in fields})
+        return dataclasses.replace(self, config=sized(self.config, **sizes))
 
     def wide(self) -> "Case":
         """The same in float64, where what is equal is equal to a dozen digits."""
@@ -170,10 +171,7 @@ class Case:
 
 
 def small(family: str, **changes: Any) -> Any:
-    """The Config with small sizes; dropout rates that can be told apart.
-
-    A size that has no small value above would make every test slow, so it is an error: give it one.
-    """
+    """The Config with small sizes (8 where `SMALL` has none), and dropout rates all of which differ."""
     Config = registry.family(family).Config
     values = {}
     for field in dataclasses.fields(Config):
@@ -184,7 +182,7 @@ def small(family: str, **changes: Any) -> Any:
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:
-            raise NotImplementedError(f"{family}: tests/families.py has no small value for the field {field.name!r}")
+            values[field.name] = 8
     return Config(**values | changes)
 
 
@@ -217,7 +215,8 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
         if field.name == "model_type":
             values[field.name] = draw.choice(registry.family(family).PUBLISHED.model_types)
         elif isinstance(field.default, str):
-            values[field.name] = RANDOM[field.name][seed % len(RANDOM[field.name])]  # each comes round
+            known = RANDOM.get(field.name) or choices(family, field.name)
+            values[field.name] = known[seed % len(known)]  # each comes round
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
@@ -232,26 +231,71 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
     return values
 
 
-def cases(*wanted: str, tasks: str = "main") -> list[Any]:
-    """A case of each family (its main task, or `tasks="all"`) whose model takes all these arguments."""
-    found = []
-    for family in registry.families():
-        module = registry.family(family)
-        names = module.PUBLISHED.tasks if tasks == "all" else [main_task(family)]
-        found += [Case(family=family, task=task, config=without_dropout(small(family))) for task in names]
-    return [case for case in found if all(name in case.takes for name in wanted)]
+def choices(family: str, name: str) -> tuple[str, ...]:
+    """The values that a field of text may have, as its Config's refusal of another lists them."""
+    try:
+        registry.family(family).Config(**{name: "gelo"})
+    except ValueError as error:
+        return tuple(re.search(r"choose one of (.*?)(?:\.|$)", str(error))[1].replace(" or ", ", ").split(", "))
+    raise AssertionError(f"{family}: {name}='gelo' is not refused")
+
+
+def cases(*wanted: str) -> list[Any]:
+    """A case of each family, for its main task, whose model takes all these arguments."""
+    return [case for case in map(main, registry.families()) if all(name in case.takes for name in wanted)]
+
+
+def main(family: str) -> Case:
+    """A family's small model for its main task, without dropout."""
+    return Case(family=family, task=main_task(family), config=without_dropout(small(family)))
 
 
 def kinds(found: list[Any]) -> list[Any]:
-    """Of cases that learn the same with the same blocks the last: enough where it is the blocks that a test is about,
-    and what is around them that others are about."""
-    return list({(case.learns or case.task, blocks(case.module)): case for case in found}.values())
+    """The first case of each fingerprint: enough for a test of what `stack`, the compiler or the decode loop does with
+    the layers, whose own mathematics every family is tested for."""
+    exemplars: dict[Any, Any] = {}
+    for case in found:
+        exemplars.setdefault(fingerprint(case), case)
+    return list(exemplars.values())
 
 
-def blocks(module: ModuleType) -> frozenset[type]:
-    """The blocks that a family's layers are, its own or shared ones."""
-    classes = (x for x in vars(module).values() if isinstance(x, type) and issubclass(x, nn.Module))
-    return frozenset(x for x in classes if x.__name__.endswith("Block"))
+@functools.cache
+def fingerprint(case: Case) -> tuple[Any, ...]:
+    """The program of a family's layers in training: of each scan over layers the number of inputs that are constant,
+    carried and scanned, and the primitives of its body in order. Activation, sizes and rates are the same for all, so
+    that programs differ only where blocks do, whether by their class or by a switch within one."""
+    config = dataclasses.replace(case.config, **dropouts(small(case.family)))
+    case = dataclasses.replace(case, config=sized(config, activation="relu"))
+    given = {name: np.zeros((2, 8), np.int32) for name in case.ids}
+    function = lambda params: case.model.apply(
+        {"params": params}, **given, train=True, rngs={"dropout": jax.random.key(0)}
+    )
+    program = jax.make_jaxpr(function)(registry.param_shapes(case.model))
+    scans = [equation.params for equation in equations(program.jaxpr) if equation.primitive.name == "scan"]
+    return tuple(
+        (how["num_consts"], how["num_carry"], len(how["jaxpr"].in_avals),
+         tuple(equation.primitive.name for equation in equations(how["jaxpr"].jaxpr)))
+        for how in scans
+    )  # fmt: skip
+
+
+def equations(jaxpr: Any) -> Any:
+    """All equations of a program, those of inner programs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def tasks(family: str) -> tuple[str, ...]:
+    """The tasks that a family has a model for."""
+    return registry.family(family).PUBLISHED.tasks
+
+
+def sized(config: Any, **sizes: Any) -> Any:
+    """The configuration with other values of those fields that it has."""
+    fields = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: size for name, size in sizes.items() if name in fields})
 
 
 def main_task(family: str) -> str:
@@ -264,6 +308,7 @@ def name_of(case: Any) -> str:
     return f"{case.family}-{case.learns or case.task}" if isinstance(case, Case) else str(case)
 
 
+@functools.lru_cache(maxsize=64)
 def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     """Parameters that hide nothing: biases are not zero nor norms one. Rows that pad the vocabulary are zero; what the
     first layers do not have is as in a fresh model."""
@@ -438,9 +483,7 @@ def lessons(*wanted: str) -> list[Any]:
     """Each objective with the last family that can learn it; of these the models that take all these arguments."""
     found = []
     for name in BATCHES:
-        able = [
-            family for family in registry.families() if OBJECTIVES[name].task in registry.family(family).PUBLISHED.tasks
-        ]
+        able = [family for family in registry.families() if OBJECTIVES[name].task in tasks(family)]
         found += [learner(family, name) for family in able[-1:]]
     return [case for case in found if all(argument in case.takes for argument in wanted)]
 
@@ -490,7 +533,8 @@ def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
 
 
 WRITERS = ("base", "causal-lm", "seq2seq-lm")  # tasks that go on where they stopped
-PER_TOKEN = (*heads.OF_TOKENS, *heads.LANGUAGE_MODEL, *WRITERS)  # tasks whose logits are of each token
+# Tasks whose logits are of each token.
+PER_TOKEN = ("base", *(name for name, task in TASKS.items() if task.per_token or task.vocabulary))
 Words = dict[str, Any]
 
 
@@ -558,7 +602,7 @@ def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnames=("case", "prompt"))
-def told(
+def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
 ) -> tuple[Words, dict[str, Any], trees.Tree]:
     """What a model says by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; the gradients in

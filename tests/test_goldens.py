@@ -1,9 +1,12 @@
-"""What the reference implementation says of small models, kept in files: the check that needs nothing installed."""
+"""The reference implementation's results for small models, kept in files: a comparison that needs nothing installed."""
 
+import collections
 import json
 from pathlib import Path
+from typing import Any
 
 import families
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -15,16 +18,34 @@ GOLDENS = Path(__file__).parent / "goldens"
 EXACT = 1e-9
 
 
-@pytest.mark.parametrize(
-    ("family", "task"),
-    [(family, task) for family in registry.families() for task in registry.family(family).PUBLISHED.tasks],
-)
-def test_golden(family: str, task: str):
-    """What is said, every hidden state, every gradient: in float64, relative to the largest number of an array."""
-    path = GOLDENS / f"{family}-{task}.npz"
-    assert path.exists(), f"{path} is missing: run tools/make_golden.py"
+def files(family: str, task: str) -> list[str]:
+    """The files of a family's task: two for its main one, with the published settings and with drawn ones."""
+    drawn = [f"{family}-{task}-drawn"] if task == families.main_task(family) else []
+    return [f"{family}-{task}", *drawn]
+
+
+ALL = [
+    pytest.param(family, task, name, id=name)
+    for family in registry.families()
+    for task in families.tasks(family)
+    for name in files(family, task)
+]
+
+
+def read(family: str, task: str, name: str) -> tuple[families.Case, dict[str, np.ndarray]]:
+    """The case of a file, and its arrays."""
+    path = GOLDENS / f"{name}.npz"
+    assert path.exists(), f"{path} is missing: run tools/make_golden.py {family}"
     with np.load(path) as file:
         golden = dict(file)
+    config = config_map.read(registry.family(family), json.loads(str(golden["config"])))
+    return families.Case(family=family, task=task, config=config), golden
+
+
+@pytest.mark.parametrize(("family", "task", "name"), ALL)
+def test_golden(family: str, task: str, name: str):
+    """All outputs, every hidden state, every gradient: in float64, relative to the largest number of an array."""
+    case, golden = read(family, task, name)
     shapes = json.loads(str(golden["shapes"]))
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
     weights, gradients = (
@@ -32,26 +53,24 @@ def test_golden(family: str, task: str):
         for what in ("weights", "gradients")
     )
     with jax.enable_x64(True):
-        module = registry.family(family)
-        config = config_map.read(module, json.loads(str(golden["config"])))
-        case = families.Case(family=family, task=task, config=config).wide()
+        case = case.wide()
         params = weight_map.load(
-            module, registry.param_shapes(case.model), weights,
-            config=config, task=task, param_dtype="float64",
+            case.module, registry.param_shapes(case.model), weights,
+            config=case.config, task=task, param_dtype="float64",
         )  # fmt: skip
         given = {name: golden[name] for name in golden if name in case.takes}
-        words, hidden, grads = families.told(case, params, given)
+        outputs, hidden, grads = families.evaluate(case, params, given)
 
-        assert {f"said {name}" for name in words} == {name for name in golden if name.startswith("said ")}
-        for name, ours in words.items():
-            near(families.real(task, name, ours, families.mask_of(given)), golden[f"said {name}"])
+        assert {f"output {name}" for name in outputs} == {name for name in golden if name.startswith("output ")}
+        for name, ours in outputs.items():
+            near(families.real(task, name, ours, families.mask_of(given)), golden[f"output {name}"])
         for ids, states in hidden.items():
             theirs = golden.pop("hidden" if ids == "tokens_BT" else f"hidden {ids}")
             assert len(states) == len(theirs)
             for ours, layer in zip(states, theirs):
                 near(ours * families.mask_of(given, ids)[..., None], layer)
         assert not any(name.startswith("hidden") for name in golden)
-        exported = weight_map.dump(module, grads, config=config, task=task)
+        exported = weight_map.dump(case.module, grads, config=case.config, task=task)
         assert exported.keys() == gradients.keys()
         largest = max(np.abs(grad).max() for grad in gradients.values())
         for name, grad in gradients.items():
@@ -64,6 +83,38 @@ def near(ours: np.ndarray, theirs: np.ndarray, zero: float = 0.0) -> None:
     assert max(size, zero) > 0 and np.abs(ours - theirs).max() <= EXACT * (size if size > zero else 1e12 * zero)
 
 
+@pytest.mark.parametrize(("family", "task", "name"), ALL)
+def test_dropout_is_where_the_reference_has_it(family: str, task: str, name: str):
+    """In a training forward pass: how many there are of each rate and width. (Traced only.)"""
+    case, golden = read(family, task, name)
+    found: collections.Counter[tuple[float, int]] = collections.Counter()
+
+    def record(function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if isinstance(module, nn.Dropout) and module.rate and not kwargs.get("deterministic", module.deterministic):
+            assert not module.broadcast_dims, f"{module.path}: numbers dropped together"
+            path = "/".join((*module.path, ""))
+            found[round(module.rate, 6), args[0].shape[-1]] += case.layers(path) if "blocks/" in path else 1
+        return function(*args, **kwargs)
+
+    given = families.as_asked(task, {name: golden[name] for name in golden if name in case.takes})
+    run = lambda params, key: case.model.apply({"params": params}, **given, train=True, rngs={"dropout": key})
+    with nn.intercept_methods(record):
+        jax.eval_shape(run, registry.param_shapes(case.model), jax.random.key(0))
+    assert found == collections.Counter((rate, width) for rate, width in json.loads(str(golden["dropout"])))
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_every_rate_of_dropout_is_used(family: str):
+    """By the model of one of the tasks: in the goldens, whose rates all differ."""
+    rates: set[float] = set()
+    for task in families.tasks(family):
+        for name in files(family, task):
+            case, golden = read(family, task, name)
+            assert len(set(families.dropouts(case.config).values())) == len(families.dropouts(case.config))
+            rates |= {rate for rate, _ in json.loads(str(golden["dropout"]))}
+    assert rates == {round(rate, 6) for rate in families.dropouts(families.small(family)).values()}
+
+
 def test_every_golden_is_used():
-    known = {f"{family}-{task}" for family in registry.families() for task in registry.family(family).PUBLISHED.tasks}
-    assert {path.stem for path in GOLDENS.iterdir()} == known
+    assert {path.stem for path in GOLDENS.iterdir()} == {parameter.id for parameter in ALL}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from transformer_zoo import sharding
+from transformer_zoo.models import mpnet
 from transformer_zoo.nn import kernels
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.positions import relative_buckets
@@ -248,11 +249,51 @@ def test_what_cudnn_is_asked_for(monkeypatch, name):
     assert (asked["mask"] is None) == (name in ("all", "causal"))
 
 
+def test_grouped_queries_share_keys_and_values():
+    """As if each group's were repeated for each of its heads, which follow one another; their gradients add up."""
+    q, k, v = inputs(kv_heads=2, length=12)
+    direction = jax.random.normal(jax.random.key(1), q.shape)
+
+    def function(q, k, v):
+        y_BTHK = kernels.attend(q, k, v, mask=Mask(causal=True), scale=0.2)
+        return (y_BTHK * direction).sum(), y_BTHK
+
+    gradients, y_BTHK = jax.grad(function, (0, 1, 2), has_aux=True)(q, k, v)
+    repeated = [jnp.repeat(x, 2, axis=2) for x in (k, v)]
+    (by_q, *others), expected = jax.grad(function, (0, 1, 2), has_aux=True)(q, *repeated)
+    others = [x.reshape(*x.shape[:2], 2, 2, K).sum(axis=3) for x in others]
+    for actual, other in zip((y_BTHK, *gradients), (expected, by_q, *others), strict=True):
+        np.testing.assert_allclose(actual, other, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_and_softmax_of_bfloat16_are_of_float32():
+    q, k, _ = inputs(dtype=jnp.bfloat16, length=64)
+    weights_BHTS = kernels.weights(q, k, mask=Mask(causal=True), bias=None, scale=0.5)
+    assert weights_BHTS.dtype == jnp.float32
+    q, k = (np.asarray(x, np.float64) for x in (q, k))
+    scores_BHTS = np.where(np.tri(64, dtype=bool), 0.5 * np.einsum("BTHK,BSHK->BHTS", q, k), -np.inf)
+    expected = np.exp(scores_BHTS - scores_BHTS.max(-1, keepdims=True))
+    np.testing.assert_allclose(weights_BHTS, expected / expected.sum(-1, keepdims=True), rtol=1e-4, atol=1e-6)
+
+
+def test_biases_of_mpnet_by_distance():
+    """In a row longer than the farthest distance that has a bucket of its own: 128, and half of 32 buckets a side."""
+    model = mpnet.Model(mpnet.Config(width=8, num_heads=2, num_layers=1, mlp_dim=4, vocab_size=9))
+    table_RH = np.random.default_rng(0).standard_normal((32, 2)).astype(np.float32)
+    params = {"relative_bias": {"embedding": table_RH}}
+    bias_HTT = model.apply({"params": params}, 200, method="distance_bias")
+    behind = np.arange(200) - np.arange(200)[:, None]
+    bucket_TT = np.searchsorted(STARTS, abs(behind), side="right") - 1 + 16 * (behind > 0)
+    np.testing.assert_array_equal(bias_HTT, table_RH[bucket_TT].transpose(2, 0, 1))
+
+
+# The first distance in each bucket, worked out by hand: 8 * 16 ** (k / 8), rounded up.
+STARTS = [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
+
+
 def test_buckets_of_distances():
-    """The first distance in each, worked out by hand: 8 * 16 ** (k / 8), rounded up."""
-    starts = [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
     distances = np.arange(200)
     bucket_R = relative_buckets(200, 32, 128)
     before, behind = bucket_R[199::-1], bucket_R[199:]
-    np.testing.assert_array_equal(before, np.searchsorted(starts, distances, side="right") - 1)
+    np.testing.assert_array_equal(before, np.searchsorted(STARTS, distances, side="right") - 1)
     np.testing.assert_array_equal(behind[1:], before[1:] + 16)

@@ -3,12 +3,14 @@
 import dataclasses
 import itertools
 import math
+import re
 from typing import Any
 
 import families
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, PartitionSpec
 
 from transformer_zoo import registry, sharding, trees
@@ -33,6 +35,16 @@ each = pytest.mark.parametrize("case", families.lessons(), ids=families.name_of)
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def compiled_anew():
+    """No program is from the cache on disk: the partitioner prints its warnings while it compiles."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 def batch_of(case: families.Case, **how: Any) -> dict[str, np.ndarray]:
@@ -79,16 +91,17 @@ ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4
 
 @pytest.mark.parametrize(
     ("case", "mesh"),
-    [(case, ALL) for case in families.learners()]
-    + [(case, mesh) for case in families.lessons() for mesh in ONE_AXIS.get(case.learns, ())],
+    [(case, mesh) for case in families.lessons() for mesh in (ALL, *ONE_AXIS.get(case.learns, ()))],
     ids=families.name_of,
 )
+@pytest.mark.usefixtures("compiled_anew")
 def test_a_step_is_the_same_on_every_mesh(
     case: families.Case, mesh: str, on_one_device: Any, capfd: pytest.CaptureFixture[str]
 ):
-    """With dropout; everything stays where it belongs, and nothing is put together whole on its way."""
-    case = case.wide()
-    program, state, metrics = actual = trained(case, mesh=MESHES[mesh])
+    """With dropout, of every objective; everything stays where it belongs, and nothing is put together whole on its
+    way."""
+    case, sizes = case.wide(), MESHES[mesh]
+    program, state, metrics = actual = trained(case, mesh=sizes)
     assert "full rematerialization" not in capfd.readouterr().err
     assert_same(actual, on_one_device(case))
     before = jax.tree.leaves(case.params())
@@ -101,8 +114,61 @@ def test_a_step_is_the_same_on_every_mesh(
     for path, axes in trees.match(sharding.PARAM_AXES, flat).items():
         # Written out once more: the product of the mesh's sizes along the axes that the table names.
         rules = [sharding.MESH_RULES[axis] for axis in axes.split()]
-        ways = math.prod(getattr(MESHES[mesh], rule) for rule in rules if isinstance(rule, str))
+        ways = math.prod(getattr(sizes, rule) for rule in rules if isinstance(rule, str))
         assert {shard.data.size for shard in flat[path].addressable_shards} == {flat[path].size // ways}, path
+    for name, like in program.batch.items():
+        assert like.sharding.shard_shape(like.shape)[0] * sizes.data * sizes.fsdp == like.shape[0], name
+    residual = np.zeros((8, 16, 32))
+    with jax.set_mesh(program.mesh):
+        shape = jax.jit(lambda x: sharding.constrain(x, "batch length _"))(residual).addressable_shards[0].data.shape
+    assert shape == (8 // (sizes.data * sizes.fsdp), 16 // sizes.sequence, 32)
+
+
+LEARNED = {families.fingerprint(families.main(case.family)) for case in families.lessons()}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in families.kinds(families.cases()) if families.fingerprint(case) not in LEARNED],
+    ids=families.name_of,
+)
+@pytest.mark.usefixtures("compiled_anew")
+def test_gradients_are_the_same_on_a_mesh(case: families.Case, capfd: pytest.CaptureFixture[str]):
+    """Of the kinds of layers that no step above has: with dropout, and nothing is put together whole on its way."""
+    case = dataclasses.replace(case, config=families.small(case.family)).wide()
+    params, mesh = case.params(), sharding.make_mesh(**dataclasses.asdict(MESHES[ALL]))
+    given = {ids: case.tokens(8, 16) for ids in case.ids}
+    given |= {families.MASKS[ids]: np.arange(16) < np.arange(9, 17)[:, None] for ids in case.ids}
+    key = jax.random.key(0)
+
+    def loss(params: Any, given: Any) -> Any:
+        output = case.model.apply({"params": params}, **given, train=True, rngs={"dropout": key})
+        return jax.nn.log_softmax(families.said(output))[..., 0].sum()
+
+    expected = jax.jit(jax.value_and_grad(loss))(params, given)
+    places = sharding.param_shardings(params, mesh)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put((params, given), (places, sharding.batch_shardings(given, mesh)))
+        actual = jax.jit(jax.value_and_grad(loss))(*placed)
+    assert "full rematerialization" not in capfd.readouterr().err
+    assert families.difference(actual, expected) < EXACT
+
+
+@pytest.mark.parametrize("family", registry.families())
+def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
+    """Over the axis `tensor`: of each matrix of attention the heads, of each matrix of an MLP the hidden numbers, which
+    its two sides share. By size, and not by the table: in a small model all these sizes differ."""
+    config = families.sized(families.small(family), num_heads=16, num_decoder_heads=16, num_kv_heads=16)
+    hidden = {getattr(config, name) for name in ("mlp_dim", "mlp_decoder_dim") if hasattr(config, name)}
+    shapes = registry.param_shapes(registry.family(family).Model(config))
+    places = trees.flatten(sharding.param_shardings(shapes, sharding.make_mesh(tensor=8)))
+    met: set[str] = set()
+    for path, leaf in trees.flatten(shapes).items():
+        if found := re.fullmatch(r".*blocks/(.*(?P<heads>query|key|value|out)|(?P<hidden>mlp_\w+))/kernel", path):
+            divided = [a for a, b in zip(leaf.shape, places[path].shard_shape(leaf.shape)) if a != b]
+            met.add(found["heads"] or found["hidden"])
+            assert divided == [16] if found["heads"] else len(divided) == 1 and divided[0] in hidden, path
+    assert met >= {"query", "key", "value", "out", "mlp_up", "mlp_down"}
 
 
 @each
@@ -153,13 +219,22 @@ def test_every_large_parameter_is_divided(case: families.Case, mesh: str):
 
 # ---- the tables -----------------------------------------------------------------------------------------------------
 
-# Every preset for its main task, and one of each family for all.
+
+# One preset of each architecture (depth and special tokens aside, which nothing here depends on) for its family's main
+# task, and one of each family for all tasks.
+def architecture(preset: registry.Preset) -> Any:
+    fields = (field.name for field in dataclasses.fields(preset.config))
+    aside = {name for name in fields if name in ("num_layers", "num_decoder_layers") or name.endswith("_id")}
+    return preset.family, tuple(x for x in dataclasses.asdict(preset.config).items() if x[0] not in aside)
+
+
+DIFFERENT = {architecture(preset): name for name, preset in reversed(registry.presets().items())}
 FIRST = {preset.family: name for name, preset in reversed(registry.presets().items())}
 PUBLISHED = [
     (name, task)
-    for name, preset in registry.presets().items()
-    for task in registry.family(preset.family).PUBLISHED.tasks
-    if name in FIRST.values() or task == families.main_task(preset.family)
+    for name in DIFFERENT.values()
+    for task in families.tasks(registry.presets()[name].family)
+    if name in FIRST.values() or task == families.main_task(registry.presets()[name].family)
 ]
 
 
@@ -181,7 +256,7 @@ def test_every_parameter_of_every_preset_has_one_row(preset: str, task: str):
 def test_every_parameter_of_other_configurations_has_one_row(family: str):
     """Untied, grouped, without biases: what no preset may have."""
     module = registry.family(family)
-    for seed, task in zip(range(8), itertools.cycle(module.PUBLISHED.tasks)):
+    for seed, task in zip(range(8), itertools.cycle(families.tasks(family))):
         shapes = registry.param_shapes(module.Model(families.random_config(family, seed), task=task))
         trees.match(sharding.PARAM_AXES, trees.flatten(shapes))
 

@@ -92,28 +92,15 @@ NAMES = {
 
 
 @in_double()
-def told(
+def evaluate(
     task: str, model: Any, given: Arrays, position_offset: int = 0, prompt: int | None = None
 ) -> tuple[Arrays, Arrays, Arrays]:
-    """What it says, all its hidden states and the gradients of all its parameters: as `families.told` has them of ours.
+    """Outputs, all hidden states and the gradients of all parameters: as `families.evaluate` returns them of ours.
 
     Where something is padding it is given positions that count what is real, as a user of it has to; else nothing. A
     decoder that judges is given what it reads, as without padding it would make it itself.
     """
-    signature = inspect.signature(model.forward).parameters
-    inputs = {NAMES[name]: torch.as_tensor(x).long() for name, x in given.items()}
-    positions = {}
-    if "attention_mask" in inputs:
-        if "position_ids" in signature:
-            positions["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0) + position_offset
-    elif task == "multiple-choice":
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # who judges by a mean asks for it
-    if "decoder_input_ids" in signature and "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = shifted(inputs, model.config.decoder_start_token_id)
-        if "attention_mask" in inputs:
-            inputs["decoder_attention_mask"] = inputs["attention_mask"]
-    inputs = families.as_asked(task, inputs) | positions  # which not every model divides by choices
-    back = lambda x: x
+    inputs, back = arguments(task, model, given, position_offset), lambda x: x
     if hasattr(model.config, "global_block_size") and "attention_mask" in inputs:
         inputs, back = with_padding_behind(inputs)
     with scaled(model), counting(model, inputs):
@@ -128,6 +115,40 @@ def told(
         grads = {name: gradient(weight) for name, weight in weights(model)}
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in words.items()}, hidden, grads
+
+
+def arguments(task: str, model: Any, given: Arrays, position_offset: int = 0) -> dict[str, torch.Tensor]:
+    """The inputs of `model.forward`, by its names, for ours."""
+    signature = inspect.signature(model.forward).parameters
+    inputs = {NAMES[name]: torch.as_tensor(x).long() for name, x in given.items()}
+    positions = {}
+    if "attention_mask" in inputs:
+        if "position_ids" in signature:
+            positions["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0) + position_offset
+    elif task == "multiple-choice":
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])  # models that average over tokens require it
+    if "decoder_input_ids" in signature and "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = shifted(inputs, model.config.decoder_start_token_id)
+        if "attention_mask" in inputs:
+            inputs["decoder_attention_mask"] = inputs["attention_mask"]
+    return families.as_asked(task, inputs) | positions  # not every model divides positions by choices
+
+
+@in_double()
+def dropouts(task: str, model: Any, given: Arrays) -> list[tuple[float, int]]:
+    """(rate, width) of each dropout in a training forward pass, sorted; the width is the last dimension's."""
+    found = []
+
+    def record(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        if training and p:
+            found.append((round(p, 6), x.shape[-1]))
+        return x
+
+    inputs = arguments(task, model, given)
+    with mock.patch.object(torch.nn.functional, "dropout", record):
+        model.train()(**inputs)
+    model.eval()
+    return sorted(found)
 
 
 @contextlib.contextmanager

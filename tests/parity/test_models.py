@@ -24,7 +24,7 @@ def cases() -> list[Any]:
     """Each family for each task: several configurations for its main one, more if that caches, and two for heads."""
     found = []
     for family in registry.families():
-        for task in registry.family(family).PUBLISHED.tasks:
+        for task in families.tasks(family):
             case = families.Case(family=family, task=task, config=families.random_config(family, 0, task))
             main = task == families.main_task(family)
             for seed in range(5 if main and case.caches else 4 if main else 2):
@@ -103,13 +103,13 @@ def compare(
     given = families.padded(case, given, {ids: mask for ids, mask in masks.items() if mask is not None})
     valid_BT = families.mask_of(given)
     prompt = PROMPT if "cache" in mode else None
-    words, hidden, grads = families.told(case, params, given, prompt=prompt)
+    words, hidden, grads = families.evaluate(case, params, given, prompt=prompt)
     offset = getattr(case.config, "first_position", 0)
-    their_words, their_hidden, their_grads = reference.told(case.task, theirs, given, offset, prompt)
+    their_words, their_hidden, their_grads = reference.evaluate(case.task, theirs, given, offset, prompt)
 
     # What is said of padding is nobody's business.
-    said, told = "logits" if case.task != "base" else "hidden states", [words, their_words]
-    pairs = {said: [[families.real(case.task, name, x[name], valid_BT) for x in told] for name in words | their_words]}
+    said, both = "logits" if case.task != "base" else "hidden states", [words, their_words]
+    pairs = {said: [[families.real(case.task, name, x[name], valid_BT) for x in both] for name in words | their_words]}
     assert hidden.keys() == their_hidden.keys()
     for ids in hidden:
         mask = families.mask_of(given, ids)

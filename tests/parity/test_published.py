@@ -12,6 +12,7 @@ import pytest
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import safetensors
+from transformer_zoo.models import mpnet
 from transformer_zoo.nn.positions import relative_buckets
 from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
 
@@ -151,7 +152,7 @@ TINY = {
 CASES = [
     pytest.param(name, task, settings, id=f"{name}-{task}-{i}")
     for name in registry.families()
-    for task in registry.family(name).PUBLISHED.tasks
+    for task in families.tasks(name)
     for i, settings in enumerate(TINY[name])
 ]
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 3}  # MPNet reads 1 as padding, whatever it is told
@@ -327,4 +328,4 @@ def test_distances_of_mpnet():
     """All that the longest row has; rows of the other tests are too short for those that are grouped."""
     distances = torch.arange(-511, 512)
     buckets = transformers.models.mpnet.modeling_mpnet.MPNetEncoder.relative_position_bucket(distances)
-    np.testing.assert_array_equal(relative_buckets(512, 32, 128), buckets)
+    np.testing.assert_array_equal(relative_buckets(512, mpnet.Config.num_buckets, mpnet.Config.max_distance), buckets)
