@@ -86,6 +86,7 @@ def check(new_BNR, value_BN, expected, stops=STOPS):
         (Beam(num_beams=5, length_penalty=-0.5, early_stopping="never", num_return_sequences=5), None),
         (Beam(num_beams=2, no_repeat_ngram_size=1, length_penalty=0.0, early_stopping="never"), None),
         (Beam(num_beams=1, no_repeat_ngram_size=3), None),
+        (Beam(num_beams=3, suppressed=(0, 1, 3, 4, 6, 7), num_return_sequences=3), None),  # most candidates end
         (Beam(num_beams=3, repetition_penalty=1.7, num_return_sequences=3), None),
         (Beam(num_beams=3, suppressed=(0, 3), renormalize=True), None),
     ],
@@ -204,7 +205,7 @@ def log_probs_of(m: Bundle, row: list[int]):
 @pytest.mark.parametrize("case", CASES, ids=families.name_of)
 def test_of_a_model_it_is_the_plain_loop(case):
     """With a cache whose prompt slots the beams of a row share, and rows of unequal lengths."""
-    beam = Beam(num_beams=3, no_repeat_ngram_size=3, num_return_sequences=2)
+    beam = Beam(num_beams=3, no_repeat_ngram_size=1, num_return_sequences=2)  # no token of the prompt either
     with jax.enable_x64(True):
         m = bundle(case)
         rows = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 5, 8)]
