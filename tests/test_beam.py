@@ -107,6 +107,12 @@ def test_no_end():
     check(*both(Beam(num_beams=3, num_return_sequences=3), read_of(4, 0), 6, stops=(), seed=2))
 
 
+def test_many_ends():
+    """Most of the best candidates end; the search goes on with the others."""
+    beam, stops = Beam(num_beams=3, length_penalty=2.0, num_return_sequences=3), (0, 1, 2, 3, 4, 5)
+    check(*both(beam, read_of(16, 0), 8, stops=stops, seed=2))
+
+
 def test_one_beam_is_greedy():
     read, scores = read_of(12, 5), toy(3)
     new_BNR, _, _ = both(Beam(num_beams=1), read, 8, seed=3)
@@ -204,7 +210,7 @@ def log_probs_of(m: Bundle, row: list[int]):
 @pytest.mark.parametrize("case", CASES, ids=families.name_of)
 def test_of_a_model_it_is_the_plain_loop(case):
     """With a cache whose prompt slots the beams of a row share, and rows of unequal lengths."""
-    beam = Beam(num_beams=3, no_repeat_ngram_size=3, num_return_sequences=2)
+    beam = Beam(num_beams=3, no_repeat_ngram_size=1, num_return_sequences=2)  # no token of the prompt either
     with jax.enable_x64(True):
         m = bundle(case)
         rows = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 5, 8)]
