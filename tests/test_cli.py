@@ -186,6 +186,17 @@ def test_fit_is_the_train_step_s(monkeypatch):
     assert seen == [["configs/x.py", "--aot", "v5e:4x4", "--mesh.fsdp", "16"]]
 
 
+def test_fit_and_info_take_every_kind_of_name(monkeypatch, folder, run):
+    from transformer_zoo import fit
+
+    seen = []
+    monkeypatch.setattr(fit, "main_writing", lambda model, writing, topology: seen.append((model, topology)) or 0)
+    for name in ("gpt2", "openai-community/gpt2", folder, run):
+        assert main(["fit", name, "--topology", "v5e:2x2"]) == 0
+    models = [gpt2.Model(gpt2.Config())] * 2 + [zoo.from_pretrained(folder).model, runs.load_run(run).model]
+    assert seen == [(model, "v5e:2x2") for model in models]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
