@@ -224,5 +224,5 @@ def test_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy").shape, (3, 16))
     assert similar[0] == "1.000  a door  ~  a  door" and similar[2] == "1.000  a  door  ~  a door"
 
-    assert main(["embed", str(root)]) == 1 and "give texts, or with --input" in capsys.readouterr().err
+    assert main(["embed", str(root)]) == 1 and "give texts, or --input with a file" in capsys.readouterr().err
     assert main(["embed", str(root), "one", "--similar"]) == 1 and "at least two" in capsys.readouterr().err
