@@ -195,8 +195,8 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path):
     with pytest.raises(ValueError, match="1_Pooling pools by median: known are cls, max"):
         load_embedder(published(tmp_path / "median", bundle, pool={"pooling_mode_median": True}))
     for modules, message in (
-        ([{"path": "../other", "type": "x.Transformer"}], "names folders outside of its own: ../other"),
-        ([{"path": "/etc", "type": "x.Transformer"}], "names folders outside of its own: /etc"),
+        ([{"path": "../other", "type": "x.Transformer"}], "names folders outside its own: ../other"),
+        ([{"path": "/etc", "type": "x.Transformer"}], "names folders outside its own: /etc"),
         ({"path": ""}, "is not a list of modules"),
         ([], "has nothing: the first module must be a Transformer, and the second a Pooling"),
         (
