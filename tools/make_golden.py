@@ -64,7 +64,10 @@ def golden(family: str, task: str, config: Any) -> dict[str, np.ndarray]:
         "shapes": np.array(json.dumps({name: grad.shape for name, grad in grads.items()})),
         "dropout": np.array(json.dumps(reference.dropouts(task, model, inputs))),
         **inputs,
-        **{f"output {name}": families.real(task, name, x, families.mask_of(inputs)) for name, x in outputs.items()},
+        **{
+            f"output {name}": families.zero_padding(task, name, x, families.mask_of(inputs))
+            for name, x in outputs.items()
+        },
         **{name_of(ids): x * families.mask_of(inputs, ids)[..., None] for ids, x in hidden.items()},
         # All of them in one array each: a smaller file than with many arrays.
         "weights": np.concatenate([reference.tensors(model)[name].astype(np.float16).ravel() for name in grads]),
