@@ -1,4 +1,4 @@
-"""BART and its kin, mBART, PEGASUS and Marian: what they read and write besides what all families do."""
+"""BART, mBART, PEGASUS and Marian: tests beyond those of all families."""
 
 import json
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_published_sizes(preset: str, count: int):
 
 @pytest.mark.parametrize(("preset", "millions"), [("transformer-base", 65), ("transformer-big", 213)])
 def test_sizes_of_the_first_transformers(preset: str, millions: float):
-    """Table 3 of the paper; its vocabulary is of about 37000."""
+    """Table 3 of the paper; its vocabulary has about 37000 tokens."""
     published = registry.presets()[preset]
     assert abs(published.params / (1e6 * millions) - 1) < 0.04
     with pytest.raises(FileNotFoundError, match=f"no weights of {preset} were published: make fresh ones"):
@@ -123,7 +123,8 @@ def test_configurations_that_cannot_be(family: str, settings: dict[str, Any], me
 
 @pytest.mark.parametrize("family", KIN)
 def test_the_first_published_files(tmp_path: Path, family: str):
-    """With every table twice, a number of a format, sinusoids that others wrote, and no bias of the logits."""
+    """With every embedding twice, a version of the format, sinusoids of another implementation, and no bias of the
+    logits."""
     bundle = from_config(family, tiny(family))
     save_pretrained(tmp_path, bundle)
     tensors = {name: np.asarray(x) for name, x in safetensors.read_folder(tmp_path).items()}
@@ -156,14 +157,15 @@ def test_sinusoids_are_written_where_the_reference_misses_them(tmp_path: Path, f
 
 
 def test_sinusoids():
-    """At each position a circle for every frequency, from 1 down to nearly 1/10000."""
+    """At each position a sine and a cosine for every frequency, from 1 down to nearly 1/10000."""
     angles = 7 / 10000 ** np.array([0, 1 / 3, 2 / 3])
     np.testing.assert_allclose(sinusoids(50, 6)[7], [*np.sin(angles), *np.cos(angles)], rtol=1e-12)
     assert sinusoids(4, 5).shape == (4, 5)
 
 
 def test_fresh_embeddings_are_as_large_as_positions():
-    """Tables are small, for the logits, and what is read of them is scaled by the root of the width (section 3.4)."""
+    """Embeddings are small, for the logits, and scaled by the root of the width when they are looked up (section
+    3.4)."""
     case = families.Case(family="marian", task="base", config=families.small("marian", width=256, vocab_size=500))
     params = families.fresh(case.model, jax.random.key(0), *marian.Model.example_inputs("base"))
     _, asked = families.apply(case.model, params, case.tokens(2, 20), case.tokens(2, 20), mutable=("intermediates",))
@@ -172,7 +174,7 @@ def test_fresh_embeddings_are_as_large_as_positions():
 
 
 def test_mbart_classifies_a_text_from_its_language_on():
-    """The decoder reads the source, whose last token comes first; padding on either side changes nothing."""
+    """The decoder reads the source with its last token moved to the front; padding on either side changes nothing."""
     case = families.Case(family="mbart", task="question-answering", config=families.small("mbart")).wide()
     with jax.enable_x64(True):
         params, source_BS = case.params(), case.tokens(2, 7)

@@ -49,7 +49,7 @@ def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config
 
 
 def both(beam, read, max_new, stops=STOPS, valid=None, **how):
-    """(value, tokens) of all answers to each row, by the compiled search and by the plain one."""
+    """(value, tokens) of all answers for each row, by the compiled search and by the plain one."""
     with jax.enable_x64(True):
         valid = np.ones(read.shape, bool) if valid is None else valid
         ours = compiled(beam, read, valid, np.int32(max_new), np.asarray(stops, np.int32), **how)
@@ -382,7 +382,7 @@ def test_generation_config(settings, is_encoder_decoder, expected, recwarn):
 
 
 def test_generation_config_is_written_as_it_was_read():
-    """Each key of a file that asks for a strategy, and none besides."""
+    """The keys of a file that select a strategy, and no others."""
     for settings in (
         {"min_new_tokens": 2, "repetition_penalty": 1.2, "max_length": 50, "num_beams": 3, "length_penalty": 0.5},
         {"num_beams": 4},

@@ -1,4 +1,4 @@
-"""benchmarks/accelerator.py: tiny models on a CPU, what goes wrong on the way, and the FLOPs by hand."""
+"""benchmarks/accelerator.py: tiny models on a CPU, failures of a side, and the FLOPs by hand."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ if jax.__version_info__ < (0, 11):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """What `--small` writes where nothing but the necessary is installed."""
+    """The report of `--small` with only the required packages."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "sitecustomize.py").write_text(BLOCKER)
     done = subprocess.run(
@@ -139,7 +139,7 @@ def serve(pipe):
 
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
-    """Measures cases whose settings are of so many rows, on our side alone or on both."""
+    """Measures cases whose settings have these batches, on our side only or on both."""
     (tmp_path / "faulty.py").write_text(textwrap.dedent(FAULTY))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
@@ -249,7 +249,7 @@ def test_flops_of_an_encoder():
 
 @pytest.mark.parametrize("T", [3, 6, 20])
 def test_flops_of_windows(T):
-    """Layers 0 and 2 see everything, layer 1 two tokens on each side."""
+    """Layers 0 and 2 see the whole row, layer 1 two tokens on each side."""
     model = modernbert.Model(modernbert.Config(**SIZES, mlp_dim=F, global_every=2, window=4, pad_id=0))
     near = sum(abs(i - j) <= 2 for i in range(T) for j in range(T))
     blocks = 2 * L * (4 * D * D + 3 * D * F) * T + 4 * D * (2 * T * T + near)
@@ -257,7 +257,7 @@ def test_flops_of_windows(T):
 
 
 def test_flops_of_an_encoder_decoder():
-    """Two heads of size 5; the keys and values of the source are made once of the source's tokens."""
+    """Two heads of size 5; keys and values of the source are computed once."""
     sizes = SIZES | {"num_decoder_layers": 2}
     model = t5.Model(t5.Config(**sizes, head_dim=5, mlp_dim=F))
     S, T, H = 7, 4, 10
@@ -268,7 +268,7 @@ def test_flops_of_an_encoder_decoder():
 
 
 def test_flops_of_a_training_step_of_masked_tokens():
-    """Of 20 tokens, two of which are the frame, 15 % are predicted: 3."""
+    """Of 20 tokens, two of which are special, 15 % are predicted: 3."""
     config = bert.Config(**SIZES, max_length=32, mlp_dim=F)
     masked, dense = (programs.Train(config, length=20, masked=masked, dtype="float32") for masked in (True, False))
     assert dense.flops() - masked.flops() == 3 * 2 * (D * D + V * D) * (20 - 3)

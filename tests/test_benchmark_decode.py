@@ -1,4 +1,4 @@
-"""benchmarks/decode.py prints its table; beside the reference library where that is installed."""
+"""benchmarks/decode.py prints its table, with the reference library where that is installed."""
 
 import importlib
 import importlib.util

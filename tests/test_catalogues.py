@@ -27,7 +27,7 @@ def compiled(messages, charset="utf-8", order="<"):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine that has nothing but what the test puts there: `machine(NAME, messages)`."""
+    """A machine with only the catalogues that the test installs: `machine(NAME, messages)`."""
     root = tmp_path / "locale"
     root.mkdir()
     monkeypatch.setattr(catalogues, "_roots", lambda: [root])

@@ -23,7 +23,7 @@ TASKS = ("sequence-classification", "token-classification", "question-answering"
 
 @dataclasses.dataclass(frozen=True)
 class Says:
-    """A model that says what its parameters are."""
+    """A model whose logits are its parameters."""
 
     config: object = registry.family("distilbert").Config()  # has no segments
 
@@ -51,7 +51,7 @@ def one_hot(guesses, classes, high=5.0):
 
 
 def test_measures_of_classes_by_hand():
-    """Ten things of three classes, of which one is neither there nor guessed, and two rows of padding."""
+    """Ten items of three classes, one of which neither occurs nor is predicted, and two rows of padding."""
     true = [0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 0, 0]
     guess = [0, 0, 0, 0, 2, 2, 2, 2, 2, 0, 1, 1]
     objective = SequenceClassification(labels=("a", "b", "c"))
@@ -169,7 +169,7 @@ def rows_of(objective, count, length, draw, vocab_size):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_sums_add_up_and_rows_of_padding_count_for_nothing(task):
-    """Batches of two, the last one filled up, are as good as one of seven; so are the gradients."""
+    """Batches of two, the last one padded, give the results and gradients of one batch of seven."""
     family = [name for name in registry.families() if task in registry.family(name).PUBLISHED.tasks][-1]
     config = families.without_dropout(families.small(family, labels=("a", "b", "c"), num_layers=1))
     case = families.Case(family=family, task=task, config=config)
@@ -241,7 +241,7 @@ def test_names_of_classes_come_from_the_data():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Sentences of one of two kinds, told by a word in the middle."""
+    """Sentences of two classes, which a word in the middle distinguishes."""
     draw = np.random.default_rng(0)
     words = np.array(["river", "stone", "cloud", "light", "paper", "window", "garden"])
     file = tmp_path_factory.mktemp("corpus") / "kinds.jsonl"

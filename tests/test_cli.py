@@ -48,7 +48,7 @@ def out_of(capsys, *arguments: str) -> str:
 
 
 def fault(capsys, code: int, *arguments: str) -> str:
-    """The one line that a mistake ends with."""
+    """The one line of the error."""
     assert main(list(arguments)) == code
     captured = capsys.readouterr()
     assert not captured.out and captured.err.count("\n") == 1, captured

@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, with a small model in the published one's place."""
+"""The notebooks run from the first cell to the last, with a small model instead of the published one."""
 
 from pathlib import Path
 

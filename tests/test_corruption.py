@@ -1,4 +1,4 @@
-"""Masked tokens, words and spans, and pairs of sentences: how many, which, and that nothing of the text is lost."""
+"""Masked tokens, words and spans, and pairs of sentences: their number and choice; no text is lost."""
 
 import functools
 import itertools
@@ -58,7 +58,7 @@ def many(objective: MaskedLM, tokenizer: Tokenizer, length: int = 64, packing: s
 
 
 def restored(rows: dict) -> np.ndarray:
-    """The rows as they were before anything was hidden."""
+    """The rows before masking."""
     tokens = rows["tokens_BT"].copy()
     row, place = np.nonzero(rows["weights_BP"])
     tokens[row, rows["masked_BP"][row, place]] = rows["targets_BP"][row, place]
@@ -66,7 +66,7 @@ def restored(rows: dict) -> np.ndarray:
 
 
 def hidden(rows: dict) -> np.ndarray:
-    """bool[B, T]: what is to be predicted."""
+    """bool[B, T]: the tokens to predict."""
     found = np.zeros(rows["tokens_BT"].shape, bool)
     row, place = np.nonzero(rows["weights_BP"])
     found[row, rows["masked_BP"][row, place]] = True
@@ -78,7 +78,8 @@ def hidden(rows: dict) -> np.ndarray:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_shares(tokenizer, unit):
-    """15 % to predict; of these 80 % masks, 10 % any ordinary token, 10 % as they are: to four standard deviations."""
+    """15 % are predicted: 80 % of these are masks, 10 % random ordinary tokens, 10 % unchanged, to four standard
+    deviations."""
     rows = many(MaskedLM(unit=unit), tokenizer, length=128)
     where, row = hidden(rows), rows["weights_BP"].sum(axis=1)
     text = rows["valid_BT"].sum(axis=1) - 2
@@ -120,7 +121,7 @@ def test_the_rows_with_their_labels_are_the_text(tokenizer, unit, packing):
 
 @pytest.mark.parametrize("objective", [*(MaskedLM(unit=unit) for unit in UNITS), Pretraining()], ids=str)
 def test_special_tokens_are_never_hidden(tokenizer, objective):
-    """Neither those of the frame, nor an unknown one in the text, nor the separators between documents."""
+    """Neither those around a text, nor an unknown token in it, nor the separators of documents."""
     documents = [{"text": text.replace("a", "a 文 ")} for text in texts(20)]
     for packing in ("documents", "concat")[: 1 if isinstance(objective, Pretraining) else 2]:
         rows = objective.rows(tokenizer, Data(length=32, packing=packing))(documents, np.random.default_rng(0))
@@ -133,7 +134,7 @@ def test_special_tokens_are_never_hidden(tokenizer, objective):
 @pytest.mark.parametrize("objective", [MaskedLM(), MaskedLM(rate=0.4, unit="words"), Pretraining(rate=0.3)], ids=str)
 @pytest.mark.parametrize("length", [9, 16, 33])
 def test_there_is_just_enough_room(wordpiece, objective, length):
-    """The arrays are those that the objective announces, and a full row fills its places."""
+    """The arrays have the objective's shapes, and a full row fills all masked positions."""
     rows = many(objective, wordpiece, length=length, count=60)
     shapes = objective.shapes(len(rows["tokens_BT"]), length)
     assert {name: (x.shape, x.dtype) for name, x in rows.items()} == {n: (x.shape, x.dtype) for n, x in shapes.items()}
@@ -148,7 +149,7 @@ def test_there_is_just_enough_room(wordpiece, objective, length):
 
 
 def test_words_are_hidden_whole(tokenizer):
-    """Every word of several tokens is hidden with all of them or not at all; single tokens do cut words."""
+    """A word of several tokens is masked as a whole or not at all; masks of single tokens do split words."""
     for unit, whole in (("words", True), ("spans", True), ("tokens", False)):
         rows = many(MaskedLM(unit=unit), tokenizer)
         cut = 0
@@ -165,7 +166,7 @@ def test_words_are_hidden_whole(tokenizer):
 
 
 def test_spans():
-    """Lengths as drawn, 3.8 words on average; one fate for all; nowhere one upon another."""
+    """Lengths as drawn, 3.8 words on average; all words of a span are treated alike; spans do not overlap."""
     rng, lengths = np.random.default_rng(0), []
     words = np.repeat(np.arange(2000), rng.integers(1, 4, 2000))  # of one to three tokens
     for _ in range(40):
@@ -186,7 +187,7 @@ def test_spans():
 
 
 def test_a_span_has_one_fate(tokenizer):
-    """Of words that are hidden side by side the masks stand side by side: far more often than tokens by themselves."""
+    """Masked words that are neighbours become masks together, far more often than independent tokens would."""
     both = {}
     for unit in ("tokens", "spans"):
         rows = many(MaskedLM(unit=unit, mask_share=0.5, random_share=0.0), tokenizer)
@@ -197,7 +198,7 @@ def test_a_span_has_one_fate(tokenizer):
 
 
 def test_texts_that_are_hardly_any(wordpiece):
-    """One token is predicted; no text gives no row; what is unknown gives a row with nothing to predict."""
+    """One token is predicted; an empty text gives no row; unknown tokens give a row without predictions."""
     for unit in UNITS:
         make = MaskedLM(unit=unit).rows(wordpiece, Data(length=16))
         rows = make([{"text": "a"}, {"text": ""}, {"text": "文"}], np.random.default_rng(0))
@@ -226,7 +227,7 @@ def test_the_same_with_any_number_of_workers_and_resumed(source, wordpiece, obje
 
 @pytest.mark.parametrize("static", [False, True])
 def test_static_and_dynamic(source, wordpiece, static):
-    """The rows of two epochs by what they were: with what is hidden, or not."""
+    """The rows of two epochs by their original text: with the masked positions, or without."""
     objective = MaskedLM(static=static)
     epochs = []
     for seed in (3, 3, 4):
@@ -304,7 +305,7 @@ def pairs(rows: dict, tokenizer: Tokenizer) -> list[tuple[list[int], list[int], 
 
 @pytest.mark.parametrize("next_sentence", ["nsp", "sop"])
 def test_half_of_the_pairs_are_in_order(wordpiece, next_sentence):
-    """The others are of two documents, or the wrong way round. Pairs fill their rows but for those cut short."""
+    """The others are of two documents, or in the wrong order. Pairs fill their rows, except those cut short."""
     rows = many(Pretraining(next_sentence=next_sentence), wordpiece, length=48)
     spelt = lambda ids: f" {' '.join(map(str, ids))} "
     everything = spelt(token for text in texts(200) for token in wordpiece.encode(text).ids)
@@ -325,7 +326,7 @@ def test_half_of_the_pairs_are_in_order(wordpiece, next_sentence):
 
 
 def test_cutting_pairs():
-    """To the room there is, the longer first, from both ends alike."""
+    """To the length of a row, the longer segment first, equally from both ends."""
     rng, firsts = np.random.default_rng(0), []
     for size_a, size_b in ((30, 4), (4, 30), (30, 25), (10, 6), (3, 2)):
         for _ in range(200):
@@ -370,7 +371,7 @@ def test_what_cannot_work_is_refused(wordpiece):
 
 @pytest.mark.parametrize("objective", [MaskedLM(), Pretraining()], ids=lambda objective: objective.name)
 def test_the_loss_is_that_of_the_hidden_tokens(objective, wordpiece, source):
-    """By hand from all the logits; and rows of padding count for nothing."""
+    """By hand from all the logits; rows of padding do not count."""
     family = next(f for f in registry.families() if objective.task in registry.family(f).PUBLISHED.tasks)
     case = families.Case(
         family=family, task=objective.task, config=families.small(family, vocab_size=500, max_length=32)

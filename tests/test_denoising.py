@@ -1,4 +1,5 @@
-"""What is taken from a text, and that with it the text is whole: for each of the objectives of encoder-decoders."""
+"""The pretraining objectives of encoder-decoders: which tokens are removed, and that source and target restore the
+text."""
 
 import collections
 import functools
@@ -60,14 +61,14 @@ def rows_of(objective, tokenizer, documents, length=48, packing="documents", see
 
 
 def in_order(monkeypatch, *args, **how) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The pairs of source and target, as they follow upon one another, before they are laid into rows."""
+    """The pairs of source and target in order, before they are packed into rows."""
     with monkeypatch.context() as patch:
         patch.setattr(PairMaker, "pack", lambda self, pairs: pairs)
         return rows_of(*args, **how)
 
 
 def in_rows(rows) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The pairs that are in the rows, and that the decoder reads each target a place later, behind the start token."""
+    """The pairs in the rows. Asserts that the decoder reads each target shifted by one, after the start token."""
     found = []
     for row in range(len(rows["source_BS"])):
         numbers, others = rows["source_documents_BS"][row], rows["target_documents_BT"][row]
@@ -85,14 +86,14 @@ def spelt(tokens) -> str:
 
 
 def unframed(tokens, tokenizer) -> list[int]:
-    """The tokens without what frames them."""
+    """The tokens without the special tokens around them."""
     tokens = tokens.tolist()
     assert tokens[-1] == tokenizer.eos_id
     return tokens[tokens[0] == tokenizer.bos_id : -1]
 
 
 def restored(objective, pair, tokenizer) -> list[int]:
-    """The text of which a pair was made."""
+    """The text that a pair was made from."""
     source, target = (unframed(side, tokenizer) for side in pair)
     if objective.name == "text-infilling":
         missing = collections.Counter(target)
@@ -120,7 +121,7 @@ def restored(objective, pair, tokenizer) -> list[int]:
 
 
 def whole(objective, documents, tokenizer, packing) -> list[int]:
-    """All that the pairs are made of."""
+    """All tokens of the pairs."""
     parts = [ids for document in documents if (ids := tokenizer.encode(document["text"]).ids.tolist())]
     between = [tokenizer.eos_id] if packing == "concat" else []
     return list(itertools.chain(*([*part, *between] for part in parts)))[: -1 if between else None]
@@ -129,7 +130,7 @@ def whole(objective, documents, tokenizer, packing) -> list[int]:
 @pytest.mark.parametrize("packing", ["documents", "concat"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=names)
 def test_sources_with_their_targets_are_the_text(objective, packing, source, t5, bart, monkeypatch):
-    """Every token of every document is there once, in its place; in the rows are the same pairs."""
+    """Every token of every document occurs once, in order; the rows hold the same pairs."""
     tokenizer = made_for(objective, t5, bart)
     if objective.name == "gap-sentences" and packing == "concat":
         return
@@ -169,7 +170,7 @@ def published(tokens: int, density: float, span: float) -> tuple[int, int]:
 
 
 def test_lengths_are_those_of_the_published_formula():
-    """Of 512 tokens the well-known 568 and 114; else one after the other is tried."""
+    """For 512 tokens the well-known 568 and 114; for others, compared with a search."""
     assert longest_text(512, float("inf"), 0.15, 3.0, 10**6) == 568 and SpanCorruption().target_length_for(512) == 114
     draw = random.Random(0)
     for _ in range(300):
@@ -201,7 +202,7 @@ def test_a_target_that_is_shorter_bounds_the_text():
 
 @pytest.mark.parametrize("length", range(5, 200, 13))
 def test_both_rows_are_full(t5, length, monkeypatch):
-    """All but those of what is left at the end."""
+    """All rows except those of the remainder at the end."""
     objective = SpanCorruption(start_id=START)
     rows = rows_of(objective, t5, Documents(texts(12)), length=length, packing="concat")
     assert len(rows["source_BS"]) > 10
@@ -214,7 +215,7 @@ def test_both_rows_are_full(t5, length, monkeypatch):
 
 
 def test_spans_stand_anywhere_and_are_as_long_as_they_should():
-    """Each token is as likely to be taken as another, but that the first stays and the last does not."""
+    """All tokens are equally likely to be removed, except that the first stays and the last is removed."""
     rng, sentinels = np.random.default_rng(0), np.arange(1000, 1400)
     for size, density, span in ((568, 0.15, 3.0), (200, 0.5, 3.0), (300, 0.15, 8.0), (90, 0.5, 64.0)):
         hits, lengths, draws = np.zeros(size), [], 400
@@ -265,7 +266,7 @@ def test_too_few_sentinels(t5, bart):
 
 
 def test_texts_are_cut_anywhere_and_fill_a_row(t5, monkeypatch):
-    """The share that the target has is uniform; of whole pieces one side fills its row."""
+    """The target's share is uniform; in whole chunks one side fills its row."""
     pairs = in_order(monkeypatch, PrefixLM(start_id=START), t5, Documents(texts(60)), length=64, packing="concat")[:-1]
     sizes = np.array([(len(source), len(target)) for source, target in pairs])
     assert len(sizes) > 400 and (sizes.max(axis=1) == 64).all()
@@ -319,7 +320,7 @@ def test_a_mixture_does_with_the_sentinels_there_are(t5, monkeypatch):
 
 
 def test_infilling_masks_what_it_should():
-    """30 % of the tokens, in spans of Poisson lengths; what stays is in order."""
+    """30 % of the tokens, in spans of Poisson lengths; the others stay in order."""
     rng, size = np.random.default_rng(0), 3000
     masks = nothing = single = 0
     for _ in range(30):
@@ -359,7 +360,7 @@ def test_infilling_of_tiny_texts():
 
 
 def test_sentences_stand_in_any_order(bart, monkeypatch):
-    """All orders are as likely, and nothing but the order changes."""
+    """All orders are equally likely, and only the order changes."""
     parts = ["Alpha one.", " Beta two two.", " Gamma.\n"]
     tokens = [bart.encode(part).ids for part in parts]
     orders = {spelt(np.concatenate(order)): 0 for order in itertools.permutations(tokens)}
@@ -377,7 +378,7 @@ def test_sentences_stand_in_any_order(bart, monkeypatch):
 
 
 def test_a_sentence_that_a_row_ends_in_is_cut(bart, monkeypatch):
-    """The pieces of a sentence that two rows share are sentences of these."""
+    """If a sentence is split over two rows, its parts are sentences of their rows."""
     monkeypatch.setattr(denoising, "infill", lambda text, *_: text)
     text = texts(1)[0]
     borders = {first for first, _ in sentences.spans_of(text, bart.encode(text), 1000)}
@@ -426,7 +427,7 @@ def test_gaps_are_the_sentences_of_the_highest_rouge(selection):
 
 
 def test_selections_differ_as_they_should():
-    """Words that are said often count often, or once; what another has said already is not said again."""
+    """Repeated words count repeatedly, or once; the sequential selection avoids what is selected already."""
     found = ["A a a a.", "A b c.", "B a a c.", "D a a."]
     assert choose_gaps(found, [1] * 4, 1, 9, "ind-orig") == [0] and choose_gaps(found, [1] * 4, 1, 9, "ind-uniq") == [1]
     found = ["One two three.", "One two three.", "Four five.", "One two three four five."]
@@ -443,7 +444,7 @@ def test_gaps_that_a_target_has_no_room_for_are_passed_over():
 
 
 def test_a_ratio_of_the_sentences_is_taken(bart, monkeypatch):
-    """Whole ones, as many as the ratio says of those in a row; unless a target is full."""
+    """Whole sentences, their number by the ratio of those in a row, unless the target is full."""
     objective = GapSentences(start_id=START, target_length=256)
     gaps = 0
     for source, target in in_order(monkeypatch, objective, bart, Documents(texts(30)), length=256):
@@ -461,7 +462,7 @@ def test_a_ratio_of_the_sentences_is_taken(bart, monkeypatch):
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=names)
 def test_texts_that_are_hardly_any(objective, t5, bart):
-    """No text gives no row; one token is all that is written."""
+    """An empty text gives no row; a text of one token is all target."""
     tokenizer = made_for(objective, t5, bart)
     for text in ("", "x", "xy"):
         rows = rows_of(objective, tokenizer, [{"text": text}], length=16)

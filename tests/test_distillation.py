@@ -1,4 +1,4 @@
-"""Distillation: each loss by hand, what the student begins as, and a teacher that stays as it is."""
+"""Distillation: each loss by hand, the student's first parameters, and a teacher that does not change."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def objective(teacher: Any = LARGE, **settings: Any) -> Distillation:
 
 
 def batch() -> dict[str, jax.Array]:
-    """Four rows, the last of which is nothing but padding."""
+    """Four rows, the last of which is only padding."""
     rows = families.masked_lm(families.documents(SMALL, 3, 16), 16)
     return {name: jnp.concatenate([x, np.zeros_like(x[:1])]) for name, x in rows.items()}
 
@@ -51,7 +51,7 @@ def report(objective: Distillation, model: Any, params: Any, rows: Any) -> dict[
 
 
 def divergence(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    """Of logarithms."""
+    """The Kullback-Leibler divergence, from logarithms."""
     return (np.exp(teacher) * (teacher - student)).sum(axis=-1)
 
 
@@ -61,7 +61,7 @@ def divergence(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("everywhere", [False, True])
 @pytest.mark.parametrize("again", [{}, {"relations": ("query", "value"), "relation_heads": 4, "relation_layer": 1}])
 def test_every_loss_by_hand(everywhere: bool, again: dict[str, Any]):
-    """From what both models say and show on their own."""
+    """From the outputs and attention that both models compute on their own."""
     learns = objective(**ALL | again, everywhere=everywhere, temperature=3.0)
     model, rows = learns.model(SMALL, DOUBLE), batch()
     params = families.random_params(model, scale=0.4)
@@ -126,7 +126,7 @@ def test_a_student_like_its_teacher_has_nothing_to_learn_but_the_text():
 
 @pytest.mark.parametrize("settings", [{}, ALL], ids=["DistilBERT", "with relations"])
 def test_only_the_student_has_gradients_and_only_relations_are_shown(settings: dict[str, Any]):
-    """Attention is computed in the open where its relations are compared, and only there."""
+    """Attention weights are requested only where relations are compared."""
     learns = objective(**settings)
     model, rows = learns.model(SMALL, DOUBLE), batch()
     params = families.random_params(model)
@@ -165,7 +165,7 @@ def test_losses_of_no_weight_are_left_out(settings: dict[str, float], left: set[
 
 
 def begun(learns: Distillation, student: bert.Config = SMALL, fresh: tuple[str, ...] = ()) -> tuple[Any, Any, Any]:
-    """Parameters to begin with, from fresh ones, and the teacher's."""
+    """The student's first parameters from fresh ones, and the teacher's parameters."""
     model = learns.model(student, DOUBLE)
     params = families.random_params(model, seed=1)
     teacher = families.random_params(model.teacher, seed=2)
@@ -193,7 +193,7 @@ def test_the_student_begins_as_layers_of_the_teacher(layers: Any, chosen: tuple[
 
 
 def test_the_student_may_begin_fresh():
-    """And then have other sizes, for losses that do not mind."""
+    """And then have other sizes, for losses that allow it."""
     narrow = dataclasses.replace(SMALL, width=16, mlp_dim=24)
     found, params, teacher = begun(objective(layers=(), cosine_weight=0.0), narrow)
     for who, expected in (("student", params["student"]), ("teacher", teacher)):
@@ -278,7 +278,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], words: str):
 
 
 def test_a_run_from_a_folder_to_its_student(tmp_path: Path):
-    """The teacher keeps every bit and has no moments; its student can be had when it is gone."""
+    """The teacher keeps every bit and has no moments; the student can be loaded after the teacher is deleted."""
     for number in range(24):
         (tmp_path / f"{number:02}.txt").write_text(" ".join(f"word{number * k % 17}" for k in range(30)))
     texts = [path.read_text() for path in sorted(tmp_path.glob("*.txt"))]

@@ -1,4 +1,4 @@
-"""Functions and what their docstrings say."""
+"""The data set of functions and their docstrings."""
 
 import ast
 

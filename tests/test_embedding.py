@@ -1,4 +1,4 @@
-"""Texts to vectors: every pooling and module by hand, and texts that do not disturb one another."""
+"""Texts to vectors: every pooling and module by hand; texts do not affect one another."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def published(
     root: Path, bundle: Bundle, *kinds: str, encoder: str = "", length: int | None = 30, lower_case: bool = False,
     pool: dict[str, Any] | None = None, **own: Any,
 ) -> Path:  # fmt: skip
-    """A folder of sentence-transformers: the encoder, Pooling, and what follows."""
+    """A folder of sentence-transformers: the encoder, Pooling, and further modules."""
     save_pretrained(root / encoder, bundle)
     write(root / encoder, "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": lower_case})
     write(root / "1_Pooling", "config.json", {"word_embedding_dimension": 16} | (pool or {MODES["mean"]: True}))
@@ -67,7 +67,7 @@ def published(
 
 
 def hidden(bundle: Bundle, text: str, length: int = 30) -> np.ndarray:
-    """[T, D] of one text alone, cut to so many tokens."""
+    """[T, D] of one text alone, truncated to `length` tokens."""
     ids = bundle.tokenizer.encode(text.strip(), template=True).ids
     ids = ids if len(ids) <= length else np.append(ids[: length - 1], ids[-1])
     row = {"tokens_BT": np.pad(ids, (0, 40 - len(ids)))[None], "valid_BT": np.arange(40)[None] < len(ids)}
@@ -84,7 +84,7 @@ def by_hand(mode: str, hidden_TD: np.ndarray) -> np.ndarray:
 
 
 def test_poolings(bundle: Bundle, tmp_path: Path):
-    """All side by side; texts of all lengths in one call, an empty and a too long one among them."""
+    """All poolings concatenated; texts of all lengths in one call, an empty and a too long one among them."""
     alone = [hidden(bundle, text) for text in TEXTS]
     assert min(map(len, alone)) == 2 and max(map(len, alone)) == 30
     embedder = load_embedder(published(tmp_path / "all", bundle, pool=dict.fromkeys(MODES.values(), True)))
@@ -161,7 +161,7 @@ def test_lower_case_and_lengths(bundle: Bundle, tmp_path: Path):
 
 
 def test_any_other_encoder(bundle: Bundle, tmp_path: Path):
-    """The mean, said aloud; a pooler that its folder lacks is nobody's business here."""
+    """The mean, with a warning; there is none about a missing pooler."""
     save_pretrained(tmp_path, bundle)
     tensors = {name: np.asarray(x) for name, x in safetensors.read_folder(tmp_path).items() if "pooler" not in name}
     (tmp_path / "model.safetensors").unlink()

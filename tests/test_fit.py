@@ -1,4 +1,4 @@
-"""Whether a run fits a TPU slice: topologies, collectives counted, the table, and what is said when it does not."""
+"""Whether a run fits a TPU slice: topologies, collectives counted, the table, and suggestions if it does not."""
 
 import dataclasses
 import math
@@ -144,7 +144,7 @@ def test_a_run_that_fits(capsys, monkeypatch):
 
 @libtpu
 def test_a_run_that_does_not_fit(capsys, monkeypatch):
-    """Every layer's MLP keeps arrays of 1 GiB for the backward pass, unless it computes them again."""
+    """Every layer's MLP keeps arrays of 1 GiB for the backward pass, unless they are recomputed."""
     monkeypatch.setattr(fit, "ENOUGH", 1)
     assert fit.main(run(batch_size=2**12, num_layers=8), "v5e:1x1") == 3
     out = capsys.readouterr().out
@@ -189,7 +189,7 @@ def test_a_model_that_does_not_write():
 
 
 def tried(monkeypatch, settings, fits):
-    """The flags that are suggested for a run, where `fits` says of a changed run whether it does."""
+    """The flags that are suggested for a run, if `fits` decides whether a changed run fits."""
     reports = []
 
     def pretend(changed, topology):

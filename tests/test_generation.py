@@ -38,7 +38,7 @@ def case(request):
 
 @pytest.fixture(autouse=True)
 def small_bucket(monkeypatch):
-    """A bucket that holds nearly all prompts and answers here, so that few programs are compiled."""
+    """A bucket for nearly all prompts and answers here, so that few programs are compiled."""
     monkeypatch.setattr(module, "BUCKET", 16)
 
 
@@ -49,12 +49,12 @@ def tokenizer(case):
 
 @functools.cache
 def tokenizer_for(sources: bool) -> Tokenizer:
-    """A tokenizer; with `sources`, one whose frame ends a source."""
+    """A tokenizer; with `sources`, one with a special token at the end of a source."""
     return Tokenizer.train(TEXTS, 400, kind="t5") if sources else Tokenizer.train(TEXTS, 300)
 
 
 def bundle(case, tokenizer=None, **params) -> Bundle:
-    """Biases are small, or the logits would hardly depend on the prompt."""
+    """A small model. Its biases are small, or the logits would hardly depend on the prompt."""
     flat = trees.flatten(case.params(**params))
     flat = {path: x / 20 if path.endswith("/bias") else x for path, x in flat.items()}
     return Bundle(case.model, trees.unflatten(flat), case.config, tokenizer)
@@ -233,7 +233,7 @@ def test_tokens_without_text():
 
 
 def test_stop_texts(case, tokenizer, monkeypatch):
-    """A text ends before the first of them; before an end token in any case."""
+    """A text ends before the first stop text, and always before an end token."""
     m = with_text(case, tokenizer)
     new = np.array([*tokenizer.encode("def read(path):").ids, tokenizer.eos_id, *tokenizer.encode("class").ids])
     monkeypatch.setattr(module, "_run", lambda *_: new[None, None])
@@ -284,7 +284,7 @@ def test_a_sampling_that_is_none(case):
 
 
 def plain(strategy, row, logits_of, max_new, stops=toy.STOPS, config=None):
-    """Greedy decoding as one would explain it: the new tokens of one row, up to the one that ends it."""
+    """Greedy decoding as a plain loop: the new tokens of one row, up to the one that ends it."""
     new = []
     while len(new) < max_new and not (new and new[-1] in stops):
         logits = logits_of(np, np.array([[*row, *new]]), len(row) + len(new))[0]
@@ -329,7 +329,7 @@ def sampled(strategy, prompts, max_new, stops=(), seed=0, size=toy.V):
 
 
 def test_samples_follow_the_distribution():
-    """The first two tokens, by frequencies; the second given the first, by other random numbers."""
+    """The frequencies of the first two tokens; the second is sampled given the first, with other random numbers."""
     strategy, size, count = Sample(temperature=0.9, top_k=4, top_p=0.95), 5, 20_000
     row, logits_of = toy.read_of(1, 4, size), toy.toy(3, size)
     new = sampled(strategy, np.repeat(row, count, axis=0), 2, size=size)
@@ -364,7 +364,7 @@ def test_a_row_that_has_ended_repeats_its_end_and_changes_no_other():
 
 
 def test_the_loop_ends_when_all_rows_have():
-    """The host counts the choices: none follows the last stop."""
+    """Choices are counted on the host: none follows the last stop."""
     counted = []
 
     @dataclasses.dataclass(frozen=True)
@@ -394,7 +394,7 @@ def test_samples_are_under_the_rules():
 
 
 def test_repetition_penalty_by_hand():
-    """Positive logits are divided and negative ones multiplied, of the tokens in the row's slots only."""
+    """Positive logits are divided and negative ones multiplied, only for the tokens in the row's slots."""
     logits_BV = jnp.asarray([[2.0, -2.0, 0.0, 3.0, -3.0], [2.0, -2.0, 0.0, 3.0, -3.0]])
     tokens_BS = jnp.asarray([[3, 0, 1, 0, 4], [0, 4, 4, 4, 3]])  # slot 0 of the first row is padding; slot 4 is not set
     found = penalize_repeats(logits_BV, tokens_BS, jnp.asarray([1, 0]), 4, penalty=2.0)
@@ -415,7 +415,7 @@ def test_rules_out_of_range(settings):
 
 
 def by_definition(logits: np.ndarray, temperature: float, top_k: int | None, top_p: float | None) -> np.ndarray:
-    """Which tokens can be sampled, and with which probability, a row at a time and in plain numpy."""
+    """The tokens that can be sampled and their probabilities, a row at a time in plain numpy."""
     scores = logits / temperature
     keep = np.ones(len(scores), bool)
     if top_k is not None:
@@ -562,7 +562,7 @@ def test_settings_by_name_are_over_those_of_the_checkpoint(calls):
 
 
 def test_a_new_strategy_is_one_class_and_one_entry(case, monkeypatch):
-    """It is read from generation_config.json, built by name and decoded with; nothing else knows it."""
+    """It is read from generation_config.json, built by name and used to decode, without other changes."""
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Constant(Strategy):
@@ -585,7 +585,7 @@ def test_a_new_strategy_is_one_class_and_one_entry(case, monkeypatch):
 
 
 def test_a_length_that_nobody_gave(case, calls):
-    """The strategy's, else the checkpoint's, else 128; at most what the model has positions for."""
+    """The strategy's, else the checkpoint's, else 128; at most the model's positions."""
     is_encoder_decoder = registry.is_encoder_decoder(case.config)
     m, prompts = bundle(case), [[1] * 6, [1]]
     read = 1 if is_encoder_decoder else 6

@@ -1,4 +1,4 @@
-"""The reference implementation's results for small models, kept in files: a comparison that needs nothing installed."""
+"""Comparison with the reference implementation's results for small models, which are kept in files."""
 
 import collections
 import json
@@ -85,7 +85,7 @@ def near(ours: np.ndarray, theirs: np.ndarray, zero: float = 0.0) -> None:
 
 @pytest.mark.parametrize(("family", "task", "name"), ALL)
 def test_dropout_is_where_the_reference_has_it(family: str, task: str, name: str):
-    """In a training forward pass: how many there are of each rate and width. (Traced only.)"""
+    """The number of dropouts of each rate and width in a training forward pass. (Traced only.)"""
     case, golden = read(family, task, name)
     found: collections.Counter[tuple[float, int]] = collections.Counter()
 
@@ -106,7 +106,7 @@ def test_dropout_is_where_the_reference_has_it(family: str, task: str, name: str
 
 @pytest.mark.parametrize("family", registry.families())
 def test_every_rate_of_dropout_is_used(family: str):
-    """By the model of one of the tasks: in the goldens, whose rates all differ."""
+    """By the model of one of the tasks, in the golden files, whose rates all differ."""
     rates: set[float] = set()
     for task in families.tasks(family):
         for name in files(family, task):

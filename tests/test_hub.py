@@ -24,7 +24,7 @@ PRESETS = {"tiny": SimpleNamespace(hub_id="zoo/tiny"), "tiny-large": SimpleNames
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Repositories as dictionaries from path to content, behind the few addresses that a client asks for."""
+    """Repositories as dictionaries from path to content, served at the few addresses that a client requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -179,7 +179,7 @@ def ask(cache: Path, endpoint: str, *names: str, revision: str | None = None, **
 
 
 def run(code: str, cases: list[Any], cache: Path, endpoint: str, **env: str) -> list[tuple[str, str]]:
-    """The pairs that a process of its own prints, since the client reads its environment when it is imported."""
+    """The pairs that a new process prints: the client reads its environment when it is imported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(cases)],
@@ -224,7 +224,7 @@ def test_download_then_offline(server: Hub, tmp_path: Path):
     ],
 )  # fmt: skip
 def test_older_formats_where_there_is_no_safetensors(server: Hub, tmp_path: Path, repo: str, expected: list[str]):
-    """One of them, and not those after it; and offline the same folder."""
+    """The first format only, not those after it; offline, the same folder."""
     cache = tmp_path / "cache"
     ((error, first),) = ask(cache, server.url, repo)
     assert not error, first
@@ -235,7 +235,7 @@ def test_older_formats_where_there_is_no_safetensors(server: Hub, tmp_path: Path
 
 
 def test_folders_of_a_repository(server: Hub, tmp_path: Path):
-    """What is asked for, whatever its weights are in, and nothing else."""
+    """The requested folders, with weights of any format, and no others."""
     ((error, folder),) = ask(tmp_path / "cache", server.url, "zoo/sentences|0_Transformer|1_Pooling")
     assert error == ""
     wanted = {name for name in server.repos["zoo/sentences"] if "onnx" not in name}
@@ -335,7 +335,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
-    """What can be refused by config.json alone is refused before any request for a file of weights."""
+    """A request that config.json rules out is refused before any download of weights."""
     t5 = {"vocab_size": 90, "d_model": 16, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 2}
     untied = from_config("t5", t5 | {"tie_word_embeddings": False}, task="seq2seq-lm")
     bert = {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 1}

@@ -1,4 +1,4 @@
-"""`import transformer_zoo` is cheap, and starts nothing that it does not need."""
+"""`import transformer_zoo` is cheap, and imports only what it needs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Every implementation of attention against the plain one, forward and backward, and how one is chosen."""
+"""Every implementation of attention against the plain one, forward and backward, and the choice of one."""
 
 import re
 
@@ -48,7 +48,7 @@ MASKS = {
 
 
 def outputs_and_gradients(implementation, mask, *arguments):
-    """Of queries that see something, and in a random direction."""
+    """Outputs at queries that see a key, and gradients in a random direction."""
     dense = mask.dense(T, T)
     sees_BT = jnp.ones((B, T), bool) if dense is None else jnp.broadcast_to(dense.any(-1)[:, 0], (B, T))
     direction = jax.random.normal(jax.random.key(1), (B, T, H, K))
@@ -106,7 +106,7 @@ def test_splash_on_a_mesh(sizes):
 
 
 def test_what_a_window_shows():
-    """With a causal mask the last keys, itself included; else half of the window on each side; from any slot on."""
+    """With a causal mask the last keys, its own included; else half of the window on each side; at any slot."""
     i, j = np.arange(6)[:, None] + 3, np.arange(12)
     near = {True: (i - 4 < j) & (j <= i), False: abs(i - j) <= 2}
     for causal, expected in near.items():
@@ -117,7 +117,7 @@ def test_what_a_window_shows():
 
 
 def compiled_for_tpu(function, *shapes, sizes=None):
-    """The program that the TPU's compiler makes of a function; skips where there is no such compiler."""
+    """A function compiled by the TPU compiler; skips the test where that is not installed."""
     fit = pytest.importorskip("transformer_zoo.fit")
     pytest.importorskip("libtpu")
     mesh = sharding.make_mesh(**(sizes or {"fsdp": 4}), devices=fit.topology_devices("v5e:2x2"))
@@ -128,7 +128,7 @@ def compiled_for_tpu(function, *shapes, sizes=None):
 
 @pytest.mark.parametrize("length, head_dim", [(384, 64), (1024, 128)])
 def test_splash_compiles_for_a_tpu(length, head_dim):
-    """Forward and backward, with grouped queries, documents and padding: as many kernels as there are parts."""
+    """Forward and backward, with grouped queries, documents and padding: the program has all kernels."""
 
     def function(q, k, v, documents_BT, valid_BS):
         mask = Mask(causal=True, valid_BS=valid_BS, documents_BT=documents_BT, documents_BS=documents_BT)
@@ -231,7 +231,7 @@ def test_auto_on_a_cpu_is_the_plain_one():
 
 @pytest.mark.parametrize("name", MASKS)
 def test_what_cudnn_is_asked_for(monkeypatch, name):
-    """There is no such GPU here: what is handed to `jax.nn.dot_product_attention` is computed by its reference."""
+    """There is no such GPU here: `jax.nn.dot_product_attention` computes with its reference implementation."""
     asked = {}
     reference = jax.nn.dot_product_attention
 
@@ -250,7 +250,7 @@ def test_what_cudnn_is_asked_for(monkeypatch, name):
 
 
 def test_grouped_queries_share_keys_and_values():
-    """As if each group's were repeated for each of its heads, which follow one another; their gradients add up."""
+    """As if keys and values were repeated for each of a group's consecutive heads; their gradients add up."""
     q, k, v = inputs(kv_heads=2, length=12)
     direction = jax.random.normal(jax.random.key(1), q.shape)
 

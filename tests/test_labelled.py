@@ -1,4 +1,4 @@
-"""Labelled sources, and the rows that are made of labelled examples."""
+"""Labelled sources, and rows made from labelled examples."""
 
 import ast
 import dataclasses
@@ -27,7 +27,7 @@ class Info(tfds.core.DatasetInfo):
 
 
 class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set that needs no network."""
+    """A data set without downloads."""
 
     VERSION = tfds.core.Version("1.0.0")
     url_infos = {}  # noqa: RUF012
@@ -179,7 +179,7 @@ def test_spans_of_tokens():
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
-    """Part of `stdlib_tokens`: it takes a while to write."""
+    """A part of `stdlib_tokens`; the whole takes long to write."""
     some = stdlib_labels.functions()[::7]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stdlib_labels, "functions", lambda: some)
@@ -302,7 +302,7 @@ def test_other_problems(tokenizers, read):
 @kinds
 @pytest.mark.parametrize("subwords", ["first", "all"])
 def test_labels_of_tokens_give_back_the_spans(tokenizers, tokens, kind, subwords):
-    """Whatever the row's length and the tokenizer, each span is found by its label, and nothing else is."""
+    """For all lengths of rows and tokenizers, the labels mark exactly the spans."""
     tokenizer = tokenizers[kind]
     examples = [tokens[i] for i in range(0, 60, 5)]
     for length in (16, 256):

@@ -1,4 +1,4 @@
-"""Who may import whom: a module imports lower levels only, and siblings do not know one another."""
+"""Allowed imports: a module imports lower levels only; modules of one level do not import one another."""
 
 import ast
 import dataclasses
@@ -58,7 +58,7 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, ...]
 
 
 def offences(path: Path, source: str) -> list[str]:
-    """What a file imports and may not."""
+    """The forbidden imports of a file."""
     module = module_of(path)
     package = (PACKAGE.name, *path.relative_to(PACKAGE).parts[:-1])
     found = []

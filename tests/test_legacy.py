@@ -1,5 +1,5 @@
-"""Weights in old formats: good files are read whole and lazily; malicious and broken ones are refused, and nothing in
-them is executed. No file here is made by torch: `parity/test_legacy.py` compares with it."""
+"""Weights in old formats: good files are read completely and lazily; malicious and broken ones are refused, and nothing
+in them is executed. No file here is made by torch: `parity/test_legacy.py` compares with it."""
 
 import copyreg
 import io
@@ -273,7 +273,7 @@ def test_parts_of_storages(tmp_path: Path):
 
 
 def test_only_touched_pages_are_read(tmp_path: Path):
-    """A sparse file of 64 GB, which no memory holds, of which a row is looked at."""
+    """One row of a sparse file of 64 GB, which fits no memory."""
     shape = (1 << 24, 1 << 10)
     storage = persistent(("storage", name("torch.FloatStorage"), "0", "cpu", 1 << 34))
     state = program({"x": rebuilt(Part(0, 0, shape, (1 << 10, 1)), storage)})
@@ -531,7 +531,7 @@ GOOD = zip_members(program({"a": tensor()}), [FOUR])
 
 
 def renamed(content: bytes, old: bytes, new: bytes, which: int) -> bytes:
-    """Only the member's own header, or only the directory, says something new."""
+    """Renames a member only in its own header, or only in the directory."""
     start = content.index(old) if which == 0 else content.rindex(old)
     return content[:start] + new + content[start + len(old) :]
 
@@ -541,7 +541,7 @@ def swapped(old: str, new: str) -> bytes:
 
 
 def overlapping() -> bytes:
-    """The second storage is told to lie within the first."""
+    """The second storage is moved into the first."""
     inner = zipped({"archive/data/1": FOUR.tobytes()})
     first = inner[: inner.index(b"PK\1\2")]
     stream = io.BytesIO()
@@ -705,7 +705,7 @@ def test_every_truncation_is_noticed(tmp_path: Path, content: bytes):
 
 @pytest.mark.parametrize("content", [ZIP, STREAM, tar_of().rstrip(b"\0")], ids=CONTAINERS)
 def test_random_changes_never_escape(tmp_path: Path, content: bytes):
-    """Whatever a file says: tensors that lie within it, or a ValueError."""
+    """The result is tensors within the file, or a ValueError."""
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""LongT5: who sees whom in a source that is cut into blocks, and what is summed up."""
+"""LongT5: the visible tokens of a source in blocks, and the summaries."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def case_of(**changes: Any) -> families.Case:
 
 
 def test_published_sizes():
-    """As many as T5 1.1 has where the output layer is the table; with summaries, a table and a norm a layer besides."""
+    """As in T5 1.1, except for a tied output layer; with summaries, also an embedding, and a norm in each layer."""
     count = {name: preset.params for name, preset in registry.presets().items()}
     table = 32128 * 768
     assert count["long-t5-local-base"] == count["t5-v1_1-base"] - table
@@ -53,7 +53,7 @@ def test_what_is_summed_up(documents: list[int], summaries: list[int], of: list[
 
 
 def test_a_wide_view_is_t5():
-    """Where every token sees every other, and there are no summaries, this is T5."""
+    """If every token sees every other and there are no summaries, LongT5 equals T5."""
     with jax.enable_x64(True):
         case = case_of(local_radius=30, encoder_attention="local").wide()
         fields = {name: value for name, value in vars(case.config).items() if hasattr(t5.Config, name)}
@@ -68,7 +68,7 @@ def test_a_wide_view_is_t5():
 
 @pytest.mark.parametrize("kind", ["local", "transient-global"])
 def test_who_sees_whom(kind: str):
-    """In one layer: the neighbours, and through the summaries all that are summed up."""
+    """In one layer: the neighbours, and all summarised tokens through the summaries."""
     with jax.enable_x64(True):
         case = case_of(num_layers=1, encoder_attention=kind, local_radius=2, global_block_size=4).wide()
         params, source_BS = case.params(), case.tokens(1, 11)

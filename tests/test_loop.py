@@ -1,4 +1,4 @@
-"""A run from beginning to end, and what may befall it on the way."""
+"""A run from beginning to end, with interruptions and errors."""
 
 import collections
 import contextlib
@@ -96,7 +96,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 @contextlib.contextmanager
 def openings() -> Iterator[collections.Counter[str]]:
-    """How often each split is opened."""
+    """The number of times that each split is opened."""
     opened, source = collections.Counter(), sources.source
 
     def counted(spec: str, split: str, **kwargs: object) -> sources.Source:
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_is_named_and_ends_the_run(texts: Path, tmp_pa
 
 
 def test_a_run_begins_with_the_weights_of_another(texts: Path, tmp_path: Path) -> None:
-    """Of the same task all of them; of another all but its head, which a warning names."""
+    """For the same task all of them; for another all except its head, which a warning names."""
     first = tiny(texts, tmp_path / "first", training=Training(steps=3, batch_size=8))
     loop.train(first, quiet())
     trained = runs.load_run(tmp_path / "first")
@@ -248,7 +248,7 @@ def test_a_run_begins_with_the_weights_of_another(texts: Path, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def encoder(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of an encoder on hidden tokens and pairs of sentences."""
+    """A run of an encoder on masked tokens and pairs of sentences."""
     directory = tmp_path_factory.mktemp("encoder") / "run"
     config = bert.Config(vocab_size=128, max_length=32, width=32, num_layers=2, num_heads=2, mlp_dim=64)
     run = tiny(
@@ -283,7 +283,7 @@ def test_a_head_that_another_run_has_not_is_fresh(encoder: Path) -> None:
 
 
 def test_eval_of_a_run_that_masks(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """On its own objective, and on another one that its result can be measured by."""
+    """On its own objective, and on another one that fits its result."""
     assert commands.evaluate_command([str(encoder), "--batches", "2", "--json", str(tmp_path / "out.json")]) == 0
     assert "next accuracy" in capsys.readouterr().out
     report = json.loads((tmp_path / "out.json").read_text())
@@ -313,7 +313,7 @@ config = Run(
 
 
 def start(recipe: Path, directory: Path, cache: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    """A run in a process of its own, and, as of a terminal, a group of its own."""
+    """Starts a run in a process and a process group of its own, as a terminal does."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -327,7 +327,7 @@ def start(recipe: Path, directory: Path, cache: Path, *arguments: str, **environ
 
 
 def wait_for_step(process: subprocess.Popen, directory: Path, step: int) -> None:
-    """Until the run has logged a step, or has ended."""
+    """Waits until the run has logged the step, or has ended."""
     log = directory / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
@@ -396,7 +396,7 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 
 
 def test_two_processes_train_as_one(texts: Path, tmp_path: Path) -> None:
-    """Each has two of four devices and half of the rows; and the warning that one of them gets makes both save."""
+    """Each has two of four devices and half of the rows; a SIGTERM to one of them makes both save."""
     recipe = endless(tmp_path / "recipe.py", texts, workers=0)
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -453,7 +453,7 @@ def test_processes_that_were_not_joined_or_share_no_folder(
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_were_there(texts: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk that is full."""
+    """A limit on the size of files stands for a full disk."""
     recipe = tmp_path / "recipe.py"
     recipe.write_text(RECIPE.format(texts=texts, workers=0).replace("steps=60", "steps=8"))
     first = start(recipe, tmp_path / "run", tmp_path / "cache")

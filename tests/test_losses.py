@@ -1,4 +1,4 @@
-"""The cross entropy in pieces against its definition, forward and backward."""
+"""The cross entropy in chunks against its definition, forward and backward."""
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,7 @@ def test_where_the_weight_is_zero_any_target_will_do(case, target):
 
 
 def test_bfloat16_accumulates_in_float32(case):
-    """The gradient of a bfloat16 table over many pieces is as good as in one."""
+    """The gradient of a bfloat16 embedding over many chunks is as accurate as in one."""
     params, hidden, targets, weights = jax.tree.map(jnp.asarray, case)
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (params, hidden))
     exact = jax.grad(plain)(jax.tree.map(jnp.float32, low[0]), jnp.float32(low[1]), targets, weights)["table"]

@@ -80,7 +80,7 @@ def outputs(case: families.Case) -> int:
 
 
 def whole_rows(case: families.Case) -> dict[str, np.ndarray]:
-    """As many rows as the longest row has tokens: what is decoded is as long as can be, a source a token shorter."""
+    """As many rows as the longest row has tokens. Targets have the largest length, a source one token less."""
     lengths = {ids: LONGEST - (len(case.ids) - 1 - i) for i, ids in enumerate(case.ids)}
     return {ids: case.tokens(LONGEST, lengths[ids], seed=i) for i, ids in enumerate(case.ids)}
 
@@ -89,7 +89,7 @@ def read(
     case: families.Case, params: trees.Tree, tokens: dict[str, np.ndarray],
     valid: dict[str, np.ndarray] | None = None, direction: np.ndarray | None = None,
 ) -> tuple[np.ndarray, trees.Tree]:  # fmt: skip
-    """Outputs of `whole_rows`, or of others of their shape, and gradients in a direction; valid None: all is real."""
+    """Outputs for `whole_rows`, or others of their shape, and gradients in a direction; valid None: no padding."""
     valid = valid or {ids: np.ones(x.shape, bool) for ids, x in tokens.items()}
     if direction is None:
         direction = np.zeros((*tokens[case.ids[-1]].shape, outputs(case)))
@@ -99,8 +99,8 @@ def read(
 
 
 def aside(case: families.Case, tokens: dict[str, np.ndarray], side: str, fill: int) -> tuple[dict, dict, dict]:
-    """(tokens, masks, slices of what is real) of the rows without their last tokens, padded on a side (a source on the
-    other), which leaves their shape as it is."""
+    """(tokens, masks, slices of real tokens) of the rows without their last tokens, padded to their old shape on a side
+    (a source on the other)."""
     where, padded, valid = {}, {}, {}
     for ids, x in tokens.items():
         left = (side == "left") == (ids == case.ids[-1])
@@ -113,8 +113,8 @@ def aside(case: families.Case, tokens: dict[str, np.ndarray], side: str, fill: i
 @float64
 @each()
 def test_who_sees_whom(case: families.Case):
-    """With another token in one place of a row, the outputs before it are the same to the bit if the model is causal,
-    and all others differ; an encoder, and a decoder of its source, see the whole row. The rows are the longest."""
+    """If one token of a row changes, a causal model's outputs before it stay the same to the bit, and all others
+    change; an encoder, and a decoder of its source, see the whole row. Rows have the largest length."""
     case = case.wide()
     params, tokens = case.params(), whole_rows(case)
     tokens = {ids: np.repeat(x[:1], LONGEST, axis=0) for ids, x in tokens.items()}
@@ -133,7 +133,7 @@ def test_who_sees_whom(case: families.Case):
 @float64
 @each()
 def test_padding_is_ignored(case: families.Case):
-    """On either side, and whatever it is filled with, in outputs and in gradients: rows are what they are alone."""
+    """On either side and with any content, in outputs and in gradients: rows equal those without padding."""
     case = case.wide()
     params, tokens = case.params(), whole_rows(case)
     alone = {ids: x[:, :-PADDING] for ids, x in tokens.items()}
@@ -158,7 +158,7 @@ def test_padding_is_ignored(case: families.Case):
 @float64
 @each()
 def test_training_without_its_dropout_is_evaluation(case: families.Case):
-    """Padded on either side: dropout takes another way through attention, which is to see the same masks and biases."""
+    """Padded on either side: training takes another path through attention, with the same masks and biases."""
     case = case.wide()
     params, tokens = case.params(), whole_rows(case)
     training = dataclasses.replace(case, config=families.small(case.family))
@@ -191,7 +191,7 @@ DOCUMENTS = {"tokens_BT": (5, 3, 4, 1, 2, 6), "source_BS": (5, 3, 4, 1, 2, 6), "
     "case", families.cases("documents_BT") + families.cases("target_documents_BT"), ids=families.name_of
 )
 def test_packed_is_unpacked(case: families.Case):
-    """Documents, or pairs of them, side by side in a row are what they are alone, in outputs and in gradients."""
+    """Documents, or pairs of them, packed into a row equal single ones, in outputs and in gradients."""
     case = case.wide()
     params, tokens, ids = case.params(), whole_rows(case), case.ids[-1]
     valid = {name: np.zeros(x.shape, bool) for name, x in tokens.items()}
@@ -224,7 +224,7 @@ def test_packed_is_unpacked(case: families.Case):
 @float64
 @each("positions_BT")
 def test_positions(case: families.Case):
-    """By default they count what is real; others change the outputs; where a token stands does not."""
+    """By default they count real tokens; other positions change the outputs; a token's slot does not."""
     case = case.wide()
     params, tokens = case.params(), whole_rows(case)
     valid_BT = np.ones((LONGEST, LONGEST), bool)
@@ -245,7 +245,7 @@ def test_positions(case: families.Case):
 
 @each()
 def test_the_shortest_rows(case: families.Case):
-    """A single token; of a causal model it is the first of any row."""
+    """A single token; in a causal model it equals the first of any row."""
     params, given = case.params(), inputs(case, length=1)
     one = families.outputs(families.apply(case.model, params, **{ids: x[:, :1] for ids, x in given.items()}))
     assert one.shape[:2] == (1, 1) and jnp.isfinite(one).all()
@@ -258,7 +258,7 @@ def test_the_shortest_rows(case: families.Case):
 @each("tokens_BT", "cache")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_cached_is_uncached(case: families.Case, side: str):
-    """Prompts of 2 and 4 tokens, padded, and then pieces of 1, 1, 3 and 1: each says what the whole row says there."""
+    """Prompts of 2 and 4 tokens, padded, and then parts of 1, 1, 3 and 1: all outputs equal the whole row's."""
     case = case.wide()
     params = case.params()
     prompts, more, width = np.array([2, 4]), 6, 4
@@ -303,7 +303,7 @@ def test_token_by_token(case: families.Case):
 @each("target_BT", "cache")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_cached_pairs_are_uncached(case: families.Case, side: str):
-    """The same beside sources of 3 and 7 tokens, which are read once: after the first call none is given."""
+    """The same with sources of 3 and 7 tokens, which are passed only to the first call."""
     case = case.wide()
     params = case.params()
     prompts, more, width = np.array([2, 4]), 6, 4
@@ -346,7 +346,7 @@ def test_cached_pairs_are_uncached(case: families.Case, side: str):
 @float64
 @each_kind()
 def test_knobs_change_nothing(case: families.Case):
-    """Rematerialised and unrolled programs say the same and have the same gradients, dropout included."""
+    """Rematerialised and unrolled programs have the same outputs and gradients, dropout included."""
     case = dataclasses.replace(case, config=families.small(case.family)).sized(num_layers=2).wide()
     params, given = case.params(), inputs(case)
     direction = random(1, given[case.ids[-1]].shape[1], outputs(case))
@@ -375,7 +375,7 @@ def test_knobs_do_what_they_say(case: families.Case):
 @float64
 @each_kind()
 def test_intermediates(case: families.Case):
-    """Attention weights and hidden states of every layer, on request, which changes nothing that the model says."""
+    """Attention weights and hidden states of every layer, on request; the outputs stay the same."""
     case, T = case.wide(), 6
     params = case.params()
     given = inputs(case, 2, T)
@@ -412,7 +412,7 @@ def test_intermediates(case: families.Case):
 
 @each_kind("tokens_BT")
 def test_fused_attention_says_the_same(case: families.Case):
-    """The TPU's kernel, interpreted, inside a whole model: padding and the scales of the layers arrive there."""
+    """The TPU's kernel, interpreted, inside a whole model: it gets the padding and the scales of the layers."""
     case = case.with_(num_layers=2, **({"max_length": 128} if case.config.max_length else {}))
     params, tokens_BT = case.params(), case.tokens(1, 128)
     valid_BT = np.arange(128)[None] < 100
@@ -476,8 +476,8 @@ FRESH: dict[str, Callable[[Any], Any]] = {
 
 @each()
 def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
-    """The distributions, as the test of Kolmogorov and Smirnov tells them apart; the spread to five standard errors.
-    Initialisers are collected while `init` is traced; each is drawn from once."""
+    """The distributions by the Kolmogorov-Smirnov test; the spread to five standard errors. Initialisers are collected
+    while `init` is traced; each is sampled once."""
     case = case.with_(width=64, vocab_size=500)
     initialisers: dict[str, Any] = {}
     declare = nn.Module.param
@@ -524,7 +524,7 @@ class Toy(nn.Module):
 @pytest.mark.parametrize("places", [None, np.array([(0, 0), (0, 1), (1, 0), (1, 1)])], ids=["own", "shared"])
 @pytest.mark.parametrize("knobs", [{}, {"remat": "full"}, {"unroll": 4}], ids=str)
 def test_every_layer_draws_its_own_numbers(places: np.ndarray | None, knobs: dict[str, Any]):
-    """Fresh parameters, of each place where layers share them; and what is dropped, in each layer and row."""
+    """Fresh parameters differ in each layer that does not share them, and dropout in each layer and row."""
 
     class Model(nn.Module):
         @nn.compact
@@ -587,8 +587,7 @@ def constants(program: Any) -> list[bytes]:
 
 @each()
 def test_every_field_of_the_config_is_read(case: families.Case):
-    """Each changes the program that makes parameters and reads in training, of one of the tasks; or else what is
-    generated."""
+    """Each field changes the program that initialises and trains a model for one of the tasks, or else generation."""
     config = families.small(case.family)
 
     @functools.cache
@@ -648,8 +647,8 @@ def test_special_tokens_are_generated(case: families.Case):
 
 @each_kind()
 def test_dropout(case: families.Case):
-    """By the key, and at its rate at every site, which all layers and rows draw for themselves. (Where the sites are is
-    compared with the reference: test_goldens.)"""
+    """Depends on the key, and has its rate at every site, independently in all layers and rows. (test_goldens compares
+    the sites with the reference.)"""
     case = dataclasses.replace(case, config=families.small(case.family))
     # So many rows that each rate is told from the next.
     params, given = case.params(), families.padded(case, inputs(case, 64, 4), {})
@@ -690,7 +689,7 @@ def test_dropout(case: families.Case):
 
 @each_kind()
 def test_bfloat16(case: families.Case):
-    """Computation in bfloat16 stays near that in float32; parameters, gradients and logits are float32."""
+    """Computation in bfloat16 stays near float32's; parameters, gradients and logits are float32."""
     params, given = case.params(scale=0.1), inputs(case, 2, 12)
     low = case.with_(dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(registry.param_shapes(low.model))} == {jnp.dtype("float32")}
@@ -710,7 +709,7 @@ def test_bfloat16(case: families.Case):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_norms_of_numbers_far_from_zero(dtype: str):
-    """Statistics are of float32 and taken in two passes: E[x^2] - E[x]^2 would have no digit left here."""
+    """Statistics are float32 and computed in two passes: E[x^2] - E[x]^2 would lose all digits here."""
     step = {"float32": 1, "bfloat16": 64}[dtype]  # the numbers that there are near 10000
     x_BD = 10048 + step * np.random.default_rng(0).integers(-4, 5, (8, 512))
     norm = Compute(dtype=dtype).layer_norm()
@@ -722,7 +721,7 @@ def test_norms_of_numbers_far_from_zero(dtype: str):
 @float64
 @each()
 def test_float64_is_float64_from_end_to_end(case: families.Case):
-    """No number on the way, forwards or backwards, is of fewer bits: one would cost half of the digits."""
+    """No intermediate number, forward or backward, has fewer bits: one would lose half of the digits."""
     case, given = case.wide(), families.for_task(case.task, inputs(case))
     loss = lambda params: families.outputs(case.model.apply({"params": params}, **given)).sum()
     program = jax.make_jaxpr(jax.value_and_grad(loss))(registry.param_shapes(case.model))
@@ -742,7 +741,7 @@ def test_float64_is_float64_from_end_to_end(case: families.Case):
     "case", [case for case in families.cases() if hasattr(case.module.Model, "logits")], ids=families.name_of
 )
 def test_tokens_that_do_not_exist(case: families.Case):
-    """The rows that pad the vocabulary win no softmax and get no gradient."""
+    """The rows that pad the vocabulary get no probability and no gradient."""
     V = case.config.vocab_size
     params, given = case.params(), inputs(case, 2)
 
@@ -767,7 +766,7 @@ def test_tokens_that_do_not_exist(case: families.Case):
 
 
 def refused(case: families.Case, words: str, cache: Any = None, **given: Any) -> None:
-    """Outside of jit, before anything is computed, with one error."""
+    """Raises one error, outside jit and before any computation."""
     if "cache" in case.takes:
         given["cache"] = cache
     with pytest.raises(ValueError, match=words):

@@ -1,4 +1,4 @@
-"""What a name stands for; and the names of other libraries, which errors and the README translate."""
+"""Names of models; and Hugging Face's names, which errors and the README translate."""
 
 import copy
 import dataclasses
@@ -118,7 +118,7 @@ def test_every_setting_of_computation(m: zoo.Bundle, tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64")
 def test_a_model_is_traced_once(m: zoo.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whatever asks for the shapes of its parameters; and what one caller does to them does not reach another."""
+    """For all uses of its parameters' shapes; a caller's changes to these do not affect another."""
     m.save_pretrained(tmp_path)
     registry._traced.cache_clear()
     traces, init = [], registry.init
@@ -256,7 +256,7 @@ def test_a_class_that_is_called_otherwise():
 
 
 def test_our_names_exist():
-    """What the tables name is there: arguments of the models' calls and of `from_pretrained`, public names."""
+    """The names in the tables exist: arguments of the models' calls and of `from_pretrained`, public names."""
     modules = map(registry.family, registry.families())
     calls = {name for module in modules for name in inspect.signature(module.Model.__call__).parameters}
     for ours in hugging_face.CALL.values():
@@ -270,7 +270,7 @@ def test_our_names_exist():
 
 
 def test_the_readme_s_table_is_the_code_s():
-    """README: | their names | ours |. Each table of the code is there whole; of the Configs' fields, some."""
+    """README: | their names | ours |. It has each whole table of the code, and some of the Configs' fields."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index("| Hugging Face |") :].split("\n\n")[0].splitlines()[2:]
     rows = {}

@@ -17,8 +17,8 @@ TINY = {
 
 
 def old_bert(folder: Path, **more: np.ndarray) -> dict[str, np.ndarray]:
-    """BERT as of 2018, of the task pretraining: gamma and beta, a table of positions, a config.json that leaves much
-    unsaid. Returns what it should be read as."""
+    """BERT of 2018 for the task pretraining: gamma and beta, position ids, a config.json without most keys. Returns the
+    expected tensors."""
     save_pretrained(folder / "new", from_config("bert", TINY, task="pretraining"))
     tensors = {name: np.asarray(x) for name, x in safetensors.read_folder(folder / "new").items()}
     old = lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")

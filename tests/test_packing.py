@@ -1,4 +1,4 @@
-"""Documents into rows: everything once, in its place, and little room wasted."""
+"""Documents into rows: every token once and in order, with little padding."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ START, END = 1, 2
 
 
 def corpus(sizes, seed=0):
-    """Documents of these many tokens; a token covers up to three bytes, and the end none."""
+    """Documents of these numbers of tokens; a token covers up to three bytes, the end token none."""
     rng = np.random.default_rng(seed)
     return [(rng.integers(3, 1000, n).astype(np.int32), np.append(rng.integers(0, 4, n), 0)) for n in sizes]
 
@@ -32,7 +32,7 @@ def documents(request):
 
 
 def pieces(documents, length):
-    """What should be in the rows: (inputs, targets) of every document, cut into rows where it is longer."""
+    """The expected rows: (inputs, targets) of every document, split where it is longer than a row."""
     for ids, _ in documents:
         whole = [START, *ids.tolist(), END]
         for first in range(0, len(whole) - 1, length):
@@ -41,7 +41,7 @@ def pieces(documents, length):
 
 
 def packed(rows):
-    """What is in the rows: (inputs, targets) of every document of every row."""
+    """The contents of the rows: (inputs, targets) of every document of every row."""
     for tokens, targets, documents in zip(rows["tokens_BT"], rows["targets_BT"], rows["documents_BT"]):
         for number in range(1, documents.max() + 1):
             yield tuple(tokens[documents == number].tolist()), tuple(targets[documents == number].tolist())

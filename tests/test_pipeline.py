@@ -1,4 +1,4 @@
-"""Batches: the same rows in the same order whoever prepares them, from wherever they are resumed."""
+"""Batches: the same rows in the same order, for any number of workers and any point of resumption."""
 
 import collections
 import json
@@ -69,7 +69,7 @@ def pipeline(source, tokenizer, *, objective=CAUSAL, length=32, packing="documen
 
 
 def take(batches, count=None):
-    """Some batches (None: all), with what is running stopped."""
+    """Some batches (None: all); stops the workers."""
     taken = []
     for batch in batches:
         taken.append(batch)
@@ -89,7 +89,7 @@ def assert_equal(first, second):
 
 
 def targets(batches):
-    """All targets, by how often each of them occurs."""
+    """All targets, with the number of their occurrences."""
     return collections.Counter(token for batch in batches for token in batch["targets_BT"][batch["valid_BT"]].tolist())
 
 
@@ -366,7 +366,7 @@ def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path):
 
 
 def test_workers_end_when_they_are_no_longer_needed(tokenizer):
-    """Though rows that they have sent, more than a pipe holds, were never read."""
+    """Even if they have sent more rows, never read, than a pipe holds."""
     batches = pipeline(Documents(texts(400)), tokenizer, workers=2, group=200)
     next(batches)
     workers = multiprocessing.active_children()

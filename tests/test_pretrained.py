@@ -95,7 +95,7 @@ def made(family: str = "gpt2", task: str | None = None, **settings: Any) -> Bund
 
 
 def random(family: str, task: str) -> Bundle:
-    """As `made`, of numbers that nobody has compiled anything for."""
+    """As `made`, with random numbers, which need no compilation."""
     module = registry.family(family)
     config = config_map.read(module, TINY[family])
     if task in ("question-answering", "pretraining") and hasattr(config, "labels"):
@@ -134,7 +134,7 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path, family: str, task: str):
 
 @pytest.mark.parametrize("family", registry.families())
 def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
-    """With the heads of all tasks, tied tensors twice, a buffer, and a config.json that leaves unsaid what is usual."""
+    """With the heads of all tasks, tied tensors twice, a buffer, and a config.json without its defaults."""
     spec, task = registry.family(family).PUBLISHED, families.main_task(family)
     tensors: dict[str, np.ndarray] = {}
     prefix = "" if task in spec.unprefixed else spec.prefix
@@ -268,7 +268,7 @@ def test_body_without_prefix_serves_a_tied_language_model(tmp_path: Path):
 
 
 def test_a_head_that_a_checkpoint_lacks_is_fresh_and_named(tmp_path: Path):
-    """As the paper initialises it, by the seed; but not where the checkpoint claims to have it, nor of the body."""
+    """As the paper initialises it, by the seed; but not if the checkpoint should have it, nor for the body."""
     save_pretrained(tmp_path, made("bert", "masked-lm"))
     names = ("head/scores/bias", "head/scores/kernel", "pooler/dense/bias", "pooler/dense/kernel")
     with pytest.warns(UserWarning, match=f"has no {', '.join(names)}: fresh"):
@@ -306,7 +306,7 @@ def test_untied_head_is_saved_and_left_out_by_the_body(tmp_path: Path):
 
 
 def test_any_tree_of_the_parameters_shape_can_be_written(tmp_path: Path):
-    """Gradients, say, each tensor in the dtype it has."""
+    """Such as gradients, each tensor in its own dtype."""
     bundle = made()
     params = jax.tree.map(lambda x: np.asarray(x, np.float64) / 3, bundle.params)
     params["final_norm"]["bias"] = np.ones(16, np.float16)
@@ -465,7 +465,8 @@ def test_parameters_of_another_model_are_not_saved(saved: Path):
 
 
 def test_full_disk(saved: Path):
-    """The weights, and then the tokenizer, find the disk full: what was there is whole, and nothing is beside it."""
+    """The disk is full at the weights, and then at the tokenizer: the old files are unchanged, and no others are
+    left."""
     before = content(saved)
     bundle = made(seed=5)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -483,13 +484,13 @@ def test_full_disk(saved: Path):
 
 
 def test_config_json_is_complete(saved: Path):
-    """A config.json of ours names every key, so that no reader needs a default."""
+    """Our config.json has every key, so that no reader needs a default."""
     settings = config_map.read_file(saved)
     assert {key.name for key in registry.family("gpt2").PUBLISHED.config.values()} <= settings.keys()
 
 
 def test_modernbert_old_and_new_forms_of_config():
-    """Layers and angles by number, as published, and by kind, as transformers 5 writes them; what is not supported."""
+    """Layers and angles by number, as published, and by kind, as transformers 5 writes them; unsupported settings."""
     module, settings = registry.family("modernbert"), TINY["modernbert"] | {"num_hidden_layers": 5}
     old = {"global_attn_every_n_layers": 2, "global_rope_theta": 500.0, "local_rope_theta": 7.0}
     kinds = ["full_attention", "sliding_attention"] * 2 + ["full_attention"]

@@ -1,4 +1,4 @@
-"""Replaced-token detection: sampling, what counts as replaced, both losses by hand, and embeddings that are shared."""
+"""Replaced-token detection: sampling, the labels, both losses by hand, and shared embeddings."""
 
 import dataclasses
 from typing import Any
@@ -36,7 +36,7 @@ def batch_of(case: families.Case, rows: int = 4) -> dict[str, jax.Array]:
 
 
 def judged(case: families.Case, params: trees.Tree, batch: dict[str, jax.Array]) -> Detection:
-    """What both models say, with other guesses than the objective's own."""
+    """The outputs of both models, for given samples."""
     rngs = {"sample": jax.random.key(5)}
     return jax.jit(lambda params, batch: case.model.apply({"params": params}, **batch, rngs=rngs))(params, batch)
 
@@ -68,7 +68,7 @@ def test_tokens_are_put_where_there_is_a_weight():
 
 @each
 def test_both_losses_by_hand(case: families.Case):
-    """A generator that always says the same: a guess that is right is no replacement."""
+    """With a constant generator: a correct sample does not count as replaced."""
     case = plain(case)
     objective, batch, flat = objective_of(case), batch_of(case), trees.flatten(case.params())
     always = int(batch["targets_BP"][0, 0])
@@ -131,8 +131,8 @@ def test_rows_of_zeros_count_for_nothing(case: families.Case):
 
 @each
 def test_the_embeddings_are_one(case: families.Case):
-    """What generator and discriminator share lies in the discriminator, and the gradients of both losses flow into it.
-    Through the guesses flows none."""
+    """The shared embeddings are stored in the discriminator, and both losses have gradients with respect to them. The
+    samples pass no gradient."""
     case = plain(case)
     batch, params, model = batch_of(case), case.params(), case.model
     flat = trees.flatten(params)

@@ -1,4 +1,4 @@
-"""What the repository says about itself is true: its requirements, its documents, its recipes."""
+"""The repository's requirements, documents and recipes agree with its code."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Folders of safetensors: what is written is read by the reference library and by us; what is damaged is refused."""
+"""Folders of safetensors: written files are read by the reference library and by us; damaged ones are refused."""
 
 import contextlib
 import errno
@@ -75,7 +75,7 @@ def test_shards_and_index(tmp_path: Path):
 
 
 def test_only_touched_pages_are_read(tmp_path: Path):
-    """A sparse file of 64 GB, which no memory holds, of which a row is looked at."""
+    """One row of a sparse file of 64 GB, which fits no memory."""
     shape = [1 << 24, 1 << 10]
     header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 << 34]}}).encode()
     with (tmp_path / "model.safetensors").open("wb") as stream:
@@ -180,7 +180,7 @@ def test_every_truncation_is_noticed(tmp_path: Path):
 
 
 def test_random_changes_of_a_header_never_escape(tmp_path: Path):
-    """Whatever a header says: the same names, dtypes and bytes, or a ValueError."""
+    """The result is the same names, dtypes and bytes, or a ValueError."""
     write(tmp_path, {"a": np.arange(10.0), "b": np.arange(3, dtype=np.int8)})
     file = tmp_path / "model.safetensors"
     content = file.read_bytes()
@@ -260,7 +260,7 @@ def test_missing_shards_are_named(sharded: Path):
 
 @contextlib.contextmanager
 def full_disk(free: int):
-    """No file can grow beyond so many bytes: the operating system's own error, from a real write."""
+    """Limits the size of files: a real write then fails with the operating system's own error."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (free, hard))
     try:

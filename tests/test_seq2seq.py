@@ -1,4 +1,4 @@
-"""Pairs of a source and a target: in rows, in a loss, and learned."""
+"""Pairs of a source and a target: rows, loss and training."""
 
 import dataclasses
 import functools
@@ -98,7 +98,7 @@ def test_rows_are_well_formed(lengths):
 
 
 def test_little_room_is_wasted():
-    """As many rows as the fuller side needs, and few more; where everything fits into fewest, that many."""
+    """As many rows as the fuller side needs, and few more; the fewest where the pairs fit."""
     rng = np.random.default_rng(0)
     for draw in (
         lambda: rng.integers(1, 64, (400, 2)),
@@ -127,7 +127,7 @@ def rows_of(objective, tokenizer, examples, length=32, seed=0):
 
 
 def test_sources_and_targets_are_the_fields(t5):
-    """With the prefix before the source, and the end of a text behind both."""
+    """With the prefix before the source, and the end of a text after both."""
     prefix = "translate English to French: "
     rows = rows_of(Seq2SeqLM(**TRANSLATE, prefix=prefix), t5, EXAMPLES, length=64)
     found = {(t5.decode(a[:-1]), t5.decode(b[:-1])) for a, _, b in in_rows(rows) if a[-1] == b[-1] == t5.eos_id}
@@ -137,7 +137,7 @@ def test_sources_and_targets_are_the_fields(t5):
 
 
 def test_frames_are_the_tokenizers(t5, bart):
-    """<s> a </s> on both sides for BART; and an end in any case."""
+    """<s> a </s> on both sides for BART; always an end."""
     for source, _, target in in_rows(rows_of(Seq2SeqLM(**TRANSLATE), bart, EXAMPLES)):
         for side in (source, target):
             assert side[0] == bart.bos_id and side[-1] == bart.eos_id and bart.eos_id not in side[:-1]
@@ -147,7 +147,7 @@ def test_frames_are_the_tokenizers(t5, bart):
 
 
 class Bilingual:
-    """A tokenizer that cuts targets in another way, and whose frames say a language."""
+    """A tokenizer that tokenizes targets differently, and marks languages."""
 
     eos_id, pad_id, languages = 1, 0, {"en": 500, "fr": 501}
 
@@ -173,7 +173,7 @@ def test_languages_and_targets_of_their_own():
 
 @pytest.mark.parametrize("too_long", ["truncate", "drop", "refuse"])
 def test_what_is_too_long(t5, too_long):
-    """Is cut or left out, and counted; or refused."""
+    """Is truncated or left out, and counted; or refused."""
     long = {"en": "red " * 40, "fr": "red"}, {"en": "red", "fr": "red " * 30}
     objective = Seq2SeqLM(**TRANSLATE, target_length=20, too_long=too_long)
     make = functools.partial(rows_of, objective, t5)
@@ -196,7 +196,7 @@ def test_what_is_too_long(t5, too_long):
 
 
 def test_empty_texts(t5):
-    """A source or a target of nothing is its end, and so are both."""
+    """An empty source or target, or both, are only the end of a text."""
     found = in_rows(rows_of(Seq2SeqLM(**TRANSLATE), t5, [{"en": a, "fr": b} for a in ("", "red") for b in ("", "red")]))
     red = [*t5.encode("red").ids.tolist(), t5.eos_id]
     assert sorted((a, b) for a, _, b in found) == sorted((a, b) for a in ([1], red) for b in ([1], red))
@@ -259,7 +259,7 @@ def test_settings_survive_run_json(objective, tmp_path):
 
 
 def test_a_run_keeps_the_start_token_of_its_weights(tmp_path, monkeypatch):
-    """When it goes on, whatever its recipe says of the model that the weights have replaced."""
+    """When it resumes, for any model in its recipe: the weights' configuration replaces that."""
     settings = {"objective": Seq2SeqLM(), "init_from": "somewhere", "directory": str(tmp_path)}
     recipe = Run(model=families.small(FAMILY, decoder_start_id=7), **settings)
     begun = resolve._for_data(
@@ -315,7 +315,7 @@ def measured(objective, model, params, batch):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_packed_is_as_good_as_unpacked(t5, smoothing):
-    """Loss, measures and gradients, whether examples share rows or have one each; with empty rows; and in pieces."""
+    """Loss, measures and gradients are equal for packed and for single examples, with empty rows, and in chunks."""
     case = model_of(400).wide()
     objective = Seq2SeqLM(**TRANSLATE, label_smoothing=smoothing)
     packed = rows_of(objective, t5, EXAMPLES[:6], length=64)
@@ -375,7 +375,7 @@ def step(objective, model, params, state, batch):
     ids=lambda objective: objective.name,
 )
 def test_it_is_learned(objective, t5, bart):
-    """A few steps on a small corpus, with the rows that the pipeline makes of it."""
+    """A few steps on a small corpus, with rows from the pipeline."""
     masks = objective.name in ("text-infilling", "gap-sentences")
     tokenizer = bart if masks else t5
     case = model_of(400, width=32, mlp_dim=64)

@@ -1,4 +1,4 @@
-"""The tokenizers of encoder-decoders: how their ids are numbered, what frames a text, sentinels and languages."""
+"""The tokenizers of encoder-decoders: ids, special tokens around a text, sentinels and languages."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def model_file(sentences=SENTENCES, size=120, **how):
 
 
 def written(folder, **files):
-    """The folder, with these files in it; a dot in a name is written __."""
+    """The folder with these files; __ in a keyword stands for a dot in the name."""
     folder.mkdir()
     for name, content in files.items():
         content = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -46,7 +46,7 @@ def written(folder, **files):
 
 
 def marian_table(*models, languages=()):
-    """An id for each piece of some models, as Marian's vocabularies have: </s> and <unk> first, <pad> last."""
+    """Ids for the pieces of models, as in Marian's vocabularies: </s> and <unk> first, <pad> last."""
     pieces = {}
     for model in models:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -58,7 +58,7 @@ def marian_table(*models, languages=()):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder for each family, with no more in it than its oldest publications had."""
+    """A folder for each family, with only the files of its oldest publications."""
     root = tmp_path_factory.mktemp("seq2seq")
     t5, fairseq = model_file(**T5_IDS), model_file()
     inside = model_file(size=140, **T5_IDS, user_defined_symbols=[f"<extra_id_{n}>" for n in reversed(range(20))])
@@ -95,7 +95,7 @@ def trained():
 
 
 def spelt(tokenizer, *texts, **how):
-    """The tokens of some texts in their frame, the ends of each text alone."""
+    """The tokens of texts with their special tokens."""
     encoding = tokenizer.encode(*texts, template=True, **how)
     return [token if text < 0 else int(text) for text, token in zip(encoding.texts, tokenizer.tokens(encoding.ids))]
 
@@ -304,7 +304,7 @@ def test_marian_tables_that_are_not_read(folders, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_and_pickled_are_the_same(folders, name, tmp_path):
-    """What only config.json knew is written into what is saved, which is not read beside it."""
+    """Settings that only config.json had are written into the saved files, which are read without it."""
     tokenizer = Tokenizer.load(folders[name])
     tokenizer.save(tmp_path)
     assert not (tmp_path / "config.json").exists()

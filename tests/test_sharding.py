@@ -1,4 +1,4 @@
-"""Where things lie changes nothing but where they lie: on eight simulated devices, over the registry."""
+"""Sharding changes no result: on eight simulated devices, over the registry."""
 
 import dataclasses
 import itertools
@@ -39,7 +39,7 @@ def x64():
 
 @pytest.fixture
 def compiled_anew():
-    """No program is from the cache on disk: the partitioner prints its warnings while it compiles."""
+    """Disables the cache on disk: the partitioner prints its warnings only while it compiles."""
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     yield
@@ -98,8 +98,7 @@ ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4
 def test_a_step_is_the_same_on_every_mesh(
     case: families.Case, mesh: str, on_one_device: Any, capfd: pytest.CaptureFixture[str]
 ):
-    """With dropout, of every objective; everything stays where it belongs, and nothing is put together whole on its
-    way."""
+    """With dropout, for every objective; all arrays keep their shardings, and none is gathered whole on the way."""
     case, sizes = case.wide(), MESHES[mesh]
     program, state, metrics = actual = trained(case, mesh=sizes)
     assert "full rematerialization" not in capfd.readouterr().err
@@ -134,7 +133,7 @@ LEARNED = {families.fingerprint(families.main(case.family)) for case in families
 )
 @pytest.mark.usefixtures("compiled_anew")
 def test_gradients_are_the_same_on_a_mesh(case: families.Case, capfd: pytest.CaptureFixture[str]):
-    """Of the kinds of layers that no step above has: with dropout, and nothing is put together whole on its way."""
+    """For the kinds of layers that no step above covers: with dropout; no array is gathered whole on the way."""
     case = dataclasses.replace(case, config=families.small(case.family)).wide()
     params, mesh = case.params(), sharding.make_mesh(**dataclasses.asdict(MESHES[ALL]))
     given = {ids: case.tokens(8, 16) for ids in case.ids}
@@ -156,8 +155,8 @@ def test_gradients_are_the_same_on_a_mesh(case: families.Case, capfd: pytest.Cap
 
 @pytest.mark.parametrize("family", registry.families())
 def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
-    """Over the axis `tensor`: of each matrix of attention the heads, of each matrix of an MLP the hidden numbers, which
-    its two sides share. By size, and not by the table: in a small model all these sizes differ."""
+    """Over the axis `tensor`: the heads of each matrix of attention, the hidden size of each matrix of an MLP. Checked
+    by size, not by the table: in a small model all these sizes differ."""
     config = families.sized(families.small(family), num_heads=16, num_decoder_heads=16, num_kv_heads=16)
     hidden = {getattr(config, name) for name in ("mlp_dim", "mlp_decoder_dim") if hasattr(config, name)}
     shapes = registry.param_shapes(registry.family(family).Model(config))
@@ -173,8 +172,8 @@ def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
 
 @each
 def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any):
-    """Four parts, whose documents differ in number and length, and the logits of each in four pieces. (Each part draws
-    its own dropout: without.)"""
+    """Four parts, whose documents differ in number and length, and the logits of each in four chunks. (Without dropout,
+    which differs by part.)"""
     case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
     objective = case.objective
     if hasattr(objective, "logits_chunks"):
@@ -207,8 +206,8 @@ def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, 
     ids=families.name_of,
 )
 def test_every_large_parameter_is_divided(case: families.Case, mesh: str):
-    """Fresh parameters, their average and the optimizer's moments: no device holds more than an eighth of those of more
-    than a megabyte, nor ever did."""
+    """Fresh parameters, their average and the optimizer's moments: no device ever holds more than an eighth of an array
+    above a megabyte."""
     with jax.enable_x64(False):
         case = case.sized(width=512, head_dim=64, mlp_dim=1024, num_layers=2, vocab_size=1900)
         run = families.run(case, mesh=MESHES[mesh], optimizer=ADAMW)
@@ -257,7 +256,7 @@ def test_every_parameter_of_every_preset_has_one_row(preset: str, task: str):
 
 @pytest.mark.parametrize("family", registry.families())
 def test_every_parameter_of_other_configurations_has_one_row(family: str):
-    """Untied, grouped, without biases: what no preset may have."""
+    """Untied, grouped, without biases: also configurations that no preset has."""
     module = registry.family(family)
     for seed, task in zip(range(8), itertools.cycle(families.tasks(family))):
         shapes = registry.param_shapes(module.Model(families.random_config(family, seed), task=task))
@@ -316,7 +315,7 @@ def test_adopting_a_mesh():
 
 @each
 def test_a_mesh_that_does_not_divide_the_model(case: families.Case):
-    """Four heads on eight devices: one error that names parameter, axis and size, before anything is made."""
+    """Four heads on eight devices: one error that names parameter, axis and size, before any computation."""
     case = case.with_(num_heads=4)
     with pytest.raises(ValueError, match=r"blocks/.* has shape .* mesh axis 'tensor' of size 8 does not divide .* 4"):
         prepare(families.run(case, mesh=Mesh(data=1, tensor=8)))

@@ -177,7 +177,7 @@ def test_unknown_names(tmp_path):
 
 
 def test_every_form_is_documented_once():
-    """In the module's docstring, as the table spells it."""
+    """In the module's docstring, spelt as in the table."""
     documented = re.findall(r"^    (\w+\S*)  ", sources.__doc__, re.M)
     assert documented == [prefix + form.arguments for prefix, form in sources.FORMS.items()]
 

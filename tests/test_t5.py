@@ -1,4 +1,4 @@
-"""T5 and its kin: the folders that were published, who is tied, and biases by distance."""
+"""T5 and its variants: published folders, tied output layers, and biases by distance."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_published_configurations_are_the_presets(tmp_path: Path, preset: str):
-    """Whatever they leave unsaid: the decoder's layers, the activation, the tie, the model type."""
+    """Also without some keys: the decoder's layers, the activation, the tie, the model type."""
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[preset]))
     settings = config_map.read_file(tmp_path)
     config = registry.presets()[preset].config
@@ -165,7 +165,7 @@ def test_a_start_that_is_not_said_is_the_padding():
 
 
 def rewrite(folder: Path, tensors: dict[str, np.ndarray], **settings: Any) -> None:
-    """Other tensors and other settings in a folder."""
+    """Changes the tensors and the settings of a folder."""
     (folder / "model.safetensors").unlink()
     safetensors.write_folder(folder, tensors)
     file = folder / "config.json"
@@ -184,7 +184,8 @@ def same(one: Bundle, other: Bundle) -> bool:
 
 
 def test_the_first_checkpoints(tmp_path: Path):
-    """Copies of the table on both sides and as the output layer, and a table of distances across that nobody read."""
+    """Copies of the embeddings on both sides and as the output layer, and a bias of cross-attention that was never
+    read."""
     bundle, tensors = saved(tmp_path)
     copies = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
     more = {name: tensors["shared.weight"] for name in copies}
@@ -199,7 +200,7 @@ def test_the_first_checkpoints(tmp_path: Path):
 
 
 def test_tensors_decide_who_is_tied(tmp_path: Path):
-    """transformers 5 calls every T5 tied, and says apart from it whether logits are scaled."""
+    """transformers 5 calls every T5 tied, and has another key for the scale of logits."""
     bundle, tensors = saved(tmp_path, **UNTIED)
     assert not bundle.config.tied and not bundle.config.scale_logits and "lm_head.weight" in tensors
     assert same(from_pretrained(tmp_path), bundle)
@@ -216,7 +217,7 @@ def test_tensors_decide_who_is_tied(tmp_path: Path):
 
 
 def test_an_output_layer_that_is_not_there_is_the_table(tmp_path: Path):
-    """As of LongT5, whose config.json denies the tie: to say so was once the way to leave logits as they are."""
+    """As in LongT5, whose config.json says untied: that was once the way to leave logits unscaled."""
     bundle, tensors = saved(tmp_path)
     rewrite(tmp_path, tensors, tie_word_embeddings=False, scale_decoder_outputs=None)
     found = from_pretrained(tmp_path)
@@ -256,7 +257,7 @@ def test_an_encoder_is_read_from_the_whole(tmp_path: Path):
 
 @pytest.mark.parametrize("task", ["sequence-classification", "question-answering"])
 def test_classifiers_read_the_source_twice(task: str):
-    """The target that is not given is the source behind the start token, wherever the padding is."""
+    """The default target is the source after the start token, with padding on either side."""
     case = families.Case(family="t5", task=task, config=families.without_dropout(families.small("t5")))
     params = case.params()
     row = [5, 6, 1, 7, 8, 1]
@@ -286,7 +287,7 @@ def test_a_text_without_its_end_is_refused():
 
 
 def test_buckets_of_a_decoder():
-    """By the definition of section 2.1: one for each of the near distances behind, then ever wider ones."""
+    """By the definition of section 2.1: one for each near distance to the left, then wider and wider ones."""
     bucket = dict(zip(range(-199, 200), relative_buckets(200, 32, 128, causal=True).tolist()))
     assert [bucket[-away] for away in range(17)] == list(range(17))
     assert {bucket[ahead] for ahead in range(1, 200)} == {0}  # never seen
@@ -296,7 +297,7 @@ def test_buckets_of_a_decoder():
 
 
 def test_distances_count_what_is_real():
-    """With a cache whose first rows were padded, on either side; and in its free slots, which nobody sees."""
+    """With a cache of padded prompts, on either side; and in its free slots, which no query sees."""
     assert distances(3)[0].tolist() == [[0, 1, 2], [-1, 0, 1], [-2, -1, 0]]
     cache = t5.init_cache(families.small("t5"), 2, 6)
     cache = cache.admit(jnp.array([[False, True, True], [True, False, False]]))
@@ -315,7 +316,7 @@ def test_distances_count_what_is_real():
     ],
 )
 def test_whose_the_tables_are(model_type: str, path: str, changed: list[bool]):
-    """One for all layers of a stack, or one for each: the last table changes these layers' weights."""
+    """One for all layers of a stack, or one for each: a change of the last table affects exactly its layers."""
     config = families.without_dropout(families.small("t5", model_type=model_type, bias_per_layer=model_type == "umt5"))
     case = families.Case(family="t5", task="base", config=config)
     params, ids = case.params(), {"source_BS": case.tokens(1, 7), "target_BT": case.tokens(1, 5)}
@@ -335,8 +336,8 @@ def test_whose_the_tables_are(model_type: str, path: str, changed: list[bool]):
 
 @pytest.mark.parametrize("model_type", ["t5", "umt5"])
 def test_a_step_of_decoding_reads_no_source(model_type: str):
-    """With a cache that has seen it there is no product as long as the source but those of attention; the bias is made
-    of the new queries' rows alone."""
+    """With the source in the cache, only attention has products of the source's length; the bias is computed for the
+    new queries only."""
     config = families.without_dropout(families.small("t5", model_type=model_type, bias_per_layer=model_type == "umt5"))
     case, S, slots = families.Case(family="t5", task="seq2seq-lm", config=config), 53, 29
     params, one = case.params(), np.ones((2, 1), np.int32)

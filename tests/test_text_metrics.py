@@ -1,4 +1,4 @@
-"""BLEU and ROUGE beside figures worked out by hand."""
+"""BLEU and ROUGE against figures computed by hand."""
 
 import math
 import subprocess

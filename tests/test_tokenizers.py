@@ -37,7 +37,7 @@ TRICKY = [
 
 
 def random_texts(count, seed=0):
-    """Strings over all of Unicode but the surrogates, most of them near the ASCII range."""
+    """Strings over all of Unicode except surrogates, most of them near the ASCII range."""
     rng = random.Random(seed)
     for _ in range(count):
         high = rng.choice((0x80, 0x800, 0x10000, 0x110000))
@@ -58,7 +58,7 @@ def trained(request):
 
 @pytest.fixture(scope="module")
 def framed(tmp_path_factory, folders):
-    """A folder for each family whose files frame a pair of texts in a way of their own."""
+    """A folder for each family with its own special tokens around a pair of texts."""
     root = tmp_path_factory.mktemp("framed")
     folder = {name: root / name for name in ("xlm-r", "albert", "deberta-v3", "deberta", "mpnet")}
     for path in folder.values():
@@ -441,7 +441,7 @@ def test_bare_files_mean_what_the_reference_takes_them_to_mean(folders, name, re
 
 
 def test_mask_of_roberta_takes_the_space_before_it(folders):
-    """As in the files that were published with the model: the word behind the mask is the one with the space."""
+    """As in the published files: the space before the mask belongs to the mask."""
     tokenizer = Tokenizer.load(folders["roberta"])
     encoding = tokenizer.encode("the <mask> code", special=True)
     assert "".join(tokenizer.tokens(encoding.ids)) == "the<mask>Ġcode"
@@ -458,7 +458,7 @@ def test_a_space_put_in_front_has_no_bytes(folders, tmp_path):
 
 
 def frame_of(tokenizer):
-    """What stands around two texts, and the segments, text by text."""
+    """The special tokens around two texts, and the segments, text by text."""
     encoding = tokenizer.encode("the code", "the the code", template=True)
     runs = [(key, [row[1:] for row in group]) for key, group in itertools.groupby(
         zip(encoding.texts.tolist(), tokenizer.tokens(encoding.ids), encoding.segments.tolist()), key=lambda row: row[0]

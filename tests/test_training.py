@@ -1,4 +1,4 @@
-"""The train step and what it is made of: optimizers, schedules, skipped updates, and where a NaN came from."""
+"""The train step and its parts: optimizers, schedules, skipped updates, and the origin of a NaN."""
 
 import dataclasses
 import functools
@@ -28,8 +28,7 @@ def batch_of(case: families.Case, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def spoilt(objective: Any) -> Any:
-    """An objective that a batch can spoil with `good_B`: its loss, by what is less than nothing, or its gradient alone,
-    by nothing."""
+    """An objective that a batch can spoil with `good_B`: its loss by negative values, or only its gradient by zeros."""
 
     def shapes(self: Any, batch: int, length: int) -> Any:
         return super(kind, self).shapes(batch, length) | {"good_B": jax.ShapeDtypeStruct((batch,), jnp.float32)}
@@ -58,7 +57,7 @@ def identical(one: Any, other: Any) -> bool:
 
 
 def host(tree: Any) -> Any:
-    """A copy that outlives the step, which takes the memory of the state it is given."""
+    """A copy that outlives the step, which reuses the memory of its argument."""
     return jax.tree.map(np.array, tree)
 
 
@@ -76,8 +75,8 @@ def host(tree: Any) -> Any:
     ids=families.name_of,
 )
 def test_training_a_model(case: families.Case, name: str):
-    """Some steps on one batch lower its loss by a fifth; what is frozen keeps every bit and has no state; rows that
-    stand for no token stay zero, weight decay or not."""
+    """Some steps on one batch lower its loss by a fifth; frozen parameters keep every bit and have no state; padding
+    rows of the vocabulary stay zero, with or without weight decay."""
     params = case.params(scale=0.05)
     flat, V = trees.flatten(params), case.config.vocab_size
     others = sorted(path for path in flat if "token_embed" not in path)  # which may be all that can learn so quickly
@@ -106,7 +105,7 @@ def test_training_a_model(case: families.Case, name: str):
 
 
 class Drawn:
-    """An objective whose loss is a random number that its key gives."""
+    """An objective whose loss is a random number from its key."""
 
     def counts(self, batch: Any) -> Any:
         return {"tokens": batch["x_B"].size}
@@ -134,7 +133,7 @@ def drawing(seed: int, accumulation: int = 1) -> tuple[TrainState, Any]:
 
 
 def test_each_step_of_each_seed_draws_other_numbers():
-    """From the seed's key, which stays as it is."""
+    """From the seed's key, which does not change."""
     drawn = {}
     for seed in (0, 1):
         state, step = drawing(seed)
@@ -151,7 +150,7 @@ def test_each_step_of_each_seed_draws_other_numbers():
 
 
 def test_each_part_of_a_batch_draws_other_numbers():
-    """Of equal numbers, the square of the sum would be four times the sum of the squares."""
+    """If the numbers were equal, the square of their sum would be four times the sum of their squares."""
     state, step = drawing(0, accumulation=4)
     sums = step(state)[1]
     assert abs(4 * sums["square"] - sums["x"] ** 2) > 0.1
@@ -203,7 +202,7 @@ def test_what_is_not_finite_is_passed_over(case: families.Case):
     ids=str,
 )
 def test_a_step_keeps_every_dtype(case: families.Case, name: str, compute: dict[str, str]):
-    """And every shape: the state that comes out goes in again, in the same program."""
+    """And every shape: the new state is the next input of the same program."""
     with jax.enable_x64(compute["dtype"] == "float64"):
         program = prepare(
             families.run(case.with_(**compute), optimizer=Optimizer(name=name, ema=0.9)), jax.devices()[:1]
@@ -218,7 +217,7 @@ def test_a_step_keeps_every_dtype(case: families.Case, name: str, compute: dict[
 
 @each
 def test_depth_costs_no_compile_time(case: families.Case):
-    """Parameters and program are the same for 12 layers and 48, but for one size: the compiler has no more to do."""
+    """Parameters and program are the same for 12 layers and 48, except for one size: compilation takes no longer."""
     text = {}
     for layers in (12, 48):
         deep = case.sized(num_layers=layers, num_decoder_layers=layers, width=16)
@@ -269,7 +268,7 @@ def updates(settings: Optimizer, tree: trees.Tree, *grads: trees.Tree) -> tuple[
 
 @by_optimizer
 def test_weight_decay_belongs_to_kernels_and_embeddings(tree: trees.Tree, name: str):
-    """Where nothing pulls, a step is weight decay alone: rate x decay x the parameter, and nothing of the others."""
+    """Without gradients a step is only weight decay: rate x decay x parameter, and zero for the others."""
     zeros = jax.tree.map(np.zeros_like, tree)
     settings = Optimizer(name=name, schedule="constant", peak_lr=0.1, weight_decay=0.3)
     change = trees.flatten(updates(settings, tree, zeros)[0])
@@ -282,7 +281,7 @@ def test_weight_decay_belongs_to_kernels_and_embeddings(tree: trees.Tree, name: 
 
 @pytest.mark.parametrize("family", registry.families())
 def test_tables_of_every_family_are_decayed(family: str):
-    """Of tokens, positions, segments and distances alike; and no norm or bias."""
+    """Those of tokens, positions, segments and distances alike; no norms or biases."""
     model = registry.family(family).Model(families.small(family))
     decayed = trees.flatten(optim._decayed(registry.param_shapes(model)))
     assert {path for path, is_decayed in decayed.items() if is_decayed} == {
@@ -316,7 +315,7 @@ def test_freezing_what_is_not_there_or_everything(tree: trees.Tree):
 
 
 def test_clipping(tree: trees.Tree):
-    """To a global norm: of Lion's first step, whose direction alone counts, nothing; of Adam's moments, the factor."""
+    """To a global norm: it does not change Lion's first step, which uses only signs, and scales Adam's moments."""
     grads = gradient(tree, 0)
     optimizer = optim.make_optimizer(Optimizer(clip_norm=1.0, b1=0.9), 100, tree)
     _, state = jax.jit(optimizer.update)(grads, optimizer.init(tree), tree)
@@ -344,7 +343,7 @@ def test_adamw_and_lion_by_the_book(tree: trees.Tree):
 
 
 def test_adafactor_treats_each_layer_on_its_own(tree: trees.Tree):
-    """Stacked or not, three steps are the same: its statistics of a whole tensor do not mix layers."""
+    """Three steps are the same for stacked and unstacked layers: its statistics of a tensor do not mix layers."""
     flat = {path: x for path, x in trees.flatten(tree).items() if not re.search("attention/.*/kernel|down", path)}
     # Layers of very different sizes, so that a mixture would show.
     sizes = np.array([0.01, 1, 30], np.float32)
@@ -371,8 +370,8 @@ def test_adafactor_treats_each_layer_on_its_own(tree: trees.Tree):
 
 
 def test_muon_makes_matrices_orthogonal(tree: trees.Tree):
-    """Each layer's kernel, with heads and their size as one axis, moves by a matrix whose singular values are equal but
-    for the roughness of the iteration's five rounds, and as far as Adam would: 0.2 x rate, in the mean square."""
+    """Each layer's kernel, with heads and their size as one axis, moves by a matrix of equal singular values, up to the
+    error of five iterations, and as far as with Adam: 0.2 x rate, in the root mean square."""
     settings = Optimizer(name="muon", schedule="constant", peak_lr=0.1, weight_decay=0.0)
     change = trees.flatten(updates(settings, tree, gradient(tree, 0))[0])
     shapes = {"query/kernel": (128, 128), "out/kernel": (128, 128), "up/kernel": (128, 192), "down/kernel": (192, 128)}
@@ -406,7 +405,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_schedules(name: str):
-    """Ten steps up to the peak, and then as the formula says of the step, counted from zero."""
+    """Ten steps up to the peak, and then the formula of the step, counted from zero."""
     settings = Optimizer(
         schedule=name, peak_lr=PEAK, warmup_steps=WARMUP, final_lr=FINAL,
         decay_steps=DECAY if name in ("cosine", "linear", "wsd") else None,
@@ -438,7 +437,7 @@ def test_schedules_that_do_not_fit(how: dict[str, int]):
 
 @each
 def test_the_first_module_that_is_not_finite(case: families.Case):
-    """A parameter spoilt in one layer: the module that bears it is named, and the layer."""
+    """With a NaN in a parameter of one layer: its module and layer are named."""
     model, objective, params = case.model, case.objective, trees.flatten(case.params())
     batch, key = batch_of(case), jax.random.key(0)
     paths = [path for path in sorted(params) if path.endswith(("kernel", "embedding"))]

@@ -1,4 +1,4 @@
-"""Parameters by path, and rules that speak of every path exactly once."""
+"""Parameters by path, and rules that match every path exactly once."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The engine that reads and writes published weights, on a family made up for the purpose: it knows none."""
+"""The engine that reads and writes published weights, on a made-up family: it knows no families."""
 
 import dataclasses
 import json
@@ -72,7 +72,7 @@ TOY = Published(
 
 
 def toy(Config: type = Config, /, **changes: Any) -> Any:
-    """The family, with these changes of how it is published."""
+    """The family, with these changes to its `PUBLISHED`."""
     return types.SimpleNamespace(__name__="toy", Config=Config, PUBLISHED=dataclasses.replace(TOY, **changes))
 
 
@@ -128,7 +128,7 @@ def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
 
 
 def test_layers_without_a_tensor():
-    """They get what a fresh norm has, are not written, and a tensor of theirs would be one too many."""
+    """They get the values of a fresh norm and are not written; a tensor for them is unexpected."""
     table = [(theirs.replace("h.*.norm", "h.*[2:].norm"), *row) for theirs, *row in TOY.body]
     family = toy(body=tuple(table))
     shapes = trees.unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in BODY.items()})
@@ -236,7 +236,7 @@ def test_vocabulary_sharded_where_a_device_has_padding_only():
 
 
 def test_only_the_slices_of_the_devices_are_read_and_each_once():
-    """One parameter, cut in four and held twice: four reads, that together cover it once."""
+    """One parameter, divided by four and held twice: four reads, which together cover it once."""
     mesh = sharding.make_mesh(data=2, fsdp=4)
     reads = []
 
@@ -255,7 +255,7 @@ def test_only_the_slices_of_the_devices_are_read_and_each_once():
 
 
 def test_lazy_tensors_are_opened_one_parameter_at_a_time(tmp_path):
-    """What is open at one time belongs to one parameter: L tensors, not the checkpoint."""
+    """All open tensors belong to one parameter: L tensors, not the checkpoint."""
     open_now: set[int] = set()
     most = [0]
 
@@ -439,7 +439,7 @@ def test_config_round_trip(config: Config, task: str):
 
 
 def test_config_values_that_are_computed():
-    """From theirs with all of their settings, defaults included; and back with all of ours."""
+    """From their key with all of their settings, defaults included; and back with all of ours."""
     key = Key(
         "intermediate_size", None, lambda n, settings: n // settings["hidden_size"], lambda n, config: n * config.width
     )
@@ -452,7 +452,7 @@ def test_config_values_that_are_computed():
 
 
 def test_a_family_of_several_model_types():
-    """What was read as one is written as one."""
+    """A model type is written as it was read."""
     several = dataclasses.make_dataclass(
         "Config", [("model_type", str, "toy")], bases=(Config,), frozen=True, kw_only=True
     )

@@ -1,4 +1,4 @@
-"""What an encoder-decoder writes beside its sources, and eval.py, which scores it."""
+"""Texts that an encoder-decoder generates, and eval.py, which scores them."""
 
 import dataclasses
 import io
@@ -36,7 +36,8 @@ def bundle():
 
 
 def one_by_one(m, text: str, **how) -> str:
-    """By hand: the beginning of the source that fits beside the end token, and the text of what is new before one."""
+    """By hand: the source truncated to leave room for the end token, and the text of the new tokens before an end
+    token."""
     eos = m.config.eos_id
     ids = [*m.tokenizer.encode(text).ids.tolist()[: LENGTH - 1], eos]
     new = generate(m, [ids], max_new_tokens=NEW, **how)[0].tolist()
@@ -64,7 +65,7 @@ def test_the_best_of_several_answers(bundle):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What `generate` is asked for, which then writes nothing."""
+    """The calls of `generate`, which then generates nothing."""
     calls = []
 
     def silent(m, rows, **how):

@@ -1,4 +1,4 @@
-"""DeBERTa as it is published, and what of its attention a few random configurations need not meet."""
+"""DeBERTa as it is published, and details of its attention that few random configurations cover."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_configurations(name: str):
 
 @pytest.mark.parametrize(("count", "most"), [(256, 512), (32, 512), (64, 100), (7, 20), (8, 9), (2, 24), (512, 1024)])
 def test_buckets(count: int, most: int):
-    """Of every distance: a digit of float32 can decide on which side of a border it is."""
+    """For every distance: the last digit of float32 can decide between two buckets."""
     distances = np.arange(-3 * most, 3 * most + 1)
     theirs = modeling_deberta_v2.make_log_bucket_position(torch.as_tensor(distances), count, most).long() + count
     ours = disentangled.table_rows(distances, 2 * count, most)
@@ -83,8 +83,8 @@ SIZES = {
 
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_a_folder_as_published(tmp_path: Path, family: str):
-    """No architectures, the language model's head under its first name, and tensors that the reference has no use for:
-    positions of the decoder that pretraining has, and the head that tells replaced tokens."""
+    """No architectures, the language model's head under its first name, and tensors that the reference ignores:
+    positions of the pretraining decoder, and the head that detects replaced tokens."""
     settings: dict[str, Any] = PUBLISHED[family] | SIZES
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(**settings, legacy=False)

@@ -1,4 +1,4 @@
-"""What every family writes beside its reference, token for token: greedily, and as beam search finds it, in float64."""
+"""Generation of every family against its reference, token for token: greedy and by beam search, in float64."""
 
 import dataclasses
 from typing import Any
@@ -42,7 +42,7 @@ WRITERS = [case for case in families.cases("cache") if case.caches]
 
 
 def drawn(case: families.Case) -> families.Case:
-    """One of random settings, with room for what is asked for."""
+    """A configuration of random settings, with enough positions."""
     config = families.random_config(case.family, 3, case.task)
     fields = {field.name for field in dataclasses.fields(config)}
     sizes = {"vocab_size": 40, "max_length": 24, "width": 48, "num_layers": 2, "num_decoder_layers": 2, "eos_id": 3}
@@ -53,8 +53,8 @@ def drawn(case: families.Case) -> families.Case:
 
 @pytest.fixture(scope="module", params=WRITERS, ids=families.name_of)
 def models(request: Any) -> tuple[Bundle, Any, list[list[int]]]:
-    """Ours, theirs and what they read. Their random parameters are large, so that some tokens stand out and what is
-    read matters; and a token that they often write is the one that ends a text."""
+    """Our model, theirs and their inputs. Random parameters are large, so that some tokens are likely and inputs
+    matter; a token that is often generated is the one that ends a text."""
     case, draw = drawn(request.param), np.random.default_rng(2)
     rows = [draw.integers(4, case.config.vocab_size, 1 + i % 10).tolist() for i in range(ROWS)]
     with jax.enable_x64(True):
@@ -94,13 +94,13 @@ def test_the_same_tokens(models: tuple[Bundle, Any, Any], sampling: Strategy, mo
 
 
 def ends(tokens: list[int], eos_id: int) -> list[int]:
-    """Where a text ends for the first time."""
+    """The position of the first end of a text."""
     return [tokens.index(eos_id) + 1] if eos_id in tokens else []
 
 
 @reference.in_double()
 def written(config: Any, theirs: Any, rows: list[list[int]], sampling: Strategy) -> list[list[list[int]]]:
-    """The new tokens of the reference, up to and with the one that ends a text: [row][answer][token]."""
+    """The reference's new tokens, up to and including the one that ends a text: [row][answer][token]."""
     is_encoder_decoder = registry.is_encoder_decoder(config)
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), config.eos_id)

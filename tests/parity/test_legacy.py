@@ -57,7 +57,7 @@ def test_what_torch_writes(tmp_path: Path, zipped: bool, protocol: int):
 
 @pytest.mark.parametrize("container", by_hand.CONTAINERS)
 def test_torch_reads_what_the_tests_write(tmp_path: Path, container: str):
-    """So the files of the default tests, the oldest format among them, are what torch means by them."""
+    """So the files of the default tests, the oldest format among them, are valid for torch."""
     storages = [np.arange(100, dtype=np.float32), np.arange(30, dtype=np.int64)]
     parts = {"a": by_hand.Part(0, 3, (10, 2), (10, 4)), "b": by_hand.Part(1, 1, (7, 4), (1, 7)),
              "c": by_hand.Part(0, 42, (), ()), "d": by_hand.Part(0, 0, (100,), (1,))}  # fmt: skip

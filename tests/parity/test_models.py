@@ -1,4 +1,4 @@
-"""Every family beside its reference, live: logits, all hidden states and all gradients, in float64."""
+"""Every family against its reference, live: logits, all hidden states and all gradients, in float64."""
 
 import dataclasses
 from collections.abc import Callable
@@ -21,7 +21,8 @@ T, PROMPT = 8, 3
 
 
 def cases() -> list[Any]:
-    """Each family for each task: several configurations for its main one, more if that caches, and two for heads."""
+    """Each family for each task: several configurations for its main task, more if that has a cache, and two for
+    heads."""
     found = []
     for family in registry.families():
         for task in families.tasks(family):
@@ -34,7 +35,7 @@ def cases() -> list[Any]:
 
 
 def padding(mode: str, ids: str, T: int) -> np.ndarray | None:
-    """Which tokens of three rows are real."""
+    """The mask of real tokens of three rows."""
     ends = np.array([[0], [5], [2]])  # how many are not
     if mode == "one row":
         return None
@@ -78,7 +79,7 @@ ANY_LENGTH = [
 
 @pytest.mark.parametrize("case", ANY_LENGTH, ids=families.name_of)
 def test_rows_longer_than_any_distance_that_is_told_apart(case: families.Case):
-    """Of families whose rows may be of any length, as their buckets are by default: all of them, and far beyond."""
+    """For families with rows of any length and default buckets: all distances that have a bucket, and far beyond."""
     defaults = {field.name: field.default for field in dataclasses.fields(case.config)}
     with jax.enable_x64(True):
         case = case.with_(**{name: defaults[name] for name in ("num_buckets", "max_distance")}, num_heads=2).wide()
@@ -139,7 +140,7 @@ def apart(ours: np.ndarray, theirs: np.ndarray, zero: float) -> float:
 
 @pytest.mark.parametrize("family", registry.families())
 def test_the_configurations_are_various(family: str):
-    """Every switch on and off, every activation, every kind of size: nothing is always what it is by default."""
+    """Every switch on and off, every activation, every kind of size: no field always has its default."""
     drawn = [families.random_config(family, seed) for seed in range(30)]
     for field in dataclasses.fields(registry.family(family).Config):
         values = {getattr(config, field.name) for config in drawn}

@@ -159,7 +159,7 @@ SPECIAL = {"bos_token_id": 0, "eos_token_id": 3}  # MPNet reads 1 as padding, wh
 
 
 def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.float64) -> Any:
-    """A random model of the reference, all of whose parameters are random, biases and norms as well."""
+    """A model of the reference with random parameters, biases and norms too."""
     module = registry.family(family)
     config = transformers.AutoConfig.for_model(**{"model_type": module.PUBLISHED.model_type} | settings | SPECIAL)
     torch.manual_seed(0)
@@ -174,7 +174,7 @@ def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.
 
 
 def tokens(vocab_size: int, length: int) -> np.ndarray:
-    """Rows that end with the end of a text, which is nowhere else."""
+    """Rows whose last token, and no other, ends a text."""
     ids = np.random.default_rng(0).integers(0, vocab_size, (2, length))
     ids = np.where(ids == SPECIAL["eos_token_id"], 2, ids)
     ids[:, -1] = SPECIAL["eos_token_id"]
@@ -182,7 +182,7 @@ def tokens(vocab_size: int, length: int) -> np.ndarray:
 
 
 def outputs(task: str, model: Any, ids: np.ndarray) -> np.ndarray:
-    """All that they say, one after the other; of a body its hidden states."""
+    """All outputs, concatenated; for a body its hidden states."""
     with torch.no_grad(), reference.in_double():
         # All is real, which ModernBERT's means over the tokens of a choice want to be told.
         given = {"input_ids": torch.as_tensor(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.long)}
@@ -270,7 +270,7 @@ def test_fresh_models_load_there(tmp_path: Path, family: str, task: str, setting
 
 @pytest.mark.parametrize("family", registry.families())
 def test_each_task_reads_the_checkpoints_of_the_others(tmp_path: Path, family: str):
-    """The body is found with and without its prefix, and other heads do not disturb."""
+    """The body is found with and without its prefix, also beside other heads."""
     module, settings = registry.family(family), TINY[family][0]
     for task in module.PUBLISHED.tasks:
         theirs(family, task, settings).save_pretrained(tmp_path / task)
@@ -286,7 +286,7 @@ def test_each_task_reads_the_checkpoints_of_the_others(tmp_path: Path, family: s
 
 
 def test_gpt2_with_the_buffers_of_old_versions(tmp_path: Path):
-    """GPT-2 as first published: no prefix, masks among the tensors, a config.json that leaves much unsaid."""
+    """GPT-2 as first published: no prefix, masks among the tensors, a config.json without most keys."""
     model = theirs("gpt2", "causal-lm", TINY["gpt2"][0], torch.float32)
     model.save_pretrained(tmp_path / "new")
     tensors = {
@@ -317,7 +317,7 @@ def test_fresh_sinusoids_of_distilbert():
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("buckets", "farthest"), [(32, 128), (32, 400), (8, 20), (5, 9)])
 def test_distances_of_t5(buckets: int, farthest: int, causal: bool):
-    """Far beyond the last that is told apart."""
+    """Far beyond the last distance that has a bucket of its own."""
     theirs = transformers.models.t5.modeling_t5.T5Attention._relative_position_bucket(
         torch.arange(-999, 1000), bidirectional=not causal, num_buckets=buckets, max_distance=farthest
     )
@@ -325,7 +325,7 @@ def test_distances_of_t5(buckets: int, farthest: int, causal: bool):
 
 
 def test_distances_of_mpnet():
-    """All that the longest row has; rows of the other tests are too short for those that are grouped."""
+    """All distances of the longest row; rows of the other tests are too short for shared buckets."""
     distances = torch.arange(-511, 512)
     buckets = transformers.models.mpnet.modeling_mpnet.MPNetEncoder.relative_position_bucket(distances)
     np.testing.assert_array_equal(relative_buckets(512, mpnet.Config.num_buckets, mpnet.Config.max_distance), buckets)

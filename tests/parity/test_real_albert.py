@@ -1,4 +1,4 @@
-"""A real ALBERT, of RXNMapper (Schwaller et al. 2021), which was taught chemical reactions by hiding their tokens."""
+"""A real ALBERT, of RXNMapper (Schwaller et al. 2021), which was trained on masked tokens of chemical reactions."""
 
 import re
 
@@ -26,7 +26,7 @@ EVERY = 7  # so many tokens apart are those that are hidden
 
 
 def test_masked_reactions():
-    """The logits of the reference, and what it would put in for the hidden tokens, most of which is right."""
+    """The logits of the reference, and its predictions for the masked tokens, most of which are right."""
     folder = assets.unpacked("rxnmapper") / "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
     numbers = {token: i for i, token in enumerate((folder / "vocab.txt").read_text().splitlines())}
     rows = [["[CLS]", *re.findall(r"\[.*?\]|Br|Cl|>>|.", reaction), "[SEP]"] for reaction in REACTIONS]

@@ -25,7 +25,7 @@ def folder() -> Path:
 
 
 def docstrings(count: int) -> list[str]:
-    """Distinct ones from all over the standard library, the longest among them."""
+    """Distinct docstrings from all over the standard library, the longest among them."""
     found = {}
     for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_bytes())):

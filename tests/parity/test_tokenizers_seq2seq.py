@@ -32,7 +32,8 @@ CLASSES = {
 
 @pytest.fixture(params=CLASSES)
 def both(request, folders, tmp_path):  # noqa: F811
-    """Ours from the bare files, theirs from those files as we save them, and the texts that both are to cut alike."""
+    """Our tokenizer from the bare files, theirs from those files as we save them, and texts that both must tokenize
+    alike."""
     ours = Tokenizer.load(folders[request.param])
     ours.save(tmp_path)
     theirs = getattr(transformers, CLASSES[request.param]).from_pretrained(tmp_path)
@@ -71,7 +72,7 @@ def test_text_comes_back(both):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_what_they_save_is_read(folders, name, tmp_path):  # noqa: F811
-    """For most a tokenizer.json, which the files that were published later have too."""
+    """For most tokenizers a tokenizer.json, which later publications have too."""
     languages = {"src_lang": "ro_RO", "tgt_lang": "fr_XX"} if name.startswith("mbart") else {}
     theirs = getattr(transformers, CLASSES[name]).from_pretrained(folders[name], **languages)
     theirs.save_pretrained(tmp_path)
@@ -129,7 +130,7 @@ def test_those_that_are_trained(kind, tmp_path):
 
 
 def test_a_published_model_with_bytes(tmp_path):
-    """32,000 pieces, those of every byte among them: there is no text that does not come back."""
+    """32,000 pieces, one for every byte among them: every text is restored."""
     shutil.copy(
         assets.unpacked("mistral_common") / "mistral_common/data/tokenizer.model.v1", tmp_path / "tokenizer.model"
     )
