@@ -1,4 +1,4 @@
-"""transformer_zoo: BERT, GPT, T5 and their kin in JAX and Flax, on a laptop, a GPU or a TPU slice."""
+"""transformer_zoo: BERT, GPT, T5 and their relatives in JAX and Flax, on a laptop, a GPU or a TPU slice."""
 
 import importlib
 from typing import Any

@@ -79,7 +79,7 @@ class _Evaluate:
     model: tyro.conf.Positional[str]
     """A run's folder, or a published model: a hub id, a preset, a folder."""
     step: int | None = None
-    """Of a run: the checkpoint of this step. None: the latest."""
+    """For a run: the step of the checkpoint. None: the latest."""
     source: str | None = None
     """Text to evaluate on, as in a recipe's data.source. None: the run's own."""
     split: str | None = None

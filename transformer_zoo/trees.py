@@ -63,6 +63,6 @@ def select(patterns: Iterable[str], paths: Iterable[str]) -> frozenset[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: which of the known names was probably meant, or nothing if none is near."""
+    """The end of an error message: the most similar known name, or nothing if none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
