@@ -240,7 +240,7 @@ def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
     return model.apply(
         {"params": params},
         batch["tokens_BT"],
-        batch["segments_BT"],
+        batch.get("segments_BT"),
         batch["valid_BT"],
         train=key is not None,
         rngs=None if key is None else {"dropout": key},
