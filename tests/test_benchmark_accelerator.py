@@ -154,7 +154,11 @@ def measure(tmp_path, monkeypatch):
             )
             for i, some in enumerate(batches)
         ]  # fmt: skip
-        return accelerator.measure(made, seconds, True, theirs is not None, str(tmp_path / "out.json"))["rows"]
+        saved = []
+        save = lambda report: saved.append(len(report["rows"]))
+        report = accelerator.measure(made, seconds, save, quick=True, peer=theirs is not None)
+        assert saved == list(range(1, len(made) + 1))
+        return report["rows"]
 
     return run
 
