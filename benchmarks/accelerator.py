@@ -386,7 +386,9 @@ def heading(report: dict[str, Any]) -> str:
 def table(report: dict[str, Any]) -> Table:
     made = Table(title=report["device"], caption=heading(report))
     for column in COLUMNS:
-        made.add_column(column, justify="left" if column in ("case", "library", "setting") else "right")
+        made.add_column(
+            column, justify="left" if column in ("case", "library", "setting") else "right", no_wrap=column == "case"
+        )
     for line in lines(report):
         made.add_row(*line)
     return made
