@@ -306,10 +306,15 @@ def name_of(case: Any) -> str:
     return f"{case.family}-{case.learns or case.task}" if isinstance(case, Case) else str(case)
 
 
-@functools.lru_cache(maxsize=64)
 def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     """Parameters that hide nothing: biases are not zero nor norms one. Rows that pad the vocabulary are zero; what the
     first layers do not have is as in a fresh model."""
+    # Copies: a train step frees the memory of what it is given.
+    return jax.tree.map(jnp.array, _random_values(model, seed, scale))
+
+
+@functools.lru_cache(maxsize=64)
+def _random_values(model: Any, seed: int, scale: float) -> trees.Tree:
     draw = np.random.default_rng(seed)
     shapes = trees.flatten(registry.param_shapes(model))
     axes = trees.match(sharding.PARAM_AXES, shapes)
@@ -324,7 +329,7 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
             values = np.swapaxes(values, 0, axis)
         if path in absent:
             values[: absent[path]] = path.endswith("scale")
-        params[path] = jnp.asarray(values, leaf.dtype)
+        params[path] = values.astype(leaf.dtype)
     return trees.unflatten(params)
 
 
