@@ -607,15 +607,16 @@ def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
 def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
 ) -> tuple[Words, dict[str, Any], trees.Tree]:
-    """What a model says by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; the gradients in
-    some direction.
+    """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; its gradients in a
+    fixed direction.
 
-    The hidden states are the embeddings, what the blocks say, and last what the model itself returns.
+    The hidden states are the embeddings, the outputs of all blocks but the last, and the hidden states that the model
+    returns. It is one program of a case and a shape: layer by layer without a program, the same took longer.
 
     Args:
         given: rows of the model's arguments, [B, T].
-        prompt: so many tokens are read at once, and the rest one by one, with a cache, through which nobody learns:
-            there are no gradients. None: all at once, without.
+        prompt: the number of tokens read at once, before the rest one by one with a cache; there are then no gradients.
+            None: all are read at once, without a cache.
     """
 
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
