@@ -607,8 +607,8 @@ def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
 def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
 ) -> tuple[Words, dict[str, Any], trees.Tree]:
-    """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; its gradients in a
-    fixed direction.
+    """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; its gradients in
+    a fixed direction.
 
     The hidden states are the embeddings, the outputs of all blocks but the last, and the hidden states that the model
     returns. It is one program of a case and a shape: layer by layer without a program, the same took longer.
