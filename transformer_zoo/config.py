@@ -198,18 +198,22 @@ class Run:
     logging: Logging = Logging()
 
 
-def load_recipe(path: str | Path) -> Run:
+def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:
     """The `config` that a recipe defines.
+
+    Args:
+        beside: for a recipe that builds on another, its own `__file__`: `path` is then relative to the folder of it.
 
     Raises:
         FileNotFoundError: there is no such file; the message lists the recipes beside it.
         ValueError: the file defines no `config = Run(...)`.
     """
-    path = Path(path)
+    path = Path(path) if beside is None else Path(beside).parent / path
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path("configs")
         known = ", ".join(sorted(str(p) for p in folder.glob("*.py"))) or "none"
-        raise FileNotFoundError(f"there is no recipe {path} (recipes in {folder}: {known})")
+        builds = "" if beside is None else f", on which {beside} builds: copy it there"
+        raise FileNotFoundError(f"there is no recipe {path}{builds} (recipes in {folder}: {known})")
     config = runpy.run_path(str(path)).get("config")
     if not isinstance(config, Run):
         raise ValueError(f"the recipe {path} must define `config = Run(...)`")
