@@ -13,17 +13,17 @@ what is held out there is held out here.
 
 from dataclasses import replace
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Training, load_recipe
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Training, load_recipe
 from transformer_zoo.objectives import TokenClassification
 
-base = load_recipe("bert_functions.py", beside=__file__)
+base = load_recipe("bert_stdlib.py", beside=__file__)
 
 config = replace(
     base,
     objective=TokenClassification(subwords="all"),
     directory="runs/bert_tokens",
     data=Data(source="stdlib_tokens", length=128),
-    optimizer=replace(base.optimizer, warmup_steps=20),
+    optimizer=Optimizer(peak_lr=5e-4, b2=0.999, weight_decay=0.01, schedule="linear", final_lr=0.0, warmup_steps=20),
     training=Training(steps=150, batch_size=16),
     evaluation=Evaluation(every=50, batches=None),
     checkpoints=Checkpoints(every=50),

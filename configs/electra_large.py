@@ -14,7 +14,7 @@ from transformer_zoo.models import electra
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import ReplacedTokens
 
-base = load_recipe("electra_base.py", beside=__file__)
+base = load_recipe("bert_base.py", beside=__file__)
 
 config = replace(
     base,
@@ -22,7 +22,9 @@ config = replace(
     objective=ReplacedTokens(rate=0.25, generator_size=0.25),
     compute=Compute(dtype="bfloat16", remat="dots"),
     directory="runs/electra_large",
+    data=replace(base.data, length=512, packing="concat"),
     vocabulary=Vocabulary(path="google/electra-large-discriminator"),
+    optimizer=replace(base.optimizer, peak_lr=2e-4, final_lr=0.0),
     mesh=Mesh(data=1, fsdp=-1),
     training=Training(steps=400_000, batch_size=2048, accumulation=16),
 )

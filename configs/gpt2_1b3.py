@@ -17,17 +17,10 @@ base = load_recipe("gpt2_xl.py", beside=__file__)
 config = replace(
     base,
     model=gpt2.Config(
-        vocab_size=50304,
-        max_length=2048,
-        width=2048,
-        num_layers=24,
-        num_heads=16,
-        mlp_dim=8192,
-        embed_dropout=0.0,
-        attention_dropout=0.0,
-        residual_dropout=0.0,
+        vocab_size=50304, max_length=2048, width=2048, num_layers=24, num_heads=16, mlp_dim=8192, embed_dropout=0.0,
+        attention_dropout=0.0, residual_dropout=0.0,
     ),
     directory="runs/gpt2_1b3",
     data=replace(base.data, length=2048),
     training=Training(steps=100_000, batch_size=32),
-)
+)  # fmt: skip

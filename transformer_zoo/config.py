@@ -1,4 +1,5 @@
-"""What an experiment fixes: `Run` and its parts. A recipe is a Python file that defines `config = Run(...)`.
+"""What an experiment fixes: `Run` and its parts. A recipe is a Python file that defines `config = Run(...)`, or
+`config = replace(base, ...)` where `base` is another recipe's.
 
 Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `--help` prints these docstrings.
 """
@@ -202,18 +203,19 @@ def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:
     """The `config` that a recipe defines.
 
     Args:
-        beside: for a recipe that builds on another, its own `__file__`: `path` is then relative to the folder of it.
+        beside: in a recipe that builds on another, its own `__file__`; `path` then starts from that file's folder.
 
     Raises:
-        FileNotFoundError: there is no such file; the message lists the recipes beside it.
+        FileNotFoundError: there is no such file; the message lists the recipes of its folder, or names `beside`.
         ValueError: the file defines no `config = Run(...)`.
     """
     path = Path(path) if beside is None else Path(beside).parent / path
     if not path.is_file():
+        if beside is not None:
+            raise FileNotFoundError(f"there is no recipe {path}, on which {beside} builds: copy it there too")
         folder = path.parent if path.parent.is_dir() else Path("configs")
         known = ", ".join(sorted(str(p) for p in folder.glob("*.py"))) or "none"
-        builds = "" if beside is None else f", on which {beside} builds: copy it there"
-        raise FileNotFoundError(f"there is no recipe {path}{builds} (recipes in {folder}: {known})")
+        raise FileNotFoundError(f"there is no recipe {path} (recipes in {folder}: {known})")
     config = runpy.run_path(str(path)).get("config")
     if not isinstance(config, Run):
         raise ValueError(f"the recipe {path} must define `config = Run(...)`")
