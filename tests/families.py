@@ -308,10 +308,15 @@ def name_of(case: Any) -> str:
     return f"{case.family}-{case.learns or case.task}" if isinstance(case, Case) else str(case)
 
 
-@functools.lru_cache(maxsize=64)
 def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     """Parameters that hide nothing: biases are not zero nor norms one. Rows that pad the vocabulary are zero; what the
     first layers do not have is as in a fresh model."""
+    # Copies: a train step frees the memory of what it is given.
+    return jax.tree.map(jnp.array, _random_values(model, seed, scale))
+
+
+@functools.lru_cache(maxsize=64)
+def _random_values(model: Any, seed: int, scale: float) -> trees.Tree:
     draw = np.random.default_rng(seed)
     shapes = trees.flatten(registry.param_shapes(model))
     axes = trees.match(sharding.PARAM_AXES, shapes)
@@ -326,7 +331,7 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
             values = np.swapaxes(values, 0, axis)
         if path in absent:
             values[: absent[path]] = path.endswith("scale")
-        params[path] = jnp.asarray(values, leaf.dtype)
+        params[path] = values.astype(leaf.dtype)
     return trees.unflatten(params)
 
 
@@ -605,15 +610,16 @@ def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
 def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
 ) -> tuple[Words, dict[str, Any], trees.Tree]:
-    """What a model says by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; the gradients in
-    some direction.
+    """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; its gradients in
+    a fixed direction.
 
-    The hidden states are the embeddings, what the blocks say, and last what the model itself returns.
+    The hidden states are the embeddings, the outputs of all blocks but the last, and the hidden states that the model
+    returns. It is one program of a case and a shape: layer by layer without a program, the same took longer.
 
     Args:
         given: rows of the model's arguments, [B, T].
-        prompt: so many tokens are read at once, and the rest one by one, with a cache, through which nobody learns:
-            there are no gradients. None: all at once, without.
+        prompt: the number of tokens read at once, before the rest one by one with a cache; there are then no gradients.
+            None: all are read at once, without a cache.
     """
 
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from transformer_zoo import logs, plots, runs, training
+from transformer_zoo import logs, names, plots, runs, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline
@@ -152,7 +152,7 @@ def _describe(resolved: Resolved) -> None:
             resolved.tokenizer.save(directory / "tokenizer")
         runs.write(resolved.run)
     multihost_utils.sync_global_devices("run.json is written")
-    if not multihost_utils.process_allgather(np.array((directory / "run.json").is_file())).all():
+    if not multihost_utils.process_allgather(np.array(names.is_run(directory))).all():
         raise ValueError(f"{directory} is not one folder for all processes: choose a --directory that every host sees")
 
 

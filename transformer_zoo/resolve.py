@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo import runs, sharding, training
+from transformer_zoo import names, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import sources
@@ -93,7 +93,7 @@ def _found(directory: Path) -> tuple[Run | None, int | None]:
     if not (directory / "checkpoints").is_dir():
         return None, None
     step = Checkpoints(directory / "checkpoints").latest()
-    if (directory / "run.json").is_file():
+    if names.is_run(directory):
         return runs.read(directory), step
     if step is not None:
         raise ValueError(

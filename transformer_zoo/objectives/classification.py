@@ -240,7 +240,7 @@ def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
     return model.apply(
         {"params": params},
         batch["tokens_BT"],
-        batch["segments_BT"],
+        batch.get("segments_BT"),
         batch["valid_BT"],
         **training_mode(key),
         method="read",
