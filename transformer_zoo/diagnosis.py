@@ -60,10 +60,10 @@ class _Watched:
         return getattr(self.model, name)
 
     def apply(self, variables: Any, *args: Any, method: Any = None, mutable: Any = False, **how: Any) -> Any:
-        if method is not None:  # a part, once more
+        if method not in (None, "read"):  # a part, once more
             return self.model.apply(variables, *args, method=method, **how)
         with nn.intercept_methods(self._watch):
-            output, asked = self.model.apply(variables, *args, **how, mutable="intermediates")
+            output, asked = self.model.apply(variables, *args, method=method, **how, mutable="intermediates")
         flat = trees.flatten(asked["intermediates"])
         self.finite = {path: calls for path, calls in flat.items() if path.endswith(_MARK)}
         return output if mutable is False else (output, asked)
