@@ -22,11 +22,11 @@ class Config(PostNormConfig):
     """
 
     vocab_size: int = 30000
+    activation: str = "gelu_new"
     num_segments: int = 2
     embed_width: int = 128
     num_groups: int = 1  # consecutive layers that share their parameters are a group
     layer_blocks: int = 1  # blocks in a layer, each with its own parameters
-    activation: str = "gelu_new"
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
     head_dropout: float = 0.1

@@ -18,19 +18,19 @@ class Config(TransformerConfig):
 
     vocab_size: int = 50265
     width: int = 768
+    scale_embedding: bool = False
     num_layers: int = 6
     num_decoder_layers: int = 6
     num_heads: int = 12
     num_decoder_heads: int = 12
     mlp_dim: int = 3072
     mlp_decoder_dim: int = 3072
-    scale_embedding: bool = False
+    init_std: float = 0.02
     attention_dropout: float = 0.1
     activation_dropout: float = 0.1
     head_dropout: float = 0.0
     decoder_start_id: int = 2
     forced_bos_id: int | None = None  # forced as the first generated token
-    init_std: float = 0.02
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 

@@ -44,7 +44,7 @@ class Model(PostNormEncoder):
 
     def setup(self) -> None:
         cfg, init = self.config, nn.initializers.normal(self.config.init_std)
-        self.add_embeddings(cfg.width, init, position_init=sinusoids if cfg.sinusoidal else init)
+        self.add_embeddings(cfg.width, init, position_init=sinusoids if cfg.sinusoidal else None)
         self.blocks = PostNormBlock(cfg, self.compute, init, dropout_after=("mlp",))
 
         classifier = Head(hidden="relu", dropout=cfg.head_dropout)

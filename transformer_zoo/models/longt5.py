@@ -24,13 +24,13 @@ class Config(pre_norm.PreNormConfig):
     encoder_attention: Literal["local", "transient-global"] = "transient-global"
     local_radius: int = 127  # tokens that a token of the source attends to on each side
     global_block_size: int = 16  # tokens in a block that transient-global attention summarises
+    scale_logits: bool = False
     width: int = 768
     num_layers: int = 12
     num_decoder_layers: int = 12
     num_heads: int = 12
     activation: str = "gelu_new"
     gated_mlp: bool = True
-    scale_logits: bool = False
 
 
 _LARGE = {"width": 1024, "mlp_dim": 2816, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 16}

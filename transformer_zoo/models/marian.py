@@ -30,9 +30,9 @@ class Config(TransformerConfig):
     num_decoder_layers: int = 6
     num_heads: int = 8
     num_decoder_heads: int = 8
+    activation: str = "swish"
     mlp_dim: int = 2048
     mlp_decoder_dim: int = 2048
-    activation: str = "swish"
     pad_id: int = 58100
     eos_id: int | None = 0
     decoder_start_id: int = 58100

@@ -18,10 +18,10 @@ from transformer_zoo.published import Key, bart_layout
 class Config(TransformerConfig):
     """The architecture, by default of mBART's large size. The other fields are those of `TransformerConfig`."""
 
+    init_std: float = 0.02
     head_dropout: float = 0.0
     decoder_start_id: int | None = None  # None: the target's language; mBART-50: the end of a text
     forced_bos_id: int | None = None  # forced as the first generated token; mBART-50: a language
-    init_std: float = 0.02
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 

@@ -32,19 +32,19 @@ class Config(EncoderConfig):
     norm_epsilon: float = 1e-5
     norm_bias: bool = False
     attention_bias: bool = False
-    mlp_bias: bool = False
     global_every: int = 3  # layers 0, n, 2n, ... attend to all tokens; the others, to a window
     window: int = 128  # half of it on each side of a token
     global_theta: float = 160000.0
     local_theta: float = 10000.0
+    mlp_bias: bool = False
     init_cutoff: float = 2.0  # in standard deviations
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
     mlp_dropout: float = 0.0
-    head_dropout: float = 0.0
-    head_activation: str = "gelu"
     head_bias: bool = False
+    head_activation: str = "gelu"
     head_pooling: Literal["cls", "mean"] = "cls"
+    head_dropout: float = 0.0
     decoder_bias: bool = True
     pad_id: int | None = 50283
 

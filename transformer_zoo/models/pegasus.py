@@ -17,15 +17,15 @@ class Config(TransformerConfig):
     """The architecture, by default of PEGASUS's large size. The other fields are those of `TransformerConfig`."""
 
     vocab_size: int = 96103
+    pad_id: int = 0
+    eos_id: int | None = 1
+    decoder_start_id: int = 0
+    forced_eos_id: int | None = 1
     num_layers: int = 16
     num_decoder_layers: int = 16
     activation: str = "relu"
     attention_dropout: float = 0.1
     activation_dropout: float = 0.1
-    pad_id: int = 0
-    eos_id: int | None = 1
-    decoder_start_id: int = 0
-    forced_eos_id: int | None = 1
     init_std: float = 0.02
 
 

@@ -17,7 +17,7 @@ from transformer_zoo.nn.masks import Mask
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PostNormConfig(EncoderConfig):
-    """The fields of an encoder with such blocks. The defaults are those of BERT's base model."""
+    """The fields of an encoder with post-norm blocks. The defaults are those of BERT's base model."""
 
     norm_epsilon: float = 1e-12
     hidden_dropout: float = 0.1
@@ -34,7 +34,12 @@ class PostNormEncoder(Encoder):
         return functools.partial(self.compute.layer_norm, epsilon=self.config.norm_epsilon)
 
     def add_embeddings(self, width: int, init: Any, position_init: Any = None) -> None:
-        """Makes the layers of `embed`, whose output is [B, T, width]. position_init: None: as init."""
+        """Makes the layers of `embed`.
+
+        Args:
+            width: of the embeddings.
+            position_init: of the table of positions. None: as init.
+        """
         cfg, compute = self.config, self.compute
         self.token_embed = TokenEmbedding(cfg.vocab_size, width, compute, init)
         self.position_embed = Embedding(cfg.first_position + cfg.max_length, width, compute, position_init or init)

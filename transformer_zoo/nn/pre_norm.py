@@ -32,6 +32,8 @@ class PreNormConfig(Architecture):
 
     vocab_size: int = 32128
     width: int = 512
+    tied: bool = True  # the output layer is the table of token embeddings
+    scale_logits: bool = True  # by 1/sqrt(width)
     num_layers: int = 6  # of the encoder
     num_decoder_layers: int = 6
     num_heads: int = 8
@@ -44,8 +46,6 @@ class PreNormConfig(Architecture):
     norm_epsilon: float = 1e-6
     init_scale: float = 1.0  # a factor of all fresh weights
     dropout: float = 0.1
-    tied: bool = True  # the output layer is the table of token embeddings
-    scale_logits: bool = True  # by 1/sqrt(width)
     pad_id: int = 0
     eos_id: int | None = 1
     decoder_start_id: int = 0

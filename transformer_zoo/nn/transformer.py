@@ -31,14 +31,14 @@ class TransformerConfig(Architecture):
     vocab_size: int = 250027
     max_length: int = 1024  # of sources and of targets
     width: int = 1024
+    scale_embedding: bool = True  # by sqrt(width)
     num_layers: int = 12  # of the encoder
     num_decoder_layers: int = 12
     num_heads: int = 16
     num_decoder_heads: int = 16
+    activation: str = "gelu"
     mlp_dim: int = 4096
     mlp_decoder_dim: int = 4096
-    activation: str = "gelu"
-    scale_embedding: bool = True  # by sqrt(width)
     dropout: float = 0.1
     attention_dropout: float = 0.0
     activation_dropout: float = 0.0
