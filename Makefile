@@ -1,6 +1,6 @@
-# `make demo` and `make test` each do all their own set-up in .venv. Another Python: make test PYTHON=python3.12
+# `make demo` and `make test` do their own set-up in .venv. Another Python: make test PYTHON=python3.12
 PYTHON ?= python3
-# What `make` installs is jax for the CPU. For another platform install the extra `cuda` or `tpu` in .venv and name it here.
+# `make` installs jax for the CPU. For another platform install the extra `cuda` or `tpu` in .venv and name it here.
 JAX_PLATFORMS ?= cpu
 export JAX_PLATFORMS
 
@@ -22,7 +22,7 @@ demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, ev
 	$(RUN) eval.py $(DEMO)
 	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "def read_" --temperature 0.7 --max-new-tokens 120
 	@echo
-	@echo "Everything lies in $(DEMO): run.json, the curve, the logs and the checkpoints. What to run next:"
+	@echo "All files of the run are in $(DEMO): run.json, the curve, the logs and the checkpoints. Next commands:"
 	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'class Queue'"
 	@echo "  $(RUN) train.py configs/gpt2_stdlib.py --help"
 
@@ -36,7 +36,7 @@ lint: $(VENV)/.installed-lint  ## check style and formatting
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 
-format: $(VENV)/.installed-lint  ## fix what the linter can fix, and format
+format: $(VENV)/.installed-lint  ## apply the linter's fixes, and format
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
@@ -45,8 +45,8 @@ clean:  ## remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# One stamp for each set of requirements, so that a second call installs nothing. A new Python, pyproject.toml or
-# constraints.txt makes every stamp stale.
+# One stamp for each set of requirements: a second call installs nothing. A change of Python, pyproject.toml or
+# constraints.txt invalidates every stamp.
 $(VENV)/.python-$(VERSION):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "This project needs Python 3.11 or newer; PYTHON=$(PYTHON) is $(or $(VERSION),not there). Name another, for example:"; \

@@ -1,10 +1,10 @@
-"""Trains a model as a recipe says.
+"""Trains a model by a recipe.
 
     python train.py configs/gpt2_stdlib.py --optimizer.peak-lr 3e-4 --mesh.fsdp 4
     python train.py configs/gpt2_stdlib.py --help            every setting, with its meaning and its value in the recipe
     python train.py configs/gpt2_xl.py --aot v5e:4x4         does it fit a TPU slice? No TPU needed
 
-The same command again goes on where the last one stopped.
+The same command resumes a run that was stopped.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What an accelerator does with BERT, ModernBERT, GPT-2 and T5, beside the reference library: one table in minutes.
+"""BERT, ModernBERT, GPT-2 and T5 on an accelerator, compared with the reference library: one table in minutes.
 
     python benchmarks/accelerator.py --output FILE.json --results benchmarks/RESULTS.md
     python benchmarks/accelerator.py --cases "train T5-base" decode --minutes 5
@@ -8,16 +8,16 @@ All models have random weights and no dropout, on both sides, and rows are full 
 bfloat16 with parameters and AdamW in float32; for encoding and decoding parameters are bfloat16 too. Attention is the
 platform's fused one unless the setting says "xla" or the model adds a bias to the scores, as T5 does.
 
-Utilisation is model FLOPs a second, relative to the device's: of the forward pass 2 for each weight that a token is
-multiplied with, and 4 x K for each head and pair of a query and a key that it sees (causal attention: half of all
-pairs; a window: those that it shows); three times that for training. What is looked up or computed again counts for
-nothing. Decoding is measured by the memory's bandwidth: for each new token the bytes of all weights, read once, and of
-the cache as far as it is filled, on average; the time is that of the prompt too. Of masked tokens the reference library
-computes its loss from the logits of all tokens, and its utilisation counts these.
+Utilisation is model FLOPs a second relative to the device's peak. The forward pass counts 2 for each weight that a
+token is multiplied with, and 4 x K for each head and visible pair of query and key (causal attention: half of all
+pairs; a window: the pairs in it). Training counts three times that. Lookups and recomputation count as 0. Decoding is
+measured by memory bandwidth: each new token reads all weights once and the filled part of the cache, on average; the
+time includes the prompt. For masked tokens the reference library computes the logits of all tokens, and its utilisation
+counts these.
 
-Each library has a process of its own, on an accelerator a new one for each case: both compile at the same time, then
-ours is timed and ends, and then theirs is. Each case has a share of the time that is left; as many of its settings are
-tried as that allows, and the fastest is kept. What fails is a row that says why. All is written after every case.
+Each library has a process of its own, on an accelerator a new one for each case. Both compile at the same time; then
+ours is timed and ends, and then theirs. Each case has a share of the time that is left; as many of its settings are
+tried as that allows, and the fastest is kept. A failure is a row with its reason. All is written after every case.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from peak import BANDWIDTH, PEAK
 from rich.console import Console
 from rich.table import Table
 
-# Functions import jax and torch, in the processes that need them: this one keeps the time.
+# Functions import jax and torch, in the processes that need them. This process keeps the time.
 
 OURS, THEIRS = "transformer_zoo", "transformers"
 NO_TIME = "no time was left"
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not chosen:
         sys.exit(f"error: no case is named like {options.cases}: there are {', '.join(case.name for case in CASES)}")
     cases = [small(case) for case in chosen] if options.small else chosen
-    if most := options.settings or (1 if options.small else None):
-        cases = [dataclasses.replace(case, ours=case.ours[:most], theirs=case.theirs[:most]) for case in cases]
+    if limit := options.settings or (1 if options.small else None):
+        cases = [dataclasses.replace(case, ours=case.ours[:limit], theirs=case.theirs[:limit]) for case in cases]
 
     def save(report: dict[str, Any]) -> None:
         if options.output:
@@ -69,16 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", metavar="FILE.json", help="where everything that was measured is written")
-    parser.add_argument("--results", metavar="FILE.md", help="whose section about this kind of device is replaced")
-    parser.add_argument("--minutes", type=float, default=9.0, help="how long it may take (default: 9)")
-    parser.add_argument("--cases", nargs="+", metavar="PART", help="only cases with one of these in their names")
-    parser.add_argument("--small", action="store_true", help="tiny models and few tokens, to try the script itself")
-    parser.add_argument("--settings", type=int, metavar="N", help="so many in a case (default: all, or 1 if small)")
-    parser.add_argument("--no-peer", action="store_true", help="without the reference library beside us")
+    parser.add_argument("--output", metavar="FILE.json", help="the file for all measurements")
+    parser.add_argument(
+        "--results", metavar="FILE.md", help="the file whose section about this kind of device is replaced"
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="the time limit (default: 9)")
+    parser.add_argument("--cases", nargs="+", metavar="PART", help="only cases whose names contain one of these")
+    parser.add_argument("--small", action="store_true", help="tiny models and few tokens, to test the script")
+    parser.add_argument(
+        "--settings", type=int, metavar="N", help="settings to try in a case (default: all, or 1 if small)"
+    )
+    parser.add_argument("--no-peer", action="store_true", help="without the reference library")
     options = parser.parse_args(arguments)
     if options.small and options.results:
-        parser.error("--small with --results: what tiny models take says nothing; leave out one of the two")
+        parser.error("--small with --results: figures of tiny models are no results; leave out one of the two")
     return options
 
 
@@ -86,7 +90,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def serve_ours(pipe: Any) -> None:
-    """Our side. It says when it has imported what it needs; the device is not touched before it is asked."""
+    """Our side. It sends a message when its imports are done, and uses the device only to answer questions."""
     import programs
 
     pipe.send(None)
@@ -97,7 +101,7 @@ def serve_theirs(pipe: Any) -> None:
     """The reference library's side."""
     import reference
 
-    with contextlib.suppress(ImportError):  # which the first question is answered with
+    with contextlib.suppress(ImportError):  # the answer to the first question is then this error
         import torch  # noqa: F401
         import transformers  # noqa: F401
     pipe.send(None)
@@ -117,11 +121,11 @@ class Side:
         self.next = self._start() if spare else None
 
     def _start(self) -> peers.Process:
-        # What of the memory jax does not use, the other side may.
+        # The other side may use the memory that jax does not.
         return peers.Process(self.serve, environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
 
     def ask(self, *question: Any, until: float) -> dict[str, Any]:
-        """The answer; or {"error": why there is none}, if need be at that time."""
+        """The answer, or {"error": reason}, at the latest at the time `until`."""
         left = lambda: max(1.0, until - time.monotonic())
         try:
             if self.process is None:
@@ -133,7 +137,7 @@ class Side:
             return {"error": str(error)}
 
     def renew(self, patience: float = peers.PATIENCE) -> None:
-        """Ends the process, and with it frees all that it has of the device."""
+        """Ends the process, which frees its memory on the device."""
         if self.process is not None:
             self.process.end(patience)
         self.process = None
@@ -150,7 +154,7 @@ class Side:
 def measure(
     cases: Sequence[Case], seconds: float, save: Callable[[dict[str, Any]], None], *, quick: bool, peer: bool
 ) -> dict[str, Any]:
-    """All cases, the first ones first, in so many seconds; what is known is saved after each of them."""
+    """Measures the cases, in their order, within this number of seconds. The report is saved after each of them."""
     deadline = time.monotonic() + seconds
     sides = [Side(OURS, serve_ours)]
     with contextlib.ExitStack() as stack:
@@ -159,11 +163,11 @@ def measure(
         if "error" in device:
             sys.exit(f"error: the device cannot be used: {device['error']}")
         sides[0].keeps_spare = device["platform"] != "cpu"
-        if peer and device["platform"] != "tpu":  # on which torch cannot run
+        if peer and device["platform"] != "tpu":  # where torch cannot run
             sides.append(Side(THEIRS, serve_theirs, spare=sides[0].keeps_spare))
         report = begin(device, seconds, quick)
         for i, case in enumerate(cases):
-            if sides[0].keeps_spare:  # on a CPU there is no memory to fight for
+            if sides[0].keeps_spare:  # on a CPU the sides do not compete for memory
                 for side in sides:
                     side.renew(0.5)
             left = deadline - time.monotonic()
@@ -181,7 +185,7 @@ def measure(
 
 
 def begin(device: dict[str, Any], seconds: float, quick: bool) -> dict[str, Any]:
-    """What is known before the first case."""
+    """The report before the first case."""
     return {
         "device": device["kind"],
         "platform": device["platform"],
@@ -199,7 +203,7 @@ def begin(device: dict[str, Any], seconds: float, quick: bool) -> dict[str, Any]
 def one_case(
     case: Case, sides: Sequence[Side], share: float, deadline: float, report: dict[str, Any]
 ) -> dict[str, Any]:
-    """What there is to say about a case, in its share of the time or not much more."""
+    """The row of a case, in its share of the time or slightly more."""
     begun = time.monotonic()
     if case.kind == "attention":
         return sides[0].ask("compare", case, until=min(deadline, begun + 2 * share))
@@ -207,29 +211,29 @@ def one_case(
     if "error" in work:
         return work
     tried: dict[str, list[dict[str, Any]]] = {}
-    for some in [[side] for side in sides] if case.alone else [sides]:
-        part = share * len(some) / len(sides)
-        tried |= compiled(case, some, work, part, deadline)
-        for side in some:  # one after the other
+    for group in [[side] for side in sides] if case.alone else [sides]:
+        part = share * len(group) / len(sides)
+        tried |= compiled(case, group, work, part, deadline)
+        for side in group:  # one after the other
             for row in tried[side.name]:
                 last = min(deadline, time.monotonic() + part + 10)
                 timed(row, side, 0.1 if report["small"] else 2.0, last)
                 rate(row, side.name, case, work, report)
             if side is not sides[-1] and report["platform"] != "cpu":
                 side.renew(0.5)
-    return judged(tried)
+    return compared(tried)
 
 
 def compiled(
     case: Case, sides: Sequence[Side], work: dict[str, Any], share: float, deadline: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the settings that each side has compiled, or why not; both do it at the same time."""
+    """A row for each setting, compiled or with an error, by side. The sides compile at the same time."""
     start = time.monotonic()
-    until, hard = start + 0.7 * share, min(deadline, start + 2 * share)  # the rest is for what is timed then
+    until, hard = start + 0.7 * share, min(deadline, start + 2 * share)  # the rest is for timing
     first = {OURS: (case.ours, None), THEIRS: (case.theirs, ("begin", case, work["config"]))}
     with concurrent.futures.ThreadPoolExecutor(len(sides)) as pool:
         rows = pool.map(lambda side: prepare(side, *first[side.name], until, hard), sides)
-        return {side.name: some for side, some in zip(sides, rows)}
+        return {side.name: side_rows for side, side_rows in zip(sides, rows)}
 
 
 def prepare(
@@ -247,22 +251,22 @@ def prepare(
         if i and start + longest > until:
             rows.append(row | {"error": NO_TIME})
             continue
-        rows.append(row | {"how": setting} | side.ask("prepare", setting, until=hard))
+        rows.append(row | {"untimed": setting} | side.ask("prepare", setting, until=hard))
         longest = max(longest, time.monotonic() - start)
-        if side.process is None:  # it was lost, and what it had compiled with it
+        if side.process is None:  # lost, and its compiled programs with it
             rows = [row if "error" in row else row | {"error": rows[-1]["error"]} for row in rows]
             break
     for row in rows:
         if "error" in row:
-            row.pop("how", None)
+            row.pop("untimed", None)
     return rows
 
 
 def timed(row: dict[str, Any], side: Side, seconds: float, until: float) -> None:
-    """Adds what steps take."""
+    """Adds the seconds of steps."""
     if "error" in row:
         return
-    setting = row.pop("how")
+    setting = row.pop("untimed")
     if side.process is None:
         row["error"] = "the process that had compiled it was lost"
     else:
@@ -270,7 +274,7 @@ def timed(row: dict[str, Any], side: Side, seconds: float, until: float) -> None
 
 
 def rate(row: dict[str, Any], side: str, case: Case, work: dict[str, Any], report: dict[str, Any]) -> None:
-    """Adds tokens a second, and the share of what the device can do."""
+    """Adds tokens a second, and the share of the device's peak."""
     if "error" in row:
         return
     seconds = statistics.median(row["seconds"])
@@ -282,11 +286,11 @@ def rate(row: dict[str, Any], side: str, case: Case, work: dict[str, Any], repor
         dense = side == THEIRS and not row["sparse"]
         row["flops"], limit = row["batch"] * work["dense_flops" if dense else "flops"], report["peak"]
         done = row["flops"]
-    row["share"] = {name: None if most is None else done / seconds / most for name, most in limit.items()}
+    row["share"] = {name: None if peak is None else done / seconds / peak for name, peak in limit.items()}
 
 
-def judged(tried: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """The fastest setting of each side, and how they compare."""
+def compared(tried: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The fastest setting of each side, and their ratio."""
     result: dict[str, Any] = {"tried": tried}
     for side, rows in tried.items():
         done = [row for row in rows if "error" not in row]
@@ -302,7 +306,7 @@ def judged(tried: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of this Python, and of the libraries that are installed."""
+    """The versions of Python and of the installed libraries."""
     found = {"python": sys.version.split()[0]}
     for name in ("jax", "flax", "optax", "torch", "transformers"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -311,7 +315,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Which version of the code this is."""
+    """The version of the code."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -329,7 +333,7 @@ COLUMNS = (
 
 
 def lines(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The rows of the table, as text: of each case one for each library."""
+    """The rows of the table, as text: one for each case and library."""
     for row in report["rows"]:
         if row["kind"] == "attention" and "error" not in row:
             yield (row["case"], OURS, *[""] * 5, summary(row), "")
@@ -342,7 +346,7 @@ def lines(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def cells(row: dict[str, Any], side: str) -> tuple[str, ...]:
-    """What is said of a library in a case."""
+    """The cells of a library in a case."""
     best = row[side]
     if "error" in best:
         return (*[""] * 5, best["error"], "")
@@ -353,7 +357,7 @@ def cells(row: dict[str, Any], side: str) -> tuple[str, ...]:
 
 
 def summary(row: dict[str, Any]) -> str:
-    """A case in a line."""
+    """A case in one line."""
     if "error" in row:
         return row["error"]
     if row["kind"] == "attention":
@@ -370,16 +374,16 @@ def summary(row: dict[str, Any]) -> str:
 
 
 def heading(report: dict[str, Any]) -> str:
-    """What was measured, on what, and what that can do."""
-    of = lambda limit, unit: " and ".join(
+    """Date, versions, and the peaks of the device."""
+    figures = lambda limit, unit: " and ".join(
         f"{value / 1e12:.4g} {unit} {'by the table' if name == 'table' else 'measured'}"
         for name, value in limit.items()
         if value is not None
     )
     libraries = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (
-        f"{report['date']}, commit {report['commit']}; {libraries}. Peak: {of(report['peak'], 'TFLOP/s')} "
-        f"(bfloat16); memory: {of(report['bandwidth'], 'TB/s')}. {report['seconds']:.0f} s in all."
+        f"{report['date']}, commit {report['commit']}; {libraries}. Peak: {figures(report['peak'], 'TFLOP/s')} "
+        f"(bfloat16); memory: {figures(report['bandwidth'], 'TB/s')}. {report['seconds']:.0f} s in all."
     )
 
 
@@ -395,7 +399,7 @@ def table(report: dict[str, Any]) -> Table:
 
 
 def write_results(path: Path, report: dict[str, Any]) -> None:
-    """Puts the table in the place of the section about this kind of device, or behind all others."""
+    """Replaces the section about this kind of device, or appends one."""
     rows = [COLUMNS, ["---"] * len(COLUMNS), *([cell.replace("|", "/") for cell in row] for row in lines(report))]
     section = [f"## {report['device']}", "", heading(report), "", *(f"| {' | '.join(row)} |" for row in rows)]
     before, *sections = path.read_text(encoding="utf-8").rstrip().split("\n## ")

@@ -1,4 +1,4 @@
-"""What `accelerator.py` measures, in order of importance, and which settings each case is tried with."""
+"""The cases of `accelerator.py`, in order of importance, and the settings to try for each."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How our program is computed."""
+    """Settings of our program."""
 
     batch: int
     """Rows."""
@@ -24,14 +24,14 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PeerSetting:
-    """How the reference library's is."""
+    """Settings of the reference library's program."""
 
     batch: int
     """Rows."""
     compiled: Literal["no", "blocks", "whole"] = "no"
-    """What torch.compile is handed: nothing, each layer's block, or the model."""
+    """What torch.compile compiles: nothing, each layer's block, or the model."""
     sparse: bool = False
-    """ModernBERT's sparse_prediction: the output layer scores masked tokens alone."""
+    """ModernBERT's sparse_prediction: logits only of masked tokens."""
     cache: Literal["dynamic", "static"] = "dynamic"
     """Decoding; with a static cache `generate` compiles the model itself."""
 
@@ -47,22 +47,22 @@ class Case:
     target: int = 0
     """Tokens in a target."""
     masked: bool = False
-    """Masked language models: the output layer scores the masked tokens, not all of them."""
+    """Masked language models: logits only of masked tokens."""
     new: int = 0
-    """Tokens to write."""
+    """Tokens to generate."""
     weight: float = 1.0
-    """Share of the time that is left, beside those of the cases that follow."""
+    """Share of the remaining time, relative to the weights of the cases that follow."""
     alone: bool = False
-    """It needs the memory of the whole device: the peer begins when we have ended."""
+    """It needs the memory of the whole device: the peer starts after our process has ended."""
     tiny: bool = False
-    """With a few thousand parameters, to try the program itself."""
+    """A model of a few thousand parameters, to test the script."""
     ours: tuple[Setting, ...] = ()
-    """Settings to try, those that promise most or cost least first."""
+    """Settings to try, the most promising or cheapest first."""
     theirs: tuple[PeerSetting, ...] = ()
 
 
 def described(setting: Setting | PeerSetting) -> str:
-    """What is set, and is not the default."""
+    """The settings that differ from the defaults."""
     words = [
         f"{field.name} {value}"
         for field in dataclasses.fields(setting)
@@ -71,18 +71,18 @@ def described(setting: Setting | PeerSetting) -> str:
     return ", ".join(words)
 
 
-def _both(*batches: int, **how: bool) -> tuple[PeerSetting, ...]:
-    """Blocks are compiled sooner, and the whole model may be faster."""
-    return tuple(PeerSetting(batch=batch, compiled=part, **how) for part in ("blocks", "whole") for batch in batches)
+def _both(*batches: int, **kwargs: bool) -> tuple[PeerSetting, ...]:
+    """Both ways to compile: blocks compile sooner, the whole model may be faster."""
+    return tuple(PeerSetting(batch=batch, compiled=part, **kwargs) for part in ("blocks", "whole") for batch in batches)
 
 
-def _masked(name: str, model: str, length: int, batch: int, layers: int = 12, **how: bool) -> Case:
+def _masked(name: str, model: str, length: int, batch: int, layers: int = 12, **kwargs: bool) -> Case:
     ours = (
         Setting(batch=batch), Setting(batch=batch, unroll=layers), Setting(batch=2 * batch),
         Setting(batch=batch, attention="xla"), Setting(batch=2 * batch, remat="dots"),
     )  # fmt: skip
     theirs = (*_both(batch), PeerSetting(batch=2 * batch, compiled="blocks"))
-    return Case(name=name, kind="train", model=model, length=length, ours=ours, theirs=theirs, **how)
+    return Case(name=name, kind="train", model=model, length=length, ours=ours, theirs=theirs, **kwargs)
 
 
 def _decode(batch: int) -> Case:
@@ -150,8 +150,7 @@ CASES: tuple[Case, ...] = (
 
 
 def small(case: Case) -> Case:
-    """The same with a tiny model and few rows: each setting once, of which only so many rows are left as two sizes
-    need."""
+    """The case with a tiny model and few rows: batches are divided by the smallest, and each setting is tried once."""
     least = min((setting.batch for setting in (*case.ours, *case.theirs)), default=1)
     fewer = lambda settings: tuple(
         dict.fromkeys(dataclasses.replace(setting, batch=setting.batch // least) for setting in settings)

@@ -1,15 +1,15 @@
-"""How fast a model writes: tokens per second of `zoo.generate`, and of the reference library beside it.
+"""The speed of generation: tokens per second of `zoo.generate`, compared with the reference library.
 
     python benchmarks/decode.py --peer torch
     python benchmarks/decode.py --model gpt2-medium --batch 8 --prompt 128 --new 128
     python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --peer torch flax --flax-python PYTHON
     python benchmarks/decode.py --model t5-small --batch 8 --prompt 128 --new 64 --beams 4 --peer torch
 
-Greedy or with a beam search, with a cache, and no token ends a row. A call is timed from the ids of the prompts, or of
-the sources, to the answers' ids, prefill included; compiling is apart. Ours and the peers take turns, each in its own
-process, idle while another one runs. The peers have the very same weights, and what they write is compared.
+Greedy or beam search, with a cache; no token ends a row. A call is timed from the ids of the prompts, or of the
+sources, to the ids of the answers, with prefill and without compilation. We and the peers take turns, each in its own
+process, idle while another one runs. The peers have the same weights, and their tokens are compared with ours.
 
-The library's last models in JAX want an environment of their own, whose interpreter PYTHON is:
+The library's last models in JAX need an environment of their own, with the interpreter PYTHON:
 
     pip install transformers==4.57.6 jax==0.4.38 jaxlib==0.4.38 flax==0.10.2 tyro rich
 """
@@ -29,10 +29,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-# The peers' processes read this file too: functions import jax, and only a peer's imports torch.
+# The peers' processes import this file too: jax is imported in functions, torch only in a peer's.
 
 Call = Callable[[int], tuple[float, list[list[int]]]]
-"""How many tokens to write -> (seconds, the tokens)."""
+"""Number of tokens to generate -> (seconds, tokens)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,18 +44,18 @@ class Settings:
     prompt: int = 32
     """Tokens in a prompt, or in a source."""
     new: int = 96
-    """Tokens to write in each row."""
+    """Tokens to generate in each row."""
     beams: int = 1
-    """Of a beam search; 1 is greedy."""
+    """Beams of the search; 1 is greedy."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of parameters and computation."""
+    """Precision of parameters and computation."""
     repeats: int = 7
     """Calls that are timed."""
     peer: tuple[Literal["torch", "flax"], ...] = ()
-    """generate() of the reference library, on as many threads as there are cores: torch; flax, its last models in JAX,
+    """generate() of the reference library. torch: on as many threads as there are cores; flax: its last models in JAX,
     in one compiled program."""
     flax_python: str | None = None
-    """The interpreter of the environment that has the latter. None: the one that runs this."""
+    """The interpreter of the environment for flax. None: this one."""
 
 
 def main(settings: Settings) -> None:
@@ -85,17 +85,17 @@ def main(settings: Settings) -> None:
     results = measure(calls, settings)
     device = jax.devices()[0].device_kind
     size = f"{settings.batch} x ({settings.prompt} + {settings.new}) tokens"
-    how = "greedy" if settings.beams == 1 else f"{settings.beams} beams"
-    console.print(f"{settings.model}, {how}, {settings.dtype}, {size}, {device}, {cores()} cores")
+    search = "greedy" if settings.beams == 1 else f"{settings.beams} beams"
+    console.print(f"{settings.model}, {search}, {settings.dtype}, {size}, {device}, {cores()} cores")
     console.print(table(results, settings))
     console.print(f"The first call, which compiles, took {compiling:.1f} s.")
     mine, *others = (result.tokens for result in results.values())
     for peer, theirs in zip(settings.peer, others):
-        console.print(f"Of the tokens of {peer} {np.mean(np.equal(mine, theirs)):.0%} are ours.")
+        console.print(f"{np.mean(np.equal(mine, theirs)):.0%} of the tokens of {peer} equal ours.")
 
 
 def load(settings: Settings) -> Any:
-    """The model, which no token ends."""
+    """The model, without a token that ends a row."""
     import jax
     import numpy as np
 
@@ -107,8 +107,8 @@ def load(settings: Settings) -> Any:
     elif settings.model in zoo.presets():
         preset = zoo.presets()[settings.model]
         m = zoo.from_config(preset.family, preset.config, **dtypes)
-        # With signs at random, those of the norms too: a fresh model whose output layer is its table of embeddings says
-        # the last token again and again, and so would a wrong one.
+        # With random signs, also of the norms: a fresh model whose output layer is tied to its embeddings repeats the
+        # last token, and so would a wrong one.
         rng = np.random.default_rng(0)
         params = jax.tree.map(lambda x: jax.numpy.where(rng.random(x.shape) < 0.5, x, -x), m.params)
         m = dataclasses.replace(m, params=params)
@@ -123,12 +123,12 @@ class Result:
     first: list[float] = dataclasses.field(default_factory=list)
     """Seconds of the calls for one token."""
     whole: list[float] = dataclasses.field(default_factory=list)
-    """Seconds of the calls for all of them."""
+    """Seconds of the calls for all tokens."""
     tokens: list[list[int]] = dataclasses.field(default_factory=list)
 
 
 def measure(calls: dict[str, Call], settings: Settings) -> dict[str, Result]:
-    """What each takes, in turn."""
+    """Times the calls, in turn."""
     for call in calls.values():  # a warm-up
         call(1), call(settings.new)
     results = {name: Result() for name in calls}
@@ -138,12 +138,12 @@ def measure(calls: dict[str, Call], settings: Settings) -> dict[str, Result]:
             seconds, result.tokens = call(settings.new)
             result.whole.append(seconds)
             if any(len(row) != settings.new for row in result.tokens):
-                sys.exit(f"error: a row of {name} has not {settings.new} new tokens, and the times say nothing")
+                sys.exit(f"error: a row of {name} lacks some of the {settings.new} new tokens: its times do not count")
     return results
 
 
 def table(results: dict[str, Result], settings: Settings) -> Table:
-    """Medians, with least and largest below them, and how they compare."""
+    """Medians with minima and maxima below them, and their ratios."""
     lines = Table("")
     for column in ("tokens/s,\nprefill included", "ms, first\ntoken", "ms, further\nsteps, each"):
         lines.add_column(column, justify="right")
@@ -163,18 +163,18 @@ def table(results: dict[str, Result], settings: Settings) -> Table:
 
 
 def cores() -> int:
-    """Those that this process may run on."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve_torch(pipe: Any, folder: str, prompts: list[list[int]], beams: int, dtype: str) -> None:
-    """The reference library as it is best: fused attention, a cache, no gradients, all cores."""
+    """The reference library at its fastest: fused attention, a cache, no gradients, all cores."""
     import torch
     import transformers
 
     torch.set_num_threads(cores())
-    beside = transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder
-    auto = transformers.AutoModelForSeq2SeqLM if beside else transformers.AutoModelForCausalLM
+    is_encoder_decoder = transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder
+    auto = transformers.AutoModelForSeq2SeqLM if is_encoder_decoder else transformers.AutoModelForCausalLM
     model = auto.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     model.generation_config.eos_token_id = None  # no token ends a row
     tokens = torch.tensor(prompts)
@@ -185,7 +185,8 @@ def serve_torch(pipe: Any, folder: str, prompts: list[list[int]], beams: int, dt
             answers = model.generate(
                 tokens, attention_mask=torch.ones_like(tokens), do_sample=False, num_beams=beams, max_new_tokens=new
             )
-            pipe.send((time.perf_counter() - start, answers[:, 1 if beside else tokens.shape[1] :].tolist()))
+            new_tokens = answers[:, 1 if is_encoder_decoder else tokens.shape[1] :]
+            pipe.send((time.perf_counter() - start, new_tokens.tolist()))
 
 
 def serve_flax(pipe: Any, folder: str, prompts: list[list[int]], beams: int, dtype: str) -> None:
@@ -194,25 +195,26 @@ def serve_flax(pipe: Any, folder: str, prompts: list[list[int]], beams: int, dty
     import numpy as np
     import transformers
 
-    beside = transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder
-    auto = transformers.FlaxAutoModelForSeq2SeqLM if beside else transformers.FlaxAutoModelForCausalLM
+    is_encoder_decoder = transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder
+    auto = transformers.FlaxAutoModelForSeq2SeqLM if is_encoder_decoder else transformers.FlaxAutoModelForCausalLM
     model = auto.from_pretrained(folder, dtype=getattr(jax.numpy, dtype))
     params = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), model.params)
-    model.generation_config.eos_token_id = -1  # no token ends a row, and so none need be kept from it
+    model.generation_config.eos_token_id = -1  # no token ends a row, so that none needs to be suppressed
     model.generation_config.min_length = -1
     model.generation_config.pad_token_id = 0
 
     @functools.partial(jax.jit, static_argnames="new")
     def generate(params: Any, tokens: Any, new: int) -> Any:
-        how = {"do_sample": False, "num_beams": beams, "max_new_tokens": new}
-        return model.generate(tokens, attention_mask=jax.numpy.ones_like(tokens), params=params, **how).sequences
+        settings = {"do_sample": False, "num_beams": beams, "max_new_tokens": new}
+        return model.generate(tokens, attention_mask=jax.numpy.ones_like(tokens), params=params, **settings).sequences
 
     tokens = np.asarray(prompts, np.int32)
     pipe.send(f"transformers {transformers.__version__}\njax {jax.__version__}")
     while new := pipe.recv():
         start = time.perf_counter()
         answers = np.asarray(generate(params, tokens, new))
-        pipe.send((time.perf_counter() - start, answers[:, 1 if beside else tokens.shape[1] :].tolist()))
+        new_tokens = answers[:, 1 if is_encoder_decoder else tokens.shape[1] :]
+        pipe.send((time.perf_counter() - start, new_tokens.tolist()))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How fast an encoder reads: tokens a second of its forward pass, and of the reference library beside it.
+"""The speed of encoding: tokens a second of an encoder's forward pass, compared with the reference library.
 
     python benchmarks/encode.py --peer torch
     python benchmarks/encode.py --model bert-large-uncased --batch 8 --length 512 --dtype bfloat16
 
-Random tokens in full rows, no dropout; what comes out are all hidden states and, where there is one, the pooler's
-output. Ours and the peer take turns, each in its own process, idle while the other one runs; the peer has the very same
-weights, and what it says is compared. Utilisation is relative to the device's peak, as `peak.peak_of` has it.
+Random tokens in full rows, no dropout. The outputs are all hidden states and, where there is a pooler, its output. We
+and the peer take turns, each in its own process, idle while the other one runs. The peer has the same weights, and its
+output is compared with ours. Utilisation is relative to the device's peak, from `peak.peak_of`.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Settings:
     length: int = 128
     """Tokens in a row."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of parameters and computation."""
+    """Precision of parameters and computation."""
     repeats: int = 9
     """Calls that are timed."""
     peer: Literal["none", "torch"] = "none"
@@ -70,7 +70,7 @@ def main(settings: Settings) -> None:
             name, ask = peers.start(serve_torch, folder, program.tokens(settings.batch), settings.dtype)
         calls[name] = functools.partial(ask, "read")
         hidden_BTD = np.asarray(program.read(setting).hidden_BTD, np.float32)
-        difference = np.abs(ask("say") - hidden_BTD).max() / np.abs(hidden_BTD).max()
+        difference = np.abs(ask("hidden states") - hidden_BTD).max() / np.abs(hidden_BTD).max()
 
     peak = peak_of(jax.devices()[0])
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -79,7 +79,7 @@ def main(settings: Settings) -> None:
         for name, call in calls.items():
             peaks.append(peak())
             taken = call()
-            if turn:  # the one before is for warming up
+            if turn:  # the first turn is a warm-up
                 seconds[name].append(taken)
 
     tokens = settings.batch * settings.length
@@ -91,11 +91,11 @@ def main(settings: Settings) -> None:
     console.print(rates.table(title, "a batch", seconds, tokens=tokens, flops=flops, peak=best, digits=3))
     console.print(f"{flops / 1e9:,.0f} GFLOP a batch; peak {best / 1e9:,.0f} GFLOP/s; compiled in {compiling:.0f} s.")
     if settings.peer != "none":
-        console.print(f"Largest difference from what the peer says: {difference:.1e} of the largest number.")
+        console.print(f"Largest difference from the peer's output: {difference:.1e} of the largest number.")
 
 
 def serve_torch(pipe: Any, folder: str, tokens_BT: Any, dtype: str) -> None:
-    """The reference library as people run it: fused attention, no gradients."""
+    """The reference library as it is usually run: fused attention, no gradients."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""What a device can do, and what a model asks for."""
+"""The peaks of devices, and the FLOPs and bytes that a model needs."""
 
 import math
 import re
@@ -30,12 +30,12 @@ BANDWIDTH = {
     "NVIDIA H100 80GB HBM3": 3.35e12,
     "NVIDIA H200": 4.8e12,
 }
-"""Bytes a second of a device's memory, from the same."""
+"""Bytes a second of a device's memory, from the same data sheets."""
 
 
 def peak_of(device: Any) -> Callable[[], float]:
-    """A function that gives the peak FLOP/s: of a matrix product measured when it is called on a CPU, of the table
-    elsewhere."""
+    """A function that returns the peak FLOP/s: on a CPU, measured on a matrix product at each call; elsewhere, from the
+    table."""
     if device.platform == "cpu":
         return product_rate(2048, "float32")
     if device.device_kind not in PEAK:
@@ -54,7 +54,7 @@ def product_rate(size: int, dtype: str, times: int = 8) -> Callable[[], float]:
 
 
 def copy_rate(size: int, times: int = 8) -> Callable[[], float]:
-    """A function that measures the bytes a second of a copy of so many bytes, those read and those written."""
+    """A function that measures the bytes a second, read and written, of a copy of `size` bytes."""
     import jax
     import jax.numpy as jnp
 
@@ -64,7 +64,7 @@ def copy_rate(size: int, times: int = 8) -> Callable[[], float]:
 
 
 def _seconds(call: Callable[[], Any], times: int) -> float:
-    """Of a call, of which so many are made, one behind the other."""
+    """The mean seconds of a call, over this number of calls in succession."""
     call().block_until_ready()
     start = time.perf_counter()
     for _ in range(times):
@@ -74,16 +74,15 @@ def _seconds(call: Callable[[], Any], times: int) -> float:
 
 
 def forward_flops(model: Any, length: int, *, target: int = 0, predicted: int | None = None) -> float:
-    """FLOPs of reading a row: two for every weight that a token is multiplied with, and attention.
+    """FLOPs of the forward pass of a row: two for every weight that a token is multiplied with, and attention.
 
-    Each of the two products of attention meets every key that its query sees: of a causal model half of them on
-    average, in a layer with a window those that it shows. Looking up an embedding counts for nothing, and so does what
-    is computed again.
+    Each of the two products of attention counts the keys that a query sees: half of them on average in a causal model,
+    those in the window in a local layer. Lookups of embeddings and recomputation count as 0.
 
     Args:
         length: tokens of the row, or of the source.
-        target: tokens of the target beside it.
-        predicted: how many tokens the output layer scores. None: all of the row, or of the target.
+        target: tokens of the target.
+        predicted: number of tokens whose logits are computed. None: all of the row, or of the target.
     """
     predicted = (target or length) if predicted is None else predicted
     flops = 2 * _output_weights(model) * predicted
@@ -96,8 +95,8 @@ def forward_flops(model: Any, length: int, *, target: int = 0, predicted: int | 
 
 
 def step_bytes(model: Any, batch: int, held: float) -> float:
-    """Bytes that a decoder must read to write a token in each of `batch` rows: every weight that is multiplied with,
-    once, and the keys and values of the tokens held by a row's cache."""
+    """Bytes that a decoder must read to generate a token in each of `batch` rows: every weight of a product once, and
+    the keys and values of the `held` tokens in each row's cache."""
     import jax.numpy as jnp
 
     kernels = _kernels(model)
@@ -116,7 +115,7 @@ def _kernels(model: Any) -> list[tuple[str, Any]]:
 
 
 def _output_weights(model: Any) -> int:
-    """Weights of the layer that scores the vocabulary, which may be the table of embeddings."""
+    """The number of weights of the output layer, which may be tied to the embeddings."""
     from transformer_zoo import registry, trees
 
     if model.task not in ("causal-lm", "masked-lm", "seq2seq-lm"):
@@ -126,18 +125,18 @@ def _output_weights(model: Any) -> int:
 
 
 def _tokens(path: str, length: int, target: int, predicted: int) -> int:
-    """How many tokens of a row are multiplied with a weight."""
-    where = {
+    """The number of a row's tokens that are multiplied with a weight."""
+    counts = {
         r"pooler/": 1,
         r"(lm_)?head/": predicted,
         r"decoder_blocks/cross_attention/(key|value)/": length,
         r"decoder_blocks/": target,
     }
-    return next((tokens for pattern, tokens in where.items() if re.match(pattern, path)), length)
+    return next((tokens for pattern, tokens in counts.items() if re.match(pattern, path)), length)
 
 
 def _pairs(model: Any, path: str, layers: int, length: int, target: int) -> float:
-    """Pairs of a query and a key that it sees, over the layers of a stack."""
+    """Visible pairs of query and key, over the layers of a stack."""
     if path.startswith("decoder_blocks/cross_attention/"):
         return layers * target * length
     if path.startswith("decoder_blocks/"):
@@ -145,8 +144,8 @@ def _pairs(model: Any, path: str, layers: int, length: int, target: int) -> floa
     if model.task == "causal-lm":
         return layers * length * length / 2
     if hasattr(model.config, "global_every"):
-        whole = math.ceil(layers / model.config.global_every)
+        global_layers = math.ceil(layers / model.config.global_every)
         reach = min(model.config.window // 2, length - 1)
-        near = length * (2 * reach + 1) - reach * (reach + 1)  # at the ends of a row a window shows less
-        return whole * length * length + (layers - whole) * near
+        near = length * (2 * reach + 1) - reach * (reach + 1)  # a window is cut off at the ends of a row
+        return global_layers * length * length + (layers - global_layers) * near
     return layers * length * length

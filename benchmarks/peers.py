@@ -1,4 +1,4 @@
-"""Another process beside us, with the reference library or with ours: its threads sleep while those of others run."""
+"""Processes for the reference library or for ours. The threads of one sleep while another runs."""
 
 import atexit
 import importlib
@@ -15,20 +15,19 @@ from pathlib import Path
 from typing import Any
 
 PATIENCE = 10
-"""Seconds that a process is given to end by itself."""
+"""Seconds for a process to end by itself."""
 ROUNDS = 5
-"""How often a program is timed, so many steps each time."""
+"""The number of measurements of a program, each of several steps."""
 
 
 class Process:
     """Runs `serve(pipe, *arguments)` in a new process, `serve` being a function of a script in this folder.
 
-    `serve` sends something when it is ready, then an answer to whatever it receives, and returns after a None.
+    `serve` sends a message when it is ready, then an answer to each message that it receives, and returns after None.
 
     Args:
-        python: the interpreter of an environment in which there is what `serve` needs; and whatever the script imports
-            at its beginning. None: the one that runs this.
-        environment: variables of its own.
+        python: the interpreter of an environment for the imports of script and `serve`. None: this one.
+        environment: variables to add.
     """
 
     def __init__(
@@ -39,7 +38,7 @@ class Process:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.pipe, there = multiprocessing.Pipe()
-        # As people run it: how we start our own programs (`transformer_zoo.pages`) is not handed on.
+        # As usually run: the settings of our own programs (`transformer_zoo.pages`) are not passed on.
         variables = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
         self.process = subprocess.Popen(
             [python or sys.executable, __file__, serve.__code__.co_filename, serve.__name__, str(there.fileno())],
@@ -54,7 +53,7 @@ class Process:
         """Sends a question and waits for the answer.
 
         Raises:
-            TimeoutError: there was none after so many seconds.
+            TimeoutError: there was no answer in this number of seconds.
             RuntimeError: the process has ended.
         """
         try:
@@ -64,7 +63,7 @@ class Process:
         return self.answer(timeout)
 
     def answer(self, timeout: float | None = None) -> Any:
-        """Waits for what the process sends next; raises as `ask` does."""
+        """Waits for the next message of the process; raises as `ask` does."""
         try:
             if not self.pipe.poll(timeout):
                 raise TimeoutError(f"no answer after {timeout:.0f} s")
@@ -74,11 +73,11 @@ class Process:
 
     def _lost(self) -> None:
         code = self.process.wait()
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        raise RuntimeError(f"the process {how}")
+        fault = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise RuntimeError(f"the process {fault}")
 
     def end(self, patience: float = PATIENCE) -> None:
-        """Asks the process to end, and ends it where it does not."""
+        """Asks the process to end, and kills it if it does not."""
         atexit.unregister(self.end)
         if self.process.poll() is None:
             try:
@@ -91,28 +90,28 @@ class Process:
 
 
 def start(serve: Callable[..., None], *arguments: Any, python: str | None = None) -> tuple[str, Callable[[Any], Any]]:
-    """A peer in a process of its own, which first sends its name: that, and a function that asks it a question."""
+    """Starts a peer, which first sends its name. Returns the name, and a function that asks the peer a question."""
     process = Process(serve, *arguments, python=python)
     return process.answer(), process.ask
 
 
 def reply(pipe: Connection, worker: Any) -> None:
-    """Answers each (name of a method, *arguments) with what that method of `worker` returns, or with {"error": why}."""
+    """Answers each (name of a method of `worker`, *arguments) with its result, or with {"error": reason}."""
     while question := pipe.recv():
         method, *arguments = question
         try:
             pipe.send(getattr(worker, method)(*arguments))
         except Exception as error:
-            if not isinstance(error, ImportError):  # which says it all
+            if not isinstance(error, ImportError):  # its message is enough
                 traceback.print_exc()
             pipe.send({"error": reason(error)})
 
 
 def timed(run: Callable[[int], float], seconds: float) -> list[float]:
-    """Seconds of a step, as many times as there are rounds, within so many seconds or little more.
+    """The seconds of a step, measured `ROUNDS` times, in `seconds` altogether or slightly more.
 
     Args:
-        run: runs so many steps, and says how many seconds they took.
+        run: runs this number of steps, and returns their seconds.
     """
     run(2)  # a warm-up
     start = time.perf_counter()
@@ -122,7 +121,7 @@ def timed(run: Callable[[int], float], seconds: float) -> list[float]:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in a line."""
+    """The error in one line."""
     text = " ".join(str(error).split())
     if "RESOURCE_EXHAUSTED" in text or "out of memory" in text:
         return f"out of memory: {text[:160]}"
@@ -131,7 +130,7 @@ def reason(error: BaseException) -> str:
 
 if __name__ == "__main__":
     file, name, descriptor = sys.argv[1:]
-    # What the script defines, the other end's pickle calls __main__'s.
+    # The other end pickles the script's classes as those of __main__.
     sys.modules["__main__"] = module = importlib.import_module(Path(file).stem)
     pipe = Connection(int(descriptor))
     getattr(module, name)(pipe, *pipe.recv())

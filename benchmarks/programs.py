@@ -1,7 +1,7 @@
-"""Our programs that are timed: the train step, an encoder's forward pass, decoding, each on one device.
+"""Our programs: the train step, an encoder's forward pass and decoding, each on one device.
 
-Each is made for one model and has the same methods: `prepare` compiles it for a setting, and `run` runs it so many
-times, and says how many seconds that took.
+Each is made for one model and has the same methods: `prepare` compiles it for a setting, `run` runs it a number of
+times and returns the seconds.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ from transformer_zoo.objectives import CausalLM, MaskedLM, Seq2SeqLM
 class Train:
     """The real train step: forward, backward, clipping and AdamW, with dropout off, on random tokens.
 
-    Parameters and optimizer are float32. The state goes from one setting to the next, so that it is made once.
+    Parameters and optimizer are float32. The state is passed on from one setting to the next, and made once.
 
     Args:
         length: tokens in a row, or in a source.
         target: tokens in a target.
-        masked: an encoder's output layer scores 15 % of the tokens, and not all of them.
-        dtype: of the computation.
+        masked: an encoder computes logits of 15 % of the tokens, not of all.
+        dtype: precision of the computation.
     """
 
     def __init__(self, config: Any, *, length: int, target: int = 0, masked: bool = False, dtype: str) -> None:
@@ -50,7 +50,7 @@ class Train:
         self.metrics: Any = None
 
     def prepare(self, setting: Setting) -> tuple[float, int | None]:
-        """Compiles the step. Returns the seconds that took, and the bytes that it needs."""
+        """Compiles the step. Returns the seconds of compilation, and the bytes that the step needs."""
         compute = compute_of(setting, self.dtype)
         run = Run(
             model=self.config, objective=self._objective(setting), compute=compute, data=Data(length=self.length),
@@ -64,7 +64,7 @@ class Train:
         return time.perf_counter() - start, memory_of(compiled)
 
     def run(self, setting: Setting, steps: int) -> float:
-        """Takes so many steps. Returns the seconds that took.
+        """Runs this number of steps. Returns their seconds.
 
         Raises:
             FloatingPointError: a loss or gradient is not finite.
@@ -72,7 +72,7 @@ class Train:
         program, run, compiled = self.compiled[setting]
         batch = rows(self._shapes(program), self.config.vocab_size)
         state = program.begin(program.fresh(0), run) if self.state is None else self.state
-        self.state = None  # given away, even to a step that fails
+        self.state = None  # donated, even to a step that fails
         jax.block_until_ready((state, batch))
         start = time.perf_counter()
         for _ in range(steps):
@@ -105,18 +105,18 @@ class Train:
         return CausalLM(logits_chunks=setting.logits_chunks) if causal else MaskedLM()
 
     def _shapes(self, program: training.Program) -> dict[str, jax.ShapeDtypeStruct]:
-        """Those of a batch: to predict all tokens of a row, there are as many places as tokens."""
+        """The shapes of a batch. To predict all tokens of a row, there are as many masked positions as tokens."""
         if self.masked:
             return program.batch
-        whole = lambda x: jax.ShapeDtypeStruct((x.shape[0], self.length), x.dtype, sharding=x.sharding)
-        return {name: whole(x) if name.endswith("_BP") else x for name, x in program.batch.items()}
+        per_token = lambda x: jax.ShapeDtypeStruct((x.shape[0], self.length), x.dtype, sharding=x.sharding)
+        return {name: per_token(x) if name.endswith("_BP") else x for name, x in program.batch.items()}
 
 
 def rows(shapes: dict[str, jax.ShapeDtypeStruct], vocab_size: int) -> dict[str, jax.Array]:
-    """A batch of these shapes: random tokens in full rows, a document each."""
+    """A batch of these shapes: random tokens in full rows, one document a row."""
     rng = np.random.default_rng(0)
 
-    def places(shape: tuple[int, ...]) -> np.ndarray:
+    def masked_positions(shape: tuple[int, ...]) -> np.ndarray:
         length = shapes["tokens_BT"].shape[1]
         return np.stack([np.sort(rng.permutation(length)[: shape[1]]) for _ in range(shape[0])])
 
@@ -124,7 +124,7 @@ def rows(shapes: dict[str, jax.ShapeDtypeStruct], vocab_size: int) -> dict[str, 
         "tokens|source|targets?": lambda shape: rng.integers(2, vocab_size, shape),
         r"valid|weights|(\w+_)?documents": np.ones,
         "positions": lambda shape: np.broadcast_to(np.arange(shape[-1]), shape),
-        "masked": places,
+        "masked": masked_positions,
         "bytes": lambda shape: np.full(shape, 4 * shapes["tokens_BT"].shape[1]),
         "too_long": np.zeros,
     }
@@ -145,7 +145,7 @@ class Encode:
         self.compiled: dict[Setting, Any] = {}
 
     def prepare(self, setting: Setting) -> tuple[float, int | None]:
-        """Compiles it. Returns the seconds that took, and the bytes that it needs."""
+        """Compiles the program. Returns the seconds of compilation, and the bytes that the program needs."""
         compute = compute_of(setting, self.model.compute.dtype, self.model.compute.param_dtype)
         model = self.model.clone(compute=compute)
         start = time.perf_counter()
@@ -154,11 +154,11 @@ class Encode:
         return time.perf_counter() - start, memory_of(compiled)
 
     def read(self, setting: Setting) -> Any:
-        """What it says."""
+        """The model's output."""
         return self.compiled[setting](self.params, self.tokens(setting.batch))
 
     def run(self, setting: Setting, times: int) -> float:
-        """Runs it so many times. Returns the seconds that took."""
+        """Runs the program this number of times. Returns the seconds."""
         tokens_BT = jax.device_put(self.tokens(setting.batch))
         start = time.perf_counter()
         for _ in range(times):
@@ -172,15 +172,14 @@ class Encode:
 
 
 class Decode:
-    """Greedy decoding with a cache, as `generate` does it on an accelerator, from the prompts to the last of the new
-    tokens; none ends a row."""
+    """Greedy decoding with a cache, as by `generate` on an accelerator. No token ends a row."""
 
     def __init__(self, model: Any, params: Any, prompt: int, new: int) -> None:
         self.model, self.params, self.prompt, self.new = model, params, prompt, new
         self.compiled: dict[Setting, Any] = {}
 
     def prepare(self, setting: Setting) -> tuple[float, int | None]:
-        """Compiles it. Returns the seconds that took, and the bytes that it needs."""
+        """Compiles the program. Returns the seconds of compilation, and the bytes that the program needs."""
         compute = compute_of(setting, self.model.compute.dtype, self.model.compute.param_dtype)
         tokens_BT = np.zeros((setting.batch, self.prompt), np.int32)
         start = time.perf_counter()
@@ -192,7 +191,7 @@ class Decode:
         return time.perf_counter() - start, memory_of(compiled)
 
     def run(self, setting: Setting, times: int) -> float:
-        """Runs it so many times. Returns the seconds that took."""
+        """Runs the program this number of times. Returns the seconds."""
         params, rng = self._params(setting.apart), np.random.default_rng(0)
         tokens_BT = rng.integers(0, self.model.config.vocab_size, (setting.batch, self.prompt), np.int32)
         prompts = jax.device_put((tokens_BT, np.ones(tokens_BT.shape, bool), jax.random.key(0)))
@@ -203,7 +202,7 @@ class Decode:
         return time.perf_counter() - start
 
     def _params(self, apart: bool) -> Any:
-        """The parameters, stacked or by layer; whatever comes, they are kept once."""
+        """The parameters, stacked or by layer. Only one of the two forms is kept."""
         stacked = {name for name in self.params if re.fullmatch(STACKED, f"{name}/")}
         if apart != any(isinstance(self.params[name], Layers) for name in stacked):
             change = Layers.of if apart else lambda layers: jax.tree.map(lambda *xs: jnp.stack(xs), *layers)
@@ -228,14 +227,14 @@ def compute_of(setting: Setting, dtype: str, param_dtype: str = "float32") -> zo
 
 
 def memory_of(compiled: Any) -> int | None:
-    """Bytes that a program needs of a device: arguments, results and temporaries. None: the platform does not say."""
+    """Bytes that a program needs on a device: arguments, results and temporaries. None: not reported."""
     if (memory := compiled.memory_analysis()) is None:
         return None
     output = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + output
 
 
-# ---- of a process that answers `accelerator.py` -------------------------------------------------------------------
+# ---- answers to `accelerator.py` ----------------------------------------------------------------------------------
 
 TINY = {
     "vocab_size": 160, "max_length": 64, "width": 32, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
@@ -254,13 +253,13 @@ def config_of(case: Case) -> Any:
 
 
 class Worker:
-    """What `accelerator.py` asks of us; one case at a time."""
+    """Answers the questions of `accelerator.py`, one case at a time."""
 
     def __init__(self) -> None:
         self.program: Any = None
 
     def device(self, small: bool) -> dict[str, Any]:
-        """Which device this is, and what it does of the two things that bound a program."""
+        """The device, and its rates of the two operations that limit a program."""
         first, times = jax.devices()[0], 8 if small else 100
         return {
             "platform": first.platform,
@@ -271,9 +270,9 @@ class Worker:
         }
 
     def begin(self, case: Case) -> dict[str, Any]:
-        """Makes the model, and says what a row of the case asks of a device."""
+        """Makes the model. Returns the FLOPs or bytes that a row of the case needs."""
         make = {"train": self._train, "encode": self._encode, "decode": self._decode}[case.kind]
-        self.program = None  # whose memory is free before the next one is made
+        self.program = None  # frees its memory before the next one is made
         self.program, work = make(case)
         return work
 
@@ -285,7 +284,7 @@ class Worker:
         return {"seconds": peers.timed(functools.partial(self.program.run, setting), seconds)}
 
     def compare(self, case: Case) -> dict[str, Any]:
-        """How far attention's fused kernel is from the plain one: see `compare_attention`."""
+        """The differences of attention's fused kernel from the plain one: see `compare_attention`."""
         name = kernels.FUSED.get(jax.default_backend(), "xla")
         found = compare_attention(name, case.length)
         failed = [f"{row['mask']}: {row['error']}" for row in found if "error" in row]
@@ -293,8 +292,7 @@ class Worker:
         return answer | ({"error": f"{name}, {'; '.join(failed)}"} if failed else {})
 
     def _train(self, case: Case) -> tuple[Train, dict[str, Any]]:
-        how = {"length": case.length, "target": case.target, "masked": case.masked}
-        program = Train(config_of(case), **how, dtype="bfloat16")
+        program = Train(config_of(case), length=case.length, target=case.target, masked=case.masked, dtype="bfloat16")
         return program, {
             "tokens": case.length + case.target,
             "flops": program.flops(),
@@ -326,19 +324,19 @@ class Worker:
 
 
 def compare_attention(implementation: str, T: int) -> list[dict[str, Any]]:
-    """Of each kind of mask the largest difference from the plain attention in float32 of the same inputs, relative to
-    its largest number: of the implementation in bfloat16, and, as a yardstick, of the plain one in bfloat16."""
+    """For each kind of mask the largest difference of the implementation in bfloat16 from plain attention in float32,
+    relative to its largest number; and, as a yardstick, that of plain attention in bfloat16."""
     shape = (4, T, 8, 64)
-    narrow = [jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4)]
-    wide = [x.astype(jnp.float32) for x in narrow]
+    inputs = [jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 4)]
+    float32_inputs = [x.astype(jnp.float32) for x in inputs]
     found = []
     for name, mask in attention_masks(T).items():
         row: dict[str, Any] = {"mask": name}
         try:
             with jax.default_matmul_precision("highest"):
-                truth = attention_results("xla", mask, *wide)
-            plain = attention_results("xla", mask, *narrow)
-            fused = plain if implementation == "xla" else attention_results(implementation, mask, *narrow)
+                truth = attention_results("xla", mask, *float32_inputs)
+            plain = attention_results("xla", mask, *inputs)
+            fused = plain if implementation == "xla" else attention_results(implementation, mask, *inputs)
             row |= differences(fused, truth) | {f"plain_{key}": x for key, x in differences(plain, truth).items()}
             if not np.isfinite(list(row.values())[1:]).all():
                 row["error"] = "not finite"
@@ -349,14 +347,14 @@ def compare_attention(implementation: str, T: int) -> list[dict[str, Any]]:
     return found
 
 
-def differences(some: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, float]:
-    """The largest of what comes out, and of the gradients."""
-    forward, *gradients = (float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(some, truth))
+def differences(results: list[np.ndarray], truth: list[np.ndarray]) -> dict[str, float]:
+    """The largest differences of the output, and of the gradients."""
+    forward, *gradients = (float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(results, truth))
     return {"forward": forward, "gradients": float(np.max(gradients))}
 
 
 def attention_masks(T: int) -> dict[str, Mask]:
-    """What models ask of attention, for four rows."""
+    """The masks that models use, for four rows."""
     ends = jnp.array([[T], [T // 2], [T - 3], [T // 3]])
     right, left = jnp.arange(T) < ends, jnp.arange(T) >= T - ends
     documents_BT = 1 + jnp.arange(T) // (T // jnp.array([[1], [2], [3], [5]]))
@@ -377,7 +375,7 @@ def attention_masks(T: int) -> dict[str, Mask]:
 def attention_results(
     implementation: str, mask: Mask, q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, towards_BTHK: jax.Array
 ) -> list[np.ndarray]:
-    """What attention says, and its gradients in a direction, of the queries that see something."""
+    """The output of attention and its gradients in a direction, for the queries that see a key."""
     T, K = q_BTHK.shape[1], q_BTHK.shape[3]
 
     def function(q_BTHK, k_BTHK, v_BTHK):

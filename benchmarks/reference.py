@@ -1,6 +1,6 @@
-"""The reference library's programs, as it is best on one device: fused attention, torch.compile.
+"""The reference library's programs, at their fastest on one device: fused attention, torch.compile.
 
-They have the methods of those in `programs.py`. Only processes beside ours import torch.
+They have the methods of the programs in `programs.py`. Only processes beside ours import torch.
 """
 
 import functools
@@ -12,15 +12,15 @@ import peers
 from cases import Case, PeerSetting
 
 RATE = 0.15
-"""Share of the tokens that a masked language model is to predict."""
+"""Share of the tokens that a masked language model predicts."""
 
 
 class Program:
-    """A model in torch with random weights, and which parts of it a setting has compiled.
+    """A model in torch with random weights, and its compiled parts.
 
     Args:
         config: config.json, which names the class.
-        dtype: of the parameters.
+        dtype: precision of the parameters.
     """
 
     def __init__(self, config: dict[str, Any], dtype: str) -> None:
@@ -28,22 +28,22 @@ class Program:
         import transformers
 
         torch._dynamo.config.recompile_limit = 64
-        torch._dynamo.config.fail_on_recompile_limit_hit = True  # or it would go on uncompiled, and say nothing
+        torch._dynamo.config.fail_on_recompile_limit_hit = True  # instead of running uncompiled without notice
         self.torch, self.device = torch, torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        made = getattr(transformers, config["architectures"][0])
+        model_class = getattr(transformers, config["architectures"][0])
         with self.device:
-            self.model = made(transformers.AutoConfig.for_model(**config)).to(getattr(torch, dtype))
+            self.model = model_class(transformers.AutoConfig.for_model(**config)).to(getattr(torch, dtype))
         self.whole = torch.compile(self.model, dynamic=False)
         self.blocks = [(block, _compiled(block)) for block in _blocks(self.model)]
 
     def part(self, setting: PeerSetting) -> Any:
-        """What is called: the model, with what the setting says compiled."""
+        """The model to call, with the parts compiled that the setting names."""
         for block, compiled in self.blocks:
             block._compiled_call_impl = compiled if setting.compiled == "blocks" else None
         return self.whole if setting.compiled == "whole" else self.model
 
     def prepare(self, setting: PeerSetting) -> tuple[float, int | None]:
-        """Runs it once, which compiles it. Returns the seconds that took, and the most bytes in use the next time."""
+        """Compiles the program by running it. Returns the seconds, and the peak of the bytes in use in a second run."""
         self.free()
         start = time.perf_counter()
         self.run(setting, 1)
@@ -57,14 +57,14 @@ class Program:
         return compiling, memory
 
     def free(self) -> None:
-        """Gives back what a run, or one that failed, has left."""
+        """Frees the memory that a run, even a failed one, has left."""
         self.model.zero_grad()
         gc.collect()
         if self.device.type == "cuda":
             self.torch.cuda.empty_cache()
 
     def run(self, setting: PeerSetting, times: int) -> float:
-        """Runs it so many times. Returns the seconds that took."""
+        """Runs the program this number of times. Returns the seconds."""
         call = self.call(setting)
         self.wait()
         start = time.perf_counter()
@@ -74,7 +74,7 @@ class Program:
         return time.perf_counter() - start
 
     def call(self, setting: PeerSetting) -> Any:
-        """A function that runs it once."""
+        """A function that runs the program once."""
         raise NotImplementedError
 
     def wait(self) -> None:
@@ -87,7 +87,7 @@ class Program:
 
 
 class Train(Program):
-    """The loss that the library computes itself, of the logits of all tokens; clipping, and fused AdamW."""
+    """The train step: the library's own loss, from the logits of all tokens; clipping, and fused AdamW."""
 
     def __init__(
         self, config: dict[str, Any], *, length: int, target: int = 0, masked: bool = False, dtype: str
@@ -137,7 +137,7 @@ class Encode(Program):
 
 
 class Decode(Program):
-    """`generate`, greedily, which no token ends."""
+    """Greedy `generate`; no token ends a row."""
 
     def __init__(self, config: dict[str, Any], *, prompt: int, new: int, dtype: str) -> None:
         super().__init__(config, dtype)
@@ -148,13 +148,13 @@ class Decode(Program):
 
     def call(self, setting: PeerSetting) -> Any:
         tokens = self.tokens(setting.batch, self.prompt)
-        how = {"attention_mask": self.torch.ones_like(tokens), "do_sample": False, "max_new_tokens": self.new}
+        settings = {"attention_mask": self.torch.ones_like(tokens), "do_sample": False, "max_new_tokens": self.new}
         if setting.cache == "static":
-            how["cache_implementation"] = "static"
+            settings["cache_implementation"] = "static"
 
         def write() -> None:
             with self.torch.inference_mode():
-                answers = self.model.generate(tokens, **how)
+                answers = self.model.generate(tokens, **settings)
             if answers.shape[1] != self.prompt + self.new:
                 raise ValueError(f"{answers.shape[1] - self.prompt} new tokens instead of {self.new}")
 
@@ -174,7 +174,7 @@ def _blocks(model: Any) -> list[Any]:
 
 
 class Worker:
-    """What `accelerator.py` asks of the reference library; one case at a time."""
+    """Answers the questions of `accelerator.py`, one case at a time."""
 
     def __init__(self) -> None:
         self.program: Program | None = None
@@ -187,13 +187,13 @@ class Worker:
         torch._dynamo.reset()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        how = {"dtype": "bfloat16"}
+        dtype = "bfloat16"
         if case.kind == "train":
-            self.program = Train(config, length=case.length, target=case.target, masked=case.masked, **how)
+            self.program = Train(config, length=case.length, target=case.target, masked=case.masked, dtype=dtype)
         elif case.kind == "encode":
-            self.program = Encode(config, length=case.length, **how)
+            self.program = Encode(config, length=case.length, dtype=dtype)
         else:
-            self.program = Decode(config, prompt=case.length, new=case.new, **how)
+            self.program = Decode(config, prompt=case.length, new=case.new, dtype=dtype)
         return {"platform": self.program.device.type, "attention": self.program.model.config._attn_implementation}
 
     def prepare(self, setting: PeerSetting) -> dict[str, Any]:

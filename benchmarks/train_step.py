@@ -1,13 +1,13 @@
-"""How fast a model trains: tokens a second of the real train step, and of the reference library beside it.
+"""The speed of training: tokens a second of the real train step, compared with the reference library.
 
     python benchmarks/train_step.py --peer torch
     python benchmarks/train_step.py --model bert-base-uncased --batch 8 --length 128 --peer torch
     python benchmarks/train_step.py --model gpt2-medium --batch 8 --length 1024 --dtype bfloat16
 
-A step is forward, backward, clipping and AdamW, with dropout off, on random tokens; the loss is that of the next token
-for decoders, and for encoders of every token of the row, as the reference computes it. Model FLOPs are those of
-`peak.forward_flops`, three times for forward and backward. Utilisation is relative to the device's peak: on a CPU to a
-matrix product measured in the same process, in turn with the steps; on accelerators to the makers' figures.
+A step is forward, backward, clipping and AdamW, with dropout off, on random tokens; the loss is over the next token
+for decoders, and over every token of the row for encoders, as in the reference. Model FLOPs are three times
+`peak.forward_flops`, for forward and backward. Utilisation is relative to the device's peak: on a CPU a matrix product
+measured in the same process, in turn with the steps; on accelerators the makers' figures.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ class Settings:
     length: int = 256
     """Tokens in a row."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters and optimizer are float32."""
+    """Precision of the computation; parameters and optimizer are float32."""
     unroll: int | None = None
-    """Layers in one turn of the scan. None: all of them on a CPU, else 1."""
+    """Layers in one iteration of the scan. None: all of them on a CPU, else 1."""
     remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass computes again."""
+    """What the backward pass recomputes."""
     logits_chunks: int = 1
     """Parts of a row whose logits are computed at a time."""
     repeats: int = 7
@@ -70,7 +70,7 @@ def main(settings: Settings) -> None:
     for turn in range(settings.repeats + 1):
         for name, call in steps.items():
             taken = call()
-            if turn:  # the one before is for warming up
+            if turn:  # the first turn is a warm-up
                 seconds[name].append(taken)
         peaks.append(peak())
 
@@ -96,13 +96,13 @@ def build(settings: Settings) -> tuple["Train", Setting, float]:
         sys.exit(f"error: there is no preset {settings.model!r}: choose one of {', '.join(zoo.presets())}")
     config = zoo.presets()[settings.model].config
     unroll = settings.unroll or (config.num_layers if jax.default_backend() == "cpu" else 1)
-    how = {name: getattr(settings, name) for name in ("batch", "remat", "logits_chunks")}
-    step, setting = Train(config, length=settings.length, dtype=settings.dtype), Setting(unroll=unroll, **how)
+    chosen = {name: getattr(settings, name) for name in ("batch", "remat", "logits_chunks")}
+    step, setting = Train(config, length=settings.length, dtype=settings.dtype), Setting(unroll=unroll, **chosen)
     return step, setting, step.prepare(setting)[0]
 
 
 def serve_torch(pipe: Any, config: dict[str, Any], settings: Settings) -> None:
-    """The reference library as people train with it: fused attention, the loss it computes itself, fused AdamW."""
+    """The reference library as it is usually trained: fused attention, its own loss, fused AdamW."""
     import reference
     import torch
     import transformers

@@ -1,4 +1,4 @@
-"""The tests' machine: one process that sees eight CPU devices, so that meshes are tested without a cluster."""
+"""Eight simulated CPU devices in one process, so that meshes are tested without a cluster."""
 
 import os
 import sys
@@ -20,11 +20,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-# Programs of tests run once: most of the time of the compiler goes into making them fast.
+# Programs of tests run once: most of the compiler's time would go into making them fast.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if jax.__version_info__ < (0, 11):  # later ones have nothing but these emitters, which are slow here
+if jax.__version_info__ < (0, 11):  # later ones only have these emitters, which are slow here
     QUICKLY += " --xla_cpu_use_fusion_emitters=false"
-# The compiler for a TPU reads the variable too, later, and does not know all of these.
+# The TPU compiler reads the variable later, and does not know all of these flags.
 with mock.patch.dict(os.environ, XLA_FLAGS=f"{os.environ['XLA_FLAGS']} {QUICKLY}"):
     jax.devices()
 
@@ -35,11 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A module's tests of one family follow one another, so that mostly one worker compiles that family's programs."""
     modules = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
 
-    def place(item: pytest.Item) -> tuple[int, str]:
+    def sort_key(item: pytest.Item) -> tuple[int, str]:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         return modules[item.path], next((value.family for value in values if hasattr(value, "family")), "")
 
-    items.sort(key=place)
+    items.sort(key=sort_key)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.training import Program, TrainState, prepare
 
-# Sizes that one can compute with in a moment, by the name of a field. Eight devices divide what is divided.
+# Small sizes, by the name of a field. Eight devices divide those of sharded axes.
 SMALL = {
     "vocab_size": 90,
     "max_length": 24,
@@ -47,7 +47,7 @@ SMALL = {
     "global_block_size": 4,
     "conv_size": 5,
 }
-# What random configurations draw from. A head divides each of the widths.
+# Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
     "vocab_size": (11, 77, 128, 129, 300),
     "max_length": (12, 17, 24),
@@ -82,9 +82,9 @@ RANDOM = {
     "conv_size": (1, 3, 5),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
-# What a model is called with, as all families call it: token ids, and the mask that says which of them are real.
+# Arguments of the models: token ids, and the mask of real tokens.
 MASKS = {"tokens_BT": "valid_BT", "source_BS": "valid_BS", "target_BT": "target_valid_BT"}
-# How the stack that reads them begins its name, and the number of its layers.
+# The prefix of the stack that reads the ids, and the field with the number of its layers.
 STACKS = {
     "tokens_BT": ("", "num_layers"),
     "source_BS": ("encoder_", "num_layers"),
@@ -126,7 +126,7 @@ class Case:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Those of its arguments that are token ids."""
+        """The arguments that are token ids."""
         return tuple(name for name in self.takes if name in MASKS)
 
     @property
@@ -136,7 +136,7 @@ class Case:
 
     @property
     def caches(self) -> bool:
-        """Whether what it says can be asked for token by token."""
+        """Whether it can compute its output token by token, with a cache."""
         return self.causal and self.task in WRITERS
 
     def layers(self, path: str) -> int:
@@ -156,11 +156,11 @@ class Case:
         )
 
     def sized(self, **sizes: Any) -> "Case":
-        """The same with other sizes, and whatever else only some families have fields for."""
+        """The same with other values of those fields that the family has."""
         return dataclasses.replace(self, config=sized(self.config, **sizes))
 
     def wide(self) -> "Case":
-        """The same in float64, where what is equal is equal to a dozen digits."""
+        """The same in float64, in which equal results agree to a dozen digits."""
         return self.with_(dtype="float64", param_dtype="float64")
 
     def params(self, seed: int = 0, scale: float = 0.2) -> trees.Tree:
@@ -196,19 +196,19 @@ def dropouts(config: Any) -> dict[str, float]:
 
 
 def random_config(family: str, seed: int, task: str = "base") -> Any:
-    """A configuration drawn at random: sizes, activation, epsilon, what may be None, and every switch."""
+    """A configuration drawn at random: sizes, activation, epsilon, optional fields, and every switch."""
     # Python's generator of choices: the same for a seed on every version and machine.
     draw = random.Random(f"{family} {seed}")
     while True:
         values = random_values(family, seed, draw)
         if task in ("question-answering", "pretraining"):
-            values.pop("labels", None)  # the reference counts its two scores by them
-        with contextlib.suppress(ValueError):  # one that contradicts itself is drawn again
+            values.pop("labels", None)  # the reference would take them for its two scores
+        with contextlib.suppress(ValueError):  # a contradictory one is drawn again
             return without_dropout(small(family, **values))
 
 
 def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]:
-    """Some values for fields of a Config."""
+    """Random values for fields of a Config."""
     Config = registry.family(family).Config
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
@@ -216,7 +216,7 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
             values[field.name] = draw.choice(registry.family(family).PUBLISHED.model_types)
         elif isinstance(field.default, str):
             known = RANDOM.get(field.name) or choices(family, field.name)
-            values[field.name] = known[seed % len(known)]  # each comes round
+            values[field.name] = known[seed % len(known)]  # each has its turn
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
@@ -232,7 +232,7 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
 
 
 def choices(family: str, name: str) -> tuple[str, ...]:
-    """The values that a field of text may have, as its Config's refusal of another lists them."""
+    """The values that a text field may have, as its Config's error on another one lists them."""
     try:
         registry.family(family).Config(**{name: "gelo"})
     except ValueError as error:
@@ -251,8 +251,8 @@ def main(family: str) -> Case:
 
 
 def kinds(found: list[Any]) -> list[Any]:
-    """The first case of each fingerprint: enough for a test of what `stack`, the compiler or the decode loop does with
-    the layers, whose own mathematics every family is tested for."""
+    """The first case of each fingerprint: enough for a test of `stack`, the compiler or the decode loop. The layers
+    themselves are tested for every family."""
     exemplars: dict[Any, Any] = {}
     for case in found:
         exemplars.setdefault(fingerprint(case), case)
@@ -261,21 +261,21 @@ def kinds(found: list[Any]) -> list[Any]:
 
 @functools.cache
 def fingerprint(case: Case) -> tuple[Any, ...]:
-    """The program of a family's layers in training: of each scan over layers the number of inputs that are constant,
-    carried and scanned, and the primitives of its body in order. Activation, sizes and rates are the same for all, so
-    that programs differ only where blocks do, whether by their class or by a switch within one."""
+    """The program of a family's layers in training: for each scan over layers, the numbers of constant, carried and
+    scanned inputs, and the primitives of its body in order. Activation, sizes and rates are the same for all, so that
+    programs differ only where blocks do, by their class or by a switch within it."""
     config = dataclasses.replace(case.config, **dropouts(small(case.family)))
     case = dataclasses.replace(case, config=sized(config, activation="relu"))
-    given = {name: np.zeros((2, 8), np.int32) for name in case.ids}
+    inputs = {name: np.zeros((2, 8), np.int32) for name in case.ids}
     function = lambda params: case.model.apply(
-        {"params": params}, **given, train=True, rngs={"dropout": jax.random.key(0)}
+        {"params": params}, **inputs, train=True, rngs={"dropout": jax.random.key(0)}
     )
     program = jax.make_jaxpr(function)(registry.param_shapes(case.model))
     scans = [equation.params for equation in equations(program.jaxpr) if equation.primitive.name == "scan"]
     return tuple(
-        (how["num_consts"], how["num_carry"], len(how["jaxpr"].in_avals),
-         tuple(equation.primitive.name for equation in equations(how["jaxpr"].jaxpr)))
-        for how in scans
+        (scan["num_consts"], scan["num_carry"], len(scan["jaxpr"].in_avals),
+         tuple(equation.primitive.name for equation in equations(scan["jaxpr"].jaxpr)))
+        for scan in scans
     )  # fmt: skip
 
 
@@ -299,19 +299,19 @@ def sized(config: Any, **sizes: Any) -> Any:
 
 
 def main_task(family: str) -> str:
-    """The task of a model that was not told any."""
+    """The default task of a family's model."""
     return next(field.default for field in dataclasses.fields(registry.family(family).Model) if field.name == "task")
 
 
 def name_of(case: Any) -> str:
-    """What pytest calls a case."""
+    """The name of a case in pytest."""
     return f"{case.family}-{case.learns or case.task}" if isinstance(case, Case) else str(case)
 
 
 def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
-    """Parameters that hide nothing: biases are not zero nor norms one. Rows that pad the vocabulary are zero; what the
-    first layers do not have is as in a fresh model."""
-    # Copies: a train step frees the memory of what it is given.
+    """Random parameters, biases and norms too, so that no fault hides. Rows that pad the vocabulary are zero;
+    parameters that the first layers lack are as in a fresh model."""
+    # Copies: a train step frees the memory of its arguments.
     return jax.tree.map(jnp.array, _random_values(model, seed, scale))
 
 
@@ -340,7 +340,7 @@ def apply(
     model: Any, params: Any, *args: Any, key: Any = None, method: Any = None, mutable: Any = False, train: bool = False,
     **inputs: Any,
 ) -> Any:  # fmt: skip
-    """`model.apply`, compiled once for a model and shapes, whichever test asks."""
+    """`model.apply`, compiled once for a model and shapes, over all tests."""
     rngs = None if key is None else {"dropout": key}
     mode = {"train": train} if method is None else {"method": method}
     return model.apply({"params": params}, *args, **inputs, **mode, rngs=rngs, mutable=mutable)
@@ -350,11 +350,11 @@ def apply(
 def gradients(
     model: Any, params: Any, direction: Any, *, key: Any = None, train: bool = False, **inputs: Any
 ) -> tuple[Any, trees.Tree]:
-    """What a model says (logits, or hidden states where it has no head), and its gradients in this direction."""
+    """A model's `outputs`, and their gradients in this direction."""
 
     def function(params: Any) -> Any:
         rngs = None if key is None else {"dropout": key}
-        result = said(model.apply({"params": params}, **inputs, train=train, rngs=rngs))
+        result = outputs(model.apply({"params": params}, **inputs, train=train, rngs=rngs))
         return (result * direction).sum(), result
 
     grads, result = jax.grad(function, has_aux=True)(params)
@@ -367,16 +367,16 @@ def fresh(model: Any, key: Any, *ids: Any) -> trees.Tree:
     return model.init(key, *ids)["params"]
 
 
-def said(output: Any) -> Any:
-    """What a model is for: its logits, or its hidden states where it has no head."""
+def outputs(output: Any) -> Any:
+    """The logits, or the hidden states of a model without a head."""
     return output.hidden_BTD if output.logits is None else output.logits
 
 
 def difference(actual: Any, expected: Any) -> float:
     """The largest max |a - b| / max |b| of the arrays of two trees.
 
-    What is mathematically zero, as the gradient of a key's bias, is noise: an array counts as at least a thousandth as
-    large as the largest.
+    An array counts as at least a thousandth as large as the largest: what is mathematically zero, such as the gradient
+    of a key's bias, is noise.
     """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected))]
@@ -407,14 +407,14 @@ def causal_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray
 
 
 def documents(config: Any, rows: int, length: int, seed: int = 0) -> list[list[np.ndarray]]:
-    """Documents of random tokens for each row, which they fill all but a little."""
+    """Two documents of random tokens for each row, which they nearly fill."""
     draw = np.random.default_rng(seed)
     cuts = [np.sort(draw.choice(np.arange(2, length), 2, replace=False)) for _ in range(rows)]
     return [[draw.integers(0, config.vocab_size, n, np.int32) for n in (cut[0], cut[1] - cut[0])] for cut in cuts]
 
 
 def masked_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """A batch for the prediction of hidden tokens, first and last of each row; its documents are one text."""
+    """A batch for the prediction of masked tokens, first and last of each row included; its documents are one text."""
     shapes = OBJECTIVES["masked-lm"]().shapes(len(rows), length)
     batch = {name: np.zeros(like.shape, like.dtype) for name, like in shapes.items()}
     for row, documents in enumerate(rows):
@@ -428,13 +428,13 @@ def masked_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray
 
 
 def pretraining(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """The same, with segments, the documents of a row; every other row is a wrong pair."""
+    """A batch of `masked_lm` whose segments are the documents of a row; every other row is a wrong pair."""
     segments = np.stack([np.arange(length) >= len(documents[0]) for documents in rows]).astype(np.int32)
     return masked_lm(rows, length) | {"segments_BT": segments, "next_B": np.arange(len(rows), dtype=np.int32) % 2}
 
 
 def seq2seq_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """A batch of pairs: each row's documents side by side, and beside each as a target every other of its tokens."""
+    """A batch of pairs: the sources are each row's documents; a target is every other token of its source."""
     shapes = OBJECTIVES["seq2seq-lm"]().shapes(len(rows), length)
     batch = {name: np.zeros(like.shape, like.dtype) for name, like in shapes.items()}
     for row, documents in enumerate(rows):
@@ -454,7 +454,7 @@ def seq2seq_lm(rows: list[list[np.ndarray]], length: int) -> dict[str, np.ndarra
     }  # fmt: skip
 
 
-# By the name of an objective.
+# Name of an objective -> maker of its batches.
 BATCHES = {
     "causal-lm": causal_lm,
     "seq2seq-lm": seq2seq_lm,
@@ -463,13 +463,13 @@ BATCHES = {
     "replaced-token-detection": masked_lm,
     "distillation": masked_lm,
 }
-# Sizes half of which eight devices divide too.
+# Name of an objective -> sizes whose halves eight devices divide.
 SIZES = {"replaced-token-detection": {"num_heads": 16, "mlp_dim": 80}}
 
 
 def objective_settings(name: str, config: Any) -> dict[str, Any]:
-    """Those that an objective cannot do without, or not on eight devices. A student's teacher is as large as itself;
-    where there is no dropout, nothing else is random."""
+    """Settings that an objective needs, or needs on eight devices. A teacher is as large as its student; without
+    dropout, nothing else is random."""
     return {
         "replaced-token-detection": {
             "generator_size": 0.5,
@@ -479,27 +479,28 @@ def objective_settings(name: str, config: Any) -> dict[str, Any]:
             "teacher": "a twin",
             "architecture": json.dumps(registry.as_json(config)),
             "relation_weight": 1.0,
-            "soft_weight": 0.5,  # what a teacher of random parameters says is not what is there
+            "soft_weight": 0.5,  # a teacher with random parameters is wrong about the tokens
         },
     }.get(name, {})
 
 
-def lessons(*wanted: str) -> list[Any]:
-    """Each objective with the last family that can learn it; of these the models that take all these arguments."""
+def objective_cases(*wanted: str) -> list[Any]:
+    """A case of each objective, for the last family that has its task; only models that take all these arguments."""
     found = []
     for name in BATCHES:
         able = [family for family in registry.families() if OBJECTIVES[name].task in tasks(family)]
-        found += [learner(family, name) for family in able[-1:]]
+        found += [train_case(family, name) for family in able[-1:]]
     return [case for case in found if all(argument in case.takes for argument in wanted)]
 
 
-def learners() -> list[Any]:
-    """Each family with the objective of its main task, and the lessons."""
+def train_cases() -> list[Any]:
+    """A case of each family with the objective of its main task, and the `objective_cases`."""
     main = [(family, main_task(family)) for family in registry.families()]
-    return list(dict.fromkeys([learner(family, task) for family, task in main if task in BATCHES] + lessons()))
+    cases = [train_case(family, task) for family, task in main if task in BATCHES]
+    return list(dict.fromkeys(cases + objective_cases()))
 
 
-def learner(family: str, objective: str) -> Case:
+def train_case(family: str, objective: str) -> Case:
     config = small(family, **SIZES.get(objective, {}))
     return Case(family=family, task=OBJECTIVES[objective].task, config=config, learns=objective)
 
@@ -530,42 +531,41 @@ def compile_step(program: Program) -> Any:
 
 
 def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A batch where the program wants it."""
+    """A batch in the program's shardings."""
     return jax.device_put(batch, {name: like.sharding for name, like in program.batch.items()})
 
 
-# ---- beside a reference ---------------------------------------------------------------------------------------------
+# ---- comparison with a reference ------------------------------------------------------------------------------------
 
 
-WRITERS = ("base", "causal-lm", "seq2seq-lm")  # tasks that go on where they stopped
+WRITERS = ("base", "causal-lm", "seq2seq-lm")  # tasks whose models continue from a cache
 # Tasks whose logits are of each token.
 PER_TOKEN = ("base", *(name for name, task in TASKS.items() if task.per_token or task.vocabulary))
-Words = dict[str, Any]
+Outputs = dict[str, Any]
 
 
-def answers(task: str, output: Any) -> Words:
-    """All that a model says for its task, by name; of a body, what its heads would be given."""
+def named_outputs(task: str, output: Any) -> Outputs:
+    """All outputs of a model for its task, by name; for a body, the inputs of heads."""
     names = ("hidden_BTD", "pooled_BD") if task == "base" else ("logits", "next_sentence_B2")
     return {name: x for name in names if (x := getattr(output, name)) is not None}
 
 
-def directions(task: str, shapes: dict[str, tuple[int, ...]], valid_BT: Any) -> Words:
-    """Some numbers for each of the answers; what is said of padding is nobody's business, so there they are zero."""
+def directions(task: str, shapes: dict[str, tuple[int, ...]], valid_BT: Any) -> Outputs:
+    """A direction for each output; zero at padding, where outputs have no meaning."""
     numbers = {name: np.cos(np.arange(math.prod(shape))).reshape(shape) for name, shape in shapes.items()}
-    return {name: real(task, name, numbers[name], valid_BT) for name in shapes}
+    return {name: zero_padding(task, name, numbers[name], valid_BT) for name in shapes}
 
 
-def real(task: str, name: str, x: Any, valid_BT: Any) -> Any:
-    """What is said, with zeros where it is said of padding."""
+def zero_padding(task: str, name: str, x: Any, valid_BT: Any) -> Any:
+    """The output with zeros at padding."""
     if valid_BT is None or not (name == "hidden_BTD" or (name == "logits" and task in PER_TOKEN)):
         return x
     return x * valid_BT.reshape(*valid_BT.shape, *[1] * (x.ndim - 2))
 
 
 def rows(case: Case, count: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Rows of what a model is told besides its padding: tokens, none of which is the one that stands for padding where
-    another can be, and segments where it knows them. Sources are longer than their targets, which only those tasks of
-    an encoder-decoder are given that write."""
+    """Rows of a model's inputs, without masks: tokens other than the padding token, and segments if the model has them.
+    Sources are longer than targets, which only the generating tasks of an encoder-decoder get."""
     tokens_BT = without(case, case.tokens(count, length, seed), "pad_id")
     if "source_BS" in case.takes:
         source_BS = without(case, case.tokens(count, length + 3, seed + 1), "pad_id")
@@ -578,14 +578,14 @@ def rows(case: Case, count: int, length: int, seed: int = 0) -> dict[str, np.nda
 
 def without(case: Case, tokens_BT: np.ndarray, *names: str) -> np.ndarray:
     """The tokens with others in the place of these special ones."""
-    special = {getattr(case.config, name, 0) for name in names}  # 0: of families that do not ask, and their reference
+    special = {getattr(case.config, name, 0) for name in names}  # 0: of families without the field, and their reference
     other = next(token for token in range(case.config.vocab_size) if token not in special)
     return np.where(np.isin(tokens_BT, [token for token in special if token is not None]), other, tokens_BT)
 
 
 def padded(case: Case, given: dict[str, np.ndarray], valid: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rows with these masks, by the name of the ids that they are of; for tasks of an encoder-decoder that judge a
-    text by its end, the last real token is that, and no other."""
+    """The rows with these masks, by the names of their ids. For an encoder-decoder that classifies sequences, the last
+    real token, and no other, is the end of the text."""
     given = given | {MASKS[ids]: mask for ids, mask in valid.items() if ids in given}
     if "source_BS" in given and case.task == "sequence-classification":
         source_BS = without(case, given["source_BS"], "pad_id", "eos_id")
@@ -596,21 +596,21 @@ def padded(case: Case, given: dict[str, np.ndarray], valid: dict[str, np.ndarray
 
 
 def mask_of(given: dict[str, Any], ids: str | None = None) -> Any:
-    """Which tokens are real; None: all. Of the last ids if not of others: what a decoder reads is the source where
-    nothing else is given."""
+    """The mask of real tokens for these ids, or else for the last ids; a decoder without ids of its own reads the
+    source. None: all are real."""
     return given.get(MASKS[ids if ids in given else [name for name in MASKS if name in given][-1]])
 
 
-def as_asked(task: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Rows as a task wants them: for multiple-choice they are the choices of one question, [1, C, T]."""
+def for_task(task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Rows in the shape of a task: for multiple-choice they are the choices of one question, [1, C, T]."""
     return {name: x[None] for name, x in given.items()} if task == "multiple-choice" else given
 
 
 @functools.partial(jax.jit, static_argnames=("case", "prompt"))
 def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
-) -> tuple[Words, dict[str, Any], trees.Tree]:
-    """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the ids that they are of; its gradients in
+) -> tuple[Outputs, dict[str, Any], trees.Tree]:
+    """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the names of their ids; its gradients in
     a fixed direction.
 
     The hidden states are the embeddings, the outputs of all blocks but the last, and the hidden states that the model
@@ -618,44 +618,44 @@ def evaluate(
 
     Args:
         given: rows of the model's arguments, [B, T].
-        prompt: the number of tokens read at once, before the rest one by one with a cache; there are then no gradients.
-            None: all are read at once, without a cache.
+        prompt: number of tokens that are read at once; the others are read one by one, with a cache and without
+            gradients. None: all at once, without a cache.
     """
 
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
-        more = {} if cache is None else {"cache": cache}
-        given = as_asked(case.task, given)
-        output, asked = case.model.apply({"params": params}, **given, **more, mutable="intermediates")
-        asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
-        find = lambda name: next((value for path, value in asked.items() if path.endswith(name)), None)
+        cache_argument = {} if cache is None else {"cache": cache}
+        given = for_task(case.task, given)
+        output, sown = case.model.apply({"params": params}, **given, **cache_argument, mutable="intermediates")
+        sown = {path: value for path, (value,) in trees.flatten(sown["intermediates"]).items()}
+        find = lambda name: next((value for path, value in sown.items() if path.endswith(name)), None)
         hidden = {}
         for ids in case.ids:
             prefix, _ = STACKS[ids]
             if (blocks := find(f"{prefix}blocks/hidden_BTD")) is not None:
                 last = output.encoded_BSD if ids == "source_BS" else output.hidden_BTD
                 hidden[ids] = jnp.concatenate([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])
-        return output.cache, (answers(case.task, output), hidden)
+        return output.cache, (named_outputs(case.task, output), hidden)
 
     def read(params: trees.Tree) -> Any:
         if prompt is None:
             return step(params, None, given)[1]
         ids = case.ids[-1]
         cache = case.module.init_cache(case.config, *given[ids].shape, case.compute.dtype)
-        read = {name: given[name] for name in (ids, MASKS[ids]) if name in given}  # piece by piece
-        cache, (words, hidden) = step(params, cache, given | {name: x[:, :prompt] for name, x in read.items()})
+        read = {name: given[name] for name in (ids, MASKS[ids]) if name in given}  # in parts
+        cache, (outputs, hidden) = step(params, cache, given | {name: x[:, :prompt] for name, x in read.items()})
         columns = {name: jnp.moveaxis(x[:, prompt:, None], 1, 0) for name, x in read.items()}
-        seen = {"source_BS": None} if "source_BS" in given else {}  # by the cache
-        _, (more, rest) = jax.lax.scan(lambda cache, column: step(params, cache, seen | column), cache, columns)
+        source = {"source_BS": None} if "source_BS" in given else {}  # it is in the cache
+        _, (later, rest) = jax.lax.scan(lambda cache, column: step(params, cache, source | column), cache, columns)
         join = lambda a, b: jnp.concatenate([a, jnp.moveaxis(b[..., 0, :], 0, -2)], axis=-2)
-        return jax.tree.map(join, words, more), hidden | {ids: join(hidden[ids], rest[ids])}
+        return jax.tree.map(join, outputs, later), hidden | {ids: join(hidden[ids], rest[ids])}
 
     if prompt is not None:
         return *read(params), {}
 
     def function(params: trees.Tree) -> Any:
-        words, hidden = read(params)
-        towards = directions(case.task, {name: x.shape for name, x in words.items()}, mask_of(given))
-        return sum((words[name] * towards[name]).sum() for name in words), (words, hidden)
+        outputs, hidden = read(params)
+        towards = directions(case.task, {name: x.shape for name, x in outputs.items()}, mask_of(given))
+        return sum((outputs[name] * towards[name]).sum() for name in outputs), (outputs, hidden)
 
-    grads, (words, hidden) = jax.grad(function, has_aux=True)(params)
-    return words, hidden, grads
+    grads, (outputs, hidden) = jax.grad(function, has_aux=True)(params)
+    return outputs, hidden, grads

@@ -288,7 +288,7 @@ def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys)
 
     body = recipe(corpus, tmp_path / "body", objective=MaskedLM(), training=Training(steps=10, batch_size=16))
     loop.train(body, quiet)
-    with pytest.warns(UserWarning, match="fresh are .*head/scores/kernel"):
+    with pytest.warns(UserWarning, match="fresh parameters are .*head/scores/kernel"):
         fine = recipe(corpus, tmp_path / "fine", init_from=str(tmp_path / "body"))
         loop.train(dataclasses.replace(fine, training=Training(steps=6, batch_size=16)), quiet)
     began = runs.load_run(tmp_path / "fine")

@@ -195,8 +195,8 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path):
     with pytest.raises(ValueError, match="1_Pooling pools by median: known are cls, max"):
         load_embedder(published(tmp_path / "median", bundle, pool={"pooling_mode_median": True}))
     for modules, message in (
-        ([{"path": "../other", "type": "x.Transformer"}], "names folders outside of its own: ../other"),
-        ([{"path": "/etc", "type": "x.Transformer"}], "names folders outside of its own: /etc"),
+        ([{"path": "../other", "type": "x.Transformer"}], "names folders outside its own: ../other"),
+        ([{"path": "/etc", "type": "x.Transformer"}], "names folders outside its own: /etc"),
         ({"path": ""}, "is not a list of modules"),
         ([], "has nothing: the first module must be a Transformer, and the second a Pooling"),
         (
@@ -224,5 +224,5 @@ def test_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy").shape, (3, 16))
     assert similar[0] == "1.000  a door  ~  a  door" and similar[2] == "1.000  a  door  ~  a door"
 
-    assert main(["embed", str(root)]) == 1 and "give texts, or with --input" in capsys.readouterr().err
+    assert main(["embed", str(root)]) == 1 and "give texts, or --input with a file" in capsys.readouterr().err
     assert main(["embed", str(root), "one", "--similar"]) == 1 and "at least two" in capsys.readouterr().err

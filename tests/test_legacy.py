@@ -622,8 +622,8 @@ BROKEN_STREAMS = {
     "a storage twice": (stream_of(*HEAD[:4], ["0", "0"]), "not those that its pickle refers to"),
     "a storage less": (stream_of(*HEAD[:4], []), "not those that its pickle refers to"),
     "keys of no kind": (stream_of(*HEAD[:4], [0]), "not those that its pickle refers to"),
-    "another size": (stream_of(data=struct.pack("<q", 3) + DATA[8:]), "has 3 numbers, and its pickle says 4"),
-    "a negative size": (stream_of(data=struct.pack("<q", -4) + DATA[8:]), "has -4 numbers, and its pickle says 4"),
+    "another size": (stream_of(data=struct.pack("<q", 3) + DATA[8:]), "has 3 numbers, and its pickle gives 4"),
+    "a negative size": (stream_of(data=struct.pack("<q", -4) + DATA[8:]), "has -4 numbers, and its pickle gives 4"),
     "bytes after the end": (stream_of(data=DATA + b"x"), "its storages end at byte"),
 }
 
@@ -664,7 +664,7 @@ BROKEN_TARS = {
     "a storage of no type": (tar_of(storages=stored(0, "cpu", "x")), "no number of its own, no device or no type"),
     "a storage of no device": (tar_of(storages=stored(0, 0, name("torch.FloatStorage"))), "no device"),
     "exabytes of storages": (tar_of(storages=program(2**62)), "breaks off"),
-    "no number of storages": (tar_of(storages=program("x")), "does not say how many"),
+    "no number of storages": (tar_of(storages=program("x")), "has no valid count"),
     "a part of nothing": (tar_of(storages=stored(parts=[(1, 7, 0, 1)])), "a part of another that it does not have"),
     "a part of itself": (tar_of(storages=stored(parts=[(1, 1, 0, 1)])), "a part of another that it does not have"),
     "a part that reaches beyond": (tar_of(storages=stored(parts=[(1, 0, 3, 2)])), "a part of another"),

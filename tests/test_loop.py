@@ -198,7 +198,7 @@ def test_other_settings_in_the_same_folder_are_refused(texts: Path, tmp_path: Pa
         loop.train(tiny(texts, tmp_path, optimizer=Optimizer(name="lion", ema=0.9)), quiet())
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     (tmp_path / "run.json").unlink()
-    with pytest.raises(ValueError, match="holds checkpoints and no run.json"):
+    with pytest.raises(ValueError, match="holds checkpoints but no run.json"):
         loop.train(tiny(texts, tmp_path, training=Training(steps=3, batch_size=8)), quiet())
 
 
@@ -271,7 +271,9 @@ def test_a_head_that_another_run_has_not_is_fresh(encoder: Path) -> None:
         warnings.simplefilter("error")
         masked = runs.load(encoder, task="masked-lm")  # has no head of its own that is missing
     assert not masked.fresh and "head" not in masked.params
-    with pytest.warns(UserWarning, match="was not trained for sequence-classification: fresh are head/scores/bias"):
+    with pytest.warns(
+        UserWarning, match="was not trained for sequence-classification: fresh parameters are head/scores/bias"
+    ):
         other = runs.load(encoder, task="sequence-classification", labels=("yes", "no"), seed=3)
     # Two scores for two labels: the judgement on pairs is no classifier, though it has its shape.
     assert other.fresh == ("head/scores/bias", "head/scores/kernel") and other.config.labels == ("yes", "no")
@@ -378,7 +380,7 @@ def test_sigterm_saves_and_exits_with_0_and_ctrl_c_with_130(texts: Path, tmp_pat
         output = process.communicate(timeout=120)[0]
         assert process.returncode == code, output
         assert len(saved(tmp_path / stop.name)) == 1 and saved(tmp_path / stop.name)[0] >= 5
-        assert "goes on from there" in output and "Traceback" not in output
+        assert "the same command resumes it" in output and "Traceback" not in output
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
@@ -414,7 +416,7 @@ def test_two_processes_train_as_one(texts: Path, tmp_path: Path) -> None:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "goes on from there" in said[0] and "step 5" in said[0] and "step 5" not in said[1]
+    assert "the same command resumes it" in said[0] and "step 5" in said[0] and "step 5" not in said[1]
 
     (step,) = saved(tmp_path / "two")
     alone = dataclasses.replace(load_recipe(str(recipe)), directory=str(tmp_path / "one"), mesh=Mesh(data=4, tensor=2))
@@ -437,9 +439,7 @@ def test_processes_that_were_not_joined_or_share_no_folder(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
-        with pytest.raises(
-            ValueError, match="one of 2 processes, which do not know of one another.*--distributed True"
-        ):
+        with pytest.raises(ValueError, match="one of 2 processes that have not been joined.*--distributed True"):
             loop.train(tiny(texts, tmp_path / "run"), quiet())
     alone = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COORDINATOR")}
     script = "from transformer_zoo import sharding; sharding.join_processes()"

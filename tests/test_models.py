@@ -73,7 +73,7 @@ def random(*shape: int) -> np.ndarray:
 def outputs(case: families.Case) -> int:
     """The width of a model's output."""
     args = case.module.Model.example_inputs(case.task)
-    return families.said(jax.eval_shape(case.model.init_with_output, jax.random.key(0), *args)[0]).shape[-1]
+    return families.outputs(jax.eval_shape(case.model.init_with_output, jax.random.key(0), *args)[0]).shape[-1]
 
 
 # ---- one program of a family ----------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def test_training_without_its_dropout_is_evaluation(case: families.Case):
 
     @jax.jit
     def train(given: Any) -> Any:
-        return families.said(training.model.apply({"params": params}, **given, train=True, rngs={"dropout": key}))
+        return families.outputs(training.model.apply({"params": params}, **given, train=True, rngs={"dropout": key}))
 
     key = jax.random.key(0)
     for side in ("left", "right"):
@@ -217,7 +217,7 @@ def test_packed_is_unpacked(case: families.Case):
     assert families.difference(grads, expected) < EXACT
     if "positions_BT" in case.takes:
         packed["positions_BT"] = pack(np.arange(LONGEST, dtype=np.int32) + 0 * tokens[ids], ids)
-        again = families.said(families.apply(case.model, params, **packed))
+        again = families.outputs(families.apply(case.model, params, **packed))
         assert families.difference(again[0, :count], alone[valid[ids]]) < EXACT
 
 
@@ -232,7 +232,7 @@ def test_positions(case: families.Case):
     def explicit(positions_BT: np.ndarray, valid_BT: np.ndarray) -> np.ndarray:
         positions_BT = np.broadcast_to(positions_BT, valid_BT.shape).astype(np.int32)
         given = {"valid_BT": valid_BT, "positions_BT": positions_BT}
-        return np.asarray(families.said(families.apply(case.model, params, **tokens, **given)))
+        return np.asarray(families.outputs(families.apply(case.model, params, **tokens, **given)))
 
     counted = np.arange(LONGEST)
     expected = explicit(counted, valid_BT)
@@ -247,7 +247,7 @@ def test_positions(case: families.Case):
 def test_the_shortest_rows(case: families.Case):
     """A single token; of a causal model it is the first of any row."""
     params, given = case.params(), inputs(case, length=1)
-    one = families.said(families.apply(case.model, params, **{ids: x[:, :1] for ids, x in given.items()}))
+    one = families.outputs(families.apply(case.model, params, **{ids: x[:, :1] for ids, x in given.items()}))
     assert one.shape[:2] == (1, 1) and jnp.isfinite(one).all()
 
 
@@ -264,7 +264,7 @@ def test_cached_is_uncached(case: families.Case, side: str):
     prompts, more, width = np.array([2, 4]), 6, 4
     whole = case.tokens(2, LONGEST)
     valid_BT = np.arange(LONGEST) < (prompts + more)[:, None]
-    expected = families.said(families.apply(case.model, params, tokens_BT=whole, valid_BT=valid_BT))
+    expected = families.outputs(families.apply(case.model, params, tokens_BT=whole, valid_BT=valid_BT))
 
     slots = np.arange(width)[None] - (width - prompts[:, None] if side == "left" else 0)
     real_BT = (slots >= 0) & (slots < prompts[:, None])
@@ -272,13 +272,13 @@ def test_cached_is_uncached(case: families.Case, side: str):
     given = np.where(real_BT, np.take_along_axis(whole, slots.clip(0), 1), 5)
     out = families.apply(case.model, params, tokens_BT=given, valid_BT=real_BT, cache=cache)
     for row, real in enumerate(prompts):
-        assert families.difference(families.said(out)[row][real_BT[row]], expected[row, :real]) < EXACT
+        assert families.difference(families.outputs(out)[row][real_BT[row]], expected[row, :real]) < EXACT
     start = 0
     for piece in (1, 1, 3, 1):
         places = prompts[:, None] + start + np.arange(piece)
         out = families.apply(case.model, params, tokens_BT=np.take_along_axis(whole, places, 1), cache=out.cache)
         there = np.take_along_axis(np.asarray(expected), places[..., None], 1)
-        assert families.difference(families.said(out), there) < EXACT
+        assert families.difference(families.outputs(out), there) < EXACT
         start += piece
     assert out.cache.length == width + more
 
@@ -291,11 +291,11 @@ def test_token_by_token(case: families.Case):
     params = case.params()
     tokens_BT = case.tokens(2, LONGEST)
     valid_BT = np.ones(tokens_BT.shape, bool)
-    expected = families.said(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
+    expected = families.outputs(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
     cache = case.module.init_cache(case.config, 2, LONGEST, jnp.float64)
     for t in range(LONGEST):
         out = families.apply(case.model, params, tokens_BT=tokens_BT[:, t : t + 1], cache=cache)
-        assert families.difference(families.said(out)[:, 0], expected[:, t]) < EXACT
+        assert families.difference(families.outputs(out)[:, 0], expected[:, t]) < EXACT
         cache = out.cache
 
 
@@ -324,9 +324,9 @@ def test_cached_pairs_are_uncached(case: families.Case, side: str):
         case.model, params, encoded_BSD=encoded_BSD, valid_BS=source["valid_BS"], **given, method="decode"
     )
     assert families.difference((again.cache.kv, again.cache.cross), (out.cache.kv, out.cache.cross)) < EXACT
-    expected = np.asarray(families.said(expected))
+    expected = np.asarray(families.outputs(expected))
     for row, real in enumerate(prompts):
-        assert families.difference(families.said(out)[row][real_BT[row]], expected[row, :real]) < EXACT
+        assert families.difference(families.outputs(out)[row][real_BT[row]], expected[row, :real]) < EXACT
     start = 0
     for piece in (1, 1, 3, 1):
         places = prompts[:, None] + start + np.arange(piece)
@@ -335,7 +335,7 @@ def test_cached_pairs_are_uncached(case: families.Case, side: str):
             out = families.apply(case.model, params, source_BS=None, **given)
         else:
             out = families.apply(case.model, params, encoded_BSD=None, **given, method="decode")
-        assert families.difference(families.said(out), np.take_along_axis(expected, places[..., None], 1)) < EXACT
+        assert families.difference(families.outputs(out), np.take_along_axis(expected, places[..., None], 1)) < EXACT
         start += piece
     assert out.cache.length == width + more
 
@@ -361,7 +361,7 @@ def test_knobs_change_nothing(case: families.Case):
 def test_knobs_do_what_they_say(case: families.Case):
     def program(**knob: Any) -> list[Any]:
         model, given = case.with_(**knob).model, inputs(case)
-        loss = lambda params: families.said(model.apply({"params": params}, **given)).sum()
+        loss = lambda params: families.outputs(model.apply({"params": params}, **given)).sum()
         return list(families.equations(jax.make_jaxpr(jax.grad(loss))(registry.param_shapes(model)).jaxpr))
 
     products = lambda knob: sum(equation.primitive.name == "dot_general" for equation in program(remat=knob))
@@ -384,7 +384,7 @@ def test_intermediates(case: families.Case):
     given[families.MASKS[ids]] = valid_BT
     expected = families.apply(case.model, params, **given)
     output, asked = families.apply(case.model, params, **given, mutable=("intermediates",))
-    real = lambda out: families.said(out)[valid_BT] if families.said(out).ndim == 3 else families.said(out)
+    real = lambda out: families.outputs(out)[valid_BT] if families.outputs(out).ndim == 3 else families.outputs(out)
     assert families.difference(real(output), real(expected)) < EXACT
 
     asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
@@ -416,7 +416,7 @@ def test_fused_attention_says_the_same(case: families.Case):
     case = case.with_(num_layers=2, **({"max_length": 128} if case.config.max_length else {}))
     params, tokens_BT = case.params(), case.tokens(1, 128)
     valid_BT = np.arange(128)[None] < 100
-    speak = lambda case: families.said(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
+    speak = lambda case: families.outputs(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
     plain = speak(case.with_(attention="xla"))
     try:
         fused = speak(case.with_(attention="splash"))
@@ -596,7 +596,7 @@ def test_every_field_of_the_config_is_read(case: families.Case):
     @functools.cache
     def traced(task: str, config: Any) -> tuple[str, list[bytes]]:
         small = dataclasses.replace(case, task=task, config=config)
-        given = families.as_asked(task, {name: jnp.zeros((1, 8), jnp.int32) for name in inputs(small)})
+        given = families.for_task(task, {name: jnp.zeros((1, 8), jnp.int32) for name in inputs(small)})
         make = lambda key: small.model.init_with_output({"params": key, "dropout": key}, **given, train=True)
         program = jax.make_jaxpr(make)(jax.random.key(0))
         return re.sub(" at 0x[0-9a-f]+", "", str(program)), constants(program)
@@ -669,11 +669,11 @@ def test_dropout(case: families.Case):
             output, found = case.model.apply(
                 {"params": params}, **given, train=True, rngs={"dropout": key}, mutable="intermediates"
             )
-        return families.said(output), {k: x for k, x in trees.flatten(found["intermediates"]).items() if "rate" in k}
+        return families.outputs(output), {k: x for k, x in trees.flatten(found["intermediates"]).items() if "rate" in k}
 
     (one, masks), (again, _), (two, _) = (train(jax.random.key(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
-    plain = families.said(families.apply(case.model, params, **given))
+    plain = families.outputs(families.apply(case.model, params, **given))
     assert min(families.difference(one, two), families.difference(one, plain)) > 1e-2
     assert masks
     for path, found in masks.items():
@@ -703,9 +703,11 @@ def test_bfloat16(case: families.Case):
     assert actual.hidden_BTD.dtype == jnp.bfloat16
     if actual.logits is not None:
         assert actual.logits.dtype == jnp.float32
-    error = jnp.linalg.norm(families.said(actual) - families.said(expected)) / jnp.linalg.norm(families.said(expected))
+    error = jnp.linalg.norm(families.outputs(actual) - families.outputs(expected)) / jnp.linalg.norm(
+        families.outputs(expected)
+    )
     assert 1e-4 < error < 2e-2
-    loss = lambda params: families.said(low.model.apply({"params": params}, **given)).astype(jnp.float32).sum()
+    loss = lambda params: families.outputs(low.model.apply({"params": params}, **given)).astype(jnp.float32).sum()
     assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(jax.grad(loss), params))} == {jnp.dtype("float32")}
 
 
@@ -724,8 +726,8 @@ def test_norms_of_numbers_far_from_zero(dtype: str):
 @each()
 def test_float64_is_float64_from_end_to_end(case: families.Case):
     """No number on the way, forwards or backwards, is of fewer bits: one would cost half of the digits."""
-    case, given = case.wide(), families.as_asked(case.task, inputs(case))
-    loss = lambda params: families.said(case.model.apply({"params": params}, **given)).sum()
+    case, given = case.wide(), families.for_task(case.task, inputs(case))
+    loss = lambda params: families.outputs(case.model.apply({"params": params}, **given)).sum()
     program = jax.make_jaxpr(jax.value_and_grad(loss))(registry.param_shapes(case.model))
     found = {
         str(var.aval.dtype)

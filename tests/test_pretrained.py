@@ -434,7 +434,7 @@ def test_mesh_that_does_not_divide(saved: Path):
         ("gtp2", {}, ValueError, "no family 'gtp2'.* Did you mean 'gpt2'"),
         ("gpt2", "gpt2-lage", ValueError, "gpt2 has no preset 'gpt2-lage': it has gpt2, .* Did you mean 'gpt2-large'"),
         ("gpt2", {"n_embd": 16}, ValueError, "vocab_size is missing"),
-        ("gpt2", {"model_type": "bert"}, ValueError, "of model_type 'bert', and gpt2 is 'gpt2'"),
+        ("gpt2", {"model_type": "bert"}, ValueError, "the model_type 'bert', and gpt2 reads 'gpt2'"),
         ("gpt2", 12, TypeError, "not from 12"),
     ],
 )

@@ -15,7 +15,7 @@ from transformer_zoo.models import bert
 from transformer_zoo.objectives import ReplacedTokens
 from transformer_zoo.objectives.replaced_tokens import Detection, Detector, put, sample
 
-CASES = [case for case in families.learners() if case.learns == ReplacedTokens.name]
+CASES = [case for case in families.train_cases() if case.learns == ReplacedTokens.name]
 each = pytest.mark.parametrize("case", CASES, ids=families.name_of)
 
 

@@ -28,7 +28,7 @@ MESHES = {
 # The gradient of a key's bias is zero but for rounding, which Adam would blow up to the size of a step: not with this.
 ADAMW = Optimizer(weight_decay=0.1, eps=1e-6, ema=0.5)
 
-each = pytest.mark.parametrize("case", families.lessons(), ids=families.name_of)
+each = pytest.mark.parametrize("case", families.objective_cases(), ids=families.name_of)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,7 +91,7 @@ ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4
 
 @pytest.mark.parametrize(
     ("case", "mesh"),
-    [(case, mesh) for case in families.lessons() for mesh in (ALL, *ONE_AXIS.get(case.learns, ()))],
+    [(case, mesh) for case in families.objective_cases() for mesh in (ALL, *ONE_AXIS.get(case.learns, ()))],
     ids=families.name_of,
 )
 @pytest.mark.usefixtures("compiled_anew")
@@ -124,7 +124,7 @@ def test_a_step_is_the_same_on_every_mesh(
     assert shape == (8 // (sizes.data * sizes.fsdp), 16 // sizes.sequence, 32)
 
 
-LEARNED = {families.fingerprint(families.main(case.family)) for case in families.lessons()}
+LEARNED = {families.fingerprint(families.main(case.family)) for case in families.objective_cases()}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_gradients_are_the_same_on_a_mesh(case: families.Case, capfd: pytest.Cap
 
     def loss(params: Any, given: Any) -> Any:
         output = case.model.apply({"params": params}, **given, train=True, rngs={"dropout": key})
-        return jax.nn.log_softmax(families.said(output))[..., 0].sum()
+        return jax.nn.log_softmax(families.outputs(output))[..., 0].sum()
 
     expected = jax.jit(jax.value_and_grad(loss))(params, given)
     places = sharding.param_shardings(params, mesh)
@@ -184,7 +184,9 @@ def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any
 
 
 @pytest.mark.parametrize(
-    "case", families.lessons("documents_BT") + families.lessons("target_documents_BT"), ids=families.name_of
+    "case",
+    families.objective_cases("documents_BT") + families.objective_cases("target_documents_BT"),
+    ids=families.name_of,
 )
 def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, on_one_device: Any):
     case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
@@ -200,7 +202,8 @@ def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, 
 
 @pytest.mark.parametrize(
     ("case", "mesh"),
-    [(case, "fsdp 8") for case in families.lessons()] + [(case, "tensor 8") for case in families.lessons("cache")],
+    [(case, "fsdp 8") for case in families.objective_cases()]
+    + [(case, "tensor 8") for case in families.objective_cases("cache")],
     ids=families.name_of,
 )
 def test_every_large_parameter_is_divided(case: families.Case, mesh: str):

@@ -19,7 +19,7 @@ from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.training import TrainState, make_state, prepare, train_step
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "muon")
-each = pytest.mark.parametrize("case", families.lessons(), ids=families.name_of)
+each = pytest.mark.parametrize("case", families.objective_cases(), ids=families.name_of)
 by_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
@@ -69,7 +69,7 @@ def host(tree: Any) -> Any:
     ("case", "name"),
     [
         (case, name)
-        for case in families.lessons()
+        for case in families.objective_cases()
         for name in OPTIMIZERS
         if name == "adamw" or case.learns in ("causal-lm", "seq2seq-lm")
     ],
@@ -453,7 +453,7 @@ def test_the_first_module_that_is_not_finite(case: families.Case):
         assert answer.endswith("in layer 1") == ("blocks/" in path), (path, answer)
 
 
-@pytest.mark.parametrize("case", families.lessons("cache"), ids=families.name_of)
+@pytest.mark.parametrize("case", families.objective_cases("cache"), ids=families.name_of)
 def test_a_loss_or_a_gradient_that_is_not_finite_on_its_own(case: families.Case):
     arguments = case.model, spoilt(case.objective), case.params()
     for value, words in ((-1, "the loss itself"), (0, "the gradient of ")):

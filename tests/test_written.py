@@ -172,7 +172,7 @@ def test_a_run_is_scored_by_what_it_writes(capsys, run, tmp_path):
     assert found["model"] == scored(texts, references) and record["loss"] > 0
     copied = scored([example["en"] for example in kept], references)
     assert found["baseline"] == {"field": "en", **copied} and copied["rouge1"] == pytest.approx(100)
-    assert "4 texts written" in said and "baseline: en" in said and "were asked for" not in said
+    assert "4 texts written" in said and "baseline: en" in said and "the split has only" not in said
     assert all(title in said for title in ("perplexity", "BLEU", "ROUGE-1", "ROUGE-2", "ROUGE-L"))
     assert f"{copied['rougeL']:.2f}" in said
     assert kept[2]["fr"] in said and kept[3]["fr"] not in said  # three are shown
@@ -183,7 +183,7 @@ def test_another_baseline_and_as_many_as_there_are(capsys, run, tmp_path):
     options = ["--max-new-tokens", "3", "--json", str(out)]
     assert commands.evaluate_command([run, "--write", "99", "--baseline", "note", *options]) == 0
     said = capsys.readouterr().out
-    assert "99 texts were asked for, and there are 5 examples" in said and "5 texts written" in said
+    assert "--write 99: the split has only 5 examples" in said and "5 texts written" in said
     some = json.loads(out.read_text())["written"]
     kept = [example for example in EXAMPLES if example["en"]]
     assert some["texts"] == len(kept) == 5
@@ -217,14 +217,16 @@ def test_a_published_model_is_told_fields_and_prefix(capsys, bundle, data, tmp_p
     known = "target_length, label_smoothing, logits_chunks, start_id, source, target, prefix, languages, too_long"
     assert known in fault("--set", "sorce=en")
     assert "--set source: give NAME=VALUE" in fault("--set", "source")
-    assert "--set target_length=many: that is no int | None" in fault("--set", "target_length=many")
-    assert "too_long=dropped: that is no Literal['truncate', 'drop', 'refuse']" in fault("--set", "too_long=dropped")
+    assert "--set target_length=many: the value is no int | None" in fault("--set", "target_length=many")
+    assert "too_long=dropped: the value is no Literal['truncate', 'drop', 'refuse']" in fault(
+        "--set", "too_long=dropped"
+    )
     assert "target_length is 0" in fault("--set", "target_length=0")
     told = settings[:3]
     assert "no field 'notes': it has en, fr, note, text" in fault(*told, "--write", "2", "--baseline", "notes")
     assert "no field 'target'" in fault("--write", "2")
     assert "--write -1: give a number" in fault(*told, "--write=-1")
-    assert "--beams is about what a model writes: give --write" in fault(*told, "--beams", "2")
+    assert "--beams needs --write, such as --write 200" in fault(*told, "--beams", "2")
     assert "num_beams=0 must be" in fault(*told, "--write", "2", "--beams", "0")
     assert "span-corruption has no source" in fault("--objective", "span-corruption", "--write", "2")
     assert "the objective masked-lm needs the task" in fault("--objective", "masked-lm", "--write", "2")

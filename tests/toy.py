@@ -27,11 +27,11 @@ class Forcing:
 def toy(seed: int, size: int = V):
     """Logits [M, V] of the token after the first `length` of the tokens [M, S]."""
     draw = np.random.default_rng(seed)
-    place_S, turn_V, phase_V = draw.uniform(0.3, 1, 64), draw.uniform(1, 3, size), draw.uniform(0, 6, size)
+    weight_S, turn_V, phase_V = draw.uniform(0.3, 1, 64), draw.uniform(1, 3, size), draw.uniform(0, 6, size)
 
     def scores(xp, tokens_MS, length):
         S = tokens_MS.shape[1]
-        sum_M = xp.where(xp.arange(S) < length, (tokens_MS + 1) * place_S[:S], 0).sum(axis=1)
+        sum_M = xp.where(xp.arange(S) < length, (tokens_MS + 1) * weight_S[:S], 0).sum(axis=1)
         return 2 * xp.sin(sum_M[:, None] * turn_V + phase_V)
 
     return scores
@@ -45,7 +45,7 @@ def read_of(rows: int, seed: int, size: int = V) -> np.ndarray:
 def compiled(
     strategy, prompt_BT, valid_BT, max_new, stop_ids, key=None, *, seed, size=V, room=ROOM, config=None
 ):  # fmt: skip
-    """A strategy's answers on the toy, [B, N, room]; and the scores of a beam search's."""
+    """A strategy's answers on the toy, [B, N, room]; with their scores for a beam search."""
     logits, slots = toy(seed, size), READ + room
     kept = jnp.zeros((len(prompt_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(prompt_BT)
     cache = Cache(kv=[kept], valid_BS=jnp.ones((len(prompt_BT), slots), bool), length=jnp.asarray(READ))
@@ -84,7 +84,7 @@ def under_rules(logits, rules: LogitsRules, read, new, max_new, stops, config) -
         last = whole[len(whole) - size + 1 :]
         scores[[token for token in range(len(scores)) if (*last, token) in seen]] = -np.inf
     first = getattr(config, "forced_bos_id", None) if rules.forced_first is None else rules.forced_first
-    for place, token in ((0, first), (max_new - 1, getattr(config, "forced_eos_id", None))):
-        if token is not None and place == len(new):
+    for position, token in ((0, first), (max_new - 1, getattr(config, "forced_eos_id", None))):
+        if token is not None and position == len(new):
             scores = np.where(np.arange(len(scores)) == token, 0.0, -np.inf)
     return scores - np.log(np.exp(scores).sum()) if getattr(rules, "renormalize", False) else scores

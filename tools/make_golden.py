@@ -1,14 +1,14 @@
 """Writes tests/goldens/*.npz: the reference implementation's results, for the tests that run without it.
 
-    python tools/make_golden.py [FAMILY ...]   (needs the extra `parity`; every file is the same whenever it is made)
+    python tools/make_golden.py [FAMILY ...]   (needs the extra `parity`; files are reproducible)
 
-A file holds one small configuration of a family for a task, its weights (random, of half precision, to be computed with
-in double), three rows of tokens, one of them padded on the right and one on the left, and in double precision the
-reference's outputs, all hidden states and the gradients of all weights. Whatever stands at padding is zero. Of an
-encoder-decoder there are rows of sources and of targets. `dropout` lists the dropouts of a training forward pass.
+A file holds one small configuration of a family for a task; its random weights, stored in float16; three rows of
+tokens, one of them padded on the right and one on the left; and in float64 the reference's outputs, all hidden states
+and the gradients of all weights. Results at padding are zero. For an encoder-decoder there are rows of sources and of
+targets. `dropout` lists the dropouts of a training forward pass.
 
-The configuration is drawn at random. A family's main task has two files: that without the suffix `-drawn` has the
-published settings, where a drawn one may hide a fault.
+The configuration is drawn at random. A family's main task has two files: the one without the suffix `-drawn` has the
+published settings, for faults that a drawn configuration may hide.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ from transformer_zoo.checkpoints import config_map  # noqa: E402
 
 SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
          "num_decoder_heads": 2, "head_dim": 2, "mlp_dim": 6, "mlp_decoder_dim": 5, "num_segments": 2}  # fmt: skip
-# One head of 4 tells 1/sqrt(K) from 1/K and halves from pairs (other files have several heads); the epsilon is far
-# from Flax's 1e-6 and changes every digit.
+# One head of 4 distinguishes 1/sqrt(K) from 1/K and halves from pairs (other files have several heads); the epsilon is
+# far from Flax's 1e-6 and changes every digit.
 CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "head_dim": 4, "embed_width": 6,
                   "norm_epsilon": 5e-3}  # fmt: skip
 
@@ -42,7 +42,7 @@ def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     for task in families.tasks(family):
         drawn = families.sized(families.random_config(family, 6, task), **SIZES)
         rates = families.dropouts(families.small(family))
-        drawn = dataclasses.replace(drawn, **rates)  # for `dropout`: all else is computed without
+        drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`
         if task == families.main_task(family):
             yield f"{family}-{task}", task, families.sized(families.small(family), **CHOSEN)
             yield f"{family}-{task}-drawn", task, drawn
@@ -54,19 +54,22 @@ def golden(family: str, task: str, config: Any) -> dict[str, np.ndarray]:
     """The arrays of a file."""
     case = families.Case(family=family, task=task, config=config)
     model = reference.build(case, seed=6)
-    given = families.rows(case, 3, 6)
+    inputs = families.rows(case, 3, 6)
     valid = lambda T: np.stack([np.ones(T, bool), np.arange(T) < T - 2, np.arange(T) >= 3])
-    given = families.padded(case, given, {ids: valid(given[ids].shape[1]) for ids in case.ids if ids in given})
+    inputs = families.padded(case, inputs, {ids: valid(inputs[ids].shape[1]) for ids in case.ids if ids in inputs})
     offset = getattr(case.config, "first_position", 0)
-    outputs, hidden, grads = reference.evaluate(task, model, given, offset)
+    outputs, hidden, grads = reference.evaluate(task, model, inputs, offset)
     return {
         "config": np.array(json.dumps(config_map.write(case.module, case.config, task), sort_keys=True)),
         "shapes": np.array(json.dumps({name: grad.shape for name, grad in grads.items()})),
-        "dropout": np.array(json.dumps(reference.dropouts(task, model, given))),
-        **given,
-        **{f"output {name}": families.real(task, name, x, families.mask_of(given)) for name, x in outputs.items()},
-        **{name_of(ids): x * families.mask_of(given, ids)[..., None] for ids, x in hidden.items()},
-        # One after the other in one array each, which is smaller than many arrays.
+        "dropout": np.array(json.dumps(reference.dropouts(task, model, inputs))),
+        **inputs,
+        **{
+            f"output {name}": families.zero_padding(task, name, x, families.mask_of(inputs))
+            for name, x in outputs.items()
+        },
+        **{name_of(ids): x * families.mask_of(inputs, ids)[..., None] for ids, x in hidden.items()},
+        # All of them in one array each: a smaller file than with many arrays.
         "weights": np.concatenate([reference.tensors(model)[name].astype(np.float16).ravel() for name in grads]),
         "gradients": np.concatenate([grad.ravel() for grad in grads.values()]),
     }

@@ -5,8 +5,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# The public API: each name and where it lives. A module is imported when the first of its names is asked for.
-_HOMES = {
+# The public API: each name and its module, which is imported when one of its names is first used.
+_MODULES = {
     "families": "registry",
     "presets": "registry",
     "Preset": "registry",
@@ -29,17 +29,17 @@ _HOMES = {
     "make_mesh": "sharding",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         from transformer_zoo.hugging_face import CLASSES, hint
 
-        instead = next((ours for theirs, ours in CLASSES.items() if name.startswith(theirs)), None)
-        fault = f"module {__name__!r} has no attribute {name!r}.{hint(name, instead, _HOMES)}"
+        replacement = next((ours for theirs, ours in CLASSES.items() if name.startswith(theirs)), None)
+        fault = f"module {__name__!r} has no attribute {name!r}.{hint(name, replacement, _MODULES)}"
         raise AttributeError(fault, name=name)
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     return value
 
 

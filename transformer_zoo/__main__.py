@@ -1,6 +1,6 @@
 """The command line: `python -m transformer_zoo {list, info, generate, embed, convert, fit}`.
 
-Exit codes: 0 done, 1 an error, 2 a wrong command or option; and 3, of `fit`, it does not fit.
+Exit codes: 0 done, 1 an error, 2 a wrong command or option, 3 (`fit` only) it does not fit.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-# Imported where they are needed, so that --help is quick: everything that imports jax.
+# Modules that import jax are imported inside functions, so that --help is quick.
 
 PROGRAM = "python -m transformer_zoo"
 Name = tyro.conf.Positional[str]
@@ -73,14 +73,14 @@ class Info:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Continues a text; an encoder-decoder reads it and generates another."""
+    """Continues a text; an encoder-decoder generates a new text from it."""
 
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     prompt: str = ""
-    """The text to continue, or to read. Empty: the start of a text."""
+    """The text to continue, or the source to read. Empty: the start of a text."""
     max_new_tokens: int = 100
-    """The largest number of new tokens, if the model does not end the text before."""
+    """The largest number of new tokens."""
     temperature: float | None = None
     """0: always the most probable token. Above 0: sample; the logits are divided by it. With neither this nor --beams,
     the strategy of the model's generation_config.json, or else 0."""
@@ -91,9 +91,9 @@ class Generate:
     beams: int | None = None
     """Beam search for the most probable text, with this number of beams."""
     length_penalty: float | None = None
-    """Of beam search: above 0 favours long texts, below 0 short ones."""
+    """For beam search: above 0 favours long texts, below 0 short ones."""
     answers: int | None = None
-    """Of beam search: the number of texts to print, the best first."""
+    """For beam search: the number of texts to print, the best first."""
     no_repeat_ngram_size: int | None = None
     """No n-gram of this size may occur twice."""
     min_new_tokens: int | None = None
@@ -103,18 +103,18 @@ class Generate:
     language: str | None = None
     """The code of the language to generate, such as fr_XX, for a multilingual model."""
     source_language: str | None = None
-    """The code of the prompt's language, where the tokenizer marks it."""
+    """The code of the prompt's language, for a tokenizer that marks it."""
     seed: int = 0
-    """Of the random numbers."""
+    """Seed of the random numbers."""
     dtype: str | None = None
-    """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
+    """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
         from transformer_zoo import registry
         from transformer_zoo.generation import strategies
 
-        options = {"num_beams": "beams", "num_return_sequences": "answers"}  # ours, where the names differ
+        options = {"num_beams": "beams", "num_return_sequences": "answers"}  # setting -> option, where the names differ
         names = (
             "temperature", "top_k", "top_p", "num_beams", "length_penalty", "num_return_sequences",
             "no_repeat_ngram_size", "min_new_tokens", "repetition_penalty",
@@ -128,30 +128,30 @@ class Generate:
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
             language=self.language, source_language=self.source_language,
         )  # fmt: skip
-        before = "" if registry.is_encoder_decoder(m.config) else self.prompt
+        prefix = "" if registry.is_encoder_decoder(m.config) else self.prompt
         for answer in [answers] if isinstance(answers, str) else answers:
-            print(before + answer)
+            print(prefix + answer)
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Computes vectors of texts, which are close to one another for similar texts."""
+    """Computes a vector for each text. Similar texts have similar vectors."""
 
     name: Name
     """A hub id or a folder, of sentence-transformers or of any encoder; or a run's folder."""
     texts: tyro.conf.Positional[tuple[str, ...]] = ()
     """The texts."""
     input: Path | None = None
-    """A file with a text in each line, instead."""
+    """A file with one text a line, instead of `texts`."""
     output: Path | None = None
-    """Where to save the vectors, an array [texts, width] of numpy. None: they are printed."""
+    """The file for the vectors, a numpy array [texts, width]. None: they are printed."""
     similar: bool = False
-    """Print instead, for every text, the most similar other text and their cosine similarity."""
+    """Print for each text the most similar other text and their cosine similarity, instead of the vectors."""
     prompt: str | None = None
     """The name of the model's prompt to put before each text, such as query."""
     dtype: str | None = None
-    """Of parameters and computation: float32, bfloat16 or float16. None: as a run was trained; float32 otherwise."""
+    """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
     def __call__(self) -> int:
         import numpy as np
@@ -160,7 +160,7 @@ class Embed:
         from transformer_zoo.embedding import load_embedder
 
         if (self.input is None) == (not self.texts):
-            raise ValueError("give texts, or with --input a file that has one in each line")
+            raise ValueError("give texts, or --input with a file that has one text a line")
         texts = self.texts if self.input is None else self.input.read_text(encoding="utf-8").splitlines()
         if self.similar and len(texts) < 2:
             raise ValueError("--similar compares texts: give at least two")
@@ -191,7 +191,7 @@ class Convert:
     target: tyro.conf.Positional[Path]
     """The folder to write: config.json, model.safetensors, the tokenizer's files."""
     dtype: str | None = None
-    """Of the weights in the files: float32, bfloat16 or float16. None: as a run has them; float32 otherwise."""
+    """Dtype of the weights in the files: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
@@ -203,16 +203,16 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Compiles a recipe's train step, or what makes a model write, for a TPU topology, with no TPU attached, and says
+    """Compiles a recipe's train step, or generation with a model, for a TPU topology, with no TPU attached, and reports
     whether it fits."""
 
     name: Name
-    """A recipe such as configs/gpt2_stdlib.py; or, to write, a preset, a hub id, a folder with a config.json, or the
-    folder of a run."""
+    """A recipe such as configs/gpt2_stdlib.py; or, for generation, a preset, a hub id, a folder with a config.json, or
+    a run's folder."""
     topology: str
-    """Chips such as v5e:4x4."""
+    """A TPU topology such as v5e:4x4."""
     settings: tyro.conf.Positional[tuple[str, ...]] = ()
-    """After `--`: settings of the recipe to override, as for train.py; or of what is to be written, such as
+    """After `--`: settings of the recipe to override, as for train.py; or of generation, such as
     --batch-size 8 --length 512 --max-new-tokens 128 --beams 4 --mesh.tensor 8."""
 
     def __call__(self) -> int:
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
-    """(name, fault, known names) of an unknown command or option, for one line where tyro prints a page."""
+    """(name, fault, known names) of the first unknown command or option, for an error of one line."""
     if not arguments or arguments[0].startswith("-"):
         return None
     command, *rest = arguments
@@ -264,7 +264,7 @@ def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
 
 
 def _load(name: str, dtype: str | None) -> Any:
-    """A run's model or a published one, its parameters and computation in this dtype."""
+    """A run's model or a published one, with parameters and computation in this dtype."""
     from transformer_zoo import runs
 
     return runs.load(name, dtype=dtype, param_dtype=dtype)

@@ -25,13 +25,14 @@ from transformer_zoo.objectives import Seq2SeqLM
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
 INTERRUPTED = 128 + signal.SIGINT
-"""The exit code of what Ctrl-C has ended, as shells have it."""
+"""The exit code after Ctrl-C, by the convention of shells."""
 ERRORS = (ValueError, OSError, TypeError, ImportError, RuntimeError)
 
 SCORES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
 SHOWN = 3
-"""Of the texts that a model has written, so many are printed, each of at most so many characters."""
+"""The number of generated texts that are printed."""
 CHARACTERS = 300
+"""The number of characters that are printed of each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class _Train:
     """Do not train: compile the step for this TPU topology (v5e:4x4), with no TPU attached, and print whether it
     fits."""
     distributed: bool = False
-    """This is one of several processes, on as many hosts, each started with this command."""
+    """This process is one of several, one on each host, all started with this command."""
     run: Annotated[Run, tyro.conf.arg(name="")]
 
 
@@ -80,33 +81,31 @@ class _Evaluate:
     step: int | None = None
     """Of a run: the checkpoint of this step. None: the latest."""
     source: str | None = None
-    """Text to evaluate on, as in a recipe's data.source. None: what the run was trained on."""
+    """Text to evaluate on, as in a recipe's data.source. None: the run's own."""
     split: str | None = None
-    """Split of the source. None: what the run held out, else validation."""
+    """Split of the source. None: the run's held-out split, else validation."""
     length: int | None = None
-    """Tokens in a row. None: as in training, else what the model has positions for, at most 1024."""
+    """Tokens in a row. None: as in training, else the model's positions, at most 1024."""
     batch_size: int = 16
     """Rows at a time."""
     batches: int | None = None
     """Stop after this number of batches. None: the whole split."""
     objective: str | None = None
-    """The objective to measure. None: the run's, else that of the model's task."""
+    """The objective to measure. None: the run's, else the one of the model's task."""
     set: tuple[str, ...] = ()
-    """Settings of what is measured, as NAME=VALUE: source=en target=fr "prefix=translate English to French: "."""
+    """Settings of the objective, as NAME=VALUE: source=en target=fr "prefix=translate English to French: "."""
     dtype: str = "float32"
-    """Of the computation, for a published model."""
+    """Dtype of the computation, for a published model."""
     write: int | Literal["all"] = 0
-    """Of an encoder-decoder: let it write beside the first so many sources of the split, and score that by BLEU and
-    ROUGE."""
+    """For an encoder-decoder: generate texts for the first N sources of the split, and score them by BLEU and ROUGE."""
     beams: int | None = None
-    """Search with so many beams for what is written. None: as the model's generation_config.json has it; where it has
-    nothing, each token is the most probable one."""
+    """With --write: the number of beams. None: as in the model's generation_config.json, else greedy."""
     max_new_tokens: int | None = None
-    """Tokens of what is written, at most. None: as many as a target has in training."""
+    """With --write: the largest number of new tokens. None: the length of a target in training."""
     baseline: str | None = None
-    """Score beside it what costs no model: this field of the examples as what was written. None: the source."""
+    """With --write: also score this field of the examples, as if it were generated. None: the source."""
     json: Path | None = None
-    """Write the result here as well, and with it all that was written."""
+    """Also write the result to this file, with all generated texts."""
 
 
 def evaluate_command(arguments: list[str]) -> int:
@@ -115,7 +114,7 @@ def evaluate_command(arguments: list[str]) -> int:
         _Evaluate,
         args=arguments,
         prog="eval.py",
-        description="What a model's objective measures on a text: loss, ...; and how good what it writes is.",
+        description="Measures a model on a source: its objective's loss and more; BLEU and ROUGE of what it writes.",
     )
     try:
         return _evaluate(chosen)
@@ -157,7 +156,7 @@ def _evaluate(chosen: _Evaluate) -> int:
 
 
 def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:
-    """The model and the objective to measure: a run's own, or another objective of its result."""
+    """The model and the objective to measure; for another objective than the run's, the model is the run's result."""
     if run is not None and chosen.objective in (None, run.objective.name):
         return runs.load_run(chosen.model, chosen.step, whole=True), run.objective
     found = runs.load_run(chosen.model, chosen.step) if run else from_pretrained(chosen.model, dtype=chosen.dtype)
@@ -168,7 +167,7 @@ def _with_settings(objective: Any, settings: tuple[str, ...]) -> Any:
     """The objective with settings as `NAME=VALUE`, where a value is spelt as on the command line of train.py.
 
     Raises:
-        ValueError: an objective without that setting, or a value that it cannot have.
+        ValueError: an unknown setting, or a value of the wrong type.
     """
     kinds = {field.name: field.type for field in dataclasses.fields(objective)}
     values = {}
@@ -176,7 +175,7 @@ def _with_settings(objective: Any, settings: tuple[str, ...]) -> Any:
         name, equals, text = setting.partition("=")
         if not equals or name not in kinds:
             raise ValueError(
-                f"--set {setting}: give NAME=VALUE, where a name is of the objective {objective.name}: "
+                f"--set {setting}: give NAME=VALUE, NAME being a setting of the objective {objective.name}: "
                 f"{', '.join(kinds) or 'it has no settings'}"
             )
         values[name] = _value(kinds[name], text, setting)
@@ -185,27 +184,27 @@ def _with_settings(objective: Any, settings: tuple[str, ...]) -> Any:
 
 def _value(kind: Any, text: str, setting: str) -> Any:
     if kind is str:
-        return text  # with its spaces, and its dash if it begins with one
+        return text  # tyro would drop spaces and refuse a leading dash
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return tyro.cli(kind, args=text.split(), add_help=False)
     except SystemExit:
         kind = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-        raise ValueError(f"--set {setting}: that is no {kind}") from None
+        raise ValueError(f"--set {setting}: the value is no {kind}") from None
 
 
 def _to_write(
     chosen: _Evaluate, bundle: Bundle, objective: Any, documents: sources.Source
 ) -> tuple[list[sources.Document], list[str], list[str]]:
-    """The examples that are to be written for, what should be written, and what the baseline says instead.
+    """The examples to generate texts for, their references, and their texts by the baseline.
 
     Raises:
-        ValueError: an objective without sources and targets, a model that does not write, examples without the fields.
+        ValueError: an objective without sources and targets, a model that generates nothing, or a missing field.
     """
     if chosen.write == 0:
         for name in ("beams", "max_new_tokens", "baseline"):
             if getattr(chosen, name) is not None:
-                raise ValueError(f"--{name.replace('_', '-')} is about what a model writes: give --write, such as 200")
+                raise ValueError(f"--{name.replace('_', '-')} needs --write, such as --write 200")
         return [], [], []
     if chosen.write != "all" and chosen.write < 0:
         raise ValueError(f"--write {chosen.write}: give a number of examples, or all")
@@ -215,33 +214,35 @@ def _to_write(
             f"--objective {Seq2SeqLM.name} has"
         )
     if bundle.model.task != objective.task:
-        raise ValueError(f"--write: {chosen.model} is a model for {bundle.model.task}, which does not write")
+        raise ValueError(f"--write: {chosen.model} is a model for {bundle.model.task}, which generates nothing")
     count = len(documents) if chosen.write == "all" else min(chosen.write, len(documents))
     examples = [documents[i] for i in range(count)]
     fields = (objective.target, chosen.baseline or objective.source)
-    references, guesses = ([text_in(example, field) for example in examples] for field in fields)
-    return examples, references, guesses
+    references, baselines = ([text_in(example, field) for example in examples] for field in fields)
+    return examples, references, baselines
 
 
 def _written(
     chosen: _Evaluate, bundle: Bundle, objective: Any, length: int,
-    examples: list[sources.Document], references: list[str], guesses: list[str], console: Console,
+    examples: list[sources.Document], references: list[str], baselines: list[str], console: Console,
 ) -> dict[str, Any]:  # fmt: skip
-    """Lets the model write, prints the scores of that and of the baseline, and some of it; and returns it all."""
+    """Generates texts, prints their scores, those of the baseline and a few examples, and returns all of it."""
     with console.status(f"writing {len(examples)} texts"):
         texts = write(
             bundle, objective, examples, length=length, max_new_tokens=chosen.max_new_tokens,
             batch_size=chosen.batch_size,
         )  # fmt: skip
     baseline = chosen.baseline or objective.source
-    scores, beside = ({"bleu": bleu(said, references), **rouge(said, references)} for said in (texts, guesses))
+    scores, baseline_scores = (
+        {"bleu": bleu(hypotheses, references), **rouge(hypotheses, references)} for hypotheses in (texts, baselines)
+    )
     if chosen.write not in ("all", len(texts)):
-        console.print(f"{chosen.write} texts were asked for, and there are {len(texts)} examples.")
+        console.print(f"--write {chosen.write}: the split has only {len(texts)} examples.")
     table = Table("measure", title=f"{len(texts)} texts written")
     for column in ("model", f"baseline: {baseline}"):
         table.add_column(column, justify="right")
     for name, title in SCORES.items():
-        table.add_row(title, f"{scores[name]:.2f}", f"{beside[name]:.2f}")
+        table.add_row(title, f"{scores[name]:.2f}", f"{baseline_scores[name]:.2f}")
     console.print(table)
     found = [
         {"source": text_in(example, objective.source), "reference": reference, "written": text}
@@ -254,10 +255,10 @@ def _written(
             text = text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ..."
             table.add_row(name, Text(text), end_section=name == "written")
     console.print(table)
-    return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **beside}, "examples": found}
+    return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **baseline_scores}, "examples": found}
 
 
 def fail(error: BaseException) -> int:
-    """One message on stderr, for what a user can set right."""
+    """Prints one message on stderr, for an error that the user can correct."""
     print(f"error: {error}", file=sys.stderr)
     return 1

@@ -1,4 +1,4 @@
-"""Where a number that is not finite came from."""
+"""The origin of a number that is not finite."""
 
 import functools
 import re
@@ -12,7 +12,7 @@ import numpy as np
 from transformer_zoo import trees
 from transformer_zoo.nn.stack import STACKED
 
-_MARK = " is finite"  # what is sown beside a module's own intermediates
+_MARK = " is finite"  # ends the names that are sown beside a module's own intermediates
 
 
 def first_not_finite(
@@ -34,7 +34,7 @@ def first_not_finite(
         path, ok = bad[0]
         if not ok.ndim:
             return f"the output of {_name(path)}"
-        # The modules of a stack take turns, layer by layer: the first is in the first layer that has one.
+        # The modules of a stack run layer by layer: the first fault is in the first layer that has one.
         stack = re.fullmatch(STACKED, path)["stack"]
         path, ok = min((call for call in bad if call[0].startswith(f"{stack}/")), key=lambda call: call[1].argmin())
         return f"the output of {_name(path)} in layer {ok.argmin()}"
@@ -42,36 +42,36 @@ def first_not_finite(
         return "the loss itself: every module's output is finite"
     grads = trees.flatten(jax.jit(jax.grad(functools.partial(loss, model)))(params))
     bad = [path for path, grad in grads.items() if not jnp.isfinite(grad).all()]
-    return f"the gradient of {bad[-1]}" if bad else "nothing that a second look could find"
+    return f"the gradient of {bad[-1]}" if bad else "not reproduced when computed again"
 
 
 class _Watched:
-    """A model whose `apply` also says of every module, in `finite`, whether its output is finite.
+    """A model whose `apply` also records in `finite` whether the output of each module is finite.
 
-    Values that leave a scan have to be returned by it: what is sown is, with an entry for each layer.
+    A value can leave a scan only as its output. Sown values do, with an entry for each layer.
     """
 
     def __init__(self, model: Any):
         self.model = model
-        self.order: list[tuple[str, int]] = []  # of the computation: module and method, and which call of it
-        self.finite: dict[str, tuple[jax.Array, ...]] = {}  # of each call
+        self.order: list[tuple[str, int]] = []  # in order of computation: module and method, number of the call
+        self.finite: dict[str, tuple[jax.Array, ...]] = {}  # an array for each call
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def apply(self, variables: Any, *args: Any, method: Any = None, mutable: Any = False, **how: Any) -> Any:
-        if method not in (None, "read"):  # a part, once more
-            return self.model.apply(variables, *args, method=method, **how)
+    def apply(self, variables: Any, *args: Any, method: Any = None, mutable: Any = False, **kwargs: Any) -> Any:
+        if method not in (None, "read"):  # a part of the model, such as its output layer
+            return self.model.apply(variables, *args, method=method, **kwargs)
         with nn.intercept_methods(self._watch):
-            output, asked = self.model.apply(variables, *args, method=method, **how, mutable="intermediates")
-        flat = trees.flatten(asked["intermediates"])
+            output, sown = self.model.apply(variables, *args, method=method, **kwargs, mutable="intermediates")
+        flat = trees.flatten(sown["intermediates"])
         self.finite = {path: calls for path, calls in flat.items() if path.endswith(_MARK)}
-        return output if mutable is False else (output, asked)
+        return output if mutable is False else (output, sown)
 
     def _watch(self, function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output, method = function(*args, **kwargs), context.method_name
         numbers = [x for x in jax.tree.leaves(output) if isinstance(x, jax.Array)]
-        # Private methods initialise parameters: flax traces them for shapes alone, out of which no value may come.
+        # Private methods initialise parameters: flax traces them only for shapes, and no value may leave that trace.
         if numbers and re.fullmatch("__call__|[a-z]\\w*", method):
             name = method + _MARK
             call = "/".join([*context.module.path, name]), len(context.module.get_variable("intermediates", name, ()))

@@ -19,9 +19,9 @@ from transformer_zoo.nn import Compute, pooling
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.pretrained import Bundle, choose_compute, from_pretrained
 
-SHORTEST = 16  # tokens of the shortest rows that a program is compiled for; the next are twice as long, and so on
+SHORTEST = 16  # length of the shortest rows that a program is compiled for; each next one is twice as long
 
-# From the vectors of a row's tokens to one vector; several poolings are concatenated in this order.
+# Each makes one vector of the vectors of a row's tokens; several poolings are concatenated in this order.
 POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
 
 
@@ -32,7 +32,7 @@ class Embedder:
     bundle: Bundle
     """The encoder."""
     poolings: tuple[str, ...] = ("mean",)
-    """Those of `POOLINGS` that make a vector of its hidden states."""
+    """The `POOLINGS` that are applied to its hidden states."""
     layers: tuple[Callable[[jax.Array], jax.Array], ...] = ()
     """Functions of the pooled vectors [B, E], applied one after the other."""
     max_length: int
@@ -53,13 +53,13 @@ class Embedder:
             raise ValueError(f"the poolings are {', '.join(self.poolings)!r}: choose among {', '.join(POOLINGS)}")
 
     def __call__(self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = 32) -> np.ndarray:
-        """The vectors of some texts, float32[N, D]; that of a text does not depend on the others.
+        """The vectors of texts, float32[N, D]. A text's vector does not depend on the other texts.
 
         Rows are sorted by length and padded to one of a few lengths, so that few programs are compiled.
 
         Args:
             texts: white space at their ends is removed; they may be empty.
-            prompt: the name of the prompt to put before each. None: `self.prompt`.
+            prompt: the name of the prompt to put before each text. None: `self.prompt`.
             batch_size: texts in a batch.
 
         Raises:
@@ -71,10 +71,10 @@ class Embedder:
         name = self.prompt if prompt is None else prompt
         if name is not None and name not in self.prompts:
             raise ValueError(f"there is no prompt {name!r}: known are {', '.join(self.prompts) or 'none'}")
-        before = "" if name is None else self.prompts[name]
-        rows = self._tokens([before + text.strip() for text in texts])
-        # The prompt alone ends with the special token that ends a sequence, which is not part of the prompt.
-        skipped = 0 if self.counts_prompt or not before else len(self._tokens([before.strip()])[0]) - 1
+        prefix = "" if name is None else self.prompts[name]
+        rows = self._tokens([prefix + text.strip() for text in texts])
+        # Tokenized alone, the prompt is followed by the special token that ends a sequence, which does not count.
+        skipped = 0 if self.counts_prompt or not prefix else len(self._tokens([prefix.strip()])[0]) - 1
 
         vectors_ND = np.zeros((len(rows), self.width), np.float32)
         order = np.argsort([len(row) for row in rows], kind="stable")
@@ -104,7 +104,7 @@ class Embedder:
         return rows
 
     def _length(self, tokens: int) -> int:
-        """The length of the row for this number of tokens."""
+        """The padded length of a row with this number of tokens."""
         return min(max(SHORTEST, 1 << max(tokens - 1, 0).bit_length()), self.max_length)
 
     @functools.cached_property
@@ -146,7 +146,7 @@ def load_embedder(
 
     Args:
         name: a folder or a hub id, with a modules.json or as `from_pretrained` takes it; or a model itself.
-        dtype: of parameters and computation. The vectors are float32.
+        dtype: precision of parameters and computation. The vectors are float32.
         revision: branch, tag or commit of the hub's repository.
 
     Raises:
@@ -197,7 +197,7 @@ def load_embedder(
     )
 
 
-ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the first, or its older names
+ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the first module, and its older names
 LAYERS = ("Dense", "Dropout", "Normalize")
 
 
@@ -214,7 +214,7 @@ def _settings(folder: Path, pattern: str = "config.json") -> dict[str, Any]:
 
 
 def _poolings(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """A module's poolings, which it enables by a switch each, or lists by name."""
+    """A module's poolings, from one switch each or from a list of names."""
     named = settings.get("pooling_mode")
     if named is None:
         named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on and key.startswith("pooling_")]
@@ -226,7 +226,7 @@ def _poolings(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
 
 
 def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
-    """The function that one of `LAYERS` computes of vectors."""
+    """The function of vectors that one of `LAYERS` computes."""
     match kind:
         case "Normalize":
             return lambda vectors_BE: (
@@ -234,14 +234,14 @@ def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
             )
         case "Dense":
             return _dense(folder)
-    return lambda vectors_BE: vectors_BE  # of dropout, which is for training alone
+    return lambda vectors_BE: vectors_BE  # dropout, which is only for training
 
 
 def _dense(folder: Path) -> Callable[[jax.Array], jax.Array]:
     settings, tensors = _settings(folder), formats.read_folder(folder)
     expected = {"linear.weight", "linear.bias"} if settings.get("bias", True) else {"linear.weight"}
     if tensors.keys() != expected:
-        raise ValueError(f"{folder} holds {', '.join(sorted(tensors))}, and not {', '.join(sorted(expected))}")
+        raise ValueError(f"{folder} holds {', '.join(sorted(tensors))}; expected are {', '.join(sorted(expected))}")
     name = str(settings.get("activation_function", "Tanh")).rpartition(".")[2].lower()
     activations = ACTIVATIONS | {"identity": lambda x: x, "sigmoid": jax.nn.sigmoid}
     if name not in activations:

@@ -1,5 +1,5 @@
-"""Does it fit a TPU slice? The real train step, or what makes a model write, compiled by the real TPU compiler, with no
-TPU attached."""
+"""Whether a run, or generation with a model, fits a TPU slice: the real program, compiled by the real TPU compiler with
+no TPU attached."""
 
 import dataclasses
 import functools
@@ -29,19 +29,19 @@ from transformer_zoo.nn.checks import check_sizes
 GIB = 2**30
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")
-# What the compiler leaves to a program of a device's memory, in GiB, and the slices that are offered. A device is a
-# chip, except for tpu7x, whose chips are two devices each.
+# The memory of a device that the compiler leaves to a program, in GiB, and the slices on offer. A device is a chip,
+# except for tpu7x, whose chips are two devices each.
 GENERATIONS = {"v5e": (15.75, _FLAT), "v6e": (31.24, _FLAT), "v5p": (95.73, _CUBES), "tpu7x": (94.74, _CUBES)}
 TOPOLOGIES = tuple(f"{name}:{shape}" for name, (_, shapes) in GENERATIONS.items() for shape in shapes)
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# For what does not fit: how long other settings are tried, and how many that fit are enough.
+# If a run does not fit: seconds for trying other settings, and the number of fitting ones that is enough.
 SECONDS, ENOUGH = 120, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Writing:
-    """What a model is to write at a time, and how: as `generate` does.
+    """Settings of a call of `generate`.
 
     Raises:
         ValueError: a size below 1.
@@ -50,15 +50,15 @@ class Writing:
     batch_size: int = 8
     """Prompts, or sources."""
     length: int = 512
-    """Tokens in the longest of them."""
+    """Tokens in the longest prompt or source."""
     max_new_tokens: int = 128
-    """Tokens written for each."""
+    """New tokens for each."""
     beams: int = 1
-    """Of a beam search; 1: greedily."""
+    """Beams of the search; 1 is greedy."""
     dtype: str = "bfloat16"
-    """Of parameters and computation."""
+    """Precision of parameters and computation."""
     mesh: Mesh = Mesh(data=1, tensor=-1)
-    """How the devices share the work."""
+    """Sizes of the mesh."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "batch_size", "length", "max_new_tokens", "beams")
@@ -66,24 +66,24 @@ class Writing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """What one step of a run needs, or a batch of what is written. All bytes are those of one device."""
+    """The memory that a train step or a call of `generate` needs, in bytes of one device."""
 
     topology: str
     mesh: dict[str, int]
     num_params: int
     arguments: dict[str, int]
-    """Parameters; of a run, its optimizer, and the rest: batch, counters, moving average; of what is written, batch."""
+    """Bytes by name: parameters and batch; for a run also the optimizer, counters and moving average."""
     total: int
-    """Arguments, temporaries and what of the output does not take the arguments' place."""
+    """Arguments, temporaries, and the output except where it reuses the arguments' memory."""
     limit: int
     seconds: float | None = None
-    """Of compilation; None where the arguments alone are too much, and nothing was compiled."""
+    """Seconds of compilation. None: the arguments alone are too large, and nothing was compiled."""
     temporaries: int | None = None
     output: int | None = None
     collectives: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    """Kind -> how many a step, and bytes of their results."""
+    """Kind -> (number in a step, bytes of their results)."""
     largest: tuple[tuple[int, str], ...] = ()
-    """Bytes and description of what takes the most, where it does not fit."""
+    """(bytes, description) of the largest arrays, if it does not fit."""
 
     @property
     def fits(self) -> bool:
@@ -91,7 +91,7 @@ class Report:
 
 
 def topology_devices(topology: str) -> list[jax.Device]:
-    """The devices of a TPU slice that need not exist, to compile for.
+    """The devices of a TPU slice, to compile for; the slice need not exist.
 
     Raises:
         ValueError: an unknown topology.
@@ -103,19 +103,19 @@ def topology_devices(topology: str) -> list[jax.Device]:
         raise ValueError(f"the topology {topology!r} is not known.{hint} Known are {known}")
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError("the TPU compiler is not installed: pip install 'transformer-zoo[tpu]'")
-    # Nobody is to look for a TPU, nor to talk about not having found one.
+    # Do not look for a TPU, nor log that none was found.
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-16",
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling takes no chip from anybody
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling occupies no chip
         "TPU_STDERR_LOG_LEVEL": "3",
         "TPU_MIN_LOG_LEVEL": "3",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }.items():
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
-    # A host has four chips, says the compiler, and of a slice of one chip wants to hear that it has one.
+    # The compiler assumes hosts with four chips; a slice of one chip has to declare its own.
     host = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
     return topologies.get_topology_desc(platform="tpu", topology_name=topology, **host).devices
 
@@ -135,14 +135,14 @@ def fit(run: Run, topology: str) -> Report:
 
 
 def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
-    """Compiles for a TPU slice what makes a model write: it reads prompts or sources, and writes token by token.
+    """Compiles `generate` for a TPU slice: prefill of prompts or encoding of sources, then decoding.
 
     Args:
         model: an instance of a family's `Model`, whose parameters are not needed.
 
     Raises:
-        ValueError: an unknown topology, a model that does not write or has too few positions, or a mesh that does not
-            divide the model, the batch or the devices.
+        ValueError: an unknown topology, a model that generates nothing or has too few positions, or a mesh that does
+            not divide the model, the batch or the devices.
         ImportError: libtpu is not installed.
     """
     model = model.clone(compute=Compute(dtype=writing.dtype, param_dtype=writing.dtype))
@@ -151,8 +151,8 @@ def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
     batch = {"tokens_BT": jax.ShapeDtypeStruct(rows, jnp.int32), "valid_BT": jax.ShapeDtypeStruct(rows, jnp.bool_)}
     params = registry.param_shapes(model)
     params, batch = (
-        jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places)
-        for shapes, places in (
+        jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+        for shapes, shardings in (
             (params, sharding.param_shardings(params, mesh)),
             (batch, sharding.batch_shardings(batch, mesh)),
         )
@@ -165,11 +165,11 @@ def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
 
 
 def _measured(topology: str, mesh: jax.sharding.Mesh, arguments: dict[str, Any], lower: Callable[[], Any]) -> Report:
-    """What a program needs: its arguments, and what the compiler says of the rest.
+    """The memory of a program: of its arguments, and by the compiler's account of the rest.
 
     Args:
-        arguments: shapes with their shardings, by what they are called in the report.
-        lower: gives the program, once it is known that there is room for the arguments.
+        arguments: shapes with their shardings, by name in the report.
+        lower: lowers the program; called only if there is room for the arguments.
     """
     sizes = {name: _bytes(part) for name, part in arguments.items()}
     report = Report(
@@ -216,8 +216,8 @@ def _measured(topology: str, mesh: jax.sharding.Mesh, arguments: dict[str, Any],
 
 
 def main(run: Run, topology: str) -> int:
-    """Prints what `fit` finds. Returns 0 if it fits and 3 if not; then it also says what takes the most, and which
-    changes of settings, one at a time or together, would make it fit."""
+    """Prints the report of `fit`. Returns 0 if the run fits and 3 if not; then it also prints the largest arrays and
+    the changes of settings, single or together, that make it fit."""
     console = Console()
     with console.status(f"compiling for {topology}"):
         report = fit(run, topology)
@@ -236,7 +236,7 @@ def main(run: Run, topology: str) -> int:
 
 
 def main_writing(model: Any, writing: Writing, topology: str) -> int:
-    """Prints what `fit_writing` finds. Returns 0 if it fits and 3 if not."""
+    """Prints the report of `fit_writing`. Returns 0 if it fits and 3 if not."""
     console = Console()
     with console.status(f"compiling for {topology}"):
         report = fit_writing(model, writing, topology)
@@ -247,9 +247,9 @@ def main_writing(model: Any, writing: Writing, topology: str) -> int:
 
 
 def suggest(run: Run, topology: str) -> tuple[list[tuple[str, int]], list[str]]:
-    """Settings that make a run fit, with the bytes it then needs, and those that there was no time to try.
+    """Settings that make a run fit, each with the bytes that it then needs; and the settings left untried in the time.
 
-    Single changes come first; only where none of them is enough, the first two together, the first three, ...
+    Single changes are tried first; if none is enough, the first two together, the first three, and so on.
     """
     start, found, untried = time.perf_counter(), [], []
     changes = _changes(run, len(topology_devices(topology)))
@@ -306,23 +306,25 @@ def _changed(run: Run, changes: list[dict[str, Any]]) -> Run:
 def count_collectives(text: str) -> dict[str, tuple[int, int]]:
     """Collective operations of one device in a step, and the bytes of their results, by kind.
 
+    An operation in a loop counts once for each iteration. The parts of an asynchronous operation, which share a
+    channel, count as one.
+
     Args:
-        text: the optimised program. What stands in a loop counts as often as the loop turns, which is read off its
-            condition; the parts of an operation that runs beside others (they share a channel) count once.
+        text: the optimised program.
     """
     computations = _computations(text)
-    times: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
 
     def visit(name: str, count: int) -> None:
-        times[name] += count
+        calls[name] += count
         for line in computations[name].values():
             for role, callee in re.findall(r"\b(calls|body|to_apply)=%([\w.\-]+)", line):
-                visit(callee, count * (_turns(line, computations) if role == "body" else 1))
+                visit(callee, count * (_iterations(line, computations) if role == "body" else 1))
 
     visit(next(name for name in computations if f"ENTRY %{name} " in text), 1)
     operation = re.compile(rf"(.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
     found: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
-    for name, count in times.items():
+    for name, count in calls.items():
         for label, line in computations[name].items():
             if match := operation.match(line):
                 shapes, kind, start = match.groups()
@@ -350,14 +352,14 @@ def _computations(text: str) -> dict[str, dict[str, str]]:
     return computations
 
 
-def _turns(loop: str, computations: dict[str, dict[str, str]]) -> int:
-    """How often a loop turns: scans, and the compiler's own loops, count from 0 up to a constant in constant steps.
-    Any other loop counts once."""
+def _iterations(loop: str, computations: dict[str, dict[str, str]]) -> int:
+    """The iterations of a loop. Scans, and the compiler's own loops, count from 0 up to a constant in constant steps;
+    any other loop counts as one iteration."""
     condition, body = (computations[re.search(rf"{role}=%([\w.\-]+)", loop)[1]] for role in ("condition", "body"))
     compare = re.search(r" compare\(%([\w.\-]+), %([\w.\-]+)\), direction=LT", condition["ROOT"])
-    place = compare and re.search(r"index=(\d+)", condition[compare[1]])
+    index = compare and re.search(r"index=(\d+)", condition[compare[1]])
     counters = re.findall(r"%([\w.\-]+)", body["ROOT"].partition(" tuple(")[2].partition(")")[0])
-    add = place and re.search(r" add\(%[\w.\-]+, %([\w.\-]+)\)", body[counters[int(place[1])]])
+    add = index and re.search(r" add\(%[\w.\-]+, %([\w.\-]+)\)", body[counters[int(index[1])]])
     if not add:
         return 1
     limit, step = (re.search(r"constant\((\d+)\)", line) for line in (condition[compare[2]], body[add[1]]))
@@ -365,14 +367,14 @@ def _turns(loop: str, computations: dict[str, dict[str, str]]) -> int:
 
 
 def _shape_bytes(shape: str) -> int:
-    """Of `bf16[24,2048]`."""
+    """The bytes of an array such as `bf16[24,2048]`."""
     dtype, dims = re.fullmatch(r"(\w+)\[([\d,]*)\]", shape).groups()
     bits = re.search(r"\d+", dtype)
     return math.prod(int(size) for size in dims.split(",") if size) * (int(bits[0]) if bits else 8) // 8
 
 
 def _bytes(arrays: Any) -> int:
-    """Of arrays, or of their shapes with shardings, on one device."""
+    """The bytes of arrays, or of shapes with shardings, on one device."""
     leaves = jax.tree.leaves(arrays)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
@@ -384,7 +386,7 @@ def _largest_arguments(arguments: Any, count: int = 5) -> tuple[tuple[int, str],
 
 
 def _largest(folder: Path, count: int = 5) -> tuple[tuple[int, str], ...]:
-    """What takes the most, from the compiler's own record of a program for which there is no room."""
+    """The largest arrays of a program that does not fit, from the compiler's report."""
     report = next(folder.rglob("*memory-usage-report.txt"), None)
     if report is None:
         return ()
@@ -392,7 +394,7 @@ def _largest(folder: Path, count: int = 5) -> tuple[tuple[int, str], ...]:
     main_memory = report.read_text().split("\n\n")[0]
     blocks: Counter[str] = Counter()
     for line in main_memory.splitlines():
-        if re.match(r"\s*[\d.]+\w+\(", line):  # cumulative size; size; offset; values; shapes that take turns
+        if re.match(r"\s*[\d.]+\w+\(", line):  # cumulative size; size; offset; values; shapes that share the memory
             shapes = re.findall(r"\w+\[[\d,]+\]", line.rsplit(";", 1)[1])
             blocks[max(shapes, key=_shape_bytes)] += 1
     ranked = sorted(blocks, key=lambda shape: -blocks[shape] * _shape_bytes(shape))[:count]
@@ -400,11 +402,11 @@ def _largest(folder: Path, count: int = 5) -> tuple[tuple[int, str], ...]:
 
 
 def _origin(shape: str, program: str) -> str:
-    """Where in the model an array of this shape, or one layer's part of it, is made: the most telling of the names."""
+    """The operation in the model that makes an array of this shape, or one layer's slice of it, by its longest name."""
     layer = re.sub(r"\[\d+,", "[", shape) if shape.count(",") > 1 else shape
     names = re.findall(rf"= (?:{re.escape(shape)}|{re.escape(layer)})\{{\S* [\w\-]+\(.*?op_name=\"([^\"]*)\"", program)
-    telling = [name for name in names if not re.search(r"dynamic_|broadcast_in_dim|squeeze|transpose$", name)]
-    parts = max(telling or names, key=len, default="").split("/")
+    specific = [name for name in names if not re.search(r"dynamic_|broadcast_in_dim|squeeze|transpose$", name)]
+    parts = max(specific or names, key=len, default="").split("/")
     return "/".join([part for part in parts if part not in _SCAFFOLD][-5:])
 
 
@@ -415,22 +417,22 @@ def _size(count: int) -> str:
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
-def _show(report: Report, what: str, console: Console) -> None:
-    """The table, whether it fits, and what takes the most if it does not."""
-    console.print(_table(report, what))
+def _show(report: Report, program: str, console: Console) -> None:
+    """Prints the table, whether it fits, and the largest arrays if not."""
+    console.print(_table(report, program))
     if report.fits:
         console.print(f"It fits: {_size(report.limit - report.total)} of a device are left.")
         return
     over = _size(report.total - report.limit)
-    console.print(f"It does not fit: {_size(report.total)} of {_size(report.limit)}, {over} too much. Most is taken by")
-    for size, what in report.largest:
-        console.print(f"  {_size(size):>10}  {what}", markup=False, soft_wrap=True)
+    console.print(f"It does not fit: {_size(report.total)} of {_size(report.limit)}, {over} too much. Largest arrays:")
+    for size, description in report.largest:
+        console.print(f"  {_size(size):>10}  {description}", markup=False, soft_wrap=True)
 
 
-def _table(report: Report, what: str) -> Table:
+def _table(report: Report, program: str) -> Table:
     generation, slice_ = report.topology.split(":")
     mesh = " x ".join(f"{axis} {size}" for axis, size in report.mesh.items()) or "one device"
-    table = Table(title=f"{generation} {slice_}, {mesh}: {what} on one device")
+    table = Table(title=f"{generation} {slice_}, {mesh}: {program} on one device")
     table.add_column("")
     table.add_column("count", justify="right")
     table.add_column("bytes", justify="right")
@@ -440,7 +442,7 @@ def _table(report: Report, what: str) -> Table:
     if report.temporaries is not None:
         table.add_row("temporaries", "", _size(report.temporaries))
     if report.output is not None:
-        table.add_row("output, not in the place of arguments", "", _size(report.output))
+        table.add_row("output, beyond the arguments", "", _size(report.output))
     share = report.total / report.limit
     table.add_row(f"total, of {_size(report.limit)}", f"{share:.0%}", _size(report.total), end_section=True)
     for kind, (count, size) in report.collectives.items():

@@ -1,5 +1,5 @@
-"""What Hugging Face's libraries call the arguments and classes that have another name here, for the errors that a
-habit from there runs into. Fields of a Config are known from the families' own tables: `registry.fields_called`."""
+"""Hugging Face's names for arguments and classes that have another name here, for error messages. Its names for the
+fields of a Config are in the families' own tables: `registry.fields_called`."""
 
 from collections.abc import Iterable
 
@@ -35,16 +35,16 @@ CLASSES = {
     "SentenceTransformer": "load_embedder(name)",
     "Trainer": "train(run)",
 }
-"""Classes, and what to call instead. `AutoModelForCausalLM` and the like begin with a name of these."""
+"""Classes, and the function to call instead. The names are prefixes: `AutoModelForCausalLM` is an `AutoModel`."""
 
 
 def hint(theirs: str, ours: str | None, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: ours for it, if there is one, or the nearest known name."""
+    """The end of an error about an unknown name: our name for it, if there is one, or the nearest known one."""
     return f" Hugging Face's {theirs} is {ours} here." if ours else nearest(theirs, known)
 
 
 def refuse(function: str, arguments: Iterable[str], table: dict[str, str], known: Iterable[str] = ()) -> None:
-    """Raises TypeError if there are any of these keyword arguments, which the function does not have."""
+    """Raises TypeError for the first of these keyword arguments, which the function does not have."""
     for name in arguments:
         raise TypeError(
             f"{function}() got an unexpected keyword argument {name!r}.{hint(name, table.get(name), known)}"

@@ -1,4 +1,4 @@
-"""What a run says while it goes: JSON lines, TensorBoard, Weights & Biases, and one line or bar on the console."""
+"""Logs of a run: JSON lines, TensorBoard, Weights & Biases, and one line or bar on the console."""
 
 import json
 import math
@@ -14,7 +14,7 @@ Writer = Callable[[int, Mapping[str, float]], None]
 
 
 def json_lines(path: Path, step: int) -> Writer:
-    """One object a line. Lines of steps after `step`, which a run that was cut off will do again, are dropped."""
+    """One object a line. Lines of steps after `step`, which a resumed run computes again, are dropped."""
     kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
     path.write_text("".join(line + "\n" for line in kept))
     file = path.open("a")
@@ -29,14 +29,14 @@ def json_lines(path: Path, step: int) -> Writer:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """All the objects of a file of JSON lines. A last line that was cut off by a kill is left out."""
+    """The objects of a file of JSON lines, without a last line that a kill cut off."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def tensorboard(directory: Path) -> Writer:
     """Event files that TensorBoard shows."""
-    # These are the pieces of tensorboard that do without TensorFlow and torch.
+    # These parts of tensorboard need neither TensorFlow nor torch.
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -66,13 +66,13 @@ def wandb(project: str, directory: Path, settings: Mapping[str, Any]) -> Writer:
 
 
 def line(values: Mapping[str, float]) -> str:
-    """Measurements in a line: `loss 4.031, bits per byte 1.522, tokens 32,768`."""
+    """Measurements in one line: `loss 4.031, bits per byte 1.522, tokens 32,768`."""
     number = lambda value: f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     return ", ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in values.items())
 
 
 class Bar:
-    """The console: a bar with step, loss, tokens a second and the time left; plain lines where nobody watches."""
+    """The console: a bar with step, loss, tokens a second and time left; plain lines where it is no terminal."""
 
     def __init__(self, steps: int, done: int, console: Console) -> None:
         self._console = console
@@ -100,7 +100,7 @@ class Bar:
         self._progress.update(self._task, completed=step, description=text)
         if not self._console.is_terminal:
             minutes, seconds = divmod(round(left), 60)
-            self.say(f"step {step}/{self._steps}  {text}  {minutes}:{seconds:02d} left")
+            self.print(f"step {step}/{self._steps}  {text}  {minutes}:{seconds:02d} left")
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)

@@ -34,10 +34,10 @@ class NotFinite(RuntimeError):
 
 
 def train(run: Run, console: Console | None = None) -> dict[str, float]:
-    """Trains, or goes on where a run in the same folder stopped; evaluates at the end.
+    """Trains, or resumes the run in the same folder; evaluates at the end.
 
     Killed at any moment and started again, a run ends with the same parameters, bit for bit, as an undisturbed one.
-    SIGTERM saves and returns. Ctrl-C saves and is then passed on; a second one is passed on at once.
+    SIGTERM saves and returns. Ctrl-C saves and then raises KeyboardInterrupt; a second one raises it at once.
 
     Returns:
         The last evaluation on held-out text.
@@ -49,7 +49,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     """
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
-            f"this is one of {jax.process_count()} processes, which do not know of one another: give each of them "
+            f"this is one of {jax.process_count()} processes that have not been joined: start each of them with "
             "--distributed True (in Python, call sharding.join_processes() first)"
         )
     console = console or Console(quiet=jax.process_index() != 0)
@@ -67,10 +67,10 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     if step:
         state, position = checkpoints.restore(step, program.state)
         batches.set_state(position)
-        console.print(f"going on from step {step}")
+        console.print(f"resuming from step {step}")
     else:
         state = _first_state(resolved)
-    resolved = dataclasses.replace(resolved, bundle=None)  # its weights are in the state, and need no memory besides
+    resolved = dataclasses.replace(resolved, bundle=None)  # frees its weights, which are in the state
     _describe(resolved)
     record = _writers(run, directory, step)
 
@@ -86,7 +86,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             batch, position = next(feed)
             state, metrics = program.step(state, batch)
             step += 1
-            # The device is already at this step: what is read now is the step before, so that the device never waits.
+            # The device computes this step while the metrics of the step before are read, so that it never waits.
             recent.append((step, batch, metrics))
             if len(recent) == 2:
                 _watch(run, program, state, *recent[0], console)
@@ -102,7 +102,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
                 rows = (_on_device(rows, program.batch) for rows in held_out)
                 report = evaluate(program.model, run.objective, params, rows)
                 record(step, {f"validation/{name}": value for name, value in report.items()})
-                bar.say(f"step {step}: held out: {logs.line(report)}")
+                bar.print(f"step {step}: held out: {logs.line(report)}")
                 _draw(directory)
                 clock.skip()
             if step % run.checkpoints.every == 0 or last or stop.now(step):
@@ -113,7 +113,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     checkpoints.close()
     batches.close()
     if stop.signalled:
-        console.print(f"stopped by a signal at step {step}; the same command goes on from there")
+        console.print(f"stopped by a signal at step {step}; the same command resumes it")
     if stop.interrupted:
         raise KeyboardInterrupt
     return report
@@ -131,7 +131,7 @@ def _first_state(resolved: Resolved) -> training.TrainState:
     """The state before the first step, from published weights or fresh ones.
 
     Raises:
-        ValueError: the weights are not those of the model that the objective trains.
+        ValueError: the weights do not fit the model that the objective trains.
     """
     run, program, bundle = resolved.run, resolved.program, resolved.bundle
     params = program.fresh(run.training.seed) if bundle is None else bundle.params
@@ -144,7 +144,7 @@ def _describe(resolved: Resolved) -> None:
     """Writes the tokenizer and run.json.
 
     Raises:
-        ValueError: some process does not see them.
+        ValueError: a process does not see the folder.
     """
     directory = Path(resolved.run.directory)
     if jax.process_index() == 0:
@@ -202,7 +202,7 @@ def _watch(
     metrics: Any,
     console: Console,
 ) -> None:
-    """Prints where a loss or gradient that was not finite came from; ends the run after too many in a row."""
+    """Prints the origin of a loss or gradient that is not finite; ends the run after too many in a row."""
     in_a_row = int(metrics["skipped_in_a_row"])
     if not in_a_row:
         return
@@ -220,7 +220,7 @@ def _watch(
 
 
 class _Stop:
-    """SIGTERM and Ctrl-C: a machine that is to be taken away sends a signal, and the run saves."""
+    """Handles SIGTERM, which announces the end of a machine, and Ctrl-C: the run saves and stops."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -228,7 +228,7 @@ class _Stop:
         self.signalled = self.interrupted = False
 
     def __enter__(self) -> None:
-        # The processes of a run on several hosts must stop at one step: jax handles SIGTERM, for all of them.
+        # The processes of a run on several hosts must stop at the same step: there, jax handles SIGTERM.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -250,7 +250,7 @@ class _Stop:
 
 
 class _Clock:
-    """Tokens and seconds between two lines of the log. Evaluation does not count."""
+    """Tokens and seconds between two lines of the log, without evaluation."""
 
     def __init__(self, step: int) -> None:
         self._step, self._time, self.seconds_per_step = step, time.monotonic(), 0.0

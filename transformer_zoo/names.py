@@ -1,6 +1,6 @@
-"""What a name stands for: the folder of a run, a published model's folder, a preset, or a repository of the hub.
+"""What a name stands for: a run's folder, a published model's folder, a preset, or a repository of the hub.
 
-Weights are the last thing to be fetched: a name, a task, labels or a setting that cannot be is refused before that.
+Weights are fetched last: an invalid name, task, label or setting is refused before that.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from transformer_zoo.checkpoints import config_map, hub
 from transformer_zoo.nn.compute import Compute
 
 RECORD = "run.json"
-"""The file that makes a folder that of a run."""
+"""A folder with this file is a run's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class Described:
     config: Any
     """The architecture, a family's Config."""
     task: str | None
-    """The task that its weights were trained for. None: config.json names no known class; or it is a run, whose
+    """The task that its weights were trained for. None: config.json names no known class; or a run, whose
     objective determines the task (`runs.model`)."""
     folder: Path | None = None
-    """The local folder of its configuration and its tokenizer. None: a preset, of which nothing was fetched."""
+    """The local folder of its configuration and its tokenizer. None: a preset, for which nothing was fetched."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The keys of its config.json; none for a run or a preset."""
 
@@ -49,7 +49,7 @@ class Described:
 
         Args:
             task: what the model is for. None: the task that its weights were trained for.
-            labels: the names of the classes, or their number. None: those of the configuration.
+            labels: the names of the classes, or their number. None: as in the configuration.
             compute: precision, memory and speed. None: the defaults of `Compute`.
 
         Raises:
@@ -66,7 +66,7 @@ class Described:
         return Path(self.folder or "", RECORD if self.kind == "run" else config_map.CONFIG)
 
     def weights(self) -> Path:
-        """The local folder of its weights. Those of the hub are downloaded, of the commit that config.json was of.
+        """The local folder of its weights, downloaded where necessary, from the same commit as config.json.
 
         Raises:
             FileNotFoundError, PermissionError, ConnectionError, ValueError: as `hub.resolve`.
@@ -75,7 +75,7 @@ class Described:
 
 
 def describe(name: str | os.PathLike[str], revision: str | None = None, *, published: bool = False) -> Described:
-    """What a name stands for. Of a repository its configuration and its tokenizer are downloaded, and no weights.
+    """The model that a name stands for. Of a repository, only configuration and tokenizer are downloaded.
 
     Args:
         name: a run's folder, a published model's folder, a preset's name, or a hub id.
@@ -86,7 +86,7 @@ def describe(name: str | os.PathLike[str], revision: str | None = None, *, publi
     Raises:
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json in it.
         PermissionError: the repository is private or gated.
-        ConnectionError: neither in the cache nor to be had from the hub.
+        ConnectionError: not in the cache, and the hub cannot be reached.
         ValueError: a config.json of an unknown family or that is not supported, or a run.json of another version.
     """
     local = Path(name).expanduser()
@@ -99,15 +99,15 @@ def describe(name: str | os.PathLike[str], revision: str | None = None, *, publi
             f"{name} holds a run and no {config_map.CONFIG}: load it with load_run, or publish it first "
             "(python -m transformer_zoo convert)"
         )
-    at = folder(name, revision, weights=False)
-    settings, source = config_map.read_file(at), str(at / config_map.CONFIG)
+    root = folder(name, revision, weights=False)
+    settings, source = config_map.read_file(root), str(root / config_map.CONFIG)
     try:
         family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     return Described(
         name=name, kind="folder" if local.is_dir() else "hub", config=config_map.read(family, settings, source),
-        task=config_map.saved_for(family, settings), folder=at, settings=settings,
+        task=config_map.saved_for(family, settings), folder=root, settings=settings,
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def run_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: its run.json is not one of ours.
+        ValueError: its run.json cannot be read by this version.
     """
     path = Path(directory, RECORD).expanduser()
     if not path.is_file():
@@ -177,7 +177,7 @@ def _preset(name: Any) -> registry.Preset | None:
 
 
 def labelled(config: Any, labels: int | Sequence[str] | None) -> Any:
-    """A Config with these names of the classes, or with this number of classes; None: with those that it has.
+    """A Config with these class names, or with this number of classes. None: unchanged.
 
     Raises:
         ValueError: the family has no task with labels.

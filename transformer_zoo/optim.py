@@ -65,11 +65,11 @@ def make_optimizer(settings: Optimizer, steps: int, params: trees.Tree) -> optax
     if len(frozen) == len(paths):
         raise ValueError(f"freeze={list(settings.freeze)} matches every parameter: nothing is left to train")
     b1, b2, eps = settings.b1, settings.b2, settings.eps
-    # Directions of ascent; learning rate and weight decay are the same for all. (A rate of -1 undoes optax's own sign.)
+    # Each gives a direction of ascent; weight decay and learning rate follow. (A rate of -1 undoes optax's own sign.)
     direction = {
         "adamw": lambda: optax.scale_by_adam(b1, b2, eps),
         "lion": lambda: optax.scale_by_lion(b1, b2),
-        # Without a rate, its update is relative to the parameter's size.
+        # Without a rate, optax scales its update by the parameter's size.
         "adafactor": lambda: optax.chain(_per_layer(optax.adafactor()), optax.scale(-1.0)),
         "muon": lambda: optax.contrib.muon(
             -1.0, beta=b1, eps=eps, adam_b1=b1, adam_b2=b2,
@@ -133,15 +133,15 @@ def state_shardings(state: Any, params: trees.Tree, shardings: trees.Tree, mesh:
 
     Args:
         state, params: shapes of the optimizer's state and of the parameters.
-        shardings: of the parameters.
+        shardings: the shardings of the parameters.
     """
-    shapes, of_params = trees.flatten(params), trees.flatten(shardings)
+    shapes, by_path = trees.flatten(params), trees.flatten(shardings)
 
     def sharding_of(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         # Optax keeps the parameters' dictionaries inside its own: a path ends with the parameter's.
         keys = [key.key for key in key_path if isinstance(key, jax.tree_util.DictKey)]
         tails = ("/".join(keys[start:]) for start in range(len(keys)))
         path = next((tail for tail in tails if tail in shapes), None)
-        return of_params[path] if path and shapes[path].shape == leaf.shape else replicated(mesh)
+        return by_path[path] if path and shapes[path].shape == leaf.shape else replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(sharding_of, state)

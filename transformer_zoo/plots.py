@@ -1,4 +1,4 @@
-"""Pictures."""
+"""Plots of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 
 
 def curve(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """The loss against the step, of training and of held-out text, as a picture."""
+    """Draws the loss on training and on held-out text against the step, and saves the picture."""
     figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, label, style in (("loss", "training", "-"), ("validation/loss", "held out", "o-")):

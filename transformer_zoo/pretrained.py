@@ -43,7 +43,7 @@ class Bundle:
         """`model.apply` with the parameters: the arguments are those of the model's call and of `apply` (`rngs`, ...).
 
         Raises:
-            TypeError: an unknown argument; of one that Hugging Face's models have, the message has our name.
+            TypeError: an unknown argument; for one of Hugging Face's models, the message has our name.
             ValueError: inputs that the model refuses.
         """
         theirs = [name for name in arguments if name in hugging_face.CALL]
@@ -86,35 +86,35 @@ def from_pretrained(
     Args:
         name: a local folder with config.json and weights, a preset's name (`presets()`), or a hub id.
         task: what the model is for, such as "causal-lm". None: the task of the `architectures` in config.json.
-        dtype: of the computation: float32 (if it is not given), bfloat16, float16, or float64 with jax_enable_x64.
-        param_dtype: of the parameters in memory; likewise.
-        compute: these two and the other settings of precision, memory and speed.
+        dtype: precision of the computation: float32 (the default), bfloat16, float16, or float64 with jax_enable_x64.
+        param_dtype: precision of the parameters in memory, likewise.
+        compute: all settings of precision, memory and speed, these two included.
         mesh: the parameters arrive sharded over it, and each process reads only what its devices hold.
         revision: branch, tag or commit of the hub's repository.
-        labels: the names of a classifier's classes, or their number. None: those of config.json. A head for other
+        labels: the names of a classifier's classes, or their number. None: as in config.json. A head for other
             classes than the checkpoint's is fresh.
-        seed: of the parameters that are fresh.
+        seed: seed of the fresh parameters.
 
     Raises:
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
         PermissionError: the repository is private or gated.
-        ConnectionError: neither in the cache nor to be had from the hub.
+        ConnectionError: not in the cache, and the hub cannot be reached.
         ValueError: an unknown family or task, a configuration that is not supported, a dtype that contradicts
             `compute`, a mesh that does not divide the parameters, damaged files, or weights that do not fit the
             configuration.
-        TypeError: an unknown argument; of one that Hugging Face's `from_pretrained` has, the message has our name.
+        TypeError: an unknown argument; for one of Hugging Face's `from_pretrained`, the message has our name.
     """
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
     described = names.describe(name, revision, published=True)
     model = described.model(task=task, labels=labels, compute=compute)
-    _shardings(model, mesh)  # refuses a mesh while nothing is downloaded
+    _shardings(model, mesh)  # refuses an impossible mesh before the download
 
     folder = described.weights()
     tensors = formats.read_folder(folder)
     config = weight_map.settled(described.family, model.config, tensors, described.task)
     model = model.clone(config=config)
-    # A body may have been saved without its pooler, so its head is optional too.
+    # A body may have been saved without its pooler: that is optional too.
     trained = labels is None and model.task == described.task != "base"
     params = weight_map.load(
         described.family,
@@ -137,17 +137,17 @@ def from_pretrained(
 def choose_compute(
     compute: Compute | None, dtype: str | None, param_dtype: str | None, *, default: Compute | None = None
 ) -> Compute:
-    """The settings of computation; without `compute` they are those of `default`, apart from a dtype that is given.
+    """The settings of computation: `compute`, or else `default` with the dtypes that are given.
 
     Raises:
-        ValueError: a dtype that `compute` contradicts, that does not exist, or of 64 bits where JAX has none.
+        ValueError: a dtype that contradicts `compute` or does not exist, or float64 where JAX has no 64-bit types.
     """
-    given = {"dtype": dtype, "param_dtype": param_dtype}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
+    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    dtypes = {name: value for name, value in dtypes.items() if value is not None}
+    for name, value in dtypes.items():
         if compute is not None and value != getattr(compute, name):
             raise ValueError(f"{name} is {value!r}, and {getattr(compute, name)!r} in compute: give one of them")
-    compute = compute or dataclasses.replace(default or Compute(), **given)
+    compute = compute or dataclasses.replace(default or Compute(), **dtypes)
     if "float64" in (compute.dtype, compute.param_dtype) and not jax.config.jax_enable_x64:
         raise ValueError(
             "float64 needs 64-bit types, which JAX leaves off: set JAX_ENABLE_X64=1 in the environment, or call "
@@ -157,14 +157,14 @@ def choose_compute(
 
 
 def _shardings(model: nn.Module, mesh: jax.sharding.Mesh | None) -> trees.Tree | None:
-    """Of a model's parameters over a mesh, if there is one."""
+    """The shardings of a model's parameters over a mesh. None: no mesh."""
     return None if mesh is None else sharding.param_shardings(registry.param_shapes(model), sharding.adopt_mesh(mesh))
 
 
 def completed(
     model: nn.Module, params: trees.Tree, mesh: jax.sharding.Mesh | None, seed: int
 ) -> tuple[trees.Tree, tuple[str, ...]]:
-    """The parameters, completed with fresh ones for those that are missing; and the paths of the fresh ones."""
+    """The parameters, with fresh ones in place of missing ones; and the paths of the fresh ones."""
     flat, shapes = trees.flatten(params), registry.param_shapes(model)
     fresh = tuple(path for path in trees.flatten(shapes) if path not in flat)
     if not fresh:
@@ -189,14 +189,14 @@ def from_config(
     compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Bundle:
-    """A model with fresh parameters, as its paper initialises them; for a seed the same, to rounding, on every mesh.
+    """A model with fresh parameters, as its paper initialises them; the same for a seed on every mesh, up to rounding.
 
     Args:
         family: a name of `families()`.
         config: the family's Config, a preset's name, or a mapping with the keys of a config.json.
         task: what the model is for. None: the family's main task.
         dtype, param_dtype, compute: as in `from_pretrained`.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         mesh: the parameters are initialised in their shardings; no device holds all of them.
 
     Raises:
@@ -269,7 +269,7 @@ def _config(name: str, config: Any) -> Any:
         known = family.PUBLISHED.model_types
         if config.get("model_type", known[0]) not in known:
             own = " or ".join(map(repr, known))
-            raise ValueError(f"the config is of model_type {config['model_type']!r}, and {name} is {own}")
+            raise ValueError(f"the config has the model_type {config['model_type']!r}, and {name} reads {own}")
         return config_map.read(family, config, "the config")
     if not isinstance(config, family.Config):
         raise TypeError(
@@ -307,7 +307,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def _sampling(folder: Path, settings: Mapping[str, Any], config: Any) -> Any:
-    """The settings of decoding: in generation_config.json, or, of older checkpoints, in config.json."""
+    """The settings of decoding, from generation_config.json or, in older checkpoints, from config.json."""
     if registry.generating_task(config) is None:
         return Greedy()
     if (file := folder / published.FILE).is_file():
@@ -323,4 +323,4 @@ def _check_shapes(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
     paths = sorted(path for path in ours.keys() | expected if ours.get(path) != expected.get(path))
     if paths:
         lines = [f"  {path}  {ours.get(path, 'missing')}, expected {expected.get(path, 'nothing')}" for path in paths]
-        raise ValueError("the parameters are not those of the model:\n" + "\n".join(lines))
+        raise ValueError("the parameters do not fit the model:\n" + "\n".join(lines))

@@ -113,27 +113,27 @@ def is_encoder_decoder(config: Any) -> bool:
 
 
 def generating_task(config: Any) -> str | None:
-    """The family's task whose models generate; None: they are encoders."""
+    """The family's task that generates text. None: a family of encoders."""
     return next((task for task in module_of(config).PUBLISHED.tasks if TASKS[task].generates), None)
 
 
 def as_json(config: Any) -> dict[str, Any]:
-    """A configuration and its family, of what JSON can say."""
+    """A configuration and its family, in types that JSON has."""
     return {"family": family_of(config), **dataclasses.asdict(config)}
 
 
 def from_json(settings: dict[str, Any]) -> Any:
-    """The configuration that `as_json` described.
+    """The inverse of `as_json`.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none, or none of this version.
+        ValueError, TypeError, KeyError: the settings are not those of a configuration of this version.
     """
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
     return family(values.pop("family")).Config(**values)
 
 
 def family_by_model_type(model_type: str) -> str:
-    """The name of the family that a config.json speaks of by its `model_type`.
+    """The name of the family whose config.json has this `model_type`.
 
     Raises:
         ValueError: no family reads it.
@@ -146,13 +146,13 @@ def family_by_model_type(model_type: str) -> str:
 
 
 def fields_called(theirs: str) -> tuple[str, ...]:
-    """The fields of Configs that some family's config.json has under this key."""
+    """The Config fields, of any family, that config.json stores under this key."""
     return tuple(_theirs().get(theirs, ()))
 
 
 @functools.cache
 def _theirs() -> dict[str, list[str]]:
-    """Keys of config.json to the fields that stand for them, of all families."""
+    """Keys of config.json to the Config fields that they hold, over all families."""
     fields: dict[str, list[str]] = {}
     for module in _FAMILIES.values():
         for ours, key in module.PUBLISHED.config.items():
@@ -162,14 +162,14 @@ def _theirs() -> dict[str, list[str]]:
 
 
 def _no_field(config: Any, name: str) -> Any:
-    """`__getattr__` of every Config, which Python calls for what it lacks."""
+    """`__getattr__` of every Config, which Python calls for a missing attribute."""
     fields = [field.name for field in dataclasses.fields(config)]
     found = [field for field in (*fields_called(name), hugging_face.LOAD.get(name)) if field in fields]
     hint = hugging_face.hint(name, " and ".join(found), fields)
     raise AttributeError(f"the Config of {family_of(config)} has no field {name!r}.{hint}", name=name)
 
 
-Architecture.__getattr__ = _no_field  # here, since the names of the keys are the families'
+Architecture.__getattr__ = _no_field  # set here, since it needs the families' keys
 
 
 def presets() -> dict[str, Preset]:
@@ -189,15 +189,15 @@ def param_shapes(model: Any) -> trees.Tree:
 
 @functools.lru_cache(maxsize=256)
 def _traced(model: Any, x64: bool) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
-    """The structure and the leaves of a model's parameters. Kept, since a model is asked for them again and again."""
+    """The structure and the leaves of a model's parameters; cached, since they are needed again and again."""
     leaves, structure = jax.tree.flatten(jax.eval_shape(functools.partial(init, model), jax.random.key(0)))
     return structure, leaves
 
 
 @functools.lru_cache(maxsize=16)
 def initializer(model: Any, mesh: jax.sharding.Mesh | None = None) -> Callable[[jax.Array], trees.Tree]:
-    """A key to fresh parameters, sharded over the mesh if there is one; kept, since it takes longer to compile than to
-    run."""
+    """A function from a random key to fresh parameters, sharded over the mesh if there is one; cached, since it takes
+    longer to compile than to run."""
     shardings = None if mesh is None else sharding.param_shardings(param_shapes(model), mesh)
     return jax.jit(functools.partial(init, model), out_shardings=shardings)
 
@@ -220,8 +220,8 @@ def count_params(model: Any) -> int:
 
 
 def absent(config: Any) -> dict[str, int]:
-    """The stacked parameters that a model's first layers lack, by path, and the number of these layers: `*[1:]` in a
-    row of `PUBLISHED.body`. Nothing reads those slices."""
+    """Path of a stacked parameter -> the number of first layers that lack it: `*[1:]` in a row of `PUBLISHED.body`.
+    Nothing reads those slices."""
     rows = module_of(config).PUBLISHED.rows(config)
     starts = ((ours, re.search(r"\*\[(\d+):\]", theirs)) for theirs, ours, _ in rows)
     return {ours: int(start[1]) for ours, start in starts if start}

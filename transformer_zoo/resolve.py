@@ -16,22 +16,22 @@ from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
-# Tokenizers that were trained here, by their corpus: the second run on a corpus does not train one again.
+# Tokenizers that were trained here, by corpus: a second run on the same corpus reuses its tokenizer.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "tokenizers"
 
 OpenSplit = Callable[[str], Source]
-"""Opens a split of the run's source; the same split again costs nothing."""
+"""Opens a split of the run's source, each split once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A run with everything that it trains with."""
+    """A run, and everything that training needs."""
 
     run: Run
-    """As it will be: with the architecture of its weights, and what the data add, such as the names of the classes."""
+    """The settings, with the architecture of the first weights and what the data add, such as names of classes."""
     program: training.Program
     bundle: Bundle | None
-    """Weights to begin with. None: the latest checkpoint, or fresh ones."""
+    """The first weights. None: the latest checkpoint, or fresh ones."""
     tokenizer: Tokenizer
     make_rows: RowMaker
     train_source: Source
@@ -44,8 +44,8 @@ def resolve(run: Run) -> Resolved:
     """Finds everything that a run needs, and everything that is wrong with it. Opens each split of its source once.
 
     Raises:
-        ValueError: settings, data or weights that contradict one another, or the run that the folder holds.
-        FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that cannot be had.
+        ValueError: settings, data or weights that contradict one another or the run that the folder holds.
+        FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
     open_split = functools.cache(functools.partial(sources.source, run.data.source))
     run, bundle, notes = _settle(run, open_split)
@@ -71,10 +71,10 @@ def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
 
 
 def _settle(run: Run, open_split: OpenSplit) -> tuple[Run, Bundle | None, list[str]]:
-    """The run as it will be, the weights that it begins with, and the settings that changed since it began."""
+    """The completed run, the weights that it begins with, and the settings that changed since it began."""
     before, step = _found(Path(run.directory))
     if before is not None and run.init_from is not None and run.init_from == before.init_from:
-        run = dataclasses.replace(run, model=before.model)  # that of the weights, which were read when it began
+        run = dataclasses.replace(run, model=before.model)  # of the weights that it began with
     run = _for_data(run, open_split)
     notes = [] if before is None else runs.check_same(before, run)
     if run.init_from is None or step is not None:
@@ -97,7 +97,7 @@ def _found(directory: Path) -> tuple[Run | None, int | None]:
         return runs.read(directory), step
     if step is not None:
         raise ValueError(
-            f"{directory} holds checkpoints and no run.json, which describes their run: give this run another "
+            f"{directory} holds checkpoints but no run.json to describe them: give this run another "
             "--directory, or put run.json back"
         )
     return None, None
@@ -111,10 +111,10 @@ def _for_data(run: Run, open_split: OpenSplit) -> Run:
 
 
 def _tokenizer(run: Run, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
-    """The run's own, the one that is set, that of the weights it begins with, or one trained on the training split."""
-    kept, vocabulary = Path(run.directory) / "tokenizer", run.vocabulary
-    if kept.is_dir():
-        return Tokenizer.load(kept)
+    """The run's own tokenizer, or else that in its settings, in its first weights, or trained on its training split."""
+    folder, vocabulary = Path(run.directory) / "tokenizer", run.vocabulary
+    if folder.is_dir():
+        return Tokenizer.load(folder)
     if vocabulary.path is not None:
         return load_tokenizer(vocabulary.path)
     if bundle is not None and bundle.tokenizer is not None:

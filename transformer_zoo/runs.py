@@ -3,7 +3,7 @@
 run.json        every setting, versions, devices, git revision
 tokenizer/      the tokenizer
 checkpoints/    training state by step
-metrics.jsonl   losses and metrics by step; the same as curve.png and in tensorboard/
+metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
 """
 
 import dataclasses
@@ -31,10 +31,10 @@ from transformer_zoo.pretrained import Bundle, choose_compute, completed, from_p
 
 PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
-# Settings that give the training state its shape, or the data its meaning: a run cannot go on with others.
+# Settings that give the training state its shape, or the data its meaning: a run cannot be resumed with others.
 FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
 RENAMED = {"pieces": "logits_chunks"}
-"""Settings of objectives under the names that older versions wrote."""
+"""Names of objectives' settings in older versions -> their names today."""
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def write(run: Run) -> None:
-    """Writes run.json, whole or not at all."""
+    """Writes run.json, atomically."""
     record = {
         "settings": settings(run),
         "command": sys.argv,
@@ -67,7 +67,7 @@ def read(directory: str | os.PathLike[str]) -> Run:
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: its run.json is not one of ours.
+        ValueError: its run.json cannot be read by this version.
     """
     found = names.run_settings(directory)
     try:
@@ -88,8 +88,8 @@ def read(directory: str | os.PathLike[str]) -> Run:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    whole = lambda value: tuple(map(whole, value)) if isinstance(value, list) else value
-    return {name: whole(value) for name, value in values.items()}
+    as_tuple = lambda value: tuple(map(as_tuple, value)) if isinstance(value, list) else value
+    return {name: as_tuple(value) for name, value in values.items()}
 
 
 def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
@@ -110,7 +110,7 @@ def check_same(old: Run, new: Run) -> list[str]:
     fixed = [f"  {name}: {a!r} there, {b!r} now" for name, (a, b) in changed.items() if name.startswith(names)]
     if fixed:
         raise ValueError(
-            f"{new.directory} holds a run with other settings, with which this one cannot go on:\n"
+            f"{new.directory} holds a run with other settings, which cannot be resumed with these:\n"
             + "\n".join(fixed)
             + "\nGive this run another --directory, or the settings of that one."
         )
@@ -150,9 +150,9 @@ def load(
         name: a run's folder, a published model's folder, a preset or a hub id.
         task: what the model is for. For another task than the one it was trained for, the parameters of the new head
             are fresh: a warning names them, and `Bundle.fresh` lists them.
-        labels: the names of the classes, or their number, for a family and task that have some.
-        dtype, param_dtype, compute: as in `from_pretrained`. None: as the run had them.
-        seed: of the parameters that are fresh.
+        labels: the names of the classes, or their number, for a task with labels.
+        dtype, param_dtype, compute: as in `from_pretrained`. None: the run's.
+        seed: seed of the fresh parameters.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
@@ -176,12 +176,12 @@ def load(
     }
     params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
-        warnings.warn(f"{name} was not trained for {model.task}: fresh are {', '.join(fresh)}", stacklevel=2)
+        warnings.warn(f"{name} was not trained for {model.task}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
     return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh)
 
 
 def _heads(model: Any) -> dict[str, str]:
-    """What a task's own parameters are called where models are published: of another name, they mean something else."""
+    """Parameters of the task's head -> their published names, which differ where their meaning does."""
     rows = registry.module_of(model.config).PUBLISHED.heads.get(model.task, ())
     return {ours: theirs for theirs, ours, *_ in rows}
 
@@ -199,9 +199,9 @@ def load_run(
     Where the run keeps a moving average of the parameters, the average is loaded.
 
     Args:
-        compute: precision, memory and speed; None: as the run had them.
-        whole: everything that was trained (such as a student with its teacher), for which the run's objective can be
-            measured. False: the result only.
+        compute: precision, memory and speed. None: the run's.
+        whole: everything that was trained (such as a student with its teacher), as the run's objective needs it.
+            False: only the result.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint (of that step).

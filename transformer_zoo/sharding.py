@@ -1,6 +1,6 @@
-"""Where parameters and activations lie on a mesh: two small tables, outside the models.
+"""How a mesh divides parameters and activations: two small tables, outside the models.
 
-`PARAM_AXES` names the logical axes of every parameter of every family by its path; `MESH_RULES` sends logical axes to
+`PARAM_AXES` names the logical axes of every parameter of every family by its path; `MESH_RULES` maps logical axes to
 axes of the mesh. Data parallel, fully sharded (ZeRO-3), tensor and sequence parallel training are settings of one
 program: sizes of the mesh axes. Compute under a mesh inside `with jax.set_mesh(mesh):`.
 """
@@ -38,10 +38,10 @@ PARAM_AXES = (
 # A model may be a part of another: `student/token_embed/embedding`.
 PARAM_AXES = tuple((rf"(.*/)?({path})", axes) for path, axes in PARAM_AXES)
 
-# logical axis -> mesh axis. Fully sharded training divides the width of parameters; that of activations stays whole.
+# logical axis -> mesh axis. Fully sharded training divides the width of parameters, not that of activations.
 MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
-    "rows": "data",  # of a batch, where the width of an activation is divided as that of a parameter
+    "rows": "data",  # of a batch, for an activation whose width is divided over fsdp
     "length": "sequence",
     "embed": "fsdp",
     "heads": "tensor",
@@ -52,16 +52,15 @@ MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def join_processes() -> None:
-    """Makes this process one of several, on as many hosts, which from now on compute together: before anything else is
-    asked of jax, and by each of them.
+    """Joins the processes of a run on several hosts. Each of them must call this before any other use of jax.
 
-    They find one another on a TPU slice, under Slurm and under Open MPI. Elsewhere the environment says where the first
-    one is (JAX_COORDINATOR_ADDRESS, host:port), how many there are (JAX_NUM_PROCESSES) and which this is
+    Processes find one another on a TPU slice, under Slurm and under Open MPI. Elsewhere the environment must have the
+    address of the first (JAX_COORDINATOR_ADDRESS, host:port), their number (JAX_NUM_PROCESSES) and this one's number
     (JAX_PROCESS_ID).
 
     Raises:
-        ValueError: there is nothing that says who the others are.
-        RuntimeError: they could not be reached.
+        ValueError: the other processes are not known.
+        RuntimeError: the other processes could not be reached.
     """
     number = lambda name: int(os.environ[name]) if name in os.environ else None
     try:
@@ -76,23 +75,23 @@ def join_processes() -> None:
 def make_mesh(
     *, data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of all the devices (or those given); one size may be -1, "the rest".
+    """A mesh of all devices, or of `devices`. One size may be -1: the rest.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence), strict=True))
-    asked = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    requested = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     known = math.prod(size for size in sizes.values() if size != -1)
     free = [axis for axis, size in sizes.items() if size == -1]
     if any(size < 1 for size in sizes.values() if size != -1) or len(free) > 1:
-        raise ValueError(f"mesh sizes must be positive, and at most one of them -1 (the rest): {asked}")
+        raise ValueError(f"mesh sizes must be positive, and at most one of them -1 (the rest): {requested}")
     for axis in free:
         sizes[axis] = max(1, len(devices) // known)
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
-            f"the mesh {asked} does not divide {len(devices)} device(s): "
+            f"the mesh {requested} does not divide {len(devices)} device(s): "
             f"choose sizes whose product is {len(devices)}, or leave one at -1"
         )
     # Auto: the compiler propagates shardings. jax.make_mesh would make Explicit axes, with which flax's lookups fail.
@@ -120,14 +119,14 @@ def spec(axes: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
 
 
 def _present(axes: str | tuple[str, ...] | None, mesh: Any) -> str | tuple[str, ...] | None:
-    """Only the mesh axes that this mesh has and that divide anything: size 1 says nothing."""
-    wanted = axes if isinstance(axes, tuple) else (axes,)
-    found = tuple(axis for axis in wanted if axis is not None and mesh.shape.get(axis, 1) > 1)
+    """The axes that this mesh has, without those of size 1."""
+    axes = axes if isinstance(axes, tuple) else (axes,)
+    found = tuple(axis for axis in axes if axis is not None and mesh.shape.get(axis, 1) > 1)
     return found if len(found) > 1 else (found[0] if found else None)
 
 
 def ways(axes: str | tuple[str, ...] | None, mesh: Any) -> int:
-    """Into how many parts an entry of a partition divides its dimension."""
+    """The number of parts into which an entry of a partition divides its dimension."""
     return math.prod(mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis is not None)
 
 
@@ -143,7 +142,7 @@ def param_shardings(shapes: Mapping[str, Any], mesh: Mesh) -> trees.Tree:
 
 
 def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
-    """The sharding of every array of a batch, by its name, which says what its dimensions are: `tokens_BT`.
+    """The sharding of every array of a batch. Its name ends with the letters of its dimensions: `tokens_BT`.
 
     Raises:
         ValueError: the mesh does not divide the rows or the length.
@@ -179,13 +178,13 @@ def fitting(axes: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
 
 
 def platform() -> str:
-    """Where a program will run: cpu, gpu or tpu. Compiled ahead of time, it is not where it is traced."""
+    """The platform that a program is compiled for: cpu, gpu or tpu. It may differ from the one that traces it."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
 def constrain(x: jax.Array, axes: str) -> jax.Array:
-    """Pins an activation to the mesh in force, if there is one. A dimension that the mesh does not divide stays whole:
-    one prompt can be decoded on eight devices."""
+    """Shards an activation over the current mesh, if there is one. A dimension that the mesh does not divide stays
+    whole: one prompt can be decoded on eight devices."""
     mesh = jax.sharding.get_abstract_mesh()
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, fitting(axes, x.shape, mesh))

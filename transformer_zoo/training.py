@@ -22,8 +22,10 @@ class TrainState:
 
     Attributes:
         step: int32[], batches seen.
-        skipped: int32[2], updates left out for a loss or gradient that was not finite: in total, and since the last
-        update. key: data of the random key of the run's dropout. ema: moving average of the parameters, or None.
+        skipped: int32[2], updates left out because the loss or gradient was not finite: in total, and since the last
+            update.
+        key: data of the random key of the run's dropout.
+        ema: moving average of the parameters, or None.
     """
 
     step: jax.Array
@@ -59,10 +61,10 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One update from one global batch, computed in `accumulation` parts of its rows.
 
-    A loss or gradient that is not finite changes neither parameters nor optimizer; the batch is passed over.
+    A loss or gradient that is not finite changes neither parameters nor optimizer: the batch is skipped.
     """
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    counts = objective.counts(batch)  # of the whole batch, so that the parts simply add up
+    counts = objective.counts(batch)  # of the whole batch, so that the losses of the parts add up
 
     def part(params: trees.Tree, rows: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
         sums = objective.sums(model, params, rows, key)
@@ -94,7 +96,7 @@ def _accumulate(function: Any, params: trees.Tree, batch: dict[str, jax.Array], 
 
     if parts == 1:
         return one(batch, 0)
-    # Strided parts: rows that lie on a device stay there.
+    # Strided parts: every row stays on its device.
     strided = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch)
     first = jax.tree.map(lambda x: x[0], strided)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first, 0))
@@ -117,7 +119,7 @@ class Program:
     batch: dict[str, jax.ShapeDtypeStruct]
     """Shapes of a global batch, each with its sharding."""
     step: Any
-    """jit of `train_step`: (state, batch) -> (state, metrics); the old state's memory is given to the new one."""
+    """jit of `train_step`: (state, batch) -> (state, metrics); the new state reuses the old one's memory."""
 
     def fresh(self, seed: int) -> trees.Tree:
         """Fresh parameters, made on their devices."""
@@ -135,7 +137,7 @@ class Program:
 
 
 def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
-    """A run's program, without data and without memory: the devices may be described and not attached.
+    """A run's program. It reads no data and allocates no memory: the devices need not be attached.
 
     Raises:
         ValueError: settings that contradict each other: a mesh that does not divide devices, rows or parameters, a task
@@ -157,11 +159,11 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
     state = jax.eval_shape(
         functools.partial(make_state, optimizer=optimizer, seed=0, ema=run.optimizer.ema is not None), shapes
     )
-    of_params, replicated = sharding.param_shardings(shapes, mesh), sharding.replicated(mesh)
+    param_shardings, replicated = sharding.param_shardings(shapes, mesh), sharding.replicated(mesh)
     shardings = TrainState(
-        step=replicated, skipped=replicated, key=replicated, params=of_params,
-        opt_state=optim.state_shardings(state.opt_state, shapes, of_params, mesh),
-        ema=None if run.optimizer.ema is None else of_params,
+        step=replicated, skipped=replicated, key=replicated, params=param_shardings,
+        opt_state=optim.state_shardings(state.opt_state, shapes, param_shardings, mesh),
+        ema=None if run.optimizer.ema is None else param_shardings,
     )  # fmt: skip
     step = functools.partial(
         train_step, model=model, objective=objective, optimizer=optimizer,

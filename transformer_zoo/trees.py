@@ -1,7 +1,7 @@
-"""Trees of parameters as flat dictionaries of paths, and rules that speak of every path exactly once.
+"""Trees of parameters as flat dictionaries of paths, and rules that match every path exactly once.
 
 A parameter is named by its path, `blocks/attention/query/kernel`. Sharding, freezing and weight decay are all tables of
-regular expressions over such paths; a path without a rule, or with two, is an error and never a silent default.
+regular expressions over such paths; a path without a rule, or with two, is an error.
 """
 
 import difflib
@@ -31,7 +31,7 @@ def map_paths(function: Callable[..., Any], tree: Mapping[str, Any], *rest: Mapp
 
 
 def match(rules: Iterable[tuple[str, Any]], paths: Iterable[str], what: str = "parameter") -> dict[str, Any]:
-    """Gives each path the value of the one rule whose regular expression matches the whole of it.
+    """The value for each path of the one rule whose regular expression matches the whole path.
 
     Raises:
         ValueError: some paths match no rule, or more than one; the message lists them all.
@@ -47,10 +47,10 @@ def match(rules: Iterable[tuple[str, Any]], paths: Iterable[str], what: str = "p
 
 
 def select(patterns: Iterable[str], paths: Iterable[str]) -> frozenset[str]:
-    """The paths that at least one of the patterns matches whole.
+    """The paths that at least one pattern matches in full.
 
     Raises:
-        ValueError: a pattern matches nothing, which is a typing error and never meant.
+        ValueError: a pattern matches nothing.
     """
     paths = tuple(paths)
     chosen: set[str] = set()

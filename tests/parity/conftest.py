@@ -1,4 +1,4 @@
-"""Says at the end how well everything agrees, whichever process computed it."""
+"""Reports the largest differences at the end, from all processes."""
 
 from typing import Any
 

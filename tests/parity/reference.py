@@ -1,4 +1,4 @@
-"""The reference implementation: transformers on torch, in float64 and with attention in the open."""
+"""The reference implementation: transformers on torch, in float64 and with eager attention."""
 
 import contextlib
 import inspect
@@ -22,7 +22,7 @@ transformers.logging.set_verbosity_error()  # it warns of the special tokens of 
 
 @contextlib.contextmanager
 def in_double() -> Iterator[None]:
-    """Where the reference asks for single precision whatever the model's, as for angles, it gets double."""
+    """Double precision where the reference hard-codes single precision, as for angles."""
     float_is_double = mock.patch.object(torch.Tensor, "float", torch.Tensor.double)
     with mock.patch.multiple(torch, float=torch.float64, float32=torch.float64), float_is_double:
         yield
@@ -30,7 +30,7 @@ def in_double() -> Iterator[None]:
 
 @in_double()
 def build(case: Case, seed: int) -> Any:
-    """Their model of a case, every parameter of which is random: biases are not zero, nor norms one."""
+    """Their model of a case. All parameters are random, biases and norms too."""
     settings = config_map.write(case.module, case.config, case.task)
     (name,) = settings.pop("architectures")
     config = transformers.AutoConfig.for_model(**settings)
@@ -44,14 +44,14 @@ def build(case: Case, seed: int) -> Any:
     with torch.no_grad():
         for name, weight in weights(model):
             is_scale = weight.ndim == 1 and name.endswith("weight")
-            # Numbers of half precision, so that they can be kept in little space.
+            # Numbers in float16, so that files are small.
             values = (is_scale + scale * draw.standard_normal(weight.shape)).astype(np.float16)
             weight.copy_(torch.tensor(values))
     return model
 
 
 def weights(model: Any) -> list[tuple[str, torch.Tensor]]:
-    """What it learns, or at least keeps: its parameters, and the buffers of real numbers that are saved with them."""
+    """The trained parameters, and the floating-point buffers that are saved with them."""
     named, tied = model.named_parameters(remove_duplicate=False), model.all_tied_weights_keys
     learned = [(name, parameter) for name, parameter in named if name not in tied and parameter.requires_grad]
     saved = [(name, buffer) for name, buffer in model.named_buffers() if name in model.state_dict()]
@@ -59,8 +59,8 @@ def weights(model: Any) -> list[tuple[str, torch.Tensor]]:
 
 
 def settle(model: Any) -> None:
-    """Tables that are not learned but computed, as sinusoids are, get the precision that the model has now; and what
-    stands for padding, where it is read, the gradient of any other token."""
+    """Computes fixed tables, such as sinusoids, again in the model's precision; and gives the padding token a gradient
+    like any other token's."""
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             module.padding_idx = None
@@ -70,7 +70,7 @@ def settle(model: Any) -> None:
 
 
 def untie(model: Any) -> None:
-    """Gives an output layer a table of its own, where the reference calls every model tied and goes by its tensors."""
+    """Gives an output layer its own weights, where the reference calls every model tied and goes by its tensors."""
     if (head := model.get_output_embeddings()) is not None:
         head.weight = torch.nn.Parameter(head.weight.detach().clone())
         model.all_tied_weights_keys = {
@@ -95,30 +95,30 @@ NAMES = {
 def evaluate(
     task: str, model: Any, given: Arrays, position_offset: int = 0, prompt: int | None = None
 ) -> tuple[Arrays, Arrays, Arrays]:
-    """Outputs, all hidden states and the gradients of all parameters: as `families.evaluate` returns them of ours.
+    """Outputs, all hidden states and the gradients of all parameters, as from `families.evaluate` for our models.
 
-    Where something is padding it is given positions that count what is real, as a user of it has to; else nothing. A
-    decoder that judges is given what it reads, as without padding it would make it itself.
+    With padding, the model gets positions that count real tokens, as its users have to pass them; without, none. A
+    decoder for classification gets the inputs that it would make itself without padding.
     """
     inputs, back = arguments(task, model, given, position_offset), lambda x: x
     if hasattr(model.config, "global_block_size") and "attention_mask" in inputs:
         inputs, back = with_padding_behind(inputs)
     with scaled(model), counting(model, inputs):
         outputs = [model(**inputs, output_hidden_states=True)] if prompt is None else piecewise(model, inputs, prompt)
-    words = answers(outputs)
+    results = named_outputs(outputs)
     grads = {}
     if prompt is None:
-        shapes = {name: tuple(x.shape) for name, x in words.items()}
+        shapes = {name: tuple(x.shape) for name, x in results.items()}
         towards = families.directions(task, shapes, families.mask_of(given))
         model.zero_grad()
-        sum((words[name] * torch.as_tensor(towards[name])).sum() for name in words).backward()
+        sum((results[name] * torch.as_tensor(towards[name])).sum() for name in results).backward()
         grads = {name: gradient(weight) for name, weight in weights(model)}
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
-    return {name: x.detach().numpy() for name, x in words.items()}, hidden, grads
+    return {name: x.detach().numpy() for name, x in results.items()}, hidden, grads
 
 
 def arguments(task: str, model: Any, given: Arrays, position_offset: int = 0) -> dict[str, torch.Tensor]:
-    """The inputs of `model.forward`, by its names, for ours."""
+    """The arguments of `model.forward` for our inputs."""
     signature = inspect.signature(model.forward).parameters
     inputs = {NAMES[name]: torch.as_tensor(x).long() for name, x in given.items()}
     positions = {}
@@ -131,7 +131,7 @@ def arguments(task: str, model: Any, given: Arrays, position_offset: int = 0) ->
         inputs["decoder_input_ids"] = shifted(inputs, model.config.decoder_start_token_id)
         if "attention_mask" in inputs:
             inputs["decoder_attention_mask"] = inputs["attention_mask"]
-    return families.as_asked(task, inputs) | positions  # not every model divides positions by choices
+    return families.for_task(task, inputs) | positions  # not every model divides positions by choices
 
 
 @in_double()
@@ -153,8 +153,8 @@ def dropouts(task: str, model: Any, given: Arrays) -> list[tuple[float, int]]:
 
 @contextlib.contextmanager
 def scaled(model: Any) -> Iterator[None]:
-    """umT5's logits are scaled if it is tied, as transformers 5 calls them all, and as those published are not: here,
-    if its configuration says so."""
+    """Scales umT5's logits if its configuration is set so. transformers 5 scales them if the model is tied, and calls
+    every umT5 tied, although the published ones are not."""
     scale = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
     with mock.patch.object(model.config, "tie_word_embeddings", scale):
         yield
@@ -162,7 +162,7 @@ def scaled(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counting(model: Any, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Who counts slots, padding or not, and cannot be told otherwise, is made to count what is real."""
+    """Makes position embeddings count real tokens, if they count all slots and take no positions."""
     with contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
             mask = inputs.get("decoder_attention_mask" if "decoder" in name else "attention_mask")
@@ -179,9 +179,9 @@ def counting(model: Any, inputs: dict[str, torch.Tensor]) -> Iterator[None]:
 
 
 def piecewise(model: Any, inputs: dict[str, torch.Tensor], prompt: int) -> list[Any]:
-    """What it says of so many tokens at once, and then of the others one by one, with its cache."""
+    """The outputs for `prompt` tokens at once, and then for the others one by one, with its cache."""
     side = "decoder_" if "decoder_input_ids" in inputs else ""
-    read, seen = f"{side}input_ids", f"{side}attention_mask"  # of the mask it wants the whole up to here
+    read, seen = f"{side}input_ids", f"{side}attention_mask"  # the mask has to begin at the first token
     starts, outputs = [0, *range(prompt, inputs[read].shape[1])], []
     for start, end in zip(starts, [*starts[1:], inputs[read].shape[1]]):
         part = dict(inputs)
@@ -196,8 +196,8 @@ def piecewise(model: Any, inputs: dict[str, torch.Tensor], prompt: int) -> list[
 
 
 def shifted(inputs: dict[str, torch.Tensor], start: int | None) -> torch.Tensor:
-    """The source, each token a place later, after a start token that stands where the first real one does; None: the
-    last real one, as mBART does it, whose texts end with their language."""
+    """The source shifted right by one, with the start token in place of the first real token. None: with the last real
+    token, as in mBART, whose texts end with their language."""
     ids = inputs["input_ids"].roll(1, dims=1)
     mask, rows = inputs.get("attention_mask", torch.ones_like(ids)), torch.arange(len(ids))
     last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
@@ -208,17 +208,17 @@ def shifted(inputs: dict[str, torch.Tensor], start: int | None) -> torch.Tensor:
 def with_padding_behind(
     inputs: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """Sources whose padding comes last, for who sums up blocks of slots, padding or not; and what puts the states of
-    their tokens back to where these were."""
+    """Sources with their padding moved to the end, for a model that sums up blocks of slots, padding or not; and a
+    function that moves the hidden states of tokens back."""
     mask = inputs["attention_mask"]
-    places = (torch.arange(mask.shape[1]) + mask.argmax(dim=1, keepdim=True)) % mask.shape[1]
-    moved = {name: inputs[name].gather(1, places) for name in ("input_ids", "attention_mask")}
-    order = places.argsort(dim=1)
+    slots = (torch.arange(mask.shape[1]) + mask.argmax(dim=1, keepdim=True)) % mask.shape[1]
+    moved = {name: inputs[name].gather(1, slots) for name in ("input_ids", "attention_mask")}
+    order = slots.argsort(dim=1)
     return inputs | moved, lambda x: x.gather(2, order[None, :, :, None].expand(x.shape))
 
 
 def states(outputs: list[Any], given: Arrays, back: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All hidden states [L + 1, B, T, D], by the ids that they are of."""
+    """All hidden states [L + 1, B, T, D], by the names of their ids."""
     join = lambda name: torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
     if "decoder_hidden_states" not in outputs[0]:
         return {next(ids for ids in families.MASKS if ids in given): join("hidden_states")}
@@ -226,8 +226,8 @@ def states(outputs: list[Any], given: Arrays, back: Callable[[torch.Tensor], tor
     return {"source_BS": encoder, "target_BT": join("decoder_hidden_states")}
 
 
-def answers(outputs: list[Any]) -> dict[str, torch.Tensor]:
-    """Under our names what it says under many; the parts of a row that was read in parts, one after the other."""
+def named_outputs(outputs: list[Any]) -> dict[str, torch.Tensor]:
+    """The outputs under our names. Those of the parts of a row are concatenated."""
     first = outputs[0]
     join = lambda name: torch.cat([out[name] for out in outputs], dim=1)
     if "start_logits" in first:

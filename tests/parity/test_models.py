@@ -103,13 +103,18 @@ def compare(
     given = families.padded(case, given, {ids: mask for ids, mask in masks.items() if mask is not None})
     valid_BT = families.mask_of(given)
     prompt = PROMPT if "cache" in mode else None
-    words, hidden, grads = families.evaluate(case, params, given, prompt=prompt)
+    outputs, hidden, grads = families.evaluate(case, params, given, prompt=prompt)
     offset = getattr(case.config, "first_position", 0)
-    their_words, their_hidden, their_grads = reference.evaluate(case.task, theirs, given, offset, prompt)
+    their_outputs, their_hidden, their_grads = reference.evaluate(case.task, theirs, given, offset, prompt)
 
-    # What is said of padding is nobody's business.
-    said, both = "logits" if case.task != "base" else "hidden states", [words, their_words]
-    pairs = {said: [[families.real(case.task, name, x[name], valid_BT) for x in both] for name in words | their_words]}
+    # Outputs at padding have no meaning.
+    kind, both = "logits" if case.task != "base" else "hidden states", [outputs, their_outputs]
+    pairs = {
+        kind: [
+            [families.zero_padding(case.task, name, x[name], valid_BT) for x in both]
+            for name in outputs | their_outputs
+        ]
+    }
     assert hidden.keys() == their_hidden.keys()
     for ids in hidden:
         mask = families.mask_of(given, ids)

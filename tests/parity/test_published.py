@@ -173,19 +173,19 @@ def outputs(task: str, model: Any, ids: np.ndarray) -> np.ndarray:
         given = {"input_ids": torch.as_tensor(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.long)}
         if "decoder_input_ids" in inspect.signature(model.forward).parameters:
             given["decoder_input_ids"] = given["input_ids"]
-        out = model.double()(**families.as_asked(task, given))
-    return said({name: x.double().numpy() for name, x in reference.answers([out]).items()})
+        out = model.double()(**families.for_task(task, given))
+    return concatenated({name: x.double().numpy() for name, x in reference.named_outputs([out]).items()})
 
 
 def ours(bundle: Any, ids: np.ndarray) -> np.ndarray:
     takes = inspect.signature(type(bundle.model).__call__).parameters
     names = [name for name in families.MASKS if name in takes]
-    given = families.as_asked(bundle.model.task, {name: jnp.asarray(ids) for name in names})
-    return said(families.answers(bundle.model.task, families.apply(bundle.model, bundle.params, **given)))
+    given = families.for_task(bundle.model.task, {name: jnp.asarray(ids) for name in names})
+    return concatenated(families.named_outputs(bundle.model.task, families.apply(bundle.model, bundle.params, **given)))
 
 
-def said(words: families.Words) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for name, x in words.items() if name != "pooled_BD"])
+def concatenated(outputs: families.Outputs) -> np.ndarray:
+    return np.concatenate([np.ravel(x) for name, x in outputs.items() if name != "pooled_BD"])
 
 
 def assert_identical_tensors(one: Path, other: Path) -> None:

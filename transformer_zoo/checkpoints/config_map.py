@@ -1,4 +1,4 @@
-"""config.json and a family's Config, by the keys in the family's `PUBLISHED.config` (`published/spec.py`)."""
+"""Reads and writes config.json, by the keys in the family's `PUBLISHED.config` (`published/spec.py`)."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def read_file(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / CONFIG
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}, which says what model its weights belong to")
+        raise FileNotFoundError(f"{folder} has no {CONFIG}, which describes the model of its weights")
     try:
         settings = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -35,7 +35,7 @@ def read_file(folder: str | Path) -> dict[str, Any]:
 
 
 def _unnamed(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The `model_type` that the `architectures` stand for, if one of a family's `PUBLISHED.unnamed` does."""
+    """The `model_type` that the `architectures` identify, for types in a family's `PUBLISHED.unnamed`."""
     for family in map(registry.family, registry.families()):
         for model_type in family.PUBLISHED.unnamed:
             if settings.get("architectures") in [[name] for name in family.PUBLISHED.class_names(model_type).values()]:
@@ -81,7 +81,7 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
 
 
 def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) -> dict[str, Any]:
-    """The config.json of a model for a task, whose tensors are stored in this dtype."""
+    """The config.json of a model for a task, with tensors of this dtype."""
     spec = family.PUBLISHED
     model_type = config.model_type if spec.aliases else spec.model_type
     settings = {"architectures": [spec.class_names(model_type)[task]], "model_type": model_type}
@@ -106,18 +106,18 @@ def saved_for(family: ModuleType, settings: Mapping[str, Any]) -> str | None:
 
 
 def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> str:
-    """The task that a config.json says its weights are for.
+    """The task of the weights by their config.json.
 
     Raises:
-        ValueError: it names no class, or none that a task of the family has.
+        ValueError: it names no class, or none of the family's.
     """
     if (task := saved_for(family, settings)) is not None:
         return task
     first = _architecture(settings)
-    says = "names no architectures" if first is None else f"names the architecture {first!r}"
+    fault = "names no architectures" if first is None else f"names the architecture {first!r}"
     spec = family.PUBLISHED
     known = ", ".join(f"{task} ({name})" for task, name in spec.class_names(settings.get("model_type")).items())
-    raise ValueError(f"{source} {says}: give the task. Those of {spec.model_type} are {known}")
+    raise ValueError(f"{source} {fault}: give the task. Those of {spec.model_type} are {known}")
 
 
 def _architecture(settings: Mapping[str, Any]) -> str | None:
@@ -127,7 +127,7 @@ def _architecture(settings: Mapping[str, Any]) -> str | None:
 
 
 def _labels(settings: Mapping[str, Any], default: int) -> tuple[tuple[str, ...], str | None]:
-    """The names of the classes by their numbers, and what is wrong with them, if anything."""
+    """The names of the classes in order, and the fault if there is one."""
     names, count = settings.get("id2label"), settings.get("num_labels")
     if names is None:
         return numbered(default if count is None else count), None
@@ -143,9 +143,9 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is of a field's type; a whole number is a float, but True is no number."""
+    """Whether a value from JSON is of a field's type. A whole number is also a float; True is no number."""
     if typing.get_origin(hint) is typing.Literal:
-        return isinstance(value, str)  # which of them, the Config checks
+        return isinstance(value, str)  # the Config checks which
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     return type(value) in choices or (type(value) is int and float in choices)
 

@@ -1,7 +1,7 @@
 """`flax_model.msgpack`, as the Flax models of transformers (until version 4) wrote it, under the names of torch.
 
-The file is one nested dict of arrays. Only what such a file is made of is read, and the arrays are mapped where they
-lie: of a file of many gigabytes only what is used is in memory.
+The file is one nested dict of arrays; other contents are refused. The arrays are mapped: only the parts of a file that
+are used are in memory.
 Format: https://github.com/msgpack/msgpack/blob/master/spec.md; its arrays: flax/serialization.py of Flax.
 """
 
@@ -21,13 +21,13 @@ WEIGHTS = "flax_model.msgpack"
 NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight"}  # Flax's -> torch's
 DTYPES = {dtype.name: dtype for dtype in safetensors.DTYPES.values()}
 NDARRAY = 1  # Flax's type of extension for an array
-CHUNKED = "__msgpack_chunked_array__"  # marks a dict that is one array of more than a gigabyte, in pieces
+CHUNKED = "__msgpack_chunked_array__"  # marks a dict that is one array of more than a gigabyte, in chunks
 MAX_VALUES = 1_000_000
 MAX_DEPTH = 64
-MAX_AXES = 64  # of an array of numpy
+MAX_AXES = 64  # numpy's limit
 MAX_TEXT = 1_000
 
-# The first byte of a value: its kind, and how its number follows (a length, a count, or the value itself).
+# First byte of a value -> its kind, and the layout of the number after it (a length, a count, or the value itself).
 KINDS = {0xC3: ("true", ""), 0xC4: ("bytes", ">B"), 0xC5: ("bytes", ">H"), 0xC6: ("bytes", ">I")}
 KINDS |= {0xC7: ("extension", ">B"), 0xC8: ("extension", ">H"), 0xC9: ("extension", ">I")}
 KINDS |= {0xCC: ("integer", ">B"), 0xCD: ("integer", ">H"), 0xCE: ("integer", ">I"), 0xCF: ("integer", ">Q")}
@@ -47,7 +47,7 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
 
 
 def read_file(file: str | Path) -> dict[str, Any]:
-    """The tensors of one file by the names, and with the axes, that they have in torch: a `kernel` is transposed.
+    """The tensors of one file, with their names and axes in torch: a `kernel` is transposed.
 
     Raises:
         ValueError: the file is damaged, or holds something other than a nested dict of arrays.
@@ -94,7 +94,7 @@ def _published(path: tuple[str, ...], array: Any) -> tuple[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Transposed:
-    """A matrix whose other axis comes first."""
+    """The transpose of a matrix."""
 
     array: Any
 
@@ -112,7 +112,7 @@ class Transposed:
 
 @dataclasses.dataclass(frozen=True)
 class Chunked:
-    """An array whose values lie in several places of a file; to get it is to copy it."""
+    """An array in several parts of a file. Reading it copies it."""
 
     parts: tuple[Tensor, ...]
     shape: tuple[int, ...]
@@ -126,7 +126,7 @@ class Chunked:
 
 
 class _Reader:
-    """What Flax writes of msgpack: dicts with strings as keys, arrays, and the few values that describe them."""
+    """Reads the part of msgpack that Flax writes: dicts with string keys, arrays, and the values that describe them."""
 
     def __init__(self, file: Path, stream: BinaryIO):
         self.file, self.stream, self.size = file, stream, file.stat().st_size
@@ -155,7 +155,7 @@ class _Reader:
                 raise ValueError(f"it has a {kind} where a dict of arrays has none")
 
     def head(self) -> tuple[str, int]:
-        """The kind of the next value, and its number: of bytes, of what it contains, or itself."""
+        """The kind of the next value, and its number: of bytes, of items, or the value itself."""
         byte = self.take(1)[0]
         for kind, first, end in SHORT:
             if first <= byte < end:
@@ -163,7 +163,9 @@ class _Reader:
         if byte in EXTENSIONS:
             return "extension", EXTENSIONS[byte]
         if byte not in KINDS:
-            raise ValueError(f"it has a value of the type {byte:#x} at byte {self.stream.tell() - 1}, and no array has")
+            raise ValueError(
+                f"it has a value of the type {byte:#x} at byte {self.stream.tell() - 1}, which no array has"
+            )
         kind, layout = KINDS[byte]
         return kind, sum(struct.unpack(layout, self.take(struct.calcsize(layout))))
 

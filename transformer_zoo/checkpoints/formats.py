@@ -1,4 +1,4 @@
-"""The weights of a folder or of a repository, in whichever of the published formats it has."""
+"""The weights of a folder or of a repository, in any of the published formats."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -15,16 +15,16 @@ class Format:
     """A format of weights."""
 
     files: tuple[str, ...]
-    """A folder that has one of these is of the format."""
+    """A folder with one of these files has this format."""
     patterns: tuple[str, ...]
-    """What belongs to it, shards included."""
+    """Patterns of its files, shards included."""
     read_folder: Callable[[Path], dict[str, Any]]
 
     def is_in(self, folder: Path) -> bool:
         return any((folder / file).is_file() for file in self.files)
 
 
-FORMATS = (  # a folder with several is read in the first
+FORMATS = (  # of several in a folder the first is read
     Format(
         files=(safetensors.WEIGHTS, safetensors.INDEX),
         patterns=("*.safetensors", safetensors.INDEX),
@@ -40,12 +40,10 @@ FORMATS = (  # a folder with several is read in the first
 
 
 def read_folder(folder: str | Path) -> dict[str, Any]:
-    """The tensors of a folder by the names that they have in torch; each has a `shape` and a `dtype`, and `np.asarray`
-    gets it.
+    """The tensors of a folder by their names in torch. Each has a `shape` and a `dtype`, and `np.asarray` reads it.
 
     Raises:
-        FileNotFoundError: the folder has no weights that can be read, and what it has instead is named; or a shard is
-            missing.
+        FileNotFoundError: the folder has no weights that can be read, or a shard is missing.
         ValueError: a file is damaged or refused, or an index and its shards contradict each other.
     """
     folder = Path(folder)
@@ -55,11 +53,11 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
     raise no_weights(str(folder), (file.name for file in folder.iterdir()))
 
 
-def no_weights(place: str, files: Iterable[str]) -> FileNotFoundError:
+def no_weights(source: str, files: Iterable[str]) -> FileNotFoundError:
     """The error for a folder or repository without readable weights."""
     known = ", ".join(file for format in FORMATS for file in format.files)
     others = sorted(file for file in files if file.endswith(OTHER_FORMATS))
-    message = f"{place} holds no weights that can be read, which are one of {known}."
+    message = f"{source} holds no weights that can be read, which are one of {known}."
     if others:
         message += (
             f" It holds {', '.join(others[:8])}. Look for a revision that has one of those, or convert it once with the"

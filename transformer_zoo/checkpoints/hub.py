@@ -1,4 +1,4 @@
-"""From a name to a local folder: a folder of this machine, or a snapshot of a repository of the Hugging Face hub.
+"""The local folder for a name: an existing folder, or a snapshot of a repository of the Hugging Face hub.
 
 Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`,
 `HF_HUB_OFFLINE`), so earlier downloads are found, and a download that breaks off is resumed.
@@ -38,7 +38,7 @@ def resolve(
         name: a local folder; a preset's name; or a hub id such as "openai-community/gpt2".
         presets: name -> an object with a `hub_id`.
         revision: branch, tag or commit of the repository. None: its main branch.
-        weights: False: the configuration and the tokenizer are enough.
+        weights: False: only the configuration and the tokenizer are downloaded.
         folders: folders of the repository to download besides the files at its top, weights included.
 
     Raises:
@@ -65,7 +65,7 @@ def resolve(
             )
         if not weights:
             return _download(repo, revision, REST)
-        for format in formats.FORMATS:  # the next one only where this one is not there: many repositories have all
+        for format in formats.FORMATS:  # only the first that is there: many repositories have all
             snapshot = _download(repo, revision, (*REST, *format.patterns))
             if format.is_in(snapshot):
                 return snapshot
@@ -76,10 +76,10 @@ def resolve(
 
 
 def modules(folder: Path) -> dict[str, str]:
-    """The modules of a sentence-transformers model in their order: a folder within this one, to the name of its class.
+    """The modules of a sentence-transformers model in their order: folder within this one -> name of the class.
 
     Raises:
-        ValueError: the file is not a list of modules, or a module's folder is outside of this one.
+        ValueError: the file is no list of modules, or a module's folder is outside this one.
     """
     file = folder / MODULES
     try:
@@ -89,7 +89,7 @@ def modules(folder: Path) -> dict[str, str]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file} is not a list of modules, each with its path and type: {error}") from error
     if outside := [path for path in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
-        raise ValueError(f"{file} names folders outside of its own: {', '.join(outside)}")
+        raise ValueError(f"{file} names folders outside its own: {', '.join(outside)}")
     return found
 
 
@@ -108,11 +108,11 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str], within: 
 def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> Exception:
     """An error of the hub's client as an error for the user, with the remedy."""
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
-        error = error.__cause__  # the hub refused, and then nothing was found in the cache
+        error = error.__cause__  # the hub refused, and the cache lacks it
     status = getattr(getattr(error, "response", None), "status_code", None)
     at = f"{repo!r} on {constants.ENDPOINT}"
     not_here = f"there is no folder and no preset {repo!r}.{hint} " if hint else ""
-    cache = f"{not_here}{at} is not wholly in the cache {constants.HF_HUB_CACHE}"
+    cache = f"{not_here}{at} is not completely in the cache {constants.HF_HUB_CACHE}"
     login = "log in with `hf auth login` or set HF_TOKEN"
     match error:
         case errors.GatedRepoError():
@@ -128,7 +128,7 @@ def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> 
         case errors.HfHubHTTPError():
             return ConnectionError(f"the hub does not serve {at} ({status}): try again later. {error}")
         case errors.HFValidationError():
-            return ValueError(f"{repo!r} is no folder, no preset and no id that the hub could have.{hint}")
+            return ValueError(f"{repo!r} is no folder, no preset and no valid hub id.{hint}")
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled() if constants.HF_HUB_OFFLINE:
             return ConnectionError(f"{cache}, and HF_HUB_OFFLINE is set: unset it")
         case errors.LocalEntryNotFoundError() | errors.HTTPError():

@@ -1,4 +1,4 @@
-"""Training state on disk, by Orbax: written beside the training, whole or not at all."""
+"""Training state on disk, by Orbax: written in the background, atomically."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ import orbax.checkpoint as ocp
 class Checkpoints:
     """The checkpoints of one run, each a train state and the position in the data.
 
-    A checkpoint appears under its step's name only when all of it is on disk: a process killed at any moment, or a disk
-    that is full, leaves the ones before it as they were.
+    A checkpoint appears under its step's name only when all of it is on disk: a killed process or a full disk leaves
+    earlier ones unchanged.
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
@@ -27,11 +27,11 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """All the steps there are."""
+        """The steps of all checkpoints."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, position: Any) -> None:
-        """Begins to write; the arrays are copied before this returns, so that they may be donated."""
+        """Starts writing. The arrays are copied before this returns, so that they may be donated."""
         if step != self.latest():
             args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(position))
             self._manager.save(step, args=args, force=True)
@@ -50,7 +50,7 @@ class Checkpoints:
         return restored.state, restored.data
 
     def restore_parameters(self, step: int, params: Any) -> Any:
-        """The parameters of a step alone: its moving average where the run keeps one.
+        """Only the parameters of a step: their moving average if the run keeps one.
 
         Args:
             params: shapes with shardings.
@@ -60,10 +60,10 @@ class Checkpoints:
         return self._manager.restore(step, args=args).state[which]
 
     def wait(self) -> None:
-        """Until everything is on disk.
+        """Waits until everything is on disk.
 
         Raises:
-            OSError: it could not be written.
+            OSError: a checkpoint could not be written.
         """
         self._manager.wait_until_finished()
 
@@ -73,5 +73,5 @@ class Checkpoints:
 
 
 def _restore(shapes: Any, **options: Any) -> ocp.args.PyTreeRestore:
-    """What to read, and where it goes."""
+    """The arguments to restore arrays of these shapes and shardings."""
     return ocp.args.PyTreeRestore(shapes, ocp.checkpoint_utils.construct_restore_args(shapes), **options)

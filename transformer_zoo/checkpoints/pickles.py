@@ -2,7 +2,7 @@
 
 A pickle is a program for a small stack machine, and Python's own machine imports and calls whatever the program names.
 This one knows two dozen opcodes and the names that its caller gives it; anything else is refused by its name, before it
-has an effect. Of the standard library it takes only the list of opcodes and of how their arguments are written. Their
+has an effect. Only the list of opcodes and the formats of their arguments come from the standard library. Their
 meaning: PEP 307 and PEP 3154.
 """
 
@@ -22,7 +22,7 @@ OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcod
 
 
 def no_references(identifier: Any) -> NoReturn:
-    """The `persistent` of a pickle that has nothing outside of itself."""
+    """The `persistent` of a pickle that refers to nothing outside itself."""
     raise ValueError("its pickle refers to an object outside of it, where none can be")
 
 
@@ -32,16 +32,16 @@ def load(
     names: Mapping[str, Any],
     persistent: Callable[[Any], Any] = no_references,
 ) -> Any:
-    """The value of the pickle that begins here, and the stream is where the pickle ends.
+    """The value of the pickle that begins at the stream's position; the stream is left at its end.
 
-    It consists of None, truths, numbers, strings, tuples (of values or of tuples of values: no deeper), lists, dicts
-    with strings as keys, what `names` has, and what its functions and `persistent` return.
+    The value consists of None, booleans, numbers, strings, tuples (of values or of tuples of values: no deeper), lists,
+    dicts with strings as keys, values of `names`, and results of its functions and of `persistent`.
 
     Args:
-        stream: a file that can tell its position.
+        stream: a file with a position.
         end: the position that the pickle does not reach beyond.
-        names: the allow-list, "module.name" -> a value, or a function of ours that may be called with anything.
-        persistent: from a persistent id, which can be anything, to its value.
+        names: the allow-list, "module.name" -> a value, or a function of ours that any arguments may be passed to.
+        persistent: a function from a persistent id, which can be anything, to its value.
 
     Raises:
         ValueError: a name or an opcode that is not allowed, a pickle that is not well formed, or one over the limits.
@@ -109,7 +109,7 @@ def load(
                 if not callable(function):
                     raise ValueError(f"its pickle calls a {type(function).__name__}, which is no function")
                 stack.append(function(*arguments))
-            case "BUILD":  # how an OrderedDict gets attributes; weights have one, which says nothing of their values
+            case "BUILD":  # sets attributes of an OrderedDict; weights have one, which does not affect their values
                 if pop(dict).keys() - {"_metadata"}:
                     raise ValueError("its pickle sets attributes other than the _metadata of a state dict")
                 stack.append(pop(dict))
@@ -145,7 +145,7 @@ def _line(stream: "_Bounded") -> str:
 
 
 class _Bounded:
-    """A stream that ends where the pickle has to: whatever length an opcode claims, no more is read."""
+    """A stream that ends at the pickle's limit: whatever length an opcode claims, no more is read."""
 
     def __init__(self, stream: BinaryIO, end: int):
         self.stream, self.end, self.tell = stream, end, stream.tell
@@ -159,7 +159,7 @@ class _Bounded:
 
 def _named(name: str, names: Mapping[str, Any]) -> Any:
     if name not in names:
-        raise ValueError(f"its pickle asks for {name[:200]!r}, which no weights need")
+        raise ValueError(f"its pickle names {name[:200]!r}, which no weights need")
     return names[name]
 
 

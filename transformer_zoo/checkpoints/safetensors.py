@@ -1,7 +1,7 @@
 """Folders of safetensors files: the weights of the Hugging Face layout, read lazily and written atomically.
 
 A file is eight bytes (the header's length, little endian), the header (JSON: name -> dtype, shape, offsets) and the
-tensors one after the other. Nothing in a file is trusted: a header is checked whole before a tensor is looked at.
+tensors one after the other. Nothing in a file is trusted: the whole header is checked before a tensor is read.
 Format: https://github.com/huggingface/safetensors#format.
 """
 
@@ -48,15 +48,15 @@ OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """A tensor that lies in a file. `np.asarray` maps it: only the pages that are used are read, and they are held for
-    no longer than the array."""
+    """A tensor in a file. `np.asarray` maps it: only the pages that are used are read, and they are released with the
+    array."""
 
     file: Path
     offset: int
     dtype: np.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
-    """In bytes. None: row after row without gaps, as always in safetensors."""
+    """In bytes. None: contiguous, as always in safetensors."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if 0 in self.shape:
@@ -164,11 +164,11 @@ def read_shards(index: Path, read_file: Callable[[Path], dict[str, Tensor]]) -> 
     """
     suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
     found = _parse(index, index.read_bytes())
-    where = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
+    shard_of = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
         raise _damaged(index, "it has no weight_map from names of tensors to names of files")
-    shards = sorted(set(where.values()))
-    # A shard is named, not addressed: an index from elsewhere must not make us open a file outside its folder.
+    shards = sorted(set(shard_of.values()))
+    # A shard is a file's name, not a path: an index must not make us open a file outside its folder.
     foreign = [shard for shard in shards if re.search(r"[/\\\0]", shard) or not shard.endswith(f".{suffix}")]
     if foreign:
         raise _damaged(index, f"a shard must be a .{suffix} file of the same folder, and it names {foreign[:8]}")
@@ -180,17 +180,19 @@ def read_shards(index: Path, read_file: Callable[[Path], dict[str, Tensor]]) -> 
     faults = []
     for shard in shards:
         inside = read_file(index.parent / shard)
-        faults += [f"{name} is not in {shard}" for name, file in where.items() if file == shard and name not in inside]
+        faults += [
+            f"{name} is not in {shard}" for name, file in shard_of.items() if file == shard and name not in inside
+        ]
         for name, tensor in inside.items():
-            if name not in where:
+            if name not in shard_of:
                 faults.append(f"{name} of {shard} is not in the index")
-            elif where[name] != shard:
-                faults.append(f"{name} is in {shard}, and the index says {where[name]}")
+            elif shard_of[name] != shard:
+                faults.append(f"{name} is in {shard}, and the index names {shard_of[name]}")
             else:
                 tensors[name] = tensor
     if faults:
-        more = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise _damaged(index, f"it contradicts its shards: {'; '.join(faults[:20])}{more}")
+        rest = f"; and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise _damaged(index, f"it contradicts its shards: {'; '.join(faults[:20])}{rest}")
     return tensors
 
 
@@ -208,8 +210,8 @@ def _damaged(file: Path, fault: str) -> ValueError:
 def write_folder(folder: str | Path, tensors: Mapping[str, Any], *, max_shard_bytes: int = 5_000_000_000) -> None:
     """Writes the tensors as `model.safetensors`, or as numbered shards and their index where they are larger.
 
-    Only one tensor is in memory at a time: each has a `shape` and a `dtype`, and `np.asarray` gets it. Meant for a
-    folder of `staged`, which makes a set of files appear whole or not at all.
+    Only one tensor is in memory at a time: each has a `shape` and a `dtype`, and `np.asarray` reads it. Use a folder of
+    `staged`, so that all files appear or none.
 
     Raises:
         ValueError: a dtype that safetensors does not have, or `max_shard_bytes` below 1.
@@ -219,18 +221,18 @@ def write_folder(folder: str | Path, tensors: Mapping[str, Any], *, max_shard_by
     shards = _shards(tensors, max_shard_bytes)
     if len(shards) == 1:
         return _write_file(folder / WEIGHTS, tensors)
-    where = {}
+    shard_of = {}
     for i, names in enumerate(shards, start=1):
         shard = f"model-{i:05}-of-{len(shards):05}.safetensors"
         _write_file(folder / shard, {name: tensors[name] for name in names})
-        where |= dict.fromkeys(names, shard)
-    index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": where}
+        shard_of |= dict.fromkeys(names, shard)
+    index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": shard_of}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def aligned(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors in the order in which they are written: wide types first, so that each begins at a multiple of its
-    own width, as readers of other libraries want it."""
+    own width, as other libraries require."""
     return dict(sorted(tensors.items(), key=lambda item: -np.dtype(item[1].dtype).itemsize))
 
 
@@ -260,7 +262,7 @@ def _write_file(file: Path, tensors: Mapping[str, Any]) -> None:
         header[name] = {"dtype": NAMES[dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("xb") as stream:  # never over a file that somebody may have mapped, which would end their process
+    with file.open("xb") as stream:  # never overwrites: a process that has mapped the old file would crash
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             stream.write(np.ascontiguousarray(np.asarray(tensor)).reshape(-1).view(np.uint8))
@@ -268,10 +270,10 @@ def _write_file(file: Path, tensors: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def staged(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder whose files move into `folder` when the block ends well, over those that were there.
+    """A temporary folder whose files move into `folder`, over the old ones, when the block succeeds.
 
-    Until every new file lies complete on the disk nothing old is touched; a full disk, or any other failure, leaves
-    `folder` as it was. Weights of an earlier save under other names (shards, say) go, so that the two never mix.
+    No old file is touched until every new one is complete on disk: a full disk, or any other failure, leaves `folder`
+    as it was. Weights of an earlier save under other names, such as shards, are removed, so that the two never mix.
 
     Raises:
         OSError: the files could not be written.
@@ -291,8 +293,8 @@ def staged(folder: str | Path) -> Iterator[Path]:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"cannot save in {folder}: {error.strerror or error}. What was there is as it was, and nothing partial"
-                " is left; free some space or choose another folder",
+                f"cannot save in {folder}: {error.strerror or error}. The old files are unchanged, and no partial ones"
+                " are left; free some space or choose another folder",
             ) from error
         for file in new:
             file.replace(folder / file.name)
@@ -308,7 +310,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, lie on the disk."""
+    """Waits until a file, or the names in a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

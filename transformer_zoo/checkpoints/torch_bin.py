@@ -1,14 +1,14 @@
 """`pytorch_model.bin`, read without torch and without executing its pickle.
 
 `torch.save` has had three formats. Each holds storages (one-dimensional arrays) and a pickle of the state dict, whose
-tensors are views of them: where they begin, their shape and their strides.
+tensors are views of them, with an offset, a shape and strides.
 
     zip     since 1.6: the pickle is the member archive/data.pkl, storage number N the member archive/data/N
     stream  before: five pickles (magic number, version, machine, state dict, keys of the storages), then the storages
     tar     before 0.1.12: the members pickle, tensors and storages
 
-Nothing in a file is trusted. A file is checked whole, but for the numbers, before a tensor is looked at; the tensors
-are mapped, so that only what is used is read. The pickle is interpreted by `pickles`.
+Nothing in a file is trusted. All of it except the numbers is checked before a tensor is read. The tensors are mapped,
+so that only the used ones are read. The pickle is interpreted by `pickles`.
 Format: torch/serialization.py and torch/_utils.py of PyTorch.
 """
 
@@ -65,7 +65,7 @@ def read_file(file: str | Path) -> dict[str, Tensor]:
     """The tensors of one file by name.
 
     Raises:
-        ValueError: the file is damaged, or its pickle asks for something that weights do not need.
+        ValueError: the file is damaged, or its pickle has something that weights do not need.
     """
     file = Path(file)
     size = file.stat().st_size
@@ -87,7 +87,7 @@ def read_file(file: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
-# ---- what the pickle speaks of ---------------------------------------------------------------------------------------
+# ---- the objects of the pickle ---------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ class View:
         if 0 not in self.shape and last >= self.storage.size:
             raise ValueError(
                 f"a tensor of shape {list(self.shape)} and strides {list(self.strides)} reaches number {last} of the"
-                f" storage {self.storage.key!r:.80}, of which it has {self.storage.size}"
+                f" storage {self.storage.key!r:.80}, which has {self.storage.size}"
             )
 
 
@@ -128,12 +128,12 @@ def _are_sizes(values: Any) -> bool:
 
 def _ordered_dict(*arguments: Any) -> dict[str, Any]:
     if arguments:
-        raise ValueError("its pickle makes a collections.OrderedDict of something other than nothing")
+        raise ValueError("its pickle makes a collections.OrderedDict that is not empty")
     return {}
 
 
 def _rebuild_tensor(*arguments: Any) -> View:
-    match arguments:  # what may follow: whether it is trained, its hooks, its metadata
+    match arguments:  # requires_grad, hooks and metadata may follow
         case (Storage() as storage, offset, tuple(shape), tuple(strides), *_):
             return View(storage, offset, shape, strides)
     raise ValueError("its pickle rebuilds a tensor from something other than storage, offset, shape and strides")
@@ -161,7 +161,7 @@ class _Storages:
         self.whole: dict[str, Storage] = {}
 
     def find(self, identifier: Any) -> Storage:
-        """The `persistent` of `pickles.load`: ("storage", type, key, device, size), then perhaps which part of it."""
+        """The `persistent` of `pickles.load`: ("storage", type, key, device, size), then perhaps a part of it."""
         match identifier:
             case ("storage", np.dtype() as dtype, str(key), _, size, *view) if _are_sizes([size]):
                 whole = Storage(key, dtype, size)
@@ -178,7 +178,7 @@ class _Storages:
 
 
 def _mapped(file: Path, name: str, view: Any, offsets: Mapping[Any, int]) -> Tensor:
-    """A tensor as it lies in the file; `offsets` are those of the storages, in bytes."""
+    """A tensor in the file. `offsets`: of the storages, in bytes."""
     if not isinstance(view, View):
         raise ValueError(f"{name!r:.200} is a {type(view).__name__} and not a tensor")
     dtype = view.storage.dtype
@@ -221,10 +221,10 @@ def _read_zip(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
 
 
 def _zip_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
-    """Where the members begin and end, by their names below the one folder that they all are in.
+    """(start, end) of each member, by its name within the folder that contains all of them.
 
-    `zipfile` only reads the directory at the end of the file. Each entry must say the same as the header before the
-    member itself, none may be compressed, and no two may share a byte.
+    `zipfile` only reads the directory at the end of the file. Each entry must agree with the header before the member
+    itself, none may be compressed, and no two may overlap.
     """
     with zipfile.ZipFile(stream) as archive:
         entries, directory = sorted(archive.infolist(), key=lambda entry: entry.header_offset), archive.start_dir
@@ -260,7 +260,7 @@ def _zip_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
     return members
 
 
-# ---- the formats before it -------------------------------------------------------------------------------------------
+# ---- the older formats -----------------------------------------------------------------------------------------------
 
 
 def _read_stream(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
@@ -283,11 +283,11 @@ def _read_stream(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
 
 
 def _storage(stream: BinaryIO, end: int, storage: Storage) -> int:
-    """Goes over the numbers of a storage, which their count precedes, and returns where they begin."""
+    """Skips a storage, a count and then its numbers, and returns the offset of the numbers."""
     (count,) = _unpack(stream, end, "<q")
     start = stream.tell()
     if count != storage.size:
-        raise ValueError(f"its storage {storage.key!r:.80} has {count} numbers, and its pickle says {storage.size}")
+        raise ValueError(f"its storage {storage.key!r:.80} has {count} numbers, and its pickle gives {storage.size}")
     if stream.seek(start + count * storage.dtype.itemsize) > end:
         raise ValueError(f"it ends in the storage {storage.key!r:.80}: truncated")
     return start
@@ -314,7 +314,7 @@ def _read_tar(stream: BinaryIO, size: int) -> tuple[Any, dict[int, int]]:
 
 
 def _tar_members(stream: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
-    """Where the members begin and end. A member takes whole blocks of 512 bytes, and one before it is its header."""
+    """(start, end) of each member. A member takes whole blocks of 512 bytes, after one block for its header."""
     members: dict[str, tuple[int, int]] = {}
     start = 0
     while (header := stream.read(512)).strip(b"\0"):
@@ -325,7 +325,7 @@ def _tar_members(stream: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
         start, end = start + 512, start + 512 + int(length[1], 8)
         if end > size:
             raise ValueError(f"it ends in its member {name!r}: truncated")
-        if kind != b"x":  # a header of more attributes, such as when the next member was written
+        if kind != b"x":  # more attributes of the next member, such as its time
             if name in members:
                 raise ValueError(f"its member {name!r} is there twice")
             members[name] = start, end
@@ -334,8 +334,8 @@ def _tar_members(stream: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
 
 
 def _tar_storages(stream: BinaryIO, start: int, end: int) -> tuple[dict[int, Storage], dict[int, int]]:
-    """The storages by number, and where those begin that are no part of another: how many, (number, device, type) and
-    their values for each, then a list of the parts, (number, number of the whole, start, size)."""
+    """The storages by number, and the offsets of those that are not part of another. In the file: their count;
+    (number, device, type) and the values of each; a list of the parts, (number, number of the whole, start, size)."""
     storages: dict[int, Storage] = {}
     offsets: dict[int, int] = {}
     stream.seek(start)
@@ -366,8 +366,8 @@ def _tar_storages(stream: BinaryIO, start: int, end: int) -> tuple[dict[int, Sto
 
 
 def _tar_tensors(stream: BinaryIO, start: int, end: int, storages: Mapping[int, Storage]) -> dict[str, View]:
-    """The tensors by number: how many, then for each (number, number of the storage, type), how many axes, the shape,
-    the strides and the offset."""
+    """The tensors by number. In the file: their count; for each (number, number of the storage, type), the number of
+    axes, the shape, the strides and the offset."""
     tensors: dict[str, View] = {}
     stream.seek(start)
     for _ in range(_count(pickles.load(stream, end, {}))):
@@ -387,12 +387,12 @@ def _tar_tensors(stream: BinaryIO, start: int, end: int, storages: Mapping[int, 
 
 def _check_machine(machine: Any) -> None:
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise ValueError("it was not written on a little-endian machine, or does not say so")
+        raise ValueError("it was not written on a little-endian machine, or does not record it")
 
 
 def _count(value: Any) -> int:
     if not _are_sizes([value]):
-        raise ValueError("it does not say how many tensors or storages it has")
+        raise ValueError("it has no valid count of its tensors or storages")
     return value
 
 

@@ -4,12 +4,12 @@ A row of `PUBLISHED.body` is (theirs, ours, layout):
 
     ("h.*.attn.c_attn.weight", "blocks/attention/{query,key,value}/kernel", "D (n H K) -> n D H K")
 
-`*` counts the layers, which are stacked in our parameter; two of them count groups and their layers, stacked along two
-axes; `*[1:]` counts them from the second on, where the first has no such tensor. `{a,b,c}` splits their tensor along
-the first axis of the layout's right side; the axis `V` is the vocabulary, whose rows are padded in memory; an axis `1`
-is absent from ours. Every size follows from our parameter's shape, so a row holds for every configuration; where the
-names depend on it, `PUBLISHED.body` is a function of the Config. Only those slices of their tensors are read that this
-process's devices need. `published/spec.py` describes the rest of `PUBLISHED`.
+`*` counts the layers, which are stacked in our parameter; two `*` count groups and their layers, stacked along two
+axes; `*[1:]` starts at the second layer, where the first lacks the tensor. `{a,b,c}` splits their tensor along the
+first axis of the layout's right side; the axis `V` is the vocabulary, whose rows are padded in memory; an axis `1` is
+dropped in ours. Every size follows from our parameter's shape, so a row holds for every configuration; where the names
+depend on it, `PUBLISHED.body` is a function of the Config. Only the slices that this process's devices need are read.
+`published/spec.py` describes the rest of `PUBLISHED`.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from jax.sharding import Sharding
 from transformer_zoo import trees
 from transformer_zoo.nn import heads
 
-LISTED = 20  # names of one kind in an error message; the rest is counted
+LISTED = 20  # names of one kind in an error message; the others are only counted
 
 
 def load(
@@ -45,28 +45,28 @@ def load(
     source: str = "the checkpoint",
     optional: str | None = None,
 ) -> trees.Tree:
-    """The parameters of a model, made of published tensors.
+    """The parameters of a model, from published tensors.
 
-    Before anything is made, everything is checked: each of our parameters is filled exactly once; each of their tensors
+    Everything is checked first: each of our parameters is filled exactly once; each of their tensors
     is used once, belongs to another task's head, or is excused by `PUBLISHED.ignored`.
 
     Args:
         family: a family's module, with its `PUBLISHED`.
         shapes: our parameters, as a tree of `jax.ShapeDtypeStruct`.
-        tensors: theirs by name; each has a `shape` and a `dtype`, and `np.asarray` gets it.
+        tensors: theirs by name; each has a `shape` and a `dtype`, and `np.asarray` reads it.
         config: the family's Config; its `vocab_size` is the size of V in their tensors.
         task: the task of the model, one of `PUBLISHED.tasks`.
-        param_dtype: what the parameters are cast to, slice by slice.
-        shardings: where the parameters go, a tree like `shapes`. None: whole, to the default device.
-        source: what an error message calls the checkpoint.
-        optional: a regular expression. Of the parameters whose whole path matches it, those that the checkpoint lacks,
-            or has in another shape, are left out of what is returned.
+        param_dtype: the dtype that the parameters are cast to, slice by slice.
+        shardings: of the parameters, a tree like `shapes`. None: whole, on the default device.
+        source: the checkpoint's name in an error message.
+        optional: a regular expression. A parameter whose whole path matches it is left out of the result if the
+            checkpoint lacks it or has another shape.
 
     Raises:
         ValueError: tensors are missing, unexpected, of a wrong shape or type, or there twice. One error lists them all.
     """
     flat = trees.flatten(shapes)
-    places = {} if shardings is None else trees.flatten(shardings)
+    sharding_of = {} if shardings is None else trees.flatten(shardings)
     rows, inactive = _rows(family, config, task, flat)
     names = _Names(family, config, task)
     for row in (row for row in rows if row.theirs.removeprefix("/") in family.PUBLISHED.zero_if_missing):
@@ -103,19 +103,19 @@ def load(
     params = {}
     for row in (row for row in rows if row.ours in used):
         for part, path in enumerate(row.paths):
-            views = {place: row.view(tensors[name], part) for place, name in zip(row.places, used[row.ours])}
-            # A layer without a tensor gets what a fresh norm has, and does not use it.
+            views = {index: row.view(tensors[name], part) for index, name in zip(row.layer_indices, used[row.ours])}
+            # A layer that lacks the tensor gets the value of a fresh norm, and does not use it.
             absent = 1.0 if path.endswith("/scale") else 0.0
-            how = (np.dtype(param_dtype), places.get(path), absent)
-            params[path] = _put(views, len(row.layers), flat[path].shape, *how)
+            dtype, sharding = np.dtype(param_dtype), sharding_of.get(path)
+            params[path] = _put(views, len(row.layers), flat[path].shape, dtype, sharding, absent)
     return trees.unflatten(params)
 
 
 def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: str) -> dict[str, "Export"]:
     """The published form of a model's parameters, or of any tree of their shapes.
 
-    Each tensor is made when `np.asarray` asks for it, in the dtype it has here; in a run of several processes, all of
-    them must ask for it.
+    Each tensor is made when `np.asarray` reads it, in its parameter's dtype. In a run of several processes, all of them
+    must read it.
 
     Args:
         family: a family's module, with its `PUBLISHED`.
@@ -126,9 +126,9 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
     flat = trees.flatten(params)
     names = _Names(family, config, task)
     return {
-        names.written(theirs): Export(row=row, place=place, leaves=[flat[path] for path in row.paths])
+        names.written(theirs): Export(row=row, layer_index=index, leaves=[flat[path] for path in row.paths])
         for row in _rows(family, config, task, flat)[0]
-        for place, theirs in zip(row.places, row.names)
+        for index, theirs in zip(row.layer_indices, row.names)
     }
 
 
@@ -136,8 +136,8 @@ def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[st
     """The tensors that follow from the configuration, and that the reference expects in a file: `PUBLISHED.constants`
     of a family."""
     names, tensors = _Names(family, config, task), family.PUBLISHED.constants(config, task)
-    wide = np.promote_types(dtype, np.float32)  # narrow numbers are rounded twice, as the reference rounds them
-    return {names.written(theirs): np.asarray(x).astype(wide).astype(dtype) for theirs, x in tensors.items()}
+    first = np.promote_types(dtype, np.float32)  # narrow numbers are rounded twice, as the reference rounds them
+    return {names.written(theirs): np.asarray(x).astype(first).astype(dtype) for theirs, x in tensors.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,28 +150,28 @@ class Row:
     left: str  # their axes
     right: str  # the axes of one layer of ours
     sizes: Mapping[str, int]
-    layers: tuple[int, ...]  # how many each `*` counts
+    layers: tuple[int, ...]  # the number that each `*` counts
     start: int = 0  # the first layer that has the tensor
 
     @property
-    def places(self) -> list[tuple[int, ...]]:
-        """Where the layers stand in ours."""
-        return [place for place in np.ndindex(self.layers) if place[:1] >= (self.start,) or not place]
+    def layer_indices(self) -> list[tuple[int, ...]]:
+        """The indices of the layers along the stacked axes of ours."""
+        return [index for index in np.ndindex(self.layers) if index[:1] >= (self.start,) or not index]
 
     @property
     def names(self) -> list[str]:
-        """Their tensors, by layer."""
-        return [self.theirs.replace("*", "{}").format(*place) for place in self.places]
+        """The names of their tensors, by layer."""
+        return [self.theirs.replace("*", "{}").format(*index) for index in self.layer_indices]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of their tensor."""
+        """The shape of their tensor."""
         groups = re.findall(r"\(.*?\)|\S+", self.left)
         sizes = {"1": 1, **self.sizes}
         return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
 
     def view(self, tensor: Any, part: int) -> np.ndarray:
-        """Our part of their tensor, not read yet: to split and to transpose an array of numpy is to look at it anew."""
+        """Our part of their tensor: a view, so that nothing is read yet."""
         array = einops.rearrange(np.asarray(tensor), f"{self.left} -> {self.right}", **self.sizes)
         return array[part, ...] if len(self.paths) > 1 else array
 
@@ -184,10 +184,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export:
-    """One of their tensors, yet to be made."""
+    """One of their tensors, made when it is read."""
 
     row: Row
-    place: tuple[int, ...]
+    layer_index: tuple[int, ...]
     leaves: Sequence[Any]
 
     @property
@@ -199,18 +199,18 @@ class Export:
         return np.result_type(*(leaf.dtype for leaf in self.leaves))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.row.undo([_host(leaf[self.place] if self.place else leaf) for leaf in self.leaves])
+        return self.row.undo([_host(leaf[self.layer_index] if self.layer_index else leaf) for leaf in self.leaves])
 
 
 def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str | None) -> Any:
-    """The configuration with `tied` as the tensors of a checkpoint show it, for a family that is `tied_by_tensors`: the
-    output layer is tied to the table of tokens if the two are equal, or if the layer is missing where a task has one.
+    """The configuration with `tied` read off a checkpoint's tensors, for a family that is `tied_by_tensors`: the output
+    layer is tied to the token embeddings if the two are equal, or if the task has an output layer and it is missing.
 
-    Of a T5, transformers 5 writes that it is tied, and goes by the tensors; before, that it was not could mean no more
-    than that its logits are not scaled.
+    transformers 5 writes that every T5 is tied, and goes by the tensors. In earlier versions, untied could also mean
+    only that the logits are not scaled.
 
     Args:
-        task: the one that the checkpoint is for; None: that is not known.
+        task: the checkpoint's task. None: not known.
     """
     if not family.PUBLISHED.tied_by_tensors:
         return config
@@ -223,17 +223,17 @@ def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: s
 
 
 def _of_heads(family: ModuleType, task: str | None = None) -> set[str]:
-    """The names of the tensors of a task's head, or of all tasks'."""
+    """The names of the tensors of a task's head, or of all heads."""
     heads = family.PUBLISHED.heads
     tables = heads.values() if task is None else [heads.get(task, ())]
     return {theirs for table in tables for theirs, *_ in table}
 
 
 def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
-    """The rows for these parameters, and the names that the other rows speak of; those of heads begin with "/".
+    """The rows for these parameters, and the tensors' names in the other rows. Names of heads begin with "/".
 
     Raises:
-        ValueError: the table is wrong: a parameter has no row, or several, or not the axes that its row says.
+        ValueError: the table is wrong: a parameter has no row, or several, or other axes than its row.
     """
     spec = family.PUBLISHED
     tables = {name: [("/" + theirs, *row) for theirs, *row in table] for name, table in spec.heads.items()}
@@ -243,7 +243,7 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
         theirs, start = _start(theirs)
         paths = tuple(_expand(ours))
         if not any(path in flat for path in paths):
-            # A pooler of another task is no surprise; biases are, where config.json says that there are none.
+            # A file may hold another task's head, but no bias that its config.json rules out.
             absent = spec.absent.get(task, heads.PATHS)
             inactive += [theirs] if re.fullmatch(f"{heads.PATHS}|{absent}", ours) else []
             continue
@@ -277,29 +277,28 @@ def _expand(path: str) -> Iterator[str]:
 
 
 class _Names:
-    """What a family's tensors are called in a checkpoint."""
+    """The names of a family's tensors in a checkpoint."""
 
     def __init__(self, family: ModuleType, config: Any, task: str):
         spec = family.PUBLISHED
         self.prefix = spec.prefix
         self.write_prefix = "" if task in spec.unprefixed else self.prefix
-        # If not tied, those that have a row are a head's own.
+        # If not tied, an alias that has a row is a head's own tensor.
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
         self.tied = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
         self.ignored = [re.compile(pattern) for pattern, _reason in spec.ignored]
 
     def written(self, theirs: str) -> str:
-        """The name that a row's tensor gets in a file of ours."""
+        """The name of a row's tensor in a file that we write."""
         return theirs[1:] if theirs.startswith("/") else self.write_prefix + theirs
 
     def find(self, theirs: str, tensors: Mapping[str, Any]) -> list[str]:
-        """The name that a row's tensor has here, or its two names: the body's may bear the prefix or not. Of tensors
-        that are tied, a file may hold any one."""
+        """The names under which a file holds a row's tensor: with the prefix, without it, or those of a tied tensor."""
         aliases = [alias for alias, name in self.tied.items() if name == theirs]
         return next(filter(None, (self._present(name, tensors) for name in (theirs, *aliases))), [])
 
     def fault(self, name: str, tensors: Mapping[str, Any], inactive: Sequence[str]) -> str | None:
-        """What is wrong with a tensor that no row uses."""
+        """The fault of a tensor that no row uses. None: it is allowed."""
         short = name.removeprefix(self.prefix)
         if tied := self.tied.get(name, self.tied.get(short)):
             same = all(_same_bytes(tensors[name], tensors[other]) for other in self.find(tied, tensors))
@@ -322,7 +321,7 @@ class _Names:
 
 
 def _old_name(name: str) -> str | None:
-    """What the scale or the bias of a norm was called in the first checkpoints, which came from TensorFlow."""
+    """The name of a norm's scale or bias in the first checkpoints, which came from TensorFlow."""
     body, _, last = name.rpartition(".")
     old = {"weight": "gamma", "bias": "beta"}.get(last)
     return f"{body}.{old}" if old and "norm" in body.lower() else None
@@ -351,20 +350,20 @@ def _put(
     sharding: Sharding | None,
     absent: float = 0.0,
 ) -> jax.Array:
-    """Our parameter from views of one layer each, by their places along the first `stacked` axes; its rows beyond those
-    of the views are padding, and zero. A place without a view is filled with `absent`."""
+    """Our parameter from a view for each layer, by its index along the first `stacked` axes. Rows beyond those of the
+    views are padding, and zero; a layer without a view is filled with `absent`."""
 
     @functools.cache  # devices that hold copies of one slice share it
     def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
         array = np.zeros([stop - start for start, stop in bounds], dtype)
         index = tuple(slice(*bound) for bound in bounds[stacked:])
         starts = [start for start, _ in bounds[:stacked]]
-        for place in np.ndindex(array.shape[:stacked]):
-            view = views.get(tuple(i + start for i, start in zip(place, starts)))
+        for layer in np.ndindex(array.shape[:stacked]):
+            view = views.get(tuple(i + start for i, start in zip(layer, starts)))
             if view is None:
-                array[place] = absent
+                array[layer] = absent
             else:
-                _fill(array[(*place, ...)], view[(*index, ...)])
+                _fill(array[(*layer, ...)], view[(*index, ...)])
         return array
 
     if sharding is None:

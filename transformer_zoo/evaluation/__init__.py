@@ -1,4 +1,4 @@
-"""How good a model is: the loss of held-out text and what follows from it, and what it writes beside what it should."""
+"""Evaluation of models: the loss on held-out text and what follows from it; BLEU and ROUGE of generated text."""
 
 from transformer_zoo.evaluation.loss import evaluate
 from transformer_zoo.evaluation.text import bleu, rouge

@@ -1,4 +1,4 @@
-"""Loss over a whole source of text."""
+"""The loss over many batches."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -18,12 +18,12 @@ def _compiled(model: Any, objective: Any) -> Callable[..., Any]:
 def evaluate(
     model: Any, objective: Any, params: trees.Tree, batches: Iterable[dict[str, jax.Array]]
 ) -> dict[str, float]:
-    """What the objective reports of all the batches together, and how many tokens, bytes, ... that is.
+    """The report of the objective over all batches together, with their numbers of tokens, bytes, ...
 
-    Sums are added in float64, and every token counts alike, however the rows are cut.
+    Sums are added in float64. Every token counts alike, however the rows are cut.
 
     Raises:
-        ValueError: there is not one batch, or not one target in them.
+        ValueError: there is no batch, or no target in the batches.
     """
     run, sums, counts = _compiled(model, objective), {}, {}
     for batch in batches:
@@ -31,6 +31,6 @@ def evaluate(
             for name, value in part.items():
                 total[name] = total.get(name, 0.0) + np.float64(value)
     if not any(counts.values()):
-        raise ValueError("there is nothing to evaluate: the source has no document, or none with a target in it")
+        raise ValueError("there is nothing to evaluate: the source has no document, or none with a target")
     report = {name: float(value) for name, value in objective.report(sums, counts).items()}
     return report | {name: int(value) for name, value in counts.items()}

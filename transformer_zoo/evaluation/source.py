@@ -1,4 +1,4 @@
-"""What an objective measures of a model on a source of documents."""
+"""Evaluates a model by an objective on a source of documents."""
 
 import contextlib
 import itertools
@@ -26,13 +26,13 @@ def evaluate(
     """The loss of a model and the other measures of its objective, and the number of tokens, bytes, ... measured.
 
     Args:
-        m: a model, its parameters and its tokenizer: a `Bundle`.
-        source: the documents, named as a recipe's data.source: "text:notes/*.md", "tfds:wikipedia/20230601.en", ...; or
-            a source that is open.
-        split: of a source given by name: "train", "validation", "test" or "all", where the source has it.
-        objective: the name of an objective, or one with settings of its own. None: that of the model's task.
+        m: a `Bundle`: a model, its parameters and its tokenizer.
+        source: the documents, named as in a recipe's data.source: "text:notes/*.md", "tfds:wikipedia/20230601.en",
+            ...; or an open source.
+        split: split of a source given by name: "train", "validation", "test" or "all", where the source has it.
+        objective: the name of an objective, or an `Objective`. None: the one of the model's task.
         length: tokens in a row. None: the model's positions, at most 1024.
-        packing: how documents become rows, as a recipe's data.packing.
+        packing: how documents become rows, as in a recipe's data.packing.
         batch_size: rows at a time.
         batches: stop after this number of batches. None: the whole split.
 
@@ -57,7 +57,7 @@ def evaluate(
 
 
 def objective_of(m: Any, name: str | None = None) -> Objective:
-    """The objective of this name; None: that of the model's task.
+    """The objective of this name. None: the one of the model's task.
 
     Raises:
         ValueError: there is no such objective, or the model's family lacks its task.

@@ -1,4 +1,4 @@
-"""What an encoder-decoder writes beside the sources of examples."""
+"""Texts that an encoder-decoder generates from the sources of examples."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ def write(
     sampling: Strategy | None = None,
     batch_size: int = 16,
 ) -> list[str]:
-    """What the model writes for each example, having read its source as in training: after the objective's prefix, in
-    its frame, and without its end if a row does not hold it.
+    """The text that the model generates for each example. Sources are read as in training: with the objective's prefix
+    and special tokens, truncated to `length`.
 
     Examples of similar lengths share a batch, and all batches are of one size, so that few programs are compiled.
 
     Args:
         m: a `Bundle` of an encoder-decoder with its tokenizer.
         objective: a `Seq2SeqLM`, which names the fields, the prefix and the languages.
-        examples: with a text in the field of the source; that of the target is not looked at.
+        examples: each with a text in the source's field; the target's is not read.
         length: tokens of a source, as data.length.
-        max_new_tokens: at most so many for an example. None: as many as a target has in training.
-        sampling: as in `generate`. Of several answers to a source, the first and best is taken.
+        max_new_tokens: the largest number for an example. None: the length of a target in training.
+        sampling: as in `generate`. Of several answers to a source, the first, which is the best, is returned.
         batch_size: sources at a time.
 
     Raises:
-        ValueError: an objective without a source and a target, an example without the field, a model without a
-            tokenizer or that does not write, a language that there is not, more tokens than there are positions.
+        ValueError: an objective without a source and a target, an example without the field, a model that
+            lacks a tokenizer or generates nothing, an unknown language, more tokens than positions.
     """
     if not all(hasattr(objective, name) for name in ("source", "target", "prefix", "languages")):
         raise ValueError(
@@ -51,26 +51,26 @@ def write(
         config = dataclasses.replace(config, decoder_start_id=objective.start_id)
         m = dataclasses.replace(m, model=m.model.clone(config=config))
     texts = [objective.prefix + text_in(example, objective.source) for example in examples]
-    said, asked = objective.languages
-    rows = [row for row, _ in framed(texts, tokenizer, length, language=said)] if texts else []
-    how = {
+    source_language, target_language = objective.languages
+    rows = [row for row, _ in framed(texts, tokenizer, length, language=source_language)] if texts else []
+    settings = {
         "max_new_tokens": objective.target_length_for(length) if max_new_tokens is None else max_new_tokens,
         "sampling": sampling,
-        "language": _in_targets(tokenizer, asked),
+        "language": _in_targets(tokenizer, target_language),
     }
     ends = [] if config.eos_id is None else [config.eos_id]
     written, size = [""] * len(rows), min(batch_size, len(rows))
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        new = generate(m, [rows[i] for i in batch + batch[-1:] * (size - len(batch))], **how)
+        new = generate(m, [rows[i] for i in batch + batch[-1:] * (size - len(batch))], **settings)
         for i, best in zip(batch, new.reshape(size, -1, new.shape[-1])[:, 0]):
             written[i] = decode_text(tokenizer, best, ends)
     return written
 
 
 def _in_targets(tokenizer: Tokenizer, language: str | None) -> str | None:
-    """The language, where targets say theirs. Where the source does, as Marian's, it has been said."""
+    """The language, if targets are marked with it. None: the source is, as Marian's."""
     if language is None:
         return None
     ends = np.concatenate(frame(tokenizer, target=True, language=language))

@@ -1,4 +1,4 @@
-"""How families are published in the Hugging Face layout: strings and small functions, which know nothing of arrays."""
+"""How families are published in the Hugging Face layout: strings and small functions, without arrays."""
 
 from transformer_zoo.published.spec import CLASSES, Key, Published
 

@@ -1,4 +1,4 @@
-"""What BART's kin share in config.json and among their tensors."""
+"""Keys of config.json and rows of tensors that BART and its relatives share."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from transformer_zoo.published.spec import Key, Published
 
 
 def config(pad_id: int, eos_id: int, decoder_start_id: int | None) -> dict[str, Key]:
-    """The keys that all of them have; a file that lacks the special tokens means these."""
+    """The keys that all of them have, with the special tokens of a file that lacks them."""
     return {
         "vocab_size": Key("vocab_size"),
         "max_length": Key("max_position_embeddings"),
@@ -35,13 +35,13 @@ CLASSIFIER = {"head_dropout": Key("classifier_dropout", 0.0), "problem": Key("pr
 
 
 def fixed(norm_first: bool, learned_positions: bool) -> dict[str, Any]:
-    """The keys of which one value is supported."""
+    """The keys with only one supported value."""
     return {
         "is_decoder": False,
         "tie_word_embeddings": True,
         "encoder_layerdrop": 0.0,
         "decoder_layerdrop": 0.0,
-        # The first releases had one class for the whole kin, which these keys configured:
+        # The first releases had one class for all of these families, with these keys:
         "normalize_before": norm_first,
         "normalize_embedding": learned_positions,
         "add_final_layer_norm": norm_first,
@@ -92,7 +92,7 @@ CLASSIFIERS = {
 }
 
 TIED = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"), "shared.weight")
-VERSION = ((r"(encoder|decoder)\.version", "the version of the format of fairseq, which the first files come from"),)
+VERSION = ((r"(encoder|decoder)\.version", "the version of fairseq's format, which the first files come from"),)
 SINUSOIDS = ("encoder.embed_positions.weight", "decoder.embed_positions.weight")
 IGNORED_SINUSOIDS = ((r"(encoder|decoder)\.embed_positions\.weight", "sinusoids, which follow from the configuration"),)
 

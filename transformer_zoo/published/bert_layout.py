@@ -1,4 +1,4 @@
-"""What BERT's kin share in config.json and among their tensors."""
+"""Keys of config.json and rows of tensors that BERT and its relatives share."""
 
 from transformer_zoo.published import rows
 from transformer_zoo.published.spec import Key
@@ -43,7 +43,7 @@ POOLER = rows.dense("pooler.dense", "pooler/dense")
 
 
 def masked_lm(dense: str, norm: str, bias: str) -> rows.Rows:
-    """The rows of the head `nn.heads.MaskedLM`, whose output layer is the table of tokens."""
+    """The rows of the head `nn.heads.MaskedLM`, whose output layer is tied to the token embeddings."""
     return (*rows.dense(dense, "lm_head/dense"), *rows.norm(norm, "lm_head/norm"), *rows.bias(bias, "lm_head/bias"))
 
 

@@ -1,4 +1,4 @@
-"""What both versions of DeBERTa share in config.json and among their tensors."""
+"""Keys of config.json and rows of tensors that both versions of DeBERTa share."""
 
 from collections.abc import Sequence
 
@@ -78,5 +78,8 @@ TIED = bert_layout.TIED_MASKED_LM | {
 }
 IGNORED = (
     *bert_layout.POSITION_IDS,
-    (r"embeddings\.position_embeddings\.weight", "of the decoder of hidden tokens, which the reference does not have"),
+    (
+        r"embeddings\.position_embeddings\.weight",
+        "positions of the decoder of masked tokens, which the reference lacks",
+    ),
 )

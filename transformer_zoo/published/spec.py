@@ -9,7 +9,7 @@ from transformer_zoo.published.rows import Rows
 REQUIRED: Any = object()
 """The default of a key that every config.json must have."""
 
-# The last part of the name of a task's class.
+# Task -> the last part of its class's name.
 CLASSES = {
     "base": "Model",
     "masked-lm": "ForMaskedLM",
@@ -33,8 +33,8 @@ class Key:
     default: Any = REQUIRED
     """The value that a config.json without the key stands for."""
     read: Callable[[Any, Mapping[str, Any]], Any] = lambda value, settings: value
-    """(the key's value, all settings of the file with their defaults) -> the field's value. A ValueError says what is
-    wrong with it."""
+    """(the key's value, all settings of the file with their defaults) -> the field's value. It raises
+    ValueError for an unsupported value."""
     write: Callable[[Any, Any], Any] = lambda value, config: value
     """(the field's value, the whole Config) -> the key's value."""
 
@@ -56,7 +56,7 @@ class Published:
 
     model_type: str
     class_prefix: str
-    """Of the names of its classes: "Bert" of BertModel, BertForMaskedLM, ..."""
+    """The beginning of its classes' names: "Bert" of BertModel, BertForMaskedLM, ..."""
     config: Mapping[str, Key]
     """Field of the family's Config -> key of config.json."""
     body: Rows | Callable[[Any], Rows]
@@ -64,7 +64,7 @@ class Published:
     heads: Mapping[str, Rows]
     """Task -> the tensors of its head, whose names have no prefix. The tasks of a family are "base" and these."""
     prefix: str = ""
-    """Before the names of the body's tensors, except in files for `unprefixed` tasks."""
+    """The beginning of the names of the body's tensors, except in files for `unprefixed` tasks."""
     unprefixed: tuple[str, ...] = ("base",)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other model types -> the prefix of their classes. The Config then has a field `model_type`."""
@@ -77,7 +77,7 @@ class Published:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Keys of config.json -> the only value that is supported; also the value of a file without the key."""
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Defaults of keys that hold no field of their own, but that a `Key.read` looks up."""
+    """Defaults of keys that hold no field, and that a `Key.read` looks up."""
     num_labels: int = 2
     """The number of labels that a config.json without any stands for."""
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -91,14 +91,14 @@ class Published:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Task -> regular expression of the parameters that a model for it lacks."""
     constants: Callable[[Any, str], Mapping[str, Any]] = lambda config, task: {}
-    """(Config, task) -> tensors that follow from the configuration, and that a published file holds all the same."""
+    """(Config, task) -> tensors that follow from the configuration, and that a published file also holds."""
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.heads, *self.classes} - CLASSES.keys())
         if unknown:
             raise ValueError(f"{self.model_type}: there is no task {', '.join(unknown)}")
         if self.aliases and "model_type" not in self.config:
-            raise ValueError(f"{self.model_type} has aliases, and no field model_type tells which of them a model is")
+            raise ValueError(f"{self.model_type} has aliases but no field model_type to tell them apart")
 
     @property
     def model_types(self) -> tuple[str, ...]:

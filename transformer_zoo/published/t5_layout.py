@@ -1,4 +1,4 @@
-"""What T5's kin share in config.json and among their tensors."""
+"""Keys of config.json and rows of tensors that T5 and its relatives share."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ def mlp_keys(
 
 
 def _activation(projection: str) -> str:
-    # Behind a gate, "gelu" has always been the approximation.
+    # With a gate, "gelu" has always been the approximation by tanh.
     names = {"gated-gelu": "gelu_new", "gated-gelu_python": "gelu"}
     return names.get(projection, projection.removeprefix("gated-"))
 
@@ -103,6 +103,6 @@ LANGUAGE_MODEL = {"seq2seq-lm": rows.embedding("lm_head", "head", "V")}
 UNREAD_BIAS = (
     (
         rf"decoder\.block\.0\.layer\.1\.EncDecAttention\.{BIAS}\.weight",
-        "a table of the first checkpoints that was never read: cross-attention has no distances",
+        "a table in the first checkpoints that was never read: cross-attention has no distances",
     ),
 )
