@@ -31,7 +31,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases = [small(case) for case in chosen] if options.small else chosen
     if limit := options.settings or (1 if options.small else None):
         cases = [dataclasses.replace(case, ours=case.ours[:limit], theirs=case.theirs[:limit]) for case in cases]
-    report = measure(cases, 60 * options.minutes, options.small, not options.no_peer, options.output)
+
+    def save(report: dict[str, Any]) -> None:
+        if options.output:
+            Path(options.output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        if options.results:
+            write_results(Path(options.results), report)
+
+    report = measure(cases, 60 * options.minutes, save, quick=options.small, peer=not options.no_peer)
     Console(width=None if sys.stdout.isatty() else 200).print(table(report))
-    if options.results:
-        write_results(Path(options.results), report)
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -147,9 +152,9 @@ class Side:
 
 
 def measure(
-    cases: Sequence[Case], seconds: float, quick: bool, peer: bool, output: str | None = None
+    cases: Sequence[Case], seconds: float, save: Callable[[dict[str, Any]], None], *, quick: bool, peer: bool
 ) -> dict[str, Any]:
-    """Measures the cases, in their order, within this number of seconds."""
+    """Measures the cases, in their order, within this number of seconds. The report is saved after each of them."""
     deadline = time.monotonic() + seconds
     sides = [Side(OURS, serve_ours)]
     with contextlib.ExitStack() as stack:
@@ -174,8 +179,7 @@ def measure(
                 row |= one_case(case, sides, share, deadline, report)
             report["rows"].append(row)
             report["seconds"] = seconds - (deadline - time.monotonic())
-            if output:
-                Path(output).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            save(report)
             print(f"{report['seconds']:5.0f} s  {case.name}: {summary(row)}", file=sys.stderr, flush=True)
     return report
 
@@ -386,8 +390,9 @@ def heading(report: dict[str, Any]) -> str:
 def table(report: dict[str, Any]) -> Table:
     made = Table(title=report["device"], caption=heading(report))
     for column in COLUMNS:
-        justify = "left" if column in ("case", "library", "setting") else "right"
-        made.add_column(column, justify=justify, no_wrap=column == "case")
+        made.add_column(
+            column, justify="left" if column in ("case", "library", "setting") else "right", no_wrap=column == "case"
+        )
     for line in lines(report):
         made.add_row(*line)
     return made

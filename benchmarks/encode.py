@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import peers
+import rates
 import tyro
 from cases import Setting
 from peak import forward_flops, peak_of
 from rich.console import Console
-from rich.table import Table
 
 from transformer_zoo.pages import use_huge_pages
 
@@ -86,19 +86,9 @@ def main(settings: Settings) -> None:
     flops, best = forward_flops(m.model, settings.length) * settings.batch, statistics.median(peaks)
     size = f"{settings.batch} x {settings.length} tokens"
     kind = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
-    table = Table(title=f"{settings.model}, {settings.dtype}, {size}, {kind}")
-    table.add_column("")
-    for column in ("tokens/s", "seconds a batch", "of the peak"):
-        table.add_column(column, justify="right")
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        spread = f"{median:.3f} ({min(taken):.3f} to {max(taken):.3f})"
-        table.add_row(name, f"{tokens / median:,.0f}", spread, f"{flops / median / best:.0%}")
-    if settings.peer != "none":
-        mine, theirs = (statistics.median(taken) for taken in seconds.values())
-        table.add_row("times faster than the peer", f"{theirs / mine:.2f}", "", "", style="bold")
+    title = f"{settings.model}, {settings.dtype}, {size}, {kind}"
     console = Console()
-    console.print(table)
+    console.print(rates.table(title, "a batch", seconds, tokens=tokens, flops=flops, peak=best, digits=3))
     console.print(f"{flops / 1e9:,.0f} GFLOP a batch; peak {best / 1e9:,.0f} GFLOP/s; compiled in {compiling:.0f} s.")
     if settings.peer != "none":
         console.print(f"Largest difference from the peer's output: {difference:.1e} of the largest number.")

@@ -43,24 +43,24 @@ def peak_of(device: Any) -> Callable[[], float]:
     return lambda: PEAK[device.device_kind]
 
 
-def product_rate(size: int, dtype: str) -> Callable[[], float]:
-    """A function that measures the FLOP/s of a product of two square matrices."""
+def product_rate(size: int, dtype: str, times: int = 8) -> Callable[[], float]:
+    """A function that measures the FLOP/s of a product of two square matrices, computed so many times."""
     import jax
     import jax.numpy as jnp
 
     product = jax.jit(jnp.matmul)
     a, b = (jax.random.normal(jax.random.key(seed), (size, size), dtype) for seed in range(2))
-    return lambda: 2 * size**3 / _seconds(lambda: product(a, b), 8)
+    return lambda: 2 * size**3 / _seconds(lambda: product(a, b), times)
 
 
-def copy_rate(size: int) -> Callable[[], float]:
+def copy_rate(size: int, times: int = 8) -> Callable[[], float]:
     """A function that measures the bytes a second, read and written, of a copy of `size` bytes."""
     import jax
     import jax.numpy as jnp
 
     copy = jax.jit(lambda x: x + 1)
     x = jnp.zeros(size // 4, jnp.float32)
-    return lambda: 2 * x.nbytes / _seconds(lambda: copy(x), 8)
+    return lambda: 2 * x.nbytes / _seconds(lambda: copy(x), times)
 
 
 def _seconds(call: Callable[[], Any], times: int) -> float:

@@ -260,13 +260,13 @@ class Worker:
 
     def device(self, small: bool) -> dict[str, Any]:
         """The device, and its rates of the two operations that limit a program."""
-        first = jax.devices()[0]
+        first, times = jax.devices()[0], 8 if small else 100
         return {
             "platform": first.platform,
             "kind": first.device_kind,
             "jax": jax.__version__,
-            "product": product_rate(256 if small else 8192, "bfloat16")(),
-            "copy": copy_rate(2**22 if small else 2**30)(),
+            "product": product_rate(256 if small else 8192, "bfloat16", times)(),
+            "copy": copy_rate(2**22 if small else 2**30, times)(),
         }
 
     def begin(self, case: Case) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import peers
+import rates
 import tyro
 from cases import PeerSetting, Setting
 from peak import peak_of
 from rich.console import Console
-from rich.table import Table
 
 from transformer_zoo.pages import use_huge_pages
 
@@ -77,18 +77,8 @@ def main(settings: Settings) -> None:
     flops, best = step.flops() * settings.batch, statistics.median(peaks)
     kind, cores = jax.devices()[0].device_kind, os.cpu_count()
     size = f"{settings.batch} x {settings.length} tokens"
-    lines = Table(title=f"{settings.model}, {settings.dtype}, {size}, {kind}, {cores} cores")
-    lines.add_column("")
-    for column in ("tokens/s", "seconds a step", "of the peak"):
-        lines.add_column(column, justify="right")
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        spread = f"{median:.2f} ({min(taken):.2f} to {max(taken):.2f})"
-        lines.add_row(name, f"{tokens / median:,.0f}", spread, f"{flops / median / best:.0%}")
-    if settings.peer != "none":
-        mine, theirs = (statistics.median(taken) for taken in seconds.values())
-        lines.add_row("times faster than the peer", f"{theirs / mine:.2f}", "", "", style="bold")
-    console.print(lines)
+    title = f"{settings.model}, {settings.dtype}, {size}, {kind}, {cores} cores"
+    console.print(rates.table(title, "a step", seconds, tokens=tokens, flops=flops, peak=best, digits=2))
     console.print(
         f"{flops / 1e9:,.0f} GFLOP a step; peak {best / 1e9:,.0f} GFLOP/s, "
         f"{'measured in turn' if jax.default_backend() == 'cpu' else 'by the table'}; compiled in {compiling:.0f} s."

@@ -10,27 +10,24 @@ Data:      needs the TFDS data set prepared as ArrayRecord. The paper's 160 GB o
 Batches of 8000 rows and 500,000 steps are the paper's, as are 30 % of the tokens masked and all sentences permuted.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
+from dataclasses import replace
+
+from transformer_zoo.config import Checkpoints, Evaluation, Mesh, Training, Vocabulary, load_recipe
 from transformer_zoo.models import bart
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import TextInfilling
 
-config = Run(
+base = load_recipe("bert_base.py", beside=__file__)
+
+config = replace(
+    base,
     model=bart.PRESETS["bart-large"][1],
     objective=TextInfilling(logits_chunks=4),
     directory="runs/bart_large",
     compute=Compute(dtype="bfloat16", remat="full"),
-    data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=512,
-        workers=8,
-    ),
+    data=replace(base.data, length=512),
     vocabulary=Vocabulary(path="facebook/bart-large"),
-    optimizer=Optimizer(
-        peak_lr=4e-4, schedule="linear", warmup_steps=24_000, final_lr=0.0, b2=0.98, eps=1e-6, weight_decay=0.01
-    ),
+    optimizer=replace(base.optimizer, peak_lr=4e-4, warmup_steps=24_000, final_lr=0.0, b2=0.98),
     mesh=Mesh(data=1, fsdp=-1),
     training=Training(steps=500_000, batch_size=8000, accumulation=50),
     evaluation=Evaluation(every=5000, batches=4),

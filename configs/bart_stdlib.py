@@ -14,18 +14,8 @@ from transformer_zoo.objectives import TextInfilling
 
 config = Run(
     model=bart.Config(
-        vocab_size=8192,
-        max_length=128,
-        width=256,
-        num_layers=3,
-        num_decoder_layers=3,
-        num_heads=4,
-        num_decoder_heads=4,
-        mlp_dim=1024,
-        mlp_decoder_dim=1024,
-        init_std=0.05,
-        dropout=0.0,
-        attention_dropout=0.0,
+        vocab_size=8192, max_length=128, width=256, num_layers=3, num_decoder_layers=3, num_heads=4,
+        num_decoder_heads=4, mlp_dim=1024, mlp_decoder_dim=1024, init_std=0.05, dropout=0.0, attention_dropout=0.0,
         activation_dropout=0.0,
     ),
     objective=TextInfilling(),
@@ -37,4 +27,4 @@ config = Run(
     training=Training(steps=400, batch_size=32),
     evaluation=Evaluation(every=100, batches=16),
     checkpoints=Checkpoints(every=100),
-)
+)  # fmt: skip

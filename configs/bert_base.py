@@ -22,10 +22,7 @@ config = Run(
     compute=Compute(dtype="bfloat16"),
     directory="runs/bert_base",
     data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=128,
+        source="tfds:wikipedia/20230601.en", train_split="train[1%:]", validation_split="train[:1%]", length=128,
         workers=8,
     ),
     vocabulary=Vocabulary(path="google-bert/bert-base-uncased"),
@@ -36,4 +33,4 @@ config = Run(
     training=Training(steps=900_000, batch_size=256),
     evaluation=Evaluation(every=5000, batches=40),
     checkpoints=Checkpoints(every=5000),
-)
+)  # fmt: skip

@@ -8,29 +8,17 @@ Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 4.8; 
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper adds the BooksCorpus, no longer to be had.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
-from transformer_zoo.models import bert
-from transformer_zoo.nn import Compute
-from transformer_zoo.objectives import Pretraining
+from dataclasses import replace
 
-config = Run(
+from transformer_zoo.config import Mesh, Vocabulary, load_recipe
+from transformer_zoo.models import bert
+
+base = load_recipe("bert_base.py", beside=__file__)
+
+config = replace(
+    base,
     model=bert.PRESETS["bert-large-uncased"][1],
-    objective=Pretraining(),
-    compute=Compute(dtype="bfloat16"),
     directory="runs/bert_large",
-    data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=128,
-        workers=8,
-    ),
     vocabulary=Vocabulary(path="google-bert/bert-large-uncased"),
-    optimizer=Optimizer(
-        peak_lr=1e-4, schedule="linear", warmup_steps=10_000, final_lr=0.1, b2=0.999, eps=1e-6, weight_decay=0.01
-    ),
     mesh=Mesh(data=1, fsdp=-1),
-    training=Training(steps=900_000, batch_size=256),
-    evaluation=Evaluation(every=5000, batches=40),
-    checkpoints=Checkpoints(every=5000),
 )

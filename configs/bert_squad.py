@@ -10,19 +10,19 @@ at most 30 are those of the code released with it. Its windows begin 128 tokens 
 these overlap by 128, which makes fewer rows of the few contexts that need several.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training
-from transformer_zoo.models import bert
+from dataclasses import replace
+
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Training, load_recipe
 from transformer_zoo.objectives import QuestionAnswering
 
-config = Run(
-    model=bert.Config(),
-    init_from="google-bert/bert-base-uncased",
+base = load_recipe("bert_glue.py", beside=__file__)
+
+config = replace(
+    base,
     objective=QuestionAnswering(),
     directory="runs/bert_squad",
     data=Data(source="tfds:squad", length=384),
-    optimizer=Optimizer(
-        peak_lr=5e-5, b2=0.999, eps=1e-6, weight_decay=0.01, schedule="linear", final_lr=0.0, warmup_steps=830
-    ),
+    optimizer=replace(base.optimizer, peak_lr=5e-5, warmup_steps=830),
     training=Training(steps=8300, batch_size=32),
     evaluation=Evaluation(every=1000, batches=None),
     checkpoints=Checkpoints(every=1000),

@@ -15,15 +15,8 @@ from transformer_zoo.objectives import Pretraining
 
 config = Run(
     model=bert.Config(
-        vocab_size=8192,
-        max_length=128,
-        width=256,
-        num_layers=4,
-        num_heads=4,
-        mlp_dim=1024,
-        init_std=0.05,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
+        vocab_size=8192, max_length=128, width=256, num_layers=4, num_heads=4, mlp_dim=1024, init_std=0.05,
+        hidden_dropout=0.0, attention_dropout=0.0,
     ),
     objective=Pretraining(),
     compute=Compute(unroll=4),
@@ -34,4 +27,4 @@ config = Run(
     training=Training(steps=800, batch_size=32),
     evaluation=Evaluation(every=100, batches=16),
     checkpoints=Checkpoints(every=100),
-)
+)  # fmt: skip

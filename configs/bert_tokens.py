@@ -11,28 +11,18 @@ The tokens are the model's own: a string or a comment has many. The architecture
 what is held out there is held out here.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
-from transformer_zoo.models import bert
-from transformer_zoo.nn import Compute
+from dataclasses import replace
+
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Training, load_recipe
 from transformer_zoo.objectives import TokenClassification
 
-config = Run(
-    model=bert.Config(
-        vocab_size=8192,
-        max_length=128,
-        width=256,
-        num_layers=4,
-        num_heads=4,
-        mlp_dim=1024,
-        init_std=0.05,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-    ),
+base = load_recipe("bert_stdlib.py", beside=__file__)
+
+config = replace(
+    base,
     objective=TokenClassification(subwords="all"),
-    compute=Compute(unroll=4),
     directory="runs/bert_tokens",
     data=Data(source="stdlib_tokens", length=128),
-    vocabulary=Vocabulary(kind="wordpiece", size=8192),
     optimizer=Optimizer(peak_lr=5e-4, b2=0.999, weight_decay=0.01, schedule="linear", final_lr=0.0, warmup_steps=20),
     training=Training(steps=150, batch_size=16),
     evaluation=Evaluation(every=50, batches=None),

@@ -10,30 +10,24 @@ Hidden spans and hyperparameters are those of the first paper (He et al. 2021, a
 replaced tokens instead (He et al. 2023), for which its published checkpoints have no head.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
+from dataclasses import replace
+
+from transformer_zoo.config import Mesh, Training, Vocabulary, load_recipe
 from transformer_zoo.models import deberta_v2
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import MaskedLM
 
-config = Run(
+base = load_recipe("bert_base.py", beside=__file__)
+
+config = replace(
+    base,
     model=deberta_v2.PRESETS["deberta-v3-large"][1],
     objective=MaskedLM(unit="spans"),
     compute=Compute(dtype="bfloat16", remat="full"),
     directory="runs/deberta_v3_large",
-    data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=512,
-        packing="concat",
-        workers=8,
-    ),
+    data=replace(base.data, length=512, packing="concat"),
     vocabulary=Vocabulary(path="microsoft/deberta-v3-large"),
-    optimizer=Optimizer(
-        peak_lr=2e-4, schedule="linear", warmup_steps=10_000, final_lr=0.0, b2=0.999, eps=1e-6, weight_decay=0.01
-    ),
+    optimizer=replace(base.optimizer, peak_lr=2e-4, final_lr=0.0),
     mesh=Mesh(data=1, fsdp=-1),
     training=Training(steps=1_000_000, batch_size=2048, accumulation=8),
-    evaluation=Evaluation(every=5000, batches=40),
-    checkpoints=Checkpoints(every=5000),
 )

@@ -9,30 +9,18 @@ Result:    held out, the student loses 5.05 nats a hidden token at step 100, 4.9
            from 0.108 at step 100 to 0.065, that of their hidden states (cosine loss) from 0.087 to 0.043
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
-from transformer_zoo.models import bert
-from transformer_zoo.nn import Compute
+from dataclasses import replace
+
+from transformer_zoo.config import Training, Vocabulary, load_recipe
 from transformer_zoo.objectives import Distillation
 
-config = Run(
-    model=bert.Config(
-        vocab_size=8192,
-        max_length=128,
-        width=256,
-        num_layers=2,
-        num_heads=4,
-        mlp_dim=1024,
-        init_std=0.05,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-    ),
+base = load_recipe("bert_stdlib.py", beside=__file__)
+
+config = replace(
+    base,
+    model=replace(base.model, num_layers=2),
     objective=Distillation(teacher="runs/bert_stdlib"),
-    compute=Compute(unroll=4),
     directory="runs/distil_stdlib",
-    data=Data(source="python_stdlib", length=128),
     vocabulary=Vocabulary(path="runs/bert_stdlib/tokenizer"),
-    optimizer=Optimizer(name="muon", peak_lr=2e-3, warmup_steps=50, weight_decay=0.01),
     training=Training(steps=500, batch_size=32),
-    evaluation=Evaluation(every=100, batches=16),
-    checkpoints=Checkpoints(every=100),
 )

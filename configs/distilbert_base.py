@@ -9,36 +9,23 @@ The losses have the weights of the code that was published with the paper, and t
 begins as there. That code compares guesses at every token: --objective.everywhere True. About three epochs.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
+from dataclasses import replace
+
+from transformer_zoo.config import Checkpoints, Evaluation, Training, load_recipe
 from transformer_zoo.models import distilbert
-from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import Distillation
 
-config = Run(
+base = load_recipe("bert_base.py", beside=__file__)
+
+config = replace(
+    base,
     model=distilbert.PRESETS["distilbert-base-uncased"][1],
     objective=Distillation(teacher="bert-base-uncased", layers=(0, 2, 4, 7, 9, 11)),
-    compute=Compute(dtype="bfloat16"),
     directory="runs/distilbert_base",
-    data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=512,
-        packing="concat",
-        workers=8,
+    data=replace(base.data, length=512, packing="concat"),
+    optimizer=replace(
+        base.optimizer, peak_lr=5e-4, warmup_steps=2000, final_lr=0.0, b2=0.98, weight_decay=0.0, clip_norm=5.0
     ),
-    vocabulary=Vocabulary(path="google-bert/bert-base-uncased"),
-    optimizer=Optimizer(
-        peak_lr=5e-4,
-        schedule="linear",
-        warmup_steps=2000,
-        final_lr=0.0,
-        b2=0.98,
-        eps=1e-6,
-        weight_decay=0.0,
-        clip_norm=5.0,
-    ),
-    mesh=Mesh(data=-1),
     training=Training(steps=40_000, batch_size=512),
     evaluation=Evaluation(every=2000, batches=40),
     checkpoints=Checkpoints(every=2000),

@@ -7,30 +7,24 @@ Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 3.5; 
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper has XLNet's, ten times as much text.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
+from dataclasses import replace
+
+from transformer_zoo.config import Mesh, Training, Vocabulary, load_recipe
 from transformer_zoo.models import electra
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import ReplacedTokens
 
-config = Run(
+base = load_recipe("bert_base.py", beside=__file__)
+
+config = replace(
+    base,
     model=electra.PRESETS["electra-large-discriminator"][1],
     objective=ReplacedTokens(rate=0.25, generator_size=0.25),
     compute=Compute(dtype="bfloat16", remat="dots"),
     directory="runs/electra_large",
-    data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=512,
-        packing="concat",
-        workers=8,
-    ),
+    data=replace(base.data, length=512, packing="concat"),
     vocabulary=Vocabulary(path="google/electra-large-discriminator"),
-    optimizer=Optimizer(
-        peak_lr=2e-4, schedule="linear", warmup_steps=10_000, final_lr=0.0, b2=0.999, eps=1e-6, weight_decay=0.01
-    ),
+    optimizer=replace(base.optimizer, peak_lr=2e-4, final_lr=0.0),
     mesh=Mesh(data=1, fsdp=-1),
     training=Training(steps=400_000, batch_size=2048, accumulation=16),
-    evaluation=Evaluation(every=5000, batches=40),
-    checkpoints=Checkpoints(every=5000),
 )

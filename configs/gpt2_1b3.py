@@ -7,37 +7,20 @@ Hardware:  a v5e slice of 16 chips (4x4). It has been compiled for that by the T
 Data:      needs the TFDS data set prepared as ArrayRecord.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
-from transformer_zoo.models import gpt2
-from transformer_zoo.nn import Compute
-from transformer_zoo.objectives import CausalLM
+from dataclasses import replace
 
-config = Run(
+from transformer_zoo.config import Training, load_recipe
+from transformer_zoo.models import gpt2
+
+base = load_recipe("gpt2_xl.py", beside=__file__)
+
+config = replace(
+    base,
     model=gpt2.Config(
-        vocab_size=50304,
-        max_length=2048,
-        width=2048,
-        num_layers=24,
-        num_heads=16,
-        mlp_dim=8192,
-        embed_dropout=0.0,
-        attention_dropout=0.0,
-        residual_dropout=0.0,
+        vocab_size=50304, max_length=2048, width=2048, num_layers=24, num_heads=16, mlp_dim=8192, embed_dropout=0.0,
+        attention_dropout=0.0, residual_dropout=0.0,
     ),
-    objective=CausalLM(logits_chunks=4),
     directory="runs/gpt2_1b3",
-    compute=Compute(dtype="bfloat16", remat="full"),
-    data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=2048,
-        workers=8,
-    ),
-    vocabulary=Vocabulary(path="openai-community/gpt2"),
-    optimizer=Optimizer(peak_lr=2e-4, warmup_steps=2000),
-    mesh=Mesh(data=1, fsdp=-1),
+    data=replace(base.data, length=2048),
     training=Training(steps=100_000, batch_size=32),
-    evaluation=Evaluation(every=2000, batches=20),
-    checkpoints=Checkpoints(every=1000),
-)
+)  # fmt: skip

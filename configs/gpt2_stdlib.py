@@ -12,15 +12,8 @@ from transformer_zoo.objectives import CausalLM
 
 config = Run(
     model=gpt2.Config(
-        vocab_size=8192,
-        max_length=256,
-        width=256,
-        num_layers=4,
-        num_heads=4,
-        embed_dropout=0.0,
-        attention_dropout=0.0,
-        residual_dropout=0.0,
-        eos_id=0,
+        vocab_size=8192, max_length=256, width=256, num_layers=4, num_heads=4, embed_dropout=0.0,
+        attention_dropout=0.0, residual_dropout=0.0, eos_id=0,
     ),
     objective=CausalLM(),
     compute=Compute(unroll=4),
@@ -31,4 +24,4 @@ config = Run(
     training=Training(steps=250, batch_size=16),
     evaluation=Evaluation(every=50),
     checkpoints=Checkpoints(every=50),
-)
+)  # fmt: skip

@@ -23,10 +23,7 @@ config = Run(
     directory="runs/gpt2_xl",
     compute=Compute(dtype="bfloat16", remat="full"),
     data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=1024,
+        source="tfds:wikipedia/20230601.en", train_split="train[1%:]", validation_split="train[:1%]", length=1024,
         workers=8,
     ),
     vocabulary=Vocabulary(path="openai-community/gpt2"),
@@ -35,4 +32,4 @@ config = Run(
     training=Training(steps=100_000, batch_size=64),
     evaluation=Evaluation(every=2000, batches=20),
     checkpoints=Checkpoints(every=1000),
-)
+)  # fmt: skip

@@ -7,31 +7,23 @@ Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord. The paper has ten times as much text.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Mesh, Optimizer, Run, Training, Vocabulary
+from dataclasses import replace
+
+from transformer_zoo.config import Checkpoints, Evaluation, Training, Vocabulary, load_recipe
 from transformer_zoo.models import roberta
-from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import MaskedLM
 
-config = Run(
+base = load_recipe("bert_base.py", beside=__file__)
+
+config = replace(
+    base,
     model=roberta.PRESETS["roberta-base"][1],
     objective=MaskedLM(),
-    compute=Compute(dtype="bfloat16"),
     directory="runs/roberta_base",
-    data=Data(
-        source="tfds:wikipedia/20230601.en",
-        train_split="train[1%:]",
-        validation_split="train[:1%]",
-        length=512,
-        packing="concat",
-        workers=8,
-    ),
+    data=replace(base.data, length=512, packing="concat"),
     vocabulary=Vocabulary(path="FacebookAI/roberta-base"),
-    optimizer=Optimizer(
-        peak_lr=6e-4, schedule="linear", warmup_steps=24_000, final_lr=0.0, b2=0.98, eps=1e-6, weight_decay=0.01,
-        clip_norm=None,
-    ),
-    mesh=Mesh(data=-1),
+    optimizer=replace(base.optimizer, peak_lr=6e-4, warmup_steps=24_000, final_lr=0.0, b2=0.98, clip_norm=None),
     training=Training(steps=500_000, batch_size=8192, accumulation=16),
     evaluation=Evaluation(every=2000, batches=4),
     checkpoints=Checkpoints(every=2000),
-)  # fmt: skip
+)

@@ -9,32 +9,24 @@ Result:    held-out loss 5.31 at step 100, 5.05 at 200, 4.92 at 300
 Version 1.0, whose output layer is the table of embeddings, takes many more steps to beat the baseline.
 """
 
-from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
+from dataclasses import replace
+
+from transformer_zoo.config import Training, Vocabulary, load_recipe
 from transformer_zoo.models import t5
-from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import SpanCorruption
 
-config = Run(
+base = load_recipe("bert_stdlib.py", beside=__file__)
+
+config = replace(
+    base,
     model=t5.Config(
-        vocab_size=8192,
-        width=256,
-        num_layers=4,
-        num_decoder_layers=4,
-        num_heads=4,
-        mlp_dim=1024,
-        gated_mlp=True,
-        activation="gelu_new",
-        tied=False,
-        scale_logits=False,
-        dropout=0.0,
+        vocab_size=8192, width=256, num_layers=4, num_decoder_layers=4, num_heads=4, mlp_dim=1024, gated_mlp=True,
+        activation="gelu_new", tied=False, scale_logits=False, dropout=0.0,
     ),
     objective=SpanCorruption(),
-    compute=Compute(unroll=4),
     directory="runs/t5_stdlib",
-    data=Data(source="python_stdlib", length=256),
+    data=replace(base.data, length=256),
     vocabulary=Vocabulary(kind="t5", size=8192),
-    optimizer=Optimizer(name="muon", peak_lr=4e-3, warmup_steps=50, weight_decay=0.01),
+    optimizer=replace(base.optimizer, peak_lr=4e-3),
     training=Training(steps=300, batch_size=16),
-    evaluation=Evaluation(every=100, batches=16),
-    checkpoints=Checkpoints(every=100),
-)
+)  # fmt: skip

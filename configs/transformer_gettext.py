@@ -19,20 +19,9 @@ from transformer_zoo.objectives import Seq2SeqLM
 
 config = Run(
     model=marian.Config(
-        vocab_size=6000,
-        max_length=192,
-        width=256,
-        num_layers=3,
-        num_decoder_layers=3,
-        num_heads=4,
-        num_decoder_heads=4,
-        mlp_dim=1024,
-        mlp_decoder_dim=1024,
-        activation="relu",
-        pad_id=0,
-        eos_id=1,
-        decoder_start_id=0,
-        forced_eos_id=None,
+        vocab_size=6000, max_length=192, width=256, num_layers=3, num_decoder_layers=3, num_heads=4,
+        num_decoder_heads=4, mlp_dim=1024, mlp_decoder_dim=1024, activation="relu", pad_id=0, eos_id=1,
+        decoder_start_id=0, forced_eos_id=None,
     ),
     objective=Seq2SeqLM(target_length=160, label_smoothing=0.1),
     compute=Compute(unroll=3),
@@ -43,4 +32,4 @@ config = Run(
     training=Training(steps=1000, batch_size=16),
     evaluation=Evaluation(every=100),
     checkpoints=Checkpoints(every=250),
-)
+)  # fmt: skip

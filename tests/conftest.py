@@ -42,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=sort_key)
 
 
+@pytest.fixture
+def wide_terminal(monkeypatch):
+    """No table of a command is cut off."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs_of_a_module():
     """A worker's memory stays below 3 GB."""

@@ -308,10 +308,15 @@ def name_of(case: Any) -> str:
     return f"{case.family}-{case.learns or case.task}" if isinstance(case, Case) else str(case)
 
 
-@functools.lru_cache(maxsize=64)
 def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     """Random parameters, biases and norms too, so that no fault hides. Rows that pad the vocabulary are zero;
     parameters that the first layers lack are as in a fresh model."""
+    # Copies: a train step frees the memory of its arguments.
+    return jax.tree.map(jnp.array, _random_values(model, seed, scale))
+
+
+@functools.lru_cache(maxsize=64)
+def _random_values(model: Any, seed: int, scale: float) -> trees.Tree:
     draw = np.random.default_rng(seed)
     shapes = trees.flatten(registry.param_shapes(model))
     axes = trees.match(sharding.PARAM_AXES, shapes)
@@ -326,7 +331,7 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
             values = np.swapaxes(values, 0, axis)
         if path in absent:
             values[: absent[path]] = path.endswith("scale")
-        params[path] = jnp.asarray(values, leaf.dtype)
+        params[path] = values.astype(leaf.dtype)
     return trees.unflatten(params)
 
 
@@ -606,9 +611,10 @@ def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
 ) -> tuple[Outputs, dict[str, Any], trees.Tree]:
     """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the names of their ids; its gradients in
-    some direction.
+    a fixed direction.
 
-    The hidden states are the embeddings, the outputs of the blocks, and last the model's own output.
+    The hidden states are the embeddings, the outputs of all blocks but the last, and the hidden states that the model
+    returns. It is one program of a case and a shape: layer by layer without a program, the same took longer.
 
     Args:
         given: rows of the model's arguments, [B, T].

@@ -49,17 +49,14 @@ def report(tmp_path_factory):
     """The report of `--small` with only the required packages."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "sitecustomize.py").write_text(BLOCKER)
+    written = ("--output", str(folder / "report.json"), "--minutes", "25")  # under a minute of two idle cores
     done = subprocess.run(
-        [sys.executable, "benchmarks/accelerator.py", "--small", "--output", str(folder / "report.json")],
+        [sys.executable, "benchmarks/accelerator.py", "--small", *written],
         cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
-            "XLA_FLAGS": QUICKLY,
-        },
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "XLA_FLAGS": QUICKLY},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1600,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -112,7 +109,7 @@ import peers
 
 class Worker:
     def device(self, small):
-        return {"platform": "cpu", "kind": "none", "product": 1e9, "copy": 1e9}
+        return {"platform": os.environ["PLATFORM"], "kind": "none", "product": 1e9, "copy": 1e9}
 
     def begin(self, case, config=None):
         return {"tokens": 10, "flops": 100.0, "dense_flops": 200.0, "config": {}}
@@ -125,7 +122,7 @@ class Worker:
         if setting.batch == 15:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
         time.sleep(0.5)
-        return {"compiling": 1.0, "memory": 5}
+        return {"compiling": 1.0, "memory": os.getpid()}
 
     def time(self, setting, seconds):
         return {"seconds": [2.0, 1.0, 3.0]}
@@ -143,21 +140,27 @@ def measure(tmp_path, monkeypatch):
     (tmp_path / "faulty.py").write_text(textwrap.dedent(FAULTY))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("PLATFORM", "cpu")
     sys.modules.pop("faulty", None)
     import faulty
 
     monkeypatch.setattr(accelerator, "serve_ours", faulty.serve)
     monkeypatch.setattr(accelerator, "serve_theirs", faulty.serve)
 
-    def run(*batches, seconds=60.0, theirs=None):
+    def run(*batches, seconds=60.0, theirs=None, alone=False):
         made = [
             cases.Case(
-                name=f"case {i}", kind="train", length=10, ours=tuple(cases.Setting(batch=batch) for batch in some),
+                name=f"case {i}", kind="train", length=10, alone=alone,
+                ours=tuple(cases.Setting(batch=batch) for batch in some),
                 theirs=tuple(cases.PeerSetting(batch=batch) for batch in theirs or ()),
             )
             for i, some in enumerate(batches)
         ]  # fmt: skip
-        return accelerator.measure(made, seconds, True, theirs is not None, str(tmp_path / "out.json"))["rows"]
+        saved = []
+        save = lambda report: saved.append(len(report["rows"]))
+        report = accelerator.measure(made, seconds, save, quick=True, peer=theirs is not None)
+        assert saved == list(range(1, len(made) + 1))
+        return report["rows"]
 
     return run
 
@@ -196,6 +199,17 @@ def test_the_peer_counts_the_logits_it_computes(measure):
     assert row["times"] == pytest.approx(4 / 3)
     (row,) = measure([4], theirs=[13])
     assert "exit code 3" in row["transformers"]["error"] and "error" not in row and "times" not in row
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_accelerator_has_new_processes_for_each_case(measure, monkeypatch, alone):
+    """The name of a process stands for the memory."""
+    monkeypatch.setenv("PLATFORM", "gpu")
+    rows = measure([4, 2], [13], [1], theirs=[3], alone=alone)
+    assert ["error" in row for row in rows] == [False, True, False]
+    used = [rows[i][side]["memory"] for i in (0, 2) for side in ("transformer_zoo", "transformers")]
+    assert len(set(used)) == 4
+    assert len({row["memory"] for row in rows[0]["tried"]["transformer_zoo"]}) == 1
 
 
 def test_results_of_a_device_replace_those_of_its_kind(measure, tmp_path):

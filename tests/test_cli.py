@@ -21,12 +21,8 @@ from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.models import gpt2
 from transformer_zoo.objectives import CausalLM
 
+pytestmark = pytest.mark.usefixtures("wide_terminal")
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from transformer_zoo import sharding
 from transformer_zoo.models import mpnet
-from transformer_zoo.nn import kernels
+from transformer_zoo.nn import Compute, disentangled, kernels
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.positions import relative_buckets
 
@@ -285,6 +285,22 @@ def test_biases_of_mpnet_by_distance():
     behind = np.arange(200) - np.arange(200)[:, None]
     bucket_TT = np.searchsorted(STARTS, abs(behind), side="right") - 1 + 16 * (behind > 0)
     np.testing.assert_array_equal(bias_HTT, table_RH[bucket_TT].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("terms", disentangled.TERMS)
+def test_scores_of_deberta_are_scaled_by_their_number(terms):
+    """By 1/sqrt(K (1 + terms)): that of contents counts too. With a table of zeros it is all that there is."""
+    attention = disentangled.DisentangledAttention(2, 3, Compute(), terms=terms)
+    x_BTD, table_RD = jax.random.normal(jax.random.key(0), (2, 5, 6)), jnp.zeros((16, 6))
+    read = lambda attention, x_BTD: attention(x_BTD, attention.keys_values(x_BTD), table_RD, mask=Mask())
+    _, variables = attention.init_with_output(jax.random.key(1), x_BTD, method=read)
+    _, sown = attention.apply({"params": variables["params"]}, x_BTD, method=read, mutable="intermediates")
+    (q_BTHK,), (k_BSHK,), (weights_BHTS,) = (
+        sown["intermediates"][name] for name in ("queries_BTHK", "keys_BSGK", "weights_BHTS")
+    )
+    count = 1 + len(terms.split("|")) if terms else 1
+    expected = jax.nn.softmax(jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK) / (3 * count) ** 0.5, axis=-1)
+    np.testing.assert_allclose(weights_BHTS, expected, rtol=1e-5)
 
 
 # The first distance in each bucket, worked out by hand: 8 * 16 ** (k / 8), rounded up.

@@ -109,7 +109,7 @@ def test_bfloat16_accumulates_in_float32(case):
         grad = jax.grad(chunked(chunks))(*low, targets, weights)["table"]
         assert grad.dtype == jnp.bfloat16
         error[chunks] = float(jnp.linalg.norm(grad - exact) / jnp.linalg.norm(exact))
-    assert error[1] < 6e-3 and error[12] < 6e-3
+    assert error[1] < 3e-3 and error[12] < 3e-3  # added up in bfloat16, it is 4.2e-3
 
 
 def equations(jaxpr, name):

@@ -2,7 +2,7 @@
 
 import ast
 import re
-import runpy
+import shutil
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from transformer_zoo.config import Run, load_recipe
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -83,8 +85,31 @@ def test_there_are_recipes():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_recipe_is_read_and_says_how_to_run_it(recipe: Path):
-    from transformer_zoo.config import Run
+    assert isinstance(load_recipe(recipe), Run)
+    docstring = ast.get_docstring(ast.parse(recipe.read_text(encoding="utf-8")))
+    assert f"python train.py configs/{recipe.name}" in (docstring or "")
 
-    module = runpy.run_path(str(recipe))
-    assert isinstance(module["config"], Run)
-    assert f"python train.py configs/{recipe.name}" in (module["__doc__"] or "")
+
+def test_a_recipe_builds_on_one_that_stands_alone():
+    """At most two files define a run."""
+    built = {recipe.name: set(re.findall(r'load_recipe\("(.+?)"', recipe.read_text())) for recipe in RECIPES}
+    bases = set().union(*built.values())
+    assert {"bert_base.py", "bert_stdlib.py"} <= bases
+    assert not {name: built[name] for name in bases if built[name]}
+
+
+def test_a_recipe_finds_the_other_from_any_working_directory(tmp_path, monkeypatch):
+    expected = load_recipe(ROOT / "configs" / "bert_large.py")
+    for recipe in ("bert_base.py", "bert_large.py"):
+        shutil.copy(ROOT / "configs" / recipe, tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_recipe(f"{tmp_path.name}/bert_large.py") == expected
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("bert_large.py") == expected
+
+
+def test_a_recipe_that_was_copied_without_the_other_names_both(tmp_path):
+    copied = shutil.copy(ROOT / "configs" / "bert_large.py", tmp_path)
+    message = f"there is no recipe {tmp_path / 'bert_base.py'}, on which {copied} builds"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        load_recipe(copied)

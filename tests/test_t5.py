@@ -273,6 +273,15 @@ def test_classifiers_read_the_source_twice(task: str):
         assert families.difference(padded, given.logits) < 1e-5
 
 
+def test_a_text_is_read_as_the_source():
+    case = families.Case(family="t5", task="sequence-classification", config=families.small("t5"))
+    params, source_BS = case.params(), np.array([[5, 6, 1, 0], [5, 7, 8, 1]], np.int32)
+    valid_BS = source_BS > 0
+    one = case.model.apply({"params": params}, source_BS, None, valid_BS, method="read")
+    other = case.model.apply({"params": params}, source_BS, valid_BS=valid_BS)
+    assert one.logits.shape == (2, 2) and families.difference(one.logits, other.logits) == 0
+
+
 def test_a_text_without_its_end_is_refused():
     case = families.Case(family="t5", task="sequence-classification", config=families.small("t5"))
     params, rows = case.params(), np.array([[5, 6, 1], [5, 1, 6]], np.int32)

@@ -19,6 +19,7 @@ from transformer_zoo.generation.generate import generate
 from transformer_zoo.models import t5
 from transformer_zoo.objectives import CausalLM, Seq2SeqLM, SpanCorruption
 
+pytestmark = pytest.mark.usefixtures("wide_terminal")
 TEXTS = ["the sun is red", "", "a house", "the very old stone by the sea is wide and tall and red", "the tree", "sun"]
 EXAMPLES = [{"en": text, "fr": " ".join(reversed(text.split())), "note": f"{i}"} for i, text in enumerate(TEXTS)]
 OBJECTIVE = Seq2SeqLM(source="en", target="fr", prefix="say: ")
@@ -124,11 +125,6 @@ def test_what_cannot_be_written(bundle):
 
 
 # ---- eval.py --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
 
 
 @pytest.fixture(scope="module")

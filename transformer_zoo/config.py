@@ -1,4 +1,5 @@
-"""What an experiment fixes: `Run` and its parts. A recipe is a Python file that defines `config = Run(...)`.
+"""What an experiment fixes: `Run` and its parts. A recipe is a Python file that defines `config = Run(...)`, or
+`config = replace(base, ...)` where `base` is another recipe's.
 
 Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `--help` prints these docstrings.
 """
@@ -198,15 +199,20 @@ class Run:
     logging: Logging = Logging()
 
 
-def load_recipe(path: str | Path) -> Run:
+def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:
     """The `config` that a recipe defines.
 
+    Args:
+        beside: in a recipe that builds on another, its own `__file__`; `path` then starts from that file's folder.
+
     Raises:
-        FileNotFoundError: there is no such file; the message lists the recipes beside it.
+        FileNotFoundError: there is no such file; the message lists the recipes of its folder, or names `beside`.
         ValueError: the file defines no `config = Run(...)`.
     """
-    path = Path(path)
+    path = Path(path) if beside is None else Path(beside).parent / path
     if not path.is_file():
+        if beside is not None:
+            raise FileNotFoundError(f"there is no recipe {path}, on which {beside} builds: copy it there too")
         folder = path.parent if path.parent.is_dir() else Path("configs")
         known = ", ".join(sorted(str(p) for p in folder.glob("*.py"))) or "none"
         raise FileNotFoundError(f"there is no recipe {path} (recipes in {folder}: {known})")

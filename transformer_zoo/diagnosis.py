@@ -60,10 +60,10 @@ class _Watched:
         return getattr(self.model, name)
 
     def apply(self, variables: Any, *args: Any, method: Any = None, mutable: Any = False, **kwargs: Any) -> Any:
-        if method is not None:  # a part of the model, such as its output layer
+        if method not in (None, "read"):  # a part of the model, such as its output layer
             return self.model.apply(variables, *args, method=method, **kwargs)
         with nn.intercept_methods(self._watch):
-            output, sown = self.model.apply(variables, *args, **kwargs, mutable="intermediates")
+            output, sown = self.model.apply(variables, *args, method=method, **kwargs, mutable="intermediates")
         flat = trees.flatten(sown["intermediates"])
         self.finite = {path: calls for path, calls in flat.items() if path.endswith(_MARK)}
         return output if mutable is False else (output, sown)

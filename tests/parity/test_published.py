@@ -21,6 +21,13 @@ transformers = pytest.importorskip("transformers")
 
 from parity import reference  # noqa: E402
 
+BART = [
+    {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
+     "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36},
+    {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
+     "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
+     "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5},
+]  # fmt: skip
 TINY = {
     "albert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "embedding_size": 8, "hidden_size": 16,
@@ -29,13 +36,7 @@ TINY = {
          "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2, "num_attention_heads": 3,
          "intermediate_size": 10, "hidden_act": "relu", "type_vocab_size": 3, "layer_norm_eps": 1e-3},
     ],
-    "bart": [
-        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
-         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36},
-        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
-         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
-         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5},
-    ],
+    "bart": BART,
     "bert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
          "num_attention_heads": 2, "intermediate_size": 40},
@@ -89,20 +90,10 @@ TINY = {
          "local_radius": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     ],
     "marian": [
-        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
-         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36,
-         "pad_token_id": 89, "decoder_start_token_id": 89},
-        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
-         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
-         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5, "pad_token_id": 7},
+        BART[0] | {"pad_token_id": 89, "decoder_start_token_id": 89},
+        BART[1] | {"pad_token_id": 7},
     ],
-    "mbart": [
-        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
-         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36},
-        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
-         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
-         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5},
-    ],
+    "mbart": BART,
     "modernbert": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 4,
          "num_attention_heads": 2, "intermediate_size": 40, "pad_token_id": 5, "local_attention": 4,
@@ -123,13 +114,7 @@ TINY = {
         {"vocab_size": 128, "max_position_embeddings": 18, "hidden_size": 12, "num_hidden_layers": 1,
          "num_attention_heads": 3, "intermediate_size": 10, "hidden_act": "relu", "layer_norm_eps": 1e-3},
     ],
-    "pegasus": [
-        {"vocab_size": 90, "max_position_embeddings": 24, "d_model": 16, "encoder_layers": 3, "decoder_layers": 2,
-         "encoder_attention_heads": 2, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 36},
-        {"vocab_size": 128, "max_position_embeddings": 16, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2,
-         "encoder_attention_heads": 3, "decoder_attention_heads": 2, "encoder_ffn_dim": 10, "decoder_ffn_dim": 8,
-         "activation_function": "relu", "scale_embedding": True, "decoder_start_token_id": 5},
-    ],
+    "pegasus": BART,
     "roberta": [
         {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 3,
          "num_attention_heads": 2, "intermediate_size": 40, "pad_token_id": 5},

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data.stdlib import Info, Local, rank
+from transformer_zoo.data.stdlib import Local, rank
 
 HELD_OUT = 0.1
 """Share of the pairs that are held out, in whole catalogues; at most."""
@@ -140,12 +140,8 @@ class GettextCatalogues(Local):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = ("catalogue", "source", "target")
-        return Info(
-            builder=self,
-            description=f"Messages of programs, in English and in {self._language}.",
-            features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in names}),
-        )
+        description = f"Messages of programs, in English and in {self._language}."
+        return self._described(description, "catalogue", "source", "target")
 
     def _generate_examples(self, held: bool) -> Iterator[tuple[str, Pair]]:
         for number, pair in enumerate(_pairs(self._language)["validation" if held else "train"]):

@@ -79,6 +79,11 @@ class Local(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"file_format": "array_record", **kwargs})
 
+    def _described(self, description: str, *texts: str, **others: Any) -> tfds.core.DatasetInfo:
+        """What `_info` returns: examples with these fields of text, and others by name."""
+        features = {name: tfds.features.Text() for name in texts} | others
+        return Info(builder=self, description=description, features=tfds.features.FeaturesDict(features))
+
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         return {"train": self._generate_examples(held=False), "validation": self._generate_examples(held=True)}
 
@@ -90,17 +95,9 @@ class PythonStdlib(Local):
     VERSION = tfds.core.Version(f"1.{sys.version_info.minor}.{sys.version_info.micro}")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return Info(
-            builder=self,
-            description=f"The standard library of Python {sys.version.split()[0]}: sources and documentation.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "path": tfds.features.Text(),
-                    "text": tfds.features.Text(),
-                    "kind": tfds.features.Text(),
-                }
-            ),
-        )
+        version = sys.version.split()[0]
+        description = f"The standard library of Python {version}: sources and documentation."
+        return self._described(description, "path", "text", "kind")
 
     def _generate_examples(self, held: bool) -> Iterator[tuple[str, dict[str, str]]]:
         for document in documents():

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out
+from transformer_zoo.data.stdlib import PythonStdlib, documents, held_out
 from transformer_zoo.data.stdlib_labels import functions_in
 
 Pair = dict[str, str]
@@ -76,12 +76,8 @@ class StdlibDocstrings(PythonStdlib):
     VERSION = tfds.core.Version(f"2.{sys.version_info.minor}.{sys.version_info.micro}")  # 1 had no words
 
     def _info(self) -> tfds.core.DatasetInfo:
-        names = ("path", "name", "name_words", "source", "source_words", "target")
-        return Info(
-            builder=self,
-            description="Functions of the standard library, each with the first paragraph of its docstring.",
-            features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in names}),
-        )
+        description = "Functions of the standard library, each with the first paragraph of its docstring."
+        return self._described(description, "path", "name", "name_words", "source", "source_words", "target")
 
     def _generate_examples(self, held: bool) -> Iterator[tuple[str, Pair]]:
         for number, pair in enumerate(docstrings()):

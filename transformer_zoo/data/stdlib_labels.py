@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data.stdlib import Info, PythonStdlib, documents, held_out, rank
+from transformer_zoo.data.stdlib import PythonStdlib, documents, held_out, rank
 
 CLASSES = 20
 """Packages, which are the classes of functions."""
@@ -101,18 +101,9 @@ class StdlibFunctions(PythonStdlib):
     name = "stdlib_functions"
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return Info(
-            builder=self,
-            description="Functions of the standard library, labelled with the package they come from.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "path": tfds.features.Text(),
-                    "name": tfds.features.Text(),
-                    "text": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(),  # its names come with the examples
-                }
-            ),
-        )
+        description = "Functions of the standard library, labelled with the package they come from."
+        label = tfds.features.ClassLabel()  # its names come with the examples
+        return self._described(description, "path", "name", "text", label=label)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         self.info.features["label"].names = list(packages())
@@ -131,19 +122,10 @@ class StdlibTokens(PythonStdlib):
     name = "stdlib_tokens"
 
     def _info(self) -> tfds.core.DatasetInfo:
+        description = "Functions of the standard library, each with the kind of every token in it."
         span = {"start": tfds.features.Scalar(np.int32), "end": tfds.features.Scalar(np.int32)}
-        return Info(
-            builder=self,
-            description="Functions of the standard library, each with the kind of every token in it.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "path": tfds.features.Text(),
-                    "name": tfds.features.Text(),
-                    "text": tfds.features.Text(),
-                    "spans": tfds.features.Sequence(span | {"label": tfds.features.ClassLabel(names=KINDS)}),
-                }
-            ),
-        )
+        spans = tfds.features.Sequence(span | {"label": tfds.features.ClassLabel(names=KINDS)})
+        return self._described(description, "path", "name", "text", spans=spans)
 
     def _generate_examples(self, held: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, function in enumerate(functions()):

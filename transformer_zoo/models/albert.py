@@ -4,44 +4,32 @@ It is BERT (`bert.py`) with embeddings of their own width and layers that share 
 """
 
 import dataclasses
-import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from transformer_zoo.nn import Architecture, Attention, Compute, Embedding, Encoder, Head, Inputs, Mask, TokenEmbedding
-from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn import Head, Inputs, PostNormBlock, PostNormConfig, PostNormEncoder
 from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes.
+class Config(PostNormConfig):
+    """The architecture: what a checkpoint fixes. The other fields are BERT's: `nn.PostNormConfig`.
 
     Raises:
         ValueError: as `Architecture`, and more groups than layers.
     """
 
     vocab_size: int = 30000
-    max_length: int = 512
+    activation: str = "gelu_new"
     num_segments: int = 2
     embed_width: int = 128
-    width: int = 768
-    num_layers: int = 12
     num_groups: int = 1  # consecutive layers that share their parameters are a group
     layer_blocks: int = 1  # blocks in a layer, each with its own parameters
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    activation: str = "gelu_new"
-    norm_epsilon: float = 1e-12
-    init_std: float = 0.02
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
     head_dropout: float = 0.1
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,46 +53,18 @@ PRESETS = {
 }
 
 
-class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)), as in BERT; with dropout after the first only."""
-
-    config: Config
-    compute: Compute
-    init: Any
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, layer: None, mask: Mask, train: bool) -> tuple[jax.Array, None]:
-        cfg, compute, init = self.config, self.compute, self.init
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        dense = functools.partial(compute.dense, kernel_init=init)
-        drop = nn.Dropout(cfg.hidden_dropout, deterministic=not train)
-        attention = Attention(
-            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
-            init=init, out_init=init, name="attention",
-        )  # fmt: skip
-
-        y_BTD = attention(x_BTD, attention.keys_values(x_BTD), mask=mask, train=train)
-        x_BTD = norm(name="attention_norm")(x_BTD + drop(y_BTD))
-        h_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_up")(x_BTD))
-        return norm(name="mlp_norm")(x_BTD + dense(cfg.width, name="mlp_down")(h_BTF)), None
-
-
-class Model(Encoder):
-    """ALBERT with the head of a task."""
+class Model(PostNormEncoder):
+    """ALBERT with the head of a task. Its block is BERT's, with dropout after attention only."""
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
         init = nn.initializers.truncated_normal(cfg.init_std)  # cut at two standard deviations, as in the paper's code
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        embedding = functools.partial(Embedding, width=cfg.embed_width, compute=compute, init=init)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.embed_width, compute, init)
-        self.position_embed, self.segment_embed = embedding(cfg.max_length), embedding(cfg.num_segments)
-        self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
+        self.add_embeddings(cfg.embed_width, init)
         self.embed_project = compute.dense(cfg.width, kernel_init=init)
-        self.blocks = Block(cfg, compute, init)
+        self.blocks = PostNormBlock(cfg, compute, init, dropout_after=("attention",))
 
         classifier = Head(pooled=True, dropout=cfg.head_dropout)
-        self.add_head(init, norm, {
+        self.add_head(init, self.norm, {
             "base": Head(pooled=True),
             "masked-lm": Head(vocabulary=cfg.activation),
             "pretraining": Head(pooled=True, vocabulary=cfg.activation, dropout=cfg.head_dropout),
@@ -115,13 +75,11 @@ class Model(Encoder):
         })  # fmt: skip
 
     def embed(self, inputs: Inputs, train: bool) -> jax.Array:
-        x_BTE = self.token_embed(inputs.tokens_BT) + self.segment_embed(inputs.segments_BT)
-        x_BTE += self.position_embed(inputs.positions_BT)
-        return self.embed_project(self.embed_drop(self.embed_norm(x_BTE), deterministic=not train))
+        return self.embed_project(super().embed(inputs, train))
 
     def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
         index = parameter_index(self.config)
-        return self.run(self.blocks, x_BTD, None, inputs.mask, train, length=len(index), places=index)
+        return self.run(self.blocks, x_BTD, None, inputs.mask, None, train, length=len(index), places=index)
 
 
 def parameter_index(cfg: Config) -> np.ndarray:

@@ -2,44 +2,35 @@
 Lewis et al. 2019."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 
-from transformer_zoo.nn import Architecture, Embedding, TokenEmbedding
-from transformer_zoo.nn.transformer import NORM_EPSILON, DecoderBlock, EncoderBlock, LogitsBias, Transformer
+from transformer_zoo.nn.transformer import DecoderBlock, EncoderBlock, LearnedPositions, TransformerConfig
 from transformer_zoo.nn.transformer import init_cache as init_cache
-from transformer_zoo.published import Key, Published, bart_layout
+from transformer_zoo.published import Key, bart_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes. The defaults are BART's base size."""
+class Config(TransformerConfig):
+    """The architecture, by default of BART's base size. The other fields are those of `TransformerConfig`."""
 
     vocab_size: int = 50265
-    max_length: int = 1024  # of sources and of targets
     width: int = 768
-    num_layers: int = 6  # of the encoder
+    scale_embedding: bool = False
+    num_layers: int = 6
     num_decoder_layers: int = 6
     num_heads: int = 12
     num_decoder_heads: int = 12
     mlp_dim: int = 3072
     mlp_decoder_dim: int = 3072
-    activation: str = "gelu"
-    scale_embedding: bool = False  # by sqrt(width)
     init_std: float = 0.02
-    dropout: float = 0.1
     attention_dropout: float = 0.1
     activation_dropout: float = 0.1
     head_dropout: float = 0.0
-    pad_id: int = 1
-    eos_id: int | None = 2
     decoder_start_id: int = 2
     forced_bos_id: int | None = None  # forced as the first generated token
-    forced_eos_id: int | None = 2  # forced at the maximum length
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 
@@ -61,28 +52,15 @@ PRESETS = {
 }
 
 
-class Model(Transformer):
+class Model(LearnedPositions):
     """BART with the head of a task."""
 
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
-        norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        positions = functools.partial(Embedding, OFFSET + cfg.max_length, cfg.width, compute, init)
-        self.token_embed, self.drop = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init), nn.Dropout(cfg.dropout)
-        self.encoder_position_embed, self.encoder_embed_norm = positions(), norm()
+        self.add_embeddings(init)
         self.encoder_blocks = EncoderBlock(cfg, compute, norm_first=False, init=init)
-        self.decoder_position_embed, self.decoder_embed_norm = positions(), norm()
         self.decoder_blocks = DecoderBlock(cfg, compute, norm_first=False, init=init)
-        if self.task == "seq2seq-lm":
-            self.lm_head = LogitsBias(cfg.vocab_size, compute)
         self.add_classifier(init)
-
-    def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        table, norm = getattr(self, f"{side}_position_embed"), getattr(self, f"{side}_embed_norm")
-        return norm(self.embed_tokens(tokens_BT) + table(OFFSET + positions_BT))
-
-
-OFFSET = 2  # rows of the table of positions before that of position 0, which are never read
 
 
 def _forced_bos(value: int | None, settings: Mapping[str, Any]) -> int | None:
@@ -91,7 +69,7 @@ def _forced_bos(value: int | None, settings: Mapping[str, Any]) -> int | None:
     return settings.get("bos_token_id", 0) if forced else value
 
 
-PUBLISHED = Published(
+PUBLISHED = bart_layout.published(
     model_type="bart",
     class_prefix="Bart",
     config={
@@ -102,10 +80,6 @@ PUBLISHED = Published(
     },
     fixed=bart_layout.fixed(norm_first=False, learned_positions=True),
     num_labels=3,
-    prefix="model.",
-    body=bart_layout.BODY,
     heads=bart_layout.LANGUAGE_MODEL | bart_layout.CLASSIFIERS,
-    tied=bart_layout.TIED,
     ignored=bart_layout.VERSION,
-    zero_if_missing=(bart_layout.LOGITS_BIAS,),
 )

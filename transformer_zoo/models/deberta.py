@@ -2,43 +2,22 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Architecture, Inputs, Mask, PostNormBlock
-from transformer_zoo.nn.disentangled import DisentangledAttention, DisentangledEncoder
+from transformer_zoo.nn import Inputs
+from transformer_zoo.nn.disentangled import DisentangledBlock, DisentangledConfig, DisentangledEncoder
 from transformer_zoo.published import Key, Published, bert_layout, deberta_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes."""
+class Config(DisentangledConfig):
+    """The architecture: what a checkpoint fixes. The other fields are those of `nn.disentangled.DisentangledConfig`."""
 
     vocab_size: int = 50265
-    max_length: int = 512
-    num_segments: int = 0  # no published model has segments
-    embed_width: int | None = None  # None: as width
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    activation: str = "gelu"
-    norm_epsilon: float = 1e-7
-    init_std: float = 0.02
-    absolute_positions: bool = True  # added to the tokens; without them rows may be of any length
-    relative_attention: bool = True
-    position_terms: Literal["c2p|p2c", "c2p", "p2c", ""] = "c2p|p2c"  # of the attention scores
-    max_distance: int | None = None  # distances are clipped to it. None: as max_length
     talking_heads: bool = False  # the heads' scores and weights are mixed
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    pooler_dropout: float = 0.0
-    head_dropout: float | None = None  # None: as hidden_dropout
-    pooler_activation: str = "gelu"
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
 
 _LARGE = {"width": 1024, "num_layers": 24, "num_heads": 16, "mlp_dim": 4096}
@@ -52,17 +31,12 @@ PRESETS = {
 }
 
 
-class Block(PostNormBlock):
-    """BERT's block, with disentangled attention."""
+class Block(DisentangledBlock):
+    """BERT's block, with disentangled attention whose keys have no bias."""
 
-    def attend(self, x_BTD: jax.Array, mask: Mask, relative: Any, train: bool) -> jax.Array:
-        cfg, init = self.config, self.init
-        attention = DisentangledAttention(
-            cfg.num_heads, cfg.width // cfg.num_heads, self.compute, dropout=cfg.attention_dropout,
-            terms=cfg.position_terms, table_dropout=cfg.hidden_dropout, key_bias=False,
-            talking_heads=cfg.talking_heads, init=init, out_init=init, name="attention",
-        )  # fmt: skip
-        return attention(x_BTD, attention.keys_values(x_BTD), relative, mask=mask, train=train)
+    @property
+    def attention_settings(self) -> dict[str, Any]:
+        return {"key_bias": False, "talking_heads": self.config.talking_heads}
 
 
 class Model(DisentangledEncoder):

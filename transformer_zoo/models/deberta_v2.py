@@ -2,21 +2,21 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from transformer_zoo.nn import Architecture, Compute, Inputs, Mask, PostNormBlock
+from transformer_zoo.nn import Compute, Inputs, Mask
 from transformer_zoo.nn.activations import ACTIVATIONS
-from transformer_zoo.nn.disentangled import DisentangledAttention, DisentangledEncoder, zero_padding
+from transformer_zoo.nn.disentangled import DisentangledBlock, DisentangledConfig, DisentangledEncoder, zero_padding
 from transformer_zoo.published import Key, Published, bert_layout, deberta_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes.
+class Config(DisentangledConfig):
+    """The architecture: what a checkpoint fixes. The other fields are those of `nn.disentangled.DisentangledConfig`.
 
     Raises:
         ValueError: more buckets than distances, an even convolution, a norm for a table that there is not; and as in
@@ -24,32 +24,11 @@ class Config(Architecture):
     """
 
     vocab_size: int = 128100
-    max_length: int = 512
-    num_segments: int = 0  # no published model has segments
-    embed_width: int | None = None  # None: as width
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    activation: str = "gelu"
-    norm_epsilon: float = 1e-7
-    init_std: float = 0.02
-    absolute_positions: bool = True  # added to the tokens; without them rows may be of any length
-    relative_attention: bool = True
-    position_terms: Literal["c2p|p2c", "c2p", "p2c", ""] = "c2p|p2c"  # of the attention scores
-    max_distance: int | None = None  # None: as max_length
     position_buckets: int | None = 256  # half of the rows of the table of distances. None: max_distance
     share_projections: bool = True  # positions are projected by the kernels of the content
     relative_norm: bool = False  # of the table of distances
     conv_size: int = 0  # kernel size of the convolution in the first block. 0: there is none
     conv_activation: str = "tanh"
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    pooler_dropout: float = 0.0
-    head_dropout: float | None = None  # None: as hidden_dropout
-    pooler_activation: str = "gelu"
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +84,7 @@ class Convolution(nn.Module):
         return y_BTD, norm.variables["params"]
 
 
-class Block(PostNormBlock):
+class Block(DisentangledBlock):
     """BERT's block, with disentangled attention; in the first block, norm(block(x) + convolution(x))."""
 
     def __call__(
@@ -119,15 +98,11 @@ class Block(PostNormBlock):
             x_BTD = jax.lax.cond(is_first, add, lambda x_BTD: x_BTD, x_BTD)
         return x_BTD, None
 
-    def attend(self, x_BTD: jax.Array, mask: Mask, relative: Any, train: bool) -> jax.Array:
-        cfg, init = self.config, self.init
-        attention = DisentangledAttention(
-            cfg.num_heads, cfg.width // cfg.num_heads, self.compute, dropout=cfg.attention_dropout,
-            terms=cfg.position_terms, max_distance=None if cfg.position_buckets is None else cfg.distances,
-            share_att_key=cfg.share_projections, table_dropout=cfg.hidden_dropout,
-            init=init, out_init=init, name="attention",
-        )  # fmt: skip
-        return attention(x_BTD, attention.keys_values(x_BTD), relative, mask=mask, train=train)
+    @property
+    def attention_settings(self) -> dict[str, Any]:
+        cfg = self.config
+        max_distance = None if cfg.position_buckets is None else cfg.distances
+        return {"max_distance": max_distance, "share_att_key": cfg.share_projections}
 
 
 class Model(DisentangledEncoder):

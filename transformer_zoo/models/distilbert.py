@@ -4,38 +4,28 @@ It is BERT (`bert.py`) without segments and without a pooler. The paper's model 
 """
 
 import dataclasses
-import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Architecture, Attention, Compute, Embedding, Encoder, Head, Inputs, Mask, TokenEmbedding
-from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn import EncoderConfig, Head, PostNormBlock, PostNormEncoder
 from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes."""
+class Config(EncoderConfig):
+    """The architecture: what a checkpoint fixes. The other fields are BERT's: `nn.EncoderConfig`."""
 
-    vocab_size: int = 30522
-    max_length: int = 512
-    sinusoidal: bool = False  # whether a fresh table of positions holds sinusoids; otherwise random numbers
-    width: int = 768
     num_layers: int = 6
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    activation: str = "gelu"
-    init_std: float = 0.02
+    sinusoidal: bool = False  # whether a fresh table of positions holds sinusoids; otherwise random numbers
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
     head_dropout: float = 0.2  # of sequence-classification and multiple-choice
     answer_dropout: float = 0.1
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
+    norm_epsilon: ClassVar[float] = 1e-12  # config.json has no key for it
 
 
 PRESETS = {
@@ -47,46 +37,18 @@ PRESETS = {
         Config(labels=("NEGATIVE", "POSITIVE")),
     ),
 }
-NORM_EPSILON = 1e-12  # as BERT's; config.json has no key for it
 
 
-class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)), as in BERT; with dropout after the second only."""
-
-    config: Config
-    compute: Compute
-    init: Any
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array, layer: None, mask: Mask, train: bool) -> tuple[jax.Array, None]:
-        cfg, compute, init = self.config, self.compute, self.init
-        norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        dense = functools.partial(compute.dense, kernel_init=init)
-        drop = nn.Dropout(cfg.hidden_dropout, deterministic=not train)
-        attention = Attention(
-            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
-            init=init, out_init=init, name="attention",
-        )  # fmt: skip
-
-        y_BTD = attention(x_BTD, attention.keys_values(x_BTD), mask=mask, train=train)
-        x_BTD = norm(name="attention_norm")(x_BTD + y_BTD)
-        h_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_up")(x_BTD))
-        return norm(name="mlp_norm")(x_BTD + drop(dense(cfg.width, name="mlp_down")(h_BTF))), None
-
-
-class Model(Encoder):
-    """DistilBERT with the head of a task."""
+class Model(PostNormEncoder):
+    """DistilBERT with the head of a task. Its block is BERT's, with dropout after the MLP only."""
 
     def setup(self) -> None:
-        cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
-        norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = Embedding(cfg.max_length, cfg.width, compute, sinusoids if cfg.sinusoidal else init)
-        self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
-        self.blocks = Block(cfg, compute, init)
+        cfg, init = self.config, nn.initializers.normal(self.config.init_std)
+        self.add_embeddings(cfg.width, init, position_init=sinusoids if cfg.sinusoidal else None)
+        self.blocks = PostNormBlock(cfg, self.compute, init, dropout_after=("mlp",))
 
         classifier = Head(hidden="relu", dropout=cfg.head_dropout)
-        self.add_head(init, norm, {
+        self.add_head(init, self.norm, {
             "base": Head(),
             "masked-lm": Head(vocabulary=cfg.activation),
             "sequence-classification": classifier,
@@ -94,13 +56,6 @@ class Model(Encoder):
             "question-answering": Head(dropout=cfg.answer_dropout),
             "multiple-choice": classifier,
         })  # fmt: skip
-
-    def embed(self, inputs: Inputs, train: bool) -> jax.Array:
-        x_BTD = self.token_embed(inputs.tokens_BT) + self.position_embed(inputs.positions_BT)
-        return self.embed_drop(self.embed_norm(x_BTD), deterministic=not train)
-
-    def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
-        return self.run(self.blocks, x_BTD, None, inputs.mask, train)
 
 
 def sinusoids(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:

@@ -5,36 +5,26 @@ network, for the tasks "masked-lm" and "replaced-token-detection".
 """
 
 import dataclasses
-import functools
 
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Architecture, Embedding, Encoder, Head, Inputs, PostNormBlock, TokenEmbedding
+from transformer_zoo.nn import Head, Inputs, PostNormBlock, PostNormConfig, PostNormEncoder
 from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes, of a generator or of a discriminator."""
+class Config(PostNormConfig):
+    """The architecture: what a checkpoint fixes, of a generator or of a discriminator. The other fields are BERT's:
+    `nn.PostNormConfig`."""
 
-    vocab_size: int = 30522
-    max_length: int = 512
     num_segments: int = 2
     embed_width: int = 128
     width: int = 256
-    num_layers: int = 12
     num_heads: int = 4
     mlp_dim: int = 1024
-    activation: str = "gelu"
-    norm_epsilon: float = 1e-12
-    init_std: float = 0.02
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
     head_dropout: float | None = None  # None: as hidden_dropout
     choice_dropout: float = 0.1  # of the head of multiple-choice
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
 
 _BASE = {"embed_width": 768, "width": 768, "num_heads": 12, "mlp_dim": 3072}
@@ -49,7 +39,7 @@ PRESETS = {
 }
 
 
-class Model(Encoder):
+class Model(PostNormEncoder):
     """ELECTRA with the head of a task.
 
     A generator and a discriminator that are trained together share token_embed, position_embed, segment_embed and
@@ -59,17 +49,13 @@ class Model(Encoder):
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
         init = nn.initializers.truncated_normal(cfg.init_std)  # cut at two standard deviations, as in the paper's code
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        embedding = functools.partial(Embedding, width=cfg.embed_width, compute=compute, init=init)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.embed_width, compute, init)
-        self.position_embed, self.segment_embed = embedding(cfg.max_length), embedding(cfg.num_segments)
-        self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
+        self.add_embeddings(cfg.embed_width, init)
         if cfg.embed_width != cfg.width:
             self.embed_project = compute.dense(cfg.width, kernel_init=init)
         self.blocks = PostNormBlock(cfg, compute, init)
 
         rate = cfg.hidden_dropout if cfg.head_dropout is None else cfg.head_dropout
-        self.add_head(init, norm, {
+        self.add_head(init, self.norm, {
             "base": Head(),
             "masked-lm": Head(vocabulary="gelu"),
             "replaced-token-detection": Head(hidden=cfg.activation),
@@ -80,13 +66,8 @@ class Model(Encoder):
         })  # fmt: skip
 
     def embed(self, inputs: Inputs, train: bool) -> jax.Array:
-        x_BTE = self.token_embed(inputs.tokens_BT) + self.segment_embed(inputs.segments_BT)
-        x_BTE += self.position_embed(inputs.positions_BT)
-        x_BTE = self.embed_drop(self.embed_norm(x_BTE), deterministic=not train)
+        x_BTE = super().embed(inputs, train)
         return x_BTE if self.config.embed_width == self.config.width else self.embed_project(x_BTE)
-
-    def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
-        return self.run(self.blocks, x_BTD, None, inputs.mask, None, train)
 
 
 PUBLISHED = Published(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding, pre_norm
+from transformer_zoo.nn import Compute, Mask, pre_norm
 from transformer_zoo.nn.positions import positions_of
 from transformer_zoo.published import Key, Published, bart_layout, rows, t5_layout
 
@@ -18,42 +18,19 @@ init_cache = pre_norm.init_cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes. The defaults are the base size with transient-global attention.
+class Config(pre_norm.PreNormConfig):
+    """The architecture, by default of the base size. The other fields are those of `nn.pre_norm.PreNormConfig`."""
 
-    Raises:
-        ValueError: too few buckets of distances.
-    """
-
-    vocab_size: int = 32128
-    width: int = 768
-    num_layers: int = 12  # of the encoder
-    num_decoder_layers: int = 12
-    num_heads: int = 12
-    head_dim: int = 64
-    mlp_dim: int = 2048
-    activation: str = "gelu_new"
-    gated_mlp: bool = True
     encoder_attention: Literal["local", "transient-global"] = "transient-global"
     local_radius: int = 127  # tokens that a token of the source attends to on each side
     global_block_size: int = 16  # tokens in a block that transient-global attention summarises
-    num_buckets: int = 32  # of distances
-    max_distance: int = 128  # from here on they share a bucket
-    norm_epsilon: float = 1e-6
-    init_scale: float = 1.0  # a factor of all fresh weights
-    dropout: float = 0.1
-    tied: bool = True  # the output layer is the table of token embeddings
-    scale_logits: bool = False  # by 1/sqrt(width)
-    pad_id: int = 0
-    eos_id: int | None = 1
-    decoder_start_id: int = 0
-
-    # Not annotated, and so no field: attention knows distances, and there is no greatest length.
-    max_length = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        pre_norm.check_buckets(self)
+    scale_logits: bool = False
+    width: int = 768
+    num_layers: int = 12
+    num_decoder_layers: int = 12
+    num_heads: int = 12
+    activation: str = "gelu_new"
+    gated_mlp: bool = True
 
 
 _LARGE = {"width": 1024, "mlp_dim": 2816, "num_layers": 24, "num_decoder_layers": 24, "num_heads": 16}
@@ -150,17 +127,12 @@ class Model(pre_norm.PreNormTransformer):
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
-        norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, 1))
-        self.drop = nn.Dropout(cfg.dropout)
+        self.add_embeddings()
         self.encoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=False)
         if cfg.encoder_attention == "transient-global":
             self.global_relative_bias = pre_norm.relative_bias(cfg, compute, causal=False)
         self.decoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=True)
-        self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
-        self.decoder_blocks, self.decoder_norm = pre_norm.DecoderBlock(cfg, compute), norm()
-        if self.task == "seq2seq-lm" and not cfg.tied:
-            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, cfg.width))
+        self.encoder_blocks, self.decoder_blocks = EncoderBlock(cfg, compute), pre_norm.DecoderBlock(cfg, compute)
 
     def encoder_shared(self, source_BS: jax.Array, mask: Mask) -> tuple[View]:
         documents_BS = jnp.ones_like(source_BS) if mask.documents_BS is None else mask.documents_BS

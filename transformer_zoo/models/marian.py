@@ -13,35 +13,30 @@ import dataclasses
 import flax.linen as nn
 import numpy as np
 
-from transformer_zoo.nn import Architecture, TokenEmbedding
 from transformer_zoo.nn.positions import sinusoids
-from transformer_zoo.nn.transformer import DecoderBlock, EncoderBlock, LogitsBias, Transformer
+from transformer_zoo.nn.transformer import DecoderBlock, EncoderBlock, Transformer, TransformerConfig
 from transformer_zoo.nn.transformer import init_cache as init_cache
-from transformer_zoo.published import Published, bart_layout
+from transformer_zoo.published import bart_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes. The defaults are the base size of OPUS-MT."""
+class Config(TransformerConfig):
+    """The architecture, by default of OPUS-MT's base size. The other fields are those of `TransformerConfig`."""
 
     vocab_size: int = 58101
-    max_length: int = 512  # of sources and of targets
+    max_length: int = 512
     width: int = 512
-    num_layers: int = 6  # of the encoder
+    num_layers: int = 6
     num_decoder_layers: int = 6
     num_heads: int = 8
     num_decoder_heads: int = 8
+    activation: str = "swish"
     mlp_dim: int = 2048
     mlp_decoder_dim: int = 2048
-    activation: str = "swish"
-    scale_embedding: bool = True  # by sqrt(width)
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
     pad_id: int = 58100
     eos_id: int | None = 0
     decoder_start_id: int = 58100
-    forced_eos_id: int | None = 0  # forced at the maximum length
+    forced_eos_id: int | None = 0
 
 
 _PAPER = {"vocab_size": 37000, "max_length": 1024, "activation": "relu"}
@@ -69,12 +64,9 @@ class Model(Transformer):
 
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, nn.initializers.xavier_uniform()
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, nn.initializers.normal(cfg.width**-0.5))
-        self.drop = nn.Dropout(cfg.dropout)
+        self.add_embeddings(nn.initializers.normal(cfg.width**-0.5))
         self.encoder_blocks = EncoderBlock(cfg, compute, norm_first=False, init=init)
         self.decoder_blocks = DecoderBlock(cfg, compute, norm_first=False, init=init)
-        if self.task == "seq2seq-lm":
-            self.lm_head = LogitsBias(cfg.vocab_size, compute)
 
 
 def _constants(config: Config, task: str) -> dict[str, np.ndarray]:
@@ -83,17 +75,12 @@ def _constants(config: Config, task: str) -> dict[str, np.ndarray]:
     return dict.fromkeys(names, sinusoids(config.max_length, config.width))
 
 
-PUBLISHED = Published(
+PUBLISHED = bart_layout.published(
     model_type="marian",
     class_prefix="Marian",
     classes={"seq2seq-lm": "MTModel"},
     config=bart_layout.config(pad_id=58100, eos_id=0, decoder_start_id=58100),
     fixed=bart_layout.fixed(norm_first=False, learned_positions=False) | {"share_encoder_decoder_embeddings": True},
-    prefix="model.",
-    body=bart_layout.BODY,
-    heads=bart_layout.LANGUAGE_MODEL,
-    tied=bart_layout.TIED,
     ignored=bart_layout.IGNORED_SINUSOIDS,
-    zero_if_missing=(bart_layout.LOGITS_BIAS,),
     constants=_constants,
 )

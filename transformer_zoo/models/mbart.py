@@ -8,37 +8,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Architecture, Embedding, TokenEmbedding, pooling
-from transformer_zoo.nn.transformer import NORM_EPSILON, DecoderBlock, EncoderBlock, LogitsBias, Transformer
+from transformer_zoo.nn import pooling
+from transformer_zoo.nn.transformer import NORM_EPSILON, DecoderBlock, EncoderBlock, LearnedPositions, TransformerConfig
 from transformer_zoo.nn.transformer import init_cache as init_cache
-from transformer_zoo.published import Key, Published, bart_layout
+from transformer_zoo.published import Key, bart_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes. The defaults are mBART's large size, with 25 languages."""
+class Config(TransformerConfig):
+    """The architecture, by default of mBART's large size. The other fields are those of `TransformerConfig`."""
 
-    vocab_size: int = 250027
-    max_length: int = 1024  # of sources and of targets
-    width: int = 1024
-    num_layers: int = 12  # of the encoder
-    num_decoder_layers: int = 12
-    num_heads: int = 16
-    num_decoder_heads: int = 16
-    mlp_dim: int = 4096
-    mlp_decoder_dim: int = 4096
-    activation: str = "gelu"
-    scale_embedding: bool = True  # by sqrt(width)
     init_std: float = 0.02
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
     head_dropout: float = 0.0
-    pad_id: int = 1
-    eos_id: int | None = 2
     decoder_start_id: int | None = None  # None: the target's language; mBART-50: the end of a text
     forced_bos_id: int | None = None  # forced as the first generated token; mBART-50: a language
-    forced_eos_id: int | None = 2  # forced at the maximum length
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 
@@ -58,25 +41,16 @@ PRESETS = {
 }
 
 
-class Model(Transformer):
+class Model(LearnedPositions):
     """mBART with the head of a task."""
 
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
         norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
-        positions = functools.partial(Embedding, OFFSET + cfg.max_length, cfg.width, compute, init)
-        self.token_embed, self.drop = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init), nn.Dropout(cfg.dropout)
-        self.encoder_position_embed, self.encoder_embed_norm = positions(), norm()
+        self.add_embeddings(init)
         self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute, norm_first=True, init=init), norm()
-        self.decoder_position_embed, self.decoder_embed_norm = positions(), norm()
         self.decoder_blocks, self.decoder_norm = DecoderBlock(cfg, compute, norm_first=True, init=init), norm()
-        if self.task == "seq2seq-lm":
-            self.lm_head = LogitsBias(cfg.vocab_size, compute)
         self.add_classifier(init)
-
-    def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        table, norm = getattr(self, f"{side}_position_embed"), getattr(self, f"{side}_embed_norm")
-        return norm(self.embed_tokens(tokens_BT) + table(OFFSET + positions_BT))
 
     def final(self, side: str, x_BTD: jax.Array, train: bool) -> jax.Array:
         return getattr(self, f"{side}_norm")(x_BTD)
@@ -87,9 +61,7 @@ class Model(Transformer):
         return pooling.last(source_BS[..., None], real_BS)
 
 
-OFFSET = 2  # rows of the table of positions before that of position 0, which are never read
-
-PUBLISHED = Published(
+PUBLISHED = bart_layout.published(
     model_type="mbart",
     class_prefix="MBart",
     config={
@@ -99,10 +71,6 @@ PUBLISHED = Published(
         **bart_layout.CLASSIFIER,
     },
     fixed=bart_layout.fixed(norm_first=True, learned_positions=True),
-    prefix="model.",
-    body=bart_layout.BODY,
     heads=bart_layout.LANGUAGE_MODEL | bart_layout.CLASSIFIERS,
-    tied=bart_layout.TIED,
     ignored=bart_layout.VERSION,
-    zero_if_missing=(bart_layout.LOGITS_BIAS,),
 )

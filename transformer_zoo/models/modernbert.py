@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Architecture, Attention, Compute, Encoder, Inputs, Mask, TokenEmbedding, heads, tasks
+from transformer_zoo.nn import Attention, Compute, Encoder, EncoderConfig, Inputs, Mask, TokenEmbedding, heads, tasks
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.pooling import first, mean
 from transformer_zoo.nn.positions import rotation
@@ -18,8 +18,8 @@ from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes.
+class Config(EncoderConfig):
+    """The architecture: what a checkpoint fixes. The other fields are BERT's: `nn.EncoderConfig`.
 
     Raises:
         ValueError: as `Architecture`, and heads of odd size.
@@ -27,32 +27,26 @@ class Config(Architecture):
 
     vocab_size: int = 50368
     max_length: int = 8192
-    width: int = 768
     num_layers: int = 22
-    num_heads: int = 12
     mlp_dim: int = 1152
-    activation: str = "gelu"
     norm_epsilon: float = 1e-5
     norm_bias: bool = False
     attention_bias: bool = False
-    mlp_bias: bool = False
     global_every: int = 3  # layers 0, n, 2n, ... attend to all tokens; the others, to a window
     window: int = 128  # half of it on each side of a token
     global_theta: float = 160000.0
     local_theta: float = 10000.0
-    init_std: float = 0.02
+    mlp_bias: bool = False
     init_cutoff: float = 2.0  # in standard deviations
     embed_dropout: float = 0.0
     attention_dropout: float = 0.0
     mlp_dropout: float = 0.0
-    head_dropout: float = 0.0
-    head_activation: str = "gelu"
     head_bias: bool = False
+    head_activation: str = "gelu"
     head_pooling: Literal["cls", "mean"] = "cls"
+    head_dropout: float = 0.0
     decoder_bias: bool = True
     pad_id: int | None = 50283
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
     def __post_init__(self) -> None:
         super().__post_init__()

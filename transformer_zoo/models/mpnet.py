@@ -5,35 +5,23 @@ all layers share.
 """
 
 import dataclasses
-import functools
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Architecture, Embedding, Encoder, Head, Inputs, PostNormBlock, TokenEmbedding
+from transformer_zoo.nn import Head, Inputs, PostNormBlock, PostNormConfig, PostNormEncoder
 from transformer_zoo.nn.positions import distances
 from transformer_zoo.nn.relative_bias import RelativeBias
 from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes."""
+class Config(PostNormConfig):
+    """The architecture: what a checkpoint fixes. The other fields are BERT's: `nn.PostNormConfig`."""
 
     vocab_size: int = 30527
-    max_length: int = 512  # the table of positions has pad_id + 1 more rows, which are never read
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    activation: str = "gelu"
     norm_epsilon: float = 1e-5
-    init_std: float = 0.02
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
     # The same in every checkpoint; the reference reads no others.
     pad_id: ClassVar[int] = 1
     num_buckets: ClassVar[int] = 32
@@ -41,7 +29,7 @@ class Config(Architecture):
 
     @property
     def first_position(self) -> int:
-        """The row of the table that holds position 0."""
+        """The row of the table of positions that holds position 0. The rows before are never read."""
         return self.pad_id + 1
 
 
@@ -51,20 +39,17 @@ PRESETS = {
 }
 
 
-class Model(Encoder):
+class Model(PostNormEncoder):
     """MPNet with the head of a task."""
 
     def setup(self) -> None:
         cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = Embedding(cfg.first_position + cfg.max_length, cfg.width, compute, init)
+        self.add_embeddings(cfg.width, init)
         self.relative_bias = RelativeBias(cfg.num_buckets, cfg.num_heads, cfg.max_distance, compute, init)
-        self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
         self.blocks = PostNormBlock(cfg, compute, init)
 
         rate = cfg.hidden_dropout
-        self.add_head(init, norm, {
+        self.add_head(init, self.norm, {
             "base": Head(pooled=True),
             "masked-lm": Head(vocabulary="gelu"),
             "sequence-classification": Head(hidden="tanh", hidden_dropout=rate, dropout=rate),
@@ -72,11 +57,6 @@ class Model(Encoder):
             "question-answering": Head(),
             "multiple-choice": Head(pooled=True, dropout=rate),
         })  # fmt: skip
-
-    def embed(self, inputs: Inputs, train: bool) -> jax.Array:
-        x_BTD = self.token_embed(inputs.tokens_BT)
-        x_BTD += self.position_embed(inputs.positions_BT + self.config.first_position)
-        return self.embed_drop(self.embed_norm(x_BTD), deterministic=not train)
 
     def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
         bias_BHTT = self.relative_bias(distances(x_BTD.shape[1]))
@@ -107,11 +87,7 @@ PUBLISHED = Published(
         *bert_layout.MLP,
         *bert_layout.POOLER,
     ),
-    heads={
-        "masked-lm": bert_layout.LM_HEAD,
-        **bert_layout.CLASSIFIERS,
-        "sequence-classification": bert_layout.HIDDEN_CLASSIFIER,
-    },
+    heads=bert_layout.LM_HEADS,
     tied=bert_layout.TIED_LM_HEAD,
     ignored=bert_layout.POSITION_IDS,
 )  # fmt: skip

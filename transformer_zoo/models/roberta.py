@@ -6,41 +6,28 @@ classifier of sequences has its own hidden layer where BERT uses the pooler.
 """
 
 import dataclasses
-import functools
 from typing import Literal
 
 import flax.linen as nn
-import jax
 
-from transformer_zoo.nn import Architecture, Embedding, Encoder, Head, Inputs, PostNormBlock, TokenEmbedding
+from transformer_zoo.nn import Head, PostNormBlock, PostNormConfig, PostNormEncoder
 from transformer_zoo.published import Key, Published, bert_layout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes."""
+class Config(PostNormConfig):
+    """The architecture: what a checkpoint fixes. The other fields are BERT's: `nn.PostNormConfig`."""
 
     model_type: Literal["roberta", "xlm-roberta", "camembert"] = "roberta"  # the name under which it is published
     vocab_size: int = 50265
-    max_length: int = 512  # the table of positions has pad_id + 1 more rows, which are never read
     num_segments: int = 1
-    width: int = 768
-    num_layers: int = 12
-    num_heads: int = 12
-    mlp_dim: int = 3072
-    activation: str = "gelu"
     norm_epsilon: float = 1e-5
-    init_std: float = 0.02
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
     head_dropout: float | None = None  # None: as hidden_dropout
     pad_id: int = 1
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
     @property
     def first_position(self) -> int:
-        """The row of the table that holds position 0."""
+        """The row of the table of positions that holds position 0. The rows before are never read."""
         return self.pad_id + 1
 
 
@@ -57,21 +44,16 @@ PRESETS = {
 }
 
 
-class Model(Encoder):
+class Model(PostNormEncoder):
     """RoBERTa with the head of a task."""
 
     def setup(self) -> None:
-        cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
-        norm = functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon)
-        embedding = functools.partial(Embedding, width=cfg.width, compute=compute, init=init)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = embedding(cfg.first_position + cfg.max_length)
-        self.segment_embed = embedding(cfg.num_segments)
-        self.embed_norm, self.embed_drop = norm(), nn.Dropout(cfg.hidden_dropout)
-        self.blocks = PostNormBlock(cfg, compute, init)
+        cfg, init = self.config, nn.initializers.normal(self.config.init_std)
+        self.add_embeddings(cfg.width, init)
+        self.blocks = PostNormBlock(cfg, self.compute, init)
 
         rate = cfg.hidden_dropout if cfg.head_dropout is None else cfg.head_dropout
-        self.add_head(init, norm, {
+        self.add_head(init, self.norm, {
             "base": Head(pooled=True),
             "masked-lm": Head(vocabulary="gelu"),
             "sequence-classification": Head(hidden="tanh", hidden_dropout=rate, dropout=rate),
@@ -79,14 +61,6 @@ class Model(Encoder):
             "question-answering": Head(),
             "multiple-choice": Head(pooled=True, dropout=cfg.hidden_dropout),
         })  # fmt: skip
-
-    def embed(self, inputs: Inputs, train: bool) -> jax.Array:
-        x_BTD = self.token_embed(inputs.tokens_BT) + self.segment_embed(inputs.segments_BT)
-        x_BTD += self.position_embed(inputs.positions_BT + self.config.first_position)
-        return self.embed_drop(self.embed_norm(x_BTD), deterministic=not train)
-
-    def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
-        return self.run(self.blocks, x_BTD, None, inputs.mask, None, train)
 
 
 PUBLISHED = Published(
@@ -105,11 +79,7 @@ PUBLISHED = Published(
     fixed=bert_layout.FIXED,
     prefix="roberta.",
     body=(*bert_layout.EMBEDDINGS, *bert_layout.LAYERS, *bert_layout.POOLER),
-    heads={
-        "masked-lm": bert_layout.LM_HEAD,
-        **bert_layout.CLASSIFIERS,
-        "sequence-classification": bert_layout.HIDDEN_CLASSIFIER,
-    },
+    heads=bert_layout.LM_HEADS,
     tied=bert_layout.TIED_LM_HEAD,
     ignored=bert_layout.BUFFERS,
 )  # fmt: skip

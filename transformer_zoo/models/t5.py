@@ -10,7 +10,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from transformer_zoo.nn import Architecture, Compute, Mask, TokenEmbedding, pre_norm
+from transformer_zoo.nn import Compute, Mask, pre_norm
 from transformer_zoo.nn.positions import distances
 from transformer_zoo.published import Key, Published, bart_layout, rows, t5_layout
 
@@ -18,44 +18,21 @@ init_cache = pre_norm.init_cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Architecture):
-    """The architecture: what a checkpoint fixes. The defaults are T5's small size.
+class Config(pre_norm.PreNormConfig):
+    """The architecture, by default of T5's small size. The other fields are those of `nn.pre_norm.PreNormConfig`.
 
     Raises:
         ValueError: too few buckets of distances; a field that contradicts the model type.
     """
 
     model_type: Literal["t5", "mt5", "umt5"] = "t5"  # the name under which it is published
-    vocab_size: int = 32128
-    width: int = 512
-    num_layers: int = 6  # of the encoder
-    num_decoder_layers: int = 6
-    num_heads: int = 8
-    head_dim: int = 64
-    mlp_dim: int = 2048
-    activation: str = "relu"
-    gated_mlp: bool = False  # Shazeer 2020, as from T5 1.1 on
     bias_per_layer: bool = False  # each layer has its own biases by distance, as in umT5; otherwise each stack
-    num_buckets: int = 32  # of distances
-    max_distance: int = 128  # from here on they share a bucket
-    norm_epsilon: float = 1e-6
-    init_scale: float = 1.0  # a factor of all fresh weights
-    dropout: float = 0.1
     head_dropout: float = 0.0
-    tied: bool = True  # the output layer is the table of token embeddings
-    scale_logits: bool = True  # by 1/sqrt(width)
-    pad_id: int = 0
-    eos_id: int | None = 1
-    decoder_start_id: int = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 
-    # Not annotated, and so no field: attention knows distances, and there is no greatest length.
-    max_length = None
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        pre_norm.check_buckets(self)
         umt5 = self.model_type == "umt5"
         if self.bias_per_layer != umt5:
             raise ValueError(
@@ -151,18 +128,13 @@ class Model(pre_norm.PreNormTransformer):
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
-        norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, 1))
-        self.drop = nn.Dropout(cfg.dropout)
-        self.encoder_blocks, self.encoder_norm = EncoderBlock(cfg, compute), norm()
-        self.decoder_blocks, self.decoder_norm = pre_norm.DecoderBlock(cfg, compute), norm()
+        self.add_embeddings()
+        self.encoder_blocks, self.decoder_blocks = EncoderBlock(cfg, compute), pre_norm.DecoderBlock(cfg, compute)
         if cfg.bias_per_layer:  # which the blocks make
             self.encoder_relative_bias = self.decoder_relative_bias = lambda ahead_BTS: None
         else:
             self.encoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=False)
             self.decoder_relative_bias = pre_norm.relative_bias(cfg, compute, causal=True)
-        if self.task == "seq2seq-lm" and not cfg.tied:
-            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, pre_norm.initializer(cfg, cfg.width))
         self.add_classifier(pre_norm.initializer(cfg, cfg.width))
 
     def encoder_shared(self, source_BS: jax.Array, mask: Mask) -> tuple[Mask, jax.Array, jax.Array | None]:

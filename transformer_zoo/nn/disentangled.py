@@ -1,8 +1,9 @@
 """Disentangled attention: content and relative position as separate vectors (DeBERTa, He et al. 2020, section 3.1);
 distances in logarithmic buckets (its second version: section 5 of the paper, and the code released with it)."""
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,23 @@ from transformer_zoo.nn.embedding import Embedding, TokenEmbedding
 from transformer_zoo.nn.encoder import Encoder, Inputs
 from transformer_zoo.nn.heads import Head
 from transformer_zoo.nn.masks import Mask
+from transformer_zoo.nn.post_norm import PostNormBlock, PostNormConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DisentangledConfig(PostNormConfig):
+    """The fields of both versions of DeBERTa besides BERT's."""
+
+    num_segments: int = 0  # no published model has segments
+    embed_width: int | None = None  # None: as width
+    norm_epsilon: float = 1e-7
+    absolute_positions: bool = True  # added to the tokens; without them rows may be of any length
+    relative_attention: bool = True
+    position_terms: Literal["c2p|p2c", "c2p", "p2c", ""] = "c2p|p2c"  # of the attention scores
+    max_distance: int | None = None  # distances are clipped to it. None: as max_length
+    pooler_dropout: float = 0.0
+    head_dropout: float | None = None  # None: as hidden_dropout
+    pooler_activation: str = "gelu"
 
 
 class DisentangledEncoder(Encoder):
@@ -174,6 +192,25 @@ class DisentangledAttention(Attention):
     @property
     def product(self) -> Any:
         return functools.partial(jnp.einsum, preferred_element_type=self.compute.accumulation_dtype)
+
+
+class DisentangledBlock(PostNormBlock):
+    """BERT's block, with disentangled attention."""
+
+    def attend(self, x_BTD: jax.Array, mask: Mask, relative: Any, train: bool) -> jax.Array:
+        """Self-attention [B, T, D], with the embeddings of the distances as `relative`, [R, D], or None."""
+        cfg, init = self.config, self.init
+        attention = DisentangledAttention(
+            cfg.num_heads, cfg.width // cfg.num_heads, self.compute, dropout=cfg.attention_dropout,
+            terms=cfg.position_terms, table_dropout=cfg.hidden_dropout, init=init, out_init=init, name="attention",
+            **self.attention_settings,
+        )  # fmt: skip
+        return attention(x_BTD, attention.keys_values(x_BTD), relative, mask=mask, train=train)
+
+    @property
+    def attention_settings(self) -> dict[str, Any]:
+        """The fields of `DisentangledAttention` in which the versions differ."""
+        raise NotImplementedError
 
 
 def _mix_heads(dense: nn.Module, x_BHTS: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """The call of every encoder: its arguments, their checks, positions and mask, and the heads of its tasks."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from flax import struct
 
 from transformer_zoo.nn import heads
+from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.checks import check_ids, check_like, check_tokens
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.heads import Head
@@ -18,6 +20,25 @@ from transformer_zoo.nn.output import Output
 from transformer_zoo.nn.positions import encoder_inputs
 from transformer_zoo.nn.stack import stack
 from transformer_zoo.nn.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Architecture):
+    """The fields of every encoder. The defaults are the sizes of BERT's base model (Devlin et al. 2018, section 3)."""
+
+    vocab_size: int = 30522
+    max_length: int = 512
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    activation: str = "gelu"
+    init_std: float = 0.02
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    problem: str | None = None  # problem_type in config.json
+
+    # Not annotated, and so no field: the row of the table of positions that holds position 0.
+    first_position = 0
 
 
 @struct.dataclass

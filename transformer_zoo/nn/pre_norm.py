@@ -1,7 +1,7 @@
 """The decoder's block of T5, whose norms come first and only scale, and whose attention knows distances by a bias of
-the scores (Raffel et al. 2020, section 2.1); and what models made of it share. A family's Config has the fields that
-T5's has."""
+the scores (Raffel et al. 2020, section 2.1); and what models made of it share."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,18 +11,69 @@ import jax.numpy as jnp
 
 from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.embedding import TokenEmbedding
 from transformer_zoo.nn.encoder_decoder import EncoderDecoder
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.positions import distances
 from transformer_zoo.nn.relative_bias import RelativeBias
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreNormConfig(Architecture):
+    """The fields of all these families. The defaults are T5's small size.
+
+    Raises:
+        ValueError: as `Architecture`, and too few buckets of distances.
+    """
+
+    vocab_size: int = 32128
+    width: int = 512
+    tied: bool = True  # the output layer is the table of token embeddings
+    scale_logits: bool = True  # by 1/sqrt(width)
+    num_layers: int = 6  # of the encoder
+    num_decoder_layers: int = 6
+    num_heads: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    activation: str = "relu"
+    gated_mlp: bool = False  # Shazeer 2020, as from T5 1.1 on
+    num_buckets: int = 32  # of distances
+    max_distance: int = 128  # from here on they share a bucket
+    norm_epsilon: float = 1e-6
+    init_scale: float = 1.0  # a factor of all fresh weights
+    dropout: float = 0.1
+    pad_id: int = 0
+    eos_id: int | None = 1
+    decoder_start_id: int = 0
+
+    # Not annotated, and so no field: attention knows distances, and there is no greatest length.
+    max_length = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_buckets < 4 or self.max_distance <= self.num_buckets // 2:
+            raise ValueError(
+                f"num_buckets={self.num_buckets} and max_distance={self.max_distance}: there must be at least 4 "
+                "buckets, half of which are for a distance each, and distances beyond these"
+            )
+
+
 class PreNormTransformer(EncoderDecoder):
-    """Embeddings, biases and output layer of these families. A family's `setup` makes `encoder_norm`, `decoder_norm`,
-    `decoder_relative_bias` and, where the output layer is not the table of tokens, `head` besides."""
+    """Embeddings, biases and output layer of these families. A family's `setup` calls `add_embeddings`, and makes the
+    blocks and `decoder_relative_bias`."""
+
+    def add_embeddings(self) -> None:
+        """Makes the layers of `embed`, of `final`, and of `logits` where it is not the table of tokens."""
+        cfg, compute = self.config, self.compute
+        norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, 1))
+        self.drop, self.encoder_norm, self.decoder_norm = nn.Dropout(cfg.dropout), norm(), norm()
+        if self.task == "seq2seq-lm" and not cfg.tied:
+            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, initializer(cfg, cfg.width))
 
     def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of the tokens alone: attention knows their distances."""
@@ -39,15 +90,6 @@ class PreNormTransformer(EncoderDecoder):
         """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""
         table = self.token_embed if self.config.tied else self.head
         return table.attend(hidden_BTD * self.config.width**-0.5 if self.config.scale_logits else hidden_BTD)
-
-
-def check_buckets(config: Any) -> None:
-    """Raises ValueError unless the buckets of distances are enough, and there are distances beyond the near ones."""
-    if config.num_buckets < 4 or config.max_distance <= config.num_buckets // 2:
-        raise ValueError(
-            f"num_buckets={config.num_buckets} and max_distance={config.max_distance}: there must be at least 4 "
-            "buckets, half of which are for a distance each, and distances beyond these"
-        )
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:

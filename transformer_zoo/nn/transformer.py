@@ -1,6 +1,7 @@
 """The blocks of the Transformer (Vaswani et al. 2017, section 3), with its norms last or first, and what models made of
-them share. A family's Config has the fields that BART's has."""
+them share."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,11 @@ import jax.numpy as jnp
 
 from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.compute import Compute
-from transformer_zoo.nn.embedding import padded_vocab
+from transformer_zoo.nn.embedding import Embedding, TokenEmbedding, padded_vocab
 from transformer_zoo.nn.encoder_decoder import EncoderDecoder
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.positions import sinusoids
@@ -22,8 +24,39 @@ from transformer_zoo.nn.positions import sinusoids
 NORM_EPSILON = 1e-5
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig(Architecture):
+    """The fields of all these families. The defaults are those of mBART (Liu et al. 2020)."""
+
+    vocab_size: int = 250027
+    max_length: int = 1024  # of sources and of targets
+    width: int = 1024
+    scale_embedding: bool = True  # by sqrt(width)
+    num_layers: int = 12  # of the encoder
+    num_decoder_layers: int = 12
+    num_heads: int = 16
+    num_decoder_heads: int = 16
+    activation: str = "gelu"
+    mlp_dim: int = 4096
+    mlp_decoder_dim: int = 4096
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    pad_id: int = 1
+    eos_id: int | None = 2
+    decoder_start_id: int | None = None  # None: the target's language
+    forced_eos_id: int | None = 2  # forced at the maximum length
+
+
 class Transformer(EncoderDecoder):
-    """Embeddings and output layer of these families. A family's `setup` makes `lm_head`, a `LogitsBias`, besides."""
+    """Embeddings and output layer of these families. A family's `setup` calls `add_embeddings` and makes the blocks."""
+
+    def add_embeddings(self, init: Any) -> None:
+        """Makes the layers of `embed` and of `logits`."""
+        cfg, compute = self.config, self.compute
+        self.token_embed, self.drop = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init), nn.Dropout(cfg.dropout)
+        if self.task == "seq2seq-lm":
+            self.lm_head = LogitsBias(cfg.vocab_size, compute)
 
     def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of a side's tokens and positions, these by sinusoids (section 3.5)."""
@@ -37,6 +70,24 @@ class Transformer(EncoderDecoder):
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""
         return self.lm_head(self.token_embed.attend(hidden_BTD))
+
+
+class LearnedPositions(Transformer):
+    """A Transformer whose positions are learned, on either side, and whose embeddings are normalised, as BART's."""
+
+    OFFSET = 2  # rows of the table of positions before that of position 0, which are never read
+
+    def add_embeddings(self, init: Any) -> None:
+        super().add_embeddings(init)
+        cfg, compute = self.config, self.compute
+        norm = functools.partial(compute.layer_norm, epsilon=NORM_EPSILON)
+        positions = functools.partial(Embedding, self.OFFSET + cfg.max_length, cfg.width, compute, init)
+        self.encoder_position_embed, self.encoder_embed_norm = positions(), norm()
+        self.decoder_position_embed, self.decoder_embed_norm = positions(), norm()
+
+    def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        table, norm = getattr(self, f"{side}_position_embed"), getattr(self, f"{side}_embed_norm")
+        return norm(self.embed_tokens(tokens_BT) + table(self.OFFSET + positions_BT))
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:

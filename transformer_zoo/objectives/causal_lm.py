@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from transformer_zoo.config import Data
 from transformer_zoo.data.packing import PackedTexts
-from transformer_zoo.objectives.losses import cross_entropy
-from transformer_zoo.objectives.objective import Batch, Objective, Sums
+from transformer_zoo.objectives.objective import Batch, Sums, training_mode
+from transformer_zoo.objectives.token_prediction import TokenPrediction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalLM(Objective):
+class CausalLM(TokenPrediction):
     """The cross entropy of each token given those before it in its document.
 
     Raises:
@@ -22,6 +22,7 @@ class CausalLM(Objective):
 
     name: ClassVar[str] = "causal-lm"
     task: ClassVar[str] = "causal-lm"
+    predicted: ClassVar[str] = "tokens"
 
     logits_chunks: int = 1
     """Chunks of a row whose logits are computed one after the other: more chunks need less memory."""
@@ -45,29 +46,13 @@ class CausalLM(Objective):
             batch["tokens_BT"],
             positions_BT=batch["positions_BT"],
             documents_BT=batch["documents_BT"],
-            train=key is not None,
-            rngs=None if key is None else {"dropout": key},
+            **training_mode(key),
         )
-        nats, extra = cross_entropy(
-            lambda params, hidden_BTD: model.apply({"params": params}, hidden_BTD, method="logits"),
-            params,
-            output.hidden_BTD,
-            batch["targets_BT"],
-            batch["valid_BT"],
-            chunks=self.logits_chunks,
+        return self.cross_entropy(
+            model, params, output.hidden_BTD, batch["targets_BT"], batch["valid_BT"], chunks=self.logits_chunks
         )
-        return {"nats": nats, **extra}
-
-    def loss(self, sums: Sums, counts: Sums) -> jax.Array:
-        """Nats a token."""
-        return sums["nats"] / jnp.maximum(counts["tokens"], 1)
 
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
         """Loss (nats a token), perplexity, accuracy, and the compression of the text in bits a byte."""
-        loss = self.loss(sums, counts)
-        return {
-            "loss": loss,
-            "perplexity": jnp.exp(loss),
-            "accuracy": sums["correct"] / jnp.maximum(counts["tokens"], 1),
-            "bits_per_byte": sums["nats"] / jnp.log(2.0) / jnp.maximum(counts["bytes"], 1),
-        }
+        bits = sums["nats"] / jnp.log(2.0)
+        return super().report(sums, counts) | {"bits_per_byte": bits / jnp.maximum(counts["bytes"], 1)}

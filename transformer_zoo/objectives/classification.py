@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from transformer_zoo.config import Data
 from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows
 from transformer_zoo.objectives import metrics
-from transformer_zoo.objectives.objective import Batch, Objective, Sums
+from transformer_zoo.objectives.objective import Batch, Objective, Sums, training_mode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -240,10 +240,9 @@ def read(model: Any, params: Any, batch: Batch, key: jax.Array | None) -> Any:
     return model.apply(
         {"params": params},
         batch["tokens_BT"],
-        batch["segments_BT"],
+        batch.get("segments_BT"),
         batch["valid_BT"],
-        train=key is not None,
-        rngs=None if key is None else {"dropout": key},
+        **training_mode(key),
         method="read",
     )
 

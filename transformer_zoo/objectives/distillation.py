@@ -16,7 +16,7 @@ from transformer_zoo.nn import Output
 from transformer_zoo.nn.stack import STACKED
 from transformer_zoo.objectives.losses import cross_entropy
 from transformer_zoo.objectives.masked_lm import MaskedLM
-from transformer_zoo.objectives.objective import Batch, Sums
+from transformer_zoo.objectives.objective import Batch, Sums, attributes_of, training_mode
 
 Relation = Literal["attention", "query", "key", "value"]
 
@@ -26,18 +26,7 @@ class Pair(nn.Module):
 
     student: nn.Module
     teacher: nn.Module
-
-    @property
-    def config(self) -> Any:
-        return self.student.config
-
-    @property
-    def task(self) -> str:
-        return self.student.task
-
-    @property
-    def compute(self) -> Any:
-        return self.student.compute
+    config, task, compute = attributes_of("student")
 
     def __call__(
         self,
@@ -180,8 +169,7 @@ class Distillation(MaskedLM):
             tokens_BT,
             valid_BT=valid_BT,
             masked_BP=None if self.everywhere else masked_BP,
-            train=key is not None,
-            rngs=None if key is None else {"dropout": key},
+            **training_mode(key),
             mutable=["intermediates"] if self.relation_weight else [],
         )
         sums = {}

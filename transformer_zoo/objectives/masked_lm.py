@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from transformer_zoo.config import Data
 from transformer_zoo.data.corruption import MaskedRows, Masking, Unit
-from transformer_zoo.objectives.losses import cross_entropy
-from transformer_zoo.objectives.objective import Batch, Objective, Sums
+from transformer_zoo.objectives.objective import Batch, Sums, training_mode
+from transformer_zoo.objectives.token_prediction import TokenPrediction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedLM(Objective):
+class MaskedLM(TokenPrediction):
     """The cross entropy of the hidden tokens (Devlin et al. 2019, section 3.1; Liu et al. 2019, section 4).
 
     The output layer, which is as wide as the vocabulary, is applied only at the hidden tokens.
@@ -24,6 +24,7 @@ class MaskedLM(Objective):
 
     name: ClassVar[str] = "masked-lm"
     task: ClassVar[str] = "masked-lm"
+    predicted: ClassVar[str] = "masked"
 
     rate: float = 0.15
     """Share of the tokens that are to be predicted."""
@@ -74,27 +75,7 @@ class MaskedLM(Objective):
             batch["tokens_BT"],
             **segments,
             valid_BT=batch["valid_BT"],
-            train=key is not None,
-            rngs=None if key is None else {"dropout": key},
+            **training_mode(key),
         )
-        nats, extra = cross_entropy(
-            lambda params, hidden_BPD: model.apply({"params": params}, hidden_BPD, method="logits"),
-            params,
-            jnp.take_along_axis(output.hidden_BTD, batch["masked_BP"][..., None], axis=1),
-            batch["targets_BP"],
-            batch["weights_BP"],
-        )
-        return output, {"nats": nats, **extra}
-
-    def loss(self, sums: Sums, counts: Sums) -> jax.Array:
-        """Nats a hidden token."""
-        return sums["nats"] / jnp.maximum(counts["masked"], 1)
-
-    def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
-        """Loss (nats a hidden token), perplexity and accuracy over the hidden tokens."""
-        loss = self.loss(sums, counts)
-        return {
-            "loss": loss,
-            "perplexity": jnp.exp(loss),
-            "accuracy": sums["correct"] / jnp.maximum(counts["masked"], 1),
-        }
+        hidden_BPD = jnp.take_along_axis(output.hidden_BTD, batch["masked_BP"][..., None], axis=1)
+        return output, self.cross_entropy(model, params, hidden_BPD, batch["targets_BP"], batch["weights_BP"])

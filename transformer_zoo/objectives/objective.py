@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,6 +15,17 @@ from transformer_zoo.data.tokenizers import Tokenizer
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
+
+
+def training_mode(key: jax.Array | None) -> dict[str, Any]:
+    """Arguments of a model's `apply`: with a key for dropout it is in training mode, without one in evaluation mode."""
+    return {"train": key is not None, "rngs": None if key is None else {"dropout": key}}
+
+
+def attributes_of(part: str) -> tuple[property, property, property]:
+    """`config`, `task` and `compute` of a module around several models: those of its attribute `part`."""
+    config, task, compute = (property(operator.attrgetter(f"{part}.{name}")) for name in ("config", "task", "compute"))
+    return config, task, compute
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

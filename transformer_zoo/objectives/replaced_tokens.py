@@ -13,7 +13,7 @@ from transformer_zoo import trees
 from transformer_zoo.objectives.losses import cross_entropy
 from transformer_zoo.objectives.masked_lm import MaskedLM
 from transformer_zoo.objectives.metrics import f1_of
-from transformer_zoo.objectives.objective import Batch, Sums
+from transformer_zoo.objectives.objective import Batch, Sums, attributes_of
 
 # The embeddings: stored in the discriminator and shared with the generator. The projection to the width is not shared.
 SHARED = r"(token|position|segment)_embed/embedding|embed_norm/(scale|bias)"
@@ -42,18 +42,7 @@ class Detector(nn.Module):
     generator: nn.Module
     discriminator: nn.Module
     temperature: float
-
-    @property
-    def config(self) -> Any:
-        return self.discriminator.config
-
-    @property
-    def task(self) -> str:
-        return self.discriminator.task
-
-    @property
-    def compute(self) -> Any:
-        return self.discriminator.compute
+    config, task, compute = attributes_of("discriminator")
 
     def __call__(
         self,

@@ -21,12 +21,12 @@ from transformer_zoo.data.denoising import (
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.seq2seq import PairRows, TooLong, text_in
 from transformer_zoo.data.tokenizers import Tokenizer
-from transformer_zoo.objectives.losses import cross_entropy
-from transformer_zoo.objectives.objective import Batch, Objective, Sums
+from transformer_zoo.objectives.objective import Batch, Sums, training_mode
+from transformer_zoo.objectives.token_prediction import TokenPrediction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Seq2Seq(Objective):
+class Seq2Seq(TokenPrediction):
     """The cross entropy of each token of a target, given its source and the tokens before it. A subclass has
     the maker of sources and targets.
 
@@ -35,6 +35,7 @@ class Seq2Seq(Objective):
     """
 
     task: ClassVar[str] = "seq2seq-lm"
+    predicted: ClassVar[str] = "targets"
 
     target_length: int | None = None
     """Tokens in a row of targets, T. None: derived from data.length, the tokens in a row of sources."""
@@ -89,24 +90,12 @@ class Seq2Seq(Objective):
             target_valid_BT=batch["valid_BT"],
             source_documents_BS=batch["source_documents_BS"],
             target_documents_BT=batch["target_documents_BT"],
-            train=key is not None,
-            rngs=None if key is None else {"dropout": key},
+            **training_mode(key),
         )
-        nats, extra = cross_entropy(
-            lambda params, hidden_BTD: model.apply({"params": params}, hidden_BTD, method="logits"),
-            params,
-            output.hidden_BTD,
-            batch["targets_BT"],
-            batch["valid_BT"],
-            chunks=self.logits_chunks,
-            smoothing=self.label_smoothing,
-            vocab_size=model.config.vocab_size,
-        )
-        return {"nats": nats, **extra}
-
-    def loss(self, sums: Sums, counts: Sums) -> jax.Array:
-        """Nats a target, with smoothing."""
-        return sums["nats"] / jnp.maximum(counts["targets"], 1)
+        return self.cross_entropy(
+            model, params, output.hidden_BTD, batch["targets_BT"], batch["valid_BT"], chunks=self.logits_chunks,
+            smoothing=self.label_smoothing, vocab_size=model.config.vocab_size,
+        )  # fmt: skip
 
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
         """Loss (nats a target), perplexity and accuracy. With smoothing, whose loss is never 0, also the cross entropy

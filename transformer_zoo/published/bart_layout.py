@@ -3,7 +3,7 @@
 from typing import Any
 
 from transformer_zoo.published import rows
-from transformer_zoo.published.spec import Key
+from transformer_zoo.published.spec import Key, Published
 
 
 def config(pad_id: int, eos_id: int, decoder_start_id: int | None) -> dict[str, Key]:
@@ -95,3 +95,9 @@ TIED = dict.fromkeys(("encoder.embed_tokens.weight", "decoder.embed_tokens.weigh
 VERSION = ((r"(encoder|decoder)\.version", "the version of fairseq's format, which the first files come from"),)
 SINUSOIDS = ("encoder.embed_positions.weight", "decoder.embed_positions.weight")
 IGNORED_SINUSOIDS = ((r"(encoder|decoder)\.embed_positions\.weight", "sinusoids, which follow from the configuration"),)
+
+
+def published(**own: Any) -> Published:
+    """A family of the kin, given the fields of `Published` that are its own."""
+    tensors = {"prefix": "model.", "body": BODY, "tied": TIED, "zero_if_missing": (LOGITS_BIAS,)}
+    return Published(**{"heads": LANGUAGE_MODEL, **tensors, **own})

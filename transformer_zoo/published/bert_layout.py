@@ -59,6 +59,8 @@ CLASSIFIERS = {
     "question-answering": ANSWER,
     "multiple-choice": CLASSIFIER,
 }
+# With RoBERTa's names of the layers before the logits and the scores.
+LM_HEADS = {"masked-lm": LM_HEAD, **CLASSIFIERS, "sequence-classification": HIDDEN_CLASSIFIER}
 
 WORDS = "embeddings.word_embeddings.weight"
 TIED_MASKED_LM = {"cls.predictions.decoder.weight": WORDS, "cls.predictions.decoder.bias": "/cls.predictions.bias"}
