@@ -472,7 +472,7 @@ def test_full_disk(saved: Path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
-        with pytest.raises(OSError, match="as it was"):
+        with pytest.raises(OSError, match="old files are unchanged"):
             save_pretrained(saved, bundle)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
