@@ -28,36 +28,27 @@ if jax.__version_info__ < (0, 11):  # later ones only have these emitters, which
 with mock.patch.dict(os.environ, XLA_FLAGS=f"{os.environ['XLA_FLAGS']} {QUICKLY}"):
     jax.devices()
 
-MAPPINGS = Path("/proc/self/maps")
+
+def family_of(item: pytest.Item) -> str:
+    """The family that a test is about; empty where it is about none."""
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return next((value.family for value in values if hasattr(value, "family")), "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A module's tests of one family follow one another, so that mostly one worker compiles that family's programs."""
     modules = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (modules[item.path], family_of(item)))
 
-    def sort_key(item: pytest.Item) -> tuple[int, str]:
-        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        return modules[item.path], next((value.family for value in values if hasattr(value, "family")), "")
 
-    items.sort(key=sort_key)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Compiled programs are forgotten with their module and family: a worker's memory stays below 3 GB, and its memory
+    mappings, of which every program takes some for good, below the 65,530 of a process."""
+    if nextitem is None or (item.path, family_of(item)) != (nextitem.path, family_of(nextitem)):
+        jax.clear_caches()
 
 
 @pytest.fixture
 def wide_terminal(monkeypatch):
     """No table of a command is cut off."""
     monkeypatch.setenv("COLUMNS", "160")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def forget_programs_of_a_module():
-    """A worker's memory stays below 3 GB."""
-    yield
-    jax.clear_caches()
-
-
-@pytest.fixture(autouse=True)
-def forget_programs():
-    """A process may hold 65,530 memory mappings, and every compiled program takes some, for good."""
-    yield
-    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > 30_000:
-        jax.clear_caches()
