@@ -11,7 +11,8 @@ from transformer_zoo import sharding
 from transformer_zoo.models import mpnet
 from transformer_zoo.nn import Compute, disentangled, kernels
 from transformer_zoo.nn.masks import Mask
-from transformer_zoo.nn.positions import relative_buckets
+from transformer_zoo.nn.positions import distances, relative_buckets
+from transformer_zoo.published import deberta_layout
 
 B, T, H, K = 2, 384, 4, 32  # three tiles of splash in a row
 
@@ -281,13 +282,14 @@ def test_biases_of_mpnet_by_distance():
     model = mpnet.Model(mpnet.Config(width=8, num_heads=2, num_layers=1, mlp_dim=4, vocab_size=9))
     table_RH = np.random.default_rng(0).standard_normal((32, 2)).astype(np.float32)
     params = {"relative_bias": {"embedding": table_RH}}
-    bias_HTT = model.apply({"params": params}, 200, method="distance_bias")
+    read = lambda model, ahead_BTS: model.relative_bias(ahead_BTS)
+    bias_HTT = model.apply({"params": params}, distances(200), method=read)[0]
     behind = np.arange(200) - np.arange(200)[:, None]
     bucket_TT = np.searchsorted(STARTS, abs(behind), side="right") - 1 + 16 * (behind > 0)
     np.testing.assert_array_equal(bias_HTT, table_RH[bucket_TT].transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("terms", disentangled.TERMS)
+@pytest.mark.parametrize("terms", deberta_layout.TERMS)
 def test_scores_of_deberta_are_scaled_by_their_number(terms):
     """By 1/sqrt(K (1 + terms)): that of contents counts too. With a table of zeros it is all that there is."""
     attention = disentangled.DisentangledAttention(2, 3, Compute(), terms=terms)
