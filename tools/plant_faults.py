@@ -1,6 +1,6 @@
 """Plants the faults of tools/faults.toml, one at a time, and writes docs/faults.md: which test saw each of them.
 
-    python tools/plant_faults.py              (about ten seconds a fault; needs the extra `test`)
+    python tools/plant_faults.py              (some seconds a fault; needs the extra `test`)
     python tools/plant_faults.py --only rotary
 
 The faults are planted in a copy of the repository. Of each, faults.toml has the kind, a sentence, the file, the text
@@ -9,6 +9,7 @@ that is replaced (it must occur there exactly once) and its replacement, and the
 """
 
 import argparse
+import concurrent.futures
 import os
 import re
 import shutil
@@ -35,26 +36,37 @@ test: add the fault to `tools/faults.toml` first, then the test.
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--only", default="", help="plant only the faults whose entry contains this text; no table is written"
-    )
-    only = parser.parse_args().only.lower()
-    faults = [fault for fault in tomllib.loads(FAULTS.read_text())["fault"] if only in str(fault).lower()]
-    rows, unseen = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        copy = copied(Path(folder))
-        for number, fault in enumerate(faults, start=1):
-            test = seen_by(fault, copy)
-            unseen += [fault["fault"]] if test is None else []
-            print(f"{number}/{len(faults)}  {fault['fault']}: {test or 'SEEN BY NO TEST'}", flush=True)
-            rows.append(
-                f"| {fault['kind']} | `{fault['file']}` | {fault['fault']} | {f'`{test}`' if test else '**none**'} |"
-            )
-    if not only:
+    parser.add_argument("--only", default="", help="plant only faults whose entry has this text, and write no table")
+    parser.add_argument("--jobs", type=int, default=2, help="faults planted at a time, each in a copy of its own")
+    options = parser.parse_args()
+    faults = tomllib.loads(FAULTS.read_text())["fault"]
+    faults = [fault for fault in faults if options.only.lower() in str(fault).lower()]
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        parts = list(pool.map(plant, [faults[i :: options.jobs] for i in range(options.jobs)]))
+    seen = {
+        number: test for i, part in enumerate(parts) for number, test in zip(range(i, len(faults), len(parts)), part)
+    }
+    if not options.only:
+        rows = [
+            f"| {fault['kind']} | `{fault['file']}` | {fault['fault']} | {f'`{seen[i]}`' if seen[i] else '**none**'} |"
+            for i, fault in enumerate(faults)
+        ]
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(HEADER + "\n".join(rows) + "\n")
-    print(f"{len(faults) - len(unseen)} of {len(faults)} faults were seen")
+    unseen = [fault["fault"] for i, fault in enumerate(faults) if seen[i] is None]
+    print(f"{len(faults) - len(unseen)} of {len(faults)} faults were seen", *unseen, sep="\n  not seen: ")
     return 1 if unseen else 0
+
+
+def plant(faults: list[dict[str, Any]]) -> list[str | None]:
+    """Plants faults one after the other, in one copy. Returns the test that saw each; None: no test did."""
+    seen = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = copied(Path(folder))
+        for fault in faults:
+            seen.append(seen_by(fault, copy))
+            print(f"{fault['kind']}: {fault['fault']}: {seen[-1] or 'SEEN BY NO TEST'}", flush=True)
+    return seen
 
 
 def copied(folder: Path) -> Path:
@@ -85,7 +97,7 @@ def seen_by(fault: dict[str, Any], copy: Path) -> str | None:
         path.write_text(sound)
     if run.returncode == 0:
         return None
-    found = re.search(r"^(?:FAILED|ERROR) tests/(\S+?)(?: - .*)?$", run.stdout, re.MULTILINE)
+    found = re.search(r"^(?:FAILED|ERROR) tests/(.+?)(?: - .*)?$", run.stdout, re.MULTILINE)
     if run.returncode != 1 or found is None:
         raise RuntimeError(
             f"pytest could not run the tests of {fault['fault']!r}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
