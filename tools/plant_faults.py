@@ -25,9 +25,9 @@ FAULTS = ROOT / "tools" / "faults.toml"
 TABLE = ROOT / "docs" / "faults.md"
 HEADER = """# Planted faults
 
-Each of these faults was planted alone, and the tests of `make test` were run until one failed: the test in the last
-column. `python tools/plant_faults.py` plants them again and writes this table. A fault that no test sees is a missing
-test: add the fault to `tools/faults.toml` first, then the test.
+Each of these faults was planted alone, and the tests that `tools/faults.toml` names for it, all of them of `make test`,
+were run until one failed: the test in the last column. `python tools/plant_faults.py` plants them again and writes this
+table. A fault that no test sees is a missing test: add the fault to `tools/faults.toml` first, then the test.
 
 | kind | place | fault | seen by |
 |---|---|---|---|
@@ -102,7 +102,7 @@ def seen_by(fault: dict[str, Any], copy: Path) -> str | None:
         raise RuntimeError(
             f"pytest could not run the tests of {fault['fault']!r}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
         )
-    return found[1]
+    return found[1].replace("|", "\\|")
 
 
 if __name__ == "__main__":
