@@ -53,8 +53,9 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
     spec, hints = family.PUBLISHED, typing.get_type_hints(family.Config)
     values: dict[str, Any] = {}
     faults = []
-    known = [key for key in settings if key not in spec.key_defaults]
-    settings = {**spec.key_defaults, **settings}
+    defaults = spec.key_defaults
+    known = [key for key in settings if key not in defaults]
+    settings = {**defaults, **settings}
     for ours, key in spec.config.items():
         if key.name not in settings:
             faults.append(f"{key.name} is missing.{trees.nearest(key.name, known)}")

@@ -27,8 +27,8 @@ class Architecture:
         for name in names:
             if getattr(self, name) is not None:
                 self._check(name)
-        for name in {"num_heads", "num_decoder_heads"}.intersection(names):
-            if "head_dim" not in names and self.width % (heads := getattr(self, name)):
+        for name in ("num_heads", "num_decoder_heads"):
+            if name in names and "head_dim" not in names and self.width % (heads := getattr(self, name)):
                 raise ValueError(f"{name}={heads} does not divide width={self.width}: every head has the same size")
 
     def _check(self, name: str) -> None:
