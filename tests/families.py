@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend.core import jaxprs_in_params
 
 from transformer_zoo import registry, sharding, trees
+from transformer_zoo.checkpoints import config_map
 from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.tasks import TASKS
@@ -186,6 +187,12 @@ def small(family: str, **changes: Any) -> Any:
     return Config(**values | changes)
 
 
+def written(family: str) -> dict[str, Any]:
+    """The settings in the config.json of a small model."""
+    settings = config_map.write(registry.family(family), small(family), main_task(family))
+    return {name: value for name, value in settings.items() if name != "architectures"}
+
+
 def without_dropout(config: Any) -> Any:
     return dataclasses.replace(config, **{name: 0.0 for name in dropouts(config)})
 
@@ -250,33 +257,58 @@ def main(family: str) -> Case:
     return Case(family=family, task=main_task(family), config=without_dropout(small(family)))
 
 
-def kinds(found: list[Any]) -> list[Any]:
+def kinds(found: list[Any], by: Any = None) -> list[Any]:
     """The first case of each fingerprint: enough for a test of `stack`, the compiler or the decode loop. The layers
-    themselves are tested for every family."""
+    themselves are tested for every family. `by` is another function of a case, such as `stacking`."""
     exemplars: dict[Any, Any] = {}
     for case in found:
-        exemplars.setdefault(fingerprint(case), case)
+        exemplars.setdefault((by or fingerprint)(case), case)
     return list(exemplars.values())
 
 
-@functools.cache
 def fingerprint(case: Case) -> tuple[Any, ...]:
     """The program of a family's layers in training: for each scan over layers, the numbers of constant, carried and
     scanned inputs, and the primitives of its body in order. Activation, sizes and rates are the same for all, so that
     programs differ only where blocks do, by their class or by a switch within it."""
+    return tuple(
+        (scan["num_consts"], scan["num_carry"], len(scan["jaxpr"].in_avals),
+         tuple(equation.primitive.name for equation in equations(scan["jaxpr"].jaxpr)))
+        for scan in layers_of(case)
+    )  # fmt: skip
+
+
+# What moves numbers or multiplies matrices; everything else is computed element by element, or along an axis.
+MOVES = ("dot_general", "gather", "scatter", "concatenate", "dynamic_slice", "reshape", "transpose", "pad", "scan")
+
+
+def movements(case: Case) -> tuple[Any, ...]:
+    """How often the layers do each of the operations for which the compiler must divide arrays anew. Where norms and
+    activations stand does not matter to it."""
+    return tuple(tuple(names.count(move) for move in MOVES) for *_, names in fingerprint(case))
+
+
+def stacking(case: Case) -> tuple[Any, ...]:
+    """How `stack` is used: for each scan over layers, the numbers of arrays that are carried, and of those, besides the
+    parameters, of which each layer is handed its own part (fewer than none: layers share parameters)."""
+    paths = trees.flatten(registry.param_shapes(case.model))
+    own = [sum(f"{prefix}blocks/" in path for path in paths) for prefix, _ in (STACKS[ids] for ids in case.ids)]
+    scans = layers_of(case)
+    scanned = [len(scan["jaxpr"].in_avals) - scan["num_consts"] - scan["num_carry"] for scan in scans]
+    return tuple((scan["num_carry"], count - params) for scan, count, params in zip(scans, scanned, own))
+
+
+@functools.cache
+def layers_of(case: Case) -> list[dict[str, Any]]:
+    """The scans over layers in a family's training forward pass."""
+    shapes = registry.param_shapes(case.model)
     config = dataclasses.replace(case.config, **dropouts(small(case.family)))
     case = dataclasses.replace(case, config=sized(config, activation="relu"))
     inputs = {name: np.zeros((2, 8), np.int32) for name in case.ids}
     function = lambda params: case.model.apply(
         {"params": params}, **inputs, train=True, rngs={"dropout": jax.random.key(0)}
     )
-    program = jax.make_jaxpr(function)(registry.param_shapes(case.model))
-    scans = [equation.params for equation in equations(program.jaxpr) if equation.primitive.name == "scan"]
-    return tuple(
-        (scan["num_consts"], scan["num_carry"], len(scan["jaxpr"].in_avals),
-         tuple(equation.primitive.name for equation in equations(scan["jaxpr"].jaxpr)))
-        for scan in scans
-    )  # fmt: skip
+    program = jax.make_jaxpr(function)(shapes)
+    return [equation.params for equation in equations(program.jaxpr) if equation.primitive.name == "scan"]
 
 
 def equations(jaxpr: Any) -> Any:
@@ -312,7 +344,7 @@ def random_params(model: Any, seed: int = 0, scale: float = 0.2) -> trees.Tree:
     """Random parameters, biases and norms too, so that no fault hides. Rows that pad the vocabulary are zero;
     parameters that the first layers lack are as in a fresh model."""
     # Copies: a train step frees the memory of its arguments.
-    return jax.tree.map(jnp.array, _random_values(model, seed, scale))
+    return jax.tree.map(lambda x: jax.device_put(x.copy()), _random_values(model, seed, scale))
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,8 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-import jax
 import pytest
+from conftest import QUICKLY
 
 from transformer_zoo.models import bert, gpt2, modernbert, t5
 from transformer_zoo.nn import Compute
@@ -26,7 +26,10 @@ import programs  # noqa: E402
 ABSENT = ("grain", "tyro", "tensorflow_datasets", "rouge_score", "torch")
 """What a machine with an accelerator may lack; the last is what the peer needs."""
 BLOCKER = f"""
+import gc
 import sys
+
+gc.disable()  # as conftest.py does
 
 class Blocker:
     def find_spec(self, name, *_):
@@ -35,10 +38,6 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 """
-# As conftest.py has the compiler.
-QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-if jax.__version_info__ < (0, 11):
-    QUICKLY += " --xla_cpu_use_fusion_emitters=false"
 
 
 # ---- the whole script ---------------------------------------------------------------------------------------------
@@ -50,10 +49,12 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     (folder / "sitecustomize.py").write_text(BLOCKER)
     written = ("--output", str(folder / "report.json"), "--minutes", "25")  # under a minute of two idle cores
+    # Small cases that differ in sizes only are the same programs.
+    shared = {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
     done = subprocess.run(
         [sys.executable, "benchmarks/accelerator.py", "--small", *written],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "XLA_FLAGS": QUICKLY},
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "XLA_FLAGS": QUICKLY, **shared},
         capture_output=True,
         text=True,
         timeout=1600,

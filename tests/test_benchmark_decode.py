@@ -2,13 +2,15 @@
 
 import importlib
 import importlib.util
-import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import tyro
 
 import transformer_zoo as zoo
 from transformer_zoo.models import gpt2, t5
@@ -31,15 +33,17 @@ def folder(tmp_path: Path, family: str) -> str:
     return str(tmp_path / "model")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "benchmarks/decode.py", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture
+def decode(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The script as a module, whose peers end with the test."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the peers
+    module, ends = importlib.import_module("decode"), []
+    at_exit = SimpleNamespace(register=ends.append, unregister=lambda end: None)
+    monkeypatch.setattr(module.peers, "atexit", at_exit)
+    yield module
+    for end in ends:
+        end()
 
 
 @pytest.mark.parametrize(
@@ -50,28 +54,28 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
         pytest.param("t5", 3, "torch", marks=NEEDS_PEER),
     ],
 )
-def test_the_table(tmp_path, family, beams, peer):
+def test_the_table(decode, capfd, wide_terminal, tmp_path, family, beams, peer):
     size = ("--batch", "2", "--prompt", "5", "--new", "4", "--repeats", "2", "--beams", str(beams))
-    done = run("--model", folder(tmp_path, family), *size, *(["--peer", peer] if peer else []))
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    arguments = ["--model", folder(tmp_path, family), *size, *(["--peer", peer] if peer else [])]
+    decode.main(tyro.cli(decode.Settings, args=arguments))
+    said, errors = capfd.readouterr()
+    assert "Traceback" not in errors
     how = "greedy" if beams == 1 else f"{beams} beams"
-    assert f"{how}, float32, 2 x (5 + 4) tokens" in done.stdout and "jax" in done.stdout
-    assert re.search(r"first call, which compiles, took \d+\.\d s", done.stdout)
+    assert f"{how}, float32, 2 x (5 + 4) tokens" in said and "jax" in said
+    assert re.search(r"first call, which compiles, took \d+\.\d s", said)
     if peer:
-        ratio = float(re.search(rf"times faster than {peer}\W+(\d+\.\d+)", done.stdout)[1])
+        ratio = float(re.search(rf"times faster than {peer}\W+(\d+\.\d+)", said)[1])
         assert ratio > 0
-        assert f"100% of the tokens of {peer} equal ours." in done.stdout
+        assert f"100% of the tokens of {peer} equal ours." in said
 
 
-def test_a_row_that_ends_early(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    decode = importlib.import_module("decode")
+def test_a_row_that_ends_early(decode):
     calls = {"ours": lambda new: (1.0, [[0] * new]), "theirs": lambda new: (1.0, [[0] * min(new, 3)])}
     with pytest.raises(SystemExit, match="a row of theirs lacks some of the 4 new tokens"):
         decode.measure(calls, decode.Settings(new=4))
 
 
 def test_an_unknown_model():
-    done = run("--model", "gtp2")
+    command = [sys.executable, "benchmarks/decode.py", "--model", "gtp2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "'gtp2' is no folder and no preset" in done.stderr

@@ -1,9 +1,11 @@
 """The notebooks run from the first cell to the last, with a small model instead of the published one."""
 
+import os
 from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import QUICKLY
 from nbclient import NotebookClient
 
 import transformer_zoo as zoo
@@ -30,6 +32,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} {QUICKLY}")
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
     assert (tmp_path / "quickstart-model" / "model.safetensors").is_file()

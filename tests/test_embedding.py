@@ -71,7 +71,7 @@ def hidden(bundle: Bundle, text: str, length: int = 30) -> np.ndarray:
     ids = bundle.tokenizer.encode(text.strip(), template=True).ids
     ids = ids if len(ids) <= length else np.append(ids[: length - 1], ids[-1])
     row = {"tokens_BT": np.pad(ids, (0, 40 - len(ids)))[None], "valid_BT": np.arange(40)[None] < len(ids)}
-    return np.asarray(families.apply(bundle.model, bundle.params, **row).hidden_BTD[0, : len(ids)])
+    return np.asarray(families.apply(bundle.model, bundle.params, **row).hidden_BTD)[0, : len(ids)]
 
 
 def by_hand(mode: str, hidden_TD: np.ndarray) -> np.ndarray:

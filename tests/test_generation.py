@@ -32,8 +32,9 @@ TEXTS = [
 
 @pytest.fixture(params=CASES, ids=families.name_of)
 def case(request):
+    """Of one layer. Several are in test_greedy_is_the_plain_loop, and on a mesh in test_beam.py."""
     none = dict.fromkeys(("eos_id", "forced_bos_id", "forced_eos_id"))
-    return request.param.sized(max_length=96, num_layers=2, decoder_start_id=1, **none)
+    return request.param.sized(max_length=96, num_layers=1, num_decoder_layers=1, decoder_start_id=1, **none)
 
 
 @pytest.fixture(autouse=True)
@@ -80,14 +81,14 @@ def one_by_one(m: Bundle, row: list[int], n: int) -> list[int]:
         given = {"tokens_BT": padded(row), "valid_BT": real(row)}
         if is_encoder_decoder:
             given = source | {"target_BT": padded(row), "target_valid_BT": real(row)}
-        row = [*row, int(families.apply(m.model, m.params, **given).logits[0, len(row) - 1].argmax())]
+        row = [*row, int(np.asarray(families.apply(m.model, m.params, **given).logits)[0, len(row) - 1].argmax())]
     return row[-n:]
 
 
 def test_greedy_is_the_plain_loop(case):
     """Rows of unequal lengths, in float64: each equals the row alone, and the loop without cache and padding."""
     with jax.enable_x64(True):
-        m = bundle(case.wide(), scale=0.5)
+        m = bundle(case.sized(num_layers=2, num_decoder_layers=2).wide(), scale=0.5)
         prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 8, 13)]
         together = generate(m, prompts, max_new_tokens=10)
         assert together.shape == (4, 10) and together.dtype == np.int32
@@ -187,7 +188,7 @@ def test_on_a_mesh(case, axes, batch, sampling):
 
 def test_params_are_views_on_a_cpu(case):
     """The parameters of each layer share the memory of the stacked ones."""
-    params = bundle(case).params
+    params = bundle(case.sized(num_layers=2, num_decoder_layers=2)).params
     apart = module._by_layer(params, jax.devices()[0])
     whole = {leaf.unsafe_buffer_pointer(): leaf.nbytes for leaf in jax.tree.leaves(params)}
     # Only an aligned array can be a view, as those of real sizes are.
@@ -437,25 +438,24 @@ def by_definition(logits: np.ndarray, temperature: float, top_k: int | None, top
 def test_filter_is_the_definition(top_k, top_p, dtype, temperature):
     draw = np.random.default_rng(0)
     with jax.enable_x64(True):
-        filtered_of = jax.jit(Sample(temperature=temperature, top_k=top_k, top_p=top_p).filter)
+        sample = Sample(temperature=temperature, top_k=top_k, top_p=top_p)
+        shares_of = jax.jit(lambda logits_BV: jax.nn.softmax(sample.filter(logits_BV), axis=-1))
         for scale in (0.01, 1, 30):
             logits = draw.standard_normal((6, 50)) * scale
             logits[1] = np.round(logits[1])  # ties
             logits[2] = 0.0
             logits[3, ::2] = -1e30  # masked tokens of a padded vocabulary
             logits = logits.astype(dtype)
-            filtered = filtered_of(jnp.asarray(logits))
-            shares = np.asarray(jax.nn.softmax(filtered, axis=-1))
+            shares = np.asarray(shares_of(logits))
             for row, share in zip(logits, shares):
                 expected = by_definition(row.astype(np.float64), temperature, top_k, top_p)
                 np.testing.assert_allclose(share, expected, atol=2e-6 if dtype == "float32" else 1e-12)
 
 
 def test_equal_tokens_are_not_parted():
-    logits = jnp.asarray([[2.0, 1.0, 1.0, 0.0]])
-    assert np.isfinite(Sample(top_k=2).filter(logits)).tolist() == [[True, True, True, False]]
-    assert np.isfinite(Sample(top_p=0.7).filter(logits)).tolist() == [[True, True, True, False]]
-    assert np.isfinite(Sample(top_p=0.5).filter(logits)).tolist() == [[True, False, False, False]]
+    kept = lambda **how: np.isfinite(jax.jit(Sample(**how).filter)(jnp.asarray([[2.0, 1.0, 1.0, 0.0]]))).tolist()
+    assert kept(top_k=2) == kept(top_p=0.7) == [[True, True, True, False]]
+    assert kept(top_p=0.5) == [[True, False, False, False]]
     assert Greedy().choose(None, jnp.asarray([[0.0, 1.0, 1.0]])).tolist() == [1]
 
 

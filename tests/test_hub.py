@@ -4,8 +4,6 @@ import http.server
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
+from conftest import QUICKLY
 
 from transformer_zoo.checkpoints import hub, safetensors
 from transformer_zoo.pretrained import from_config, save_pretrained
 
-ROOT = Path(__file__).parent.parent
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 PRESETS = {"tiny": SimpleNamespace(hub_id="zoo/tiny"), "tiny-large": SimpleNamespace(hub_id="zoo/large")}
 
@@ -159,17 +158,25 @@ def server(tmp_path: Path) -> Iterator[Hub]:
     hub.server_close()
 
 
+# The client reads its environment when it is imported, so each process imports it anew.
+ANEW = """
+import json, os, sys, types
+for name in [name for name in sys.modules if name.partition(".")[0] in ("huggingface_hub", "transformer_zoo")]:
+    del sys.modules[name]
+answers, output = [], sys.argv[2]
+os.chdir(os.path.dirname(output))
+"""
 CLIENT = """
-import json, sys, types
 from transformer_zoo.checkpoints import hub
 presets = {"tiny": types.SimpleNamespace(hub_id="zoo/tiny"), "tiny-large": types.SimpleNamespace(hub_id="zoo/large")}
 for name, revision in json.loads(sys.argv[1]):
     name, *folders = name.split("|")
     try:
         folder = hub.resolve(name, presets, revision, weights=not folders, folders=folders)
-        print(json.dumps(["", str(folder)]))
+        answers.append(["", str(folder)])
     except Exception as error:
-        print(json.dumps([type(error).__name__, str(error)]))
+        answers.append([type(error).__name__, str(error)])
+json.dump(answers, open(output, "w"))
 """
 
 
@@ -179,18 +186,14 @@ def ask(cache: Path, endpoint: str, *names: str, revision: str | None = None, **
 
 
 def run(code: str, cases: list[Any], cache: Path, endpoint: str, **env: str) -> list[tuple[str, str]]:
-    """The pairs that a new process prints: the client reads its environment when it is imported."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(cases)],
-        env=kept | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)} | env,
-        cwd=cache.parent,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+    """The pairs that a new process answers with."""
+    unset = {name: None for name in os.environ if name.startswith("HF_") or "proxy" in name.lower()}
+    env = unset | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint} | env
+    output = cache.parent / "answers.json"
+    process = processes.Process(processes.run, ANEW + code, json.dumps(cases), str(output), **env)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    return [tuple(answer) for answer in json.loads(output.read_text())]
 
 
 def test_download_then_offline(server: Hub, tmp_path: Path):
@@ -311,8 +314,6 @@ def test_no_connection(tmp_path: Path):
 
 
 LOADER = """
-import json, sys, types
-import jax
 import transformer_zoo as zoo
 from transformer_zoo import registry, runs
 for arguments in json.loads(sys.argv[1]):
@@ -328,9 +329,10 @@ for arguments in json.loads(sys.argv[1]):
                 arguments["mesh"] = zoo.make_mesh(**arguments["mesh"])
             found = zoo.from_pretrained(arguments.pop("name"), **arguments).model
         family, tied = registry.family_of(found.config), getattr(found.config, "tied", None)
-        print(json.dumps(["", f"{family} {found.task} {tied}"]))
+        answers.append(["", f"{family} {found.task} {tied}"])
     except Exception as error:
-        print(json.dumps([type(error).__name__, str(error)]))
+        answers.append([type(error).__name__, str(error)])
+json.dump(answers, open(output, "w"))
 """
 
 
@@ -369,7 +371,7 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
     ]
     server.repos |= {f"{repo}-too": server.repos[repo] for repo in ("zoo/t5", "zoo/bert")}
     cases = [*refused, *described, *loaded]
-    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {QUICKLY}", "JAX_PLATFORMS": "cpu"}
     answers = run(LOADER, [arguments for arguments, *_ in cases], tmp_path / "cache", server.url, **env)
     for (arguments, kind, message), (error, answer) in zip(cases, answers, strict=True):
         assert error == kind and message in answer, (arguments, error, answer)

@@ -1,5 +1,6 @@
 """Every implementation of attention against the plain one, forward and backward, and the choice of one."""
 
+import functools
 import re
 
 import jax
@@ -14,13 +15,14 @@ from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.positions import distances, relative_buckets
 from transformer_zoo.published import deberta_layout
 
-B, T, H, K = 2, 384, 4, 32  # three tiles of splash in a row
+B, T, H, K = 2, 384, 4, 16  # three tiles of splash in a row
 
 
-def inputs(kv_heads=H, dtype=jnp.float32, length=T, head_dim=K, rows=B, heads=H):
-    shapes = ((rows, length, heads, head_dim), *[(rows, length, kv_heads, head_dim)] * 2)
-    keys = jax.random.split(jax.random.key(0), 3)
-    return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
+def inputs(kv_heads=H, dtype=np.float32, length=T, head_dim=K):
+    """Queries, keys and values, as numpy's arrays: jax compiles a program for each shape that it draws."""
+    rng = np.random.default_rng(0)
+    shapes = ((B, length, H, head_dim), *[(B, length, kv_heads, head_dim)] * 2)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
 
 
 def documents():
@@ -28,11 +30,11 @@ def documents():
     ends = np.array([[100, 330, 384, 384, 384], [10, 128, 129, 300, 384]])
     documents_BT = 1 + (np.arange(T)[None, :, None] >= ends[:, None, :]).sum(-1)
     documents_BT[0, 330:] = 0
-    return jnp.asarray(documents_BT, jnp.int32)
+    return documents_BT.astype(np.int32)
 
 
-RIGHT = jnp.arange(T) < jnp.array([[T], [250]])
-LEFT = jnp.arange(T) >= jnp.array([[0], [77]])
+RIGHT = np.arange(T) < np.array([[T], [250]])
+LEFT = np.arange(T) >= np.array([[0], [77]])
 MASKS = {
     "all": Mask(),
     "causal": Mask(causal=True),
@@ -44,37 +46,43 @@ MASKS = {
     "window": Mask(window=100),
     "causal window": Mask(causal=True, window=100),
     "padded window": Mask(window=50, valid_BS=LEFT, documents_BT=documents(), documents_BS=documents()),
-    "window of another layer": Mask(window=100, valid_BS=RIGHT, local=jnp.asarray(False)),
+    "window of another layer": Mask(window=100, valid_BS=RIGHT, local=np.asarray(False)),
 }
 
 
-def outputs_and_gradients(implementation, mask, *arguments):
-    """Outputs at queries that see a key, and gradients in a random direction."""
+@functools.partial(jax.jit, static_argnums=0)
+def compiled(implementation, mask, direction, *arguments):
+    mask = mask.replace(offset=0)  # a number and no argument: kernels support no other
     dense = mask.dense(T, T)
     sees_BT = jnp.ones((B, T), bool) if dense is None else jnp.broadcast_to(dense.any(-1)[:, 0], (B, T))
-    direction = jax.random.normal(jax.random.key(1), (B, T, H, K))
 
     def function(q, k, v, scale):
         y_BTHK = kernels.attend(q, k, v, mask=mask, scale=scale, implementation=implementation)
         y_BTHK = jnp.where(sees_BT[..., None, None], y_BTHK, 0)
         return (y_BTHK * direction).sum(), y_BTHK
 
-    gradients, y_BTHK = jax.jit(jax.grad(function, (0, 1, 2, 3), has_aux=True))(*arguments)
+    gradients, y_BTHK = jax.grad(function, (0, 1, 2, 3), has_aux=True)(*arguments)
     return y_BTHK, *gradients
+
+
+def outputs_and_gradients(implementation, mask, *arguments):
+    """Outputs at queries that see a key, and gradients in a random direction, as numpy's arrays in float32."""
+    direction = np.random.default_rng(1).standard_normal((B, T, H, K)).astype(np.float32)
+    return [np.asarray(x, np.float32) for x in compiled(implementation, mask, direction, *arguments)]
 
 
 def close(actual, expected, tolerance):
     *arrays, d_scale = zip(actual, expected, strict=True)
     for a, e in arrays:
-        assert jnp.linalg.norm(a - e) < tolerance * jnp.linalg.norm(e)
+        assert np.linalg.norm(a - e) < tolerance * np.linalg.norm(e)
     # The gradient of the scale is the sum of q * dq, whose terms cancel.
-    assert abs(d_scale[0] - d_scale[1]) < tolerance * jnp.linalg.norm(expected[1]) * (B * T * H * K) ** 0.5
+    assert abs(d_scale[0] - d_scale[1]) < tolerance * np.linalg.norm(expected[1]) * (B * T * H * K) ** 0.5
 
 
 @pytest.mark.parametrize("name", MASKS)
 def test_splash_is_the_plain_one(name):
     """The scale is traced: GPT-2's may differ by layer."""
-    arguments = (*inputs(), jnp.float32(0.3))
+    arguments = (*inputs(), np.float32(0.3))
     actual, expected = (
         outputs_and_gradients(implementation, MASKS[name], *arguments) for implementation in ("splash", "xla")
     )
@@ -82,16 +90,16 @@ def test_splash_is_the_plain_one(name):
 
 
 def test_splash_with_grouped_queries():
-    arguments = (*inputs(1), jnp.float32(0.125))
+    arguments = (*inputs(1), np.float32(0.125))
     actual, expected = (outputs_and_gradients(which, MASKS["packed"], *arguments) for which in ("splash", "xla"))
     close(actual, expected, 2e-6)
 
 
 def test_splash_in_bfloat16_is_as_near_to_the_truth_as_the_plain_one():
-    scale, mask = jnp.float32(0.125), MASKS["causal"]
-    truth = outputs_and_gradients("xla", mask, *(x.astype(jnp.float32) for x in inputs(dtype=jnp.bfloat16)), scale)[0]
+    scale, mask = np.float32(0.125), MASKS["causal"]
+    truth = outputs_and_gradients("xla", mask, *(x.astype(np.float32) for x in inputs(dtype=jnp.bfloat16)), scale)[0]
     error = {
-        name: jnp.linalg.norm(outputs_and_gradients(name, mask, *inputs(dtype=jnp.bfloat16), scale)[0] - truth)
+        name: np.linalg.norm(outputs_and_gradients(name, mask, *inputs(dtype=jnp.bfloat16), scale)[0] - truth)
         for name in ("xla", "splash")
     }
     assert error["splash"] < 1.5 * error["xla"]
@@ -100,7 +108,7 @@ def test_splash_in_bfloat16_is_as_near_to_the_truth_as_the_plain_one():
 @pytest.mark.parametrize("sizes", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}], ids=str)
 def test_splash_on_a_mesh(sizes):
     """Rows and heads are divided where the mesh divides them: here 2 rows, 2 heads of keys."""
-    arguments = (*inputs(2), jnp.float32(0.125))
+    arguments = (*inputs(2), np.float32(0.125))
     expected = outputs_and_gradients("xla", MASKS["packed"], *arguments)
     with jax.set_mesh(sharding.make_mesh(**sizes)):
         close(outputs_and_gradients("splash", MASKS["packed"], *arguments), expected, 2e-6)
@@ -112,9 +120,10 @@ def test_what_a_window_shows():
     near = {True: (i - 4 < j) & (j <= i), False: abs(i - j) <= 2}
     for causal, expected in near.items():
         mask = Mask(causal=causal, window=4, offset=3)
-        np.testing.assert_array_equal(mask.dense(6, 12)[0, 0], expected)
-        all_keys = mask.replace(local=jnp.asarray(False)).dense(6, 12)
-        np.testing.assert_array_equal(all_keys[0, 0], mask.replace(window=None).dense(6, 12)[0, 0] if causal else True)
+        dense = jax.jit(lambda mask: mask.dense(6, 12)[0, 0])
+        np.testing.assert_array_equal(dense(mask), expected)
+        all_keys = dense(mask.replace(local=np.asarray(False)))
+        np.testing.assert_array_equal(all_keys, dense(mask.replace(window=None)) if causal else True)
 
 
 def compiled_for_tpu(function, *shapes, sizes=None):
@@ -153,8 +162,8 @@ def test_windows_that_differ_by_layer_compile_for_a_tpu():
 
 
 REFUSED = {
-    "bias": ({"bias": jnp.zeros((1, H, T, T))}, "no bias"),
-    "cache": ({"mask": Mask(causal=True, offset=jnp.int32(0))}, "no cache"),
+    "bias": ({"bias": np.zeros((1, H, T, T), np.float32)}, "no bias"),
+    "cache": ({"mask": Mask(causal=True, offset=np.asarray(0))}, "no cache"),
     "offset": ({"mask": Mask(causal=True, offset=3)}, "no cache"),
 }
 
@@ -242,7 +251,8 @@ def test_what_cudnn_is_asked_for(monkeypatch, name):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
     monkeypatch.setattr(kernels, "_obstacle", lambda *_: None)
-    arguments = (*inputs(2), jnp.float32(0.3))
+    arguments = (*inputs(2), np.float32(0.3))
+    compiled.clear_cache()  # a program that is there already would ask for nothing
     actual, expected = (outputs_and_gradients(which, MASKS[name], *arguments) for which in ("cudnn", "xla"))
     close(actual, expected, 2e-6)
     causal = MASKS[name].causal and MASKS[name].window is None
@@ -253,23 +263,23 @@ def test_what_cudnn_is_asked_for(monkeypatch, name):
 def test_grouped_queries_share_keys_and_values():
     """As if keys and values were repeated for each of a group's consecutive heads; their gradients add up."""
     q, k, v = inputs(kv_heads=2, length=12)
-    direction = jax.random.normal(jax.random.key(1), q.shape)
+    direction = np.random.default_rng(1).standard_normal(q.shape).astype(np.float32)
 
     def function(q, k, v):
         y_BTHK = kernels.attend(q, k, v, mask=Mask(causal=True), scale=0.2)
         return (y_BTHK * direction).sum(), y_BTHK
 
-    gradients, y_BTHK = jax.grad(function, (0, 1, 2), has_aux=True)(q, k, v)
-    repeated = [jnp.repeat(x, 2, axis=2) for x in (k, v)]
-    (by_q, *others), expected = jax.grad(function, (0, 1, 2), has_aux=True)(q, *repeated)
-    others = [x.reshape(*x.shape[:2], 2, 2, K).sum(axis=3) for x in others]
+    compiled = jax.jit(jax.grad(function, (0, 1, 2), has_aux=True))
+    gradients, y_BTHK = compiled(q, k, v)
+    (by_q, *others), expected = compiled(q, *(np.repeat(x, 2, axis=2) for x in (k, v)))
+    others = [np.reshape(x, (*x.shape[:2], 2, 2, K)).sum(axis=3) for x in others]
     for actual, other in zip((y_BTHK, *gradients), (expected, by_q, *others), strict=True):
         np.testing.assert_allclose(actual, other, rtol=1e-5, atol=1e-5)
 
 
 def test_scores_and_softmax_of_bfloat16_are_of_float32():
     q, k, _ = inputs(dtype=jnp.bfloat16, length=64)
-    weights_BHTS = kernels.weights(q, k, mask=Mask(causal=True), bias=None, scale=0.5)
+    weights_BHTS = jax.jit(lambda q, k: kernels.weights(q, k, mask=Mask(causal=True), bias=None, scale=0.5))(q, k)
     assert weights_BHTS.dtype == jnp.float32
     q, k = (np.asarray(x, np.float64) for x in (q, k))
     scores_BHTS = np.where(np.tri(64, dtype=bool), 0.5 * np.einsum("BTHK,BSHK->BHTS", q, k), -np.inf)
@@ -283,7 +293,7 @@ def test_biases_of_mpnet_by_distance():
     table_RH = np.random.default_rng(0).standard_normal((32, 2)).astype(np.float32)
     params = {"relative_bias": {"embedding": table_RH}}
     read = lambda model, ahead_BTS: model.relative_bias(ahead_BTS)
-    bias_HTT = model.apply({"params": params}, distances(200), method=read)[0]
+    bias_HTT = jax.jit(lambda params: model.apply({"params": params}, distances(200), method=read)[0])(params)
     behind = np.arange(200) - np.arange(200)[:, None]
     bucket_TT = np.searchsorted(STARTS, abs(behind), side="right") - 1 + 16 * (behind > 0)
     np.testing.assert_array_equal(bias_HTT, table_RH[bucket_TT].transpose(2, 0, 1))
@@ -293,16 +303,17 @@ def test_biases_of_mpnet_by_distance():
 def test_scores_of_deberta_are_scaled_by_their_number(terms):
     """By 1/sqrt(K (1 + terms)): that of contents counts too. With a table of zeros it is all that there is."""
     attention = disentangled.DisentangledAttention(2, 3, Compute(), terms=terms)
-    x_BTD, table_RD = jax.random.normal(jax.random.key(0), (2, 5, 6)), jnp.zeros((16, 6))
+    x_BTD, table_RD = np.random.default_rng(0).standard_normal((2, 5, 6)), np.zeros((16, 6), np.float32)
     read = lambda attention, x_BTD: attention(x_BTD, attention.keys_values(x_BTD), table_RD, mask=Mask())
-    _, variables = attention.init_with_output(jax.random.key(1), x_BTD, method=read)
-    _, sown = attention.apply({"params": variables["params"]}, x_BTD, method=read, mutable="intermediates")
+    # The parameters are drawn by the same program.
+    both = functools.partial(attention.init_with_output, method=read, mutable=["params", "intermediates"])
+    _, sown = jax.jit(both)(jax.random.key(1), x_BTD.astype(np.float32))
     (q_BTHK,), (k_BSHK,), (weights_BHTS,) = (
         sown["intermediates"][name] for name in ("queries_BTHK", "keys_BSGK", "weights_BHTS")
     )
     count = 1 + len(terms.split("|")) if terms else 1
-    expected = jax.nn.softmax(jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK) / (3 * count) ** 0.5, axis=-1)
-    np.testing.assert_allclose(weights_BHTS, expected, rtol=1e-5)
+    shares_BHTS = np.exp(np.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK) / (3 * count) ** 0.5)
+    np.testing.assert_allclose(weights_BHTS, shares_BHTS / shares_BHTS.sum(-1, keepdims=True), rtol=1e-5)
 
 
 # The first distance in each bucket, worked out by hand: 8 * 16 ** (k / 8), rounded up.

@@ -22,7 +22,6 @@ from transformer_zoo.data.pipeline import Pipeline
 from transformer_zoo.data.sentences import PairedRows
 from transformer_zoo.data.seq2seq import PairRows
 from transformer_zoo.data.tokenizers import Tokenizer
-from transformer_zoo.objectives import CausalLM
 
 SENTENCE = "the naïve code of an encoder, a decoder and both; 文字 and 😀 for x in range(10): print(x)\n"
 WORDS = SENTENCE.split(" ")
@@ -59,10 +58,11 @@ def source():
     return Documents(texts(50))
 
 
-CAUSAL = CausalLM()
+def pipeline(source, tokenizer, *, objective=None, length=32, packing="documents", **settings):
+    if objective is None:
+        from transformer_zoo.objectives import CausalLM  # here: workers import this module, and need no models
 
-
-def pipeline(source, tokenizer, *, objective=CAUSAL, length=32, packing="documents", **settings):
+        objective = CausalLM()
     defaults = {"batch_size": 4, "seed": 3, "group": 8}
     make_rows = objective.rows(tokenizer, Data(length=length, packing=packing))
     return Pipeline(source, make_rows, **defaults | settings)
@@ -185,8 +185,8 @@ def test_order_does_not_depend_on_the_number_of_workers(source, tokenizer):
     first = [next(batches) for _ in range(4)]
     state = json.loads(json.dumps(batches.get_state()))
     assert_equal([*first, *take(batches)], whole)
-    # Saved with one worker, and restored with four, and without.
-    for workers in (4, 0):
+    # Saved with one worker, and restored with two, and without.
+    for workers in (2, 0):
         batches = pipeline(source, tokenizer, workers=workers, **settings)
         batches.set_state(state)
         assert_equal(take(batches), whole[4:])

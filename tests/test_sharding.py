@@ -1,6 +1,7 @@
 """Sharding changes no result: on eight simulated devices, over the registry."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -29,6 +30,11 @@ MESHES = {
 ADAMW = Optimizer(weight_decay=0.1, eps=1e-6, ema=0.5)
 
 each = pytest.mark.parametrize("case", families.objective_cases(), ids=families.name_of)
+
+
+def exact(case: families.Case) -> families.Case:
+    """In float64, and without dropout, which is another one in each part of a batch."""
+    return dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -98,8 +104,8 @@ ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4
 def test_a_step_is_the_same_on_every_mesh(
     case: families.Case, mesh: str, on_one_device: Any, capfd: pytest.CaptureFixture[str]
 ):
-    """With dropout, for every objective; all arrays keep their shardings, and none is gathered whole on the way."""
-    case, sizes = case.wide(), MESHES[mesh]
+    """For every objective; all arrays keep their shardings, and none is gathered whole on the way."""
+    case, sizes = exact(case), MESHES[mesh]
     program, state, metrics = actual = trained(case, mesh=sizes)
     assert "full rematerialization" not in capfd.readouterr().err
     assert_same(actual, on_one_device(case))
@@ -123,32 +129,36 @@ def test_a_step_is_the_same_on_every_mesh(
     assert shape == (8 // (sizes.data * sizes.fsdp), 16 // sizes.sequence, 32)
 
 
-LEARNED = {families.fingerprint(families.main(case.family)) for case in families.objective_cases()}
+KINDS = families.kinds(families.cases(), families.movements)
 
 
 @pytest.mark.parametrize(
-    "case",
-    [case for case in families.kinds(families.cases()) if families.fingerprint(case) not in LEARNED],
+    ("case", "knobs"),
+    list(zip(KINDS, itertools.cycle([{"remat": "dots", "unroll": 99}, {"remat": "full"}]))),
     ids=families.name_of,
 )
 @pytest.mark.usefixtures("compiled_anew")
-def test_gradients_are_the_same_on_a_mesh(case: families.Case, capfd: pytest.CaptureFixture[str]):
-    """For the kinds of layers that no step above covers: with dropout; no array is gathered whole on the way."""
-    case = dataclasses.replace(case, config=families.small(case.family)).wide()
+def test_gradients_are_the_same_rematerialised_unrolled_and_on_a_mesh(
+    case: families.Case, knobs: dict[str, Any], capfd: pytest.CaptureFixture[str]
+):
+    """For layers of each kind of movements, with dropout and padding; no array is gathered whole on the way."""
+    case = dataclasses.replace(case, config=families.small(case.family)).sized(num_layers=2).wide()
     params, mesh = case.params(), sharding.make_mesh(**dataclasses.asdict(MESHES[ALL]))
     given = {ids: case.tokens(8, 16) for ids in case.ids}
     given |= {families.MASKS[ids]: np.arange(16) < np.arange(9, 17)[:, None] for ids in case.ids}
     key = jax.random.key(0)
 
-    def loss(params: Any, given: Any) -> Any:
-        output = case.model.apply({"params": params}, **given, train=True, rngs={"dropout": key})
+    @functools.partial(jax.jit, static_argnames="model")
+    @jax.value_and_grad
+    def gradients(params: Any, given: Any, model: Any) -> Any:
+        output = model.apply({"params": params}, **given, train=True, rngs={"dropout": key})
         return jax.nn.log_softmax(families.outputs(output))[..., 0].sum()
 
-    expected = jax.jit(jax.value_and_grad(loss))(params, given)
+    expected = gradients(params, given, model=case.model)
     places = sharding.param_shardings(params, mesh)
     with jax.set_mesh(mesh):
         placed = jax.device_put((params, given), (places, sharding.batch_shardings(given, mesh)))
-        actual = jax.jit(jax.value_and_grad(loss))(*placed)
+        actual = gradients(*placed, model=case.with_(**knobs).model)
     assert "full rematerialization" not in capfd.readouterr().err
     assert families.difference(actual, expected) < EXACT
 
@@ -172,9 +182,8 @@ def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
 
 @each
 def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any):
-    """Four parts, whose documents differ in number and length, and the logits of each in four chunks. (Without dropout,
-    which differs by part.)"""
-    case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
+    """Four parts, whose documents differ in number and length, and the logits of each in four chunks."""
+    case = exact(case)
     objective = case.objective
     if hasattr(objective, "logits_chunks"):
         objective = dataclasses.replace(objective, logits_chunks=4)
@@ -188,7 +197,7 @@ def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any
     ids=families.name_of,
 )
 def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, on_one_device: Any):
-    case = dataclasses.replace(case.wide(), config=families.without_dropout(case.config))
+    case = exact(case)
     rows = families.documents(case.config, 8, 16)
     alone = [[document] for documents in rows for document in documents]
     batch = families.BATCHES[case.learns](alone, 16)
@@ -206,17 +215,30 @@ def test_packed_documents_are_as_good_as_rows_of_their_own(case: families.Case, 
     ids=families.name_of,
 )
 def test_every_large_parameter_is_divided(case: families.Case, mesh: str):
-    """Fresh parameters, their average and the optimizer's moments: no device ever holds more than an eighth of an array
-    above a megabyte."""
+    """Of parameters, their average and the optimizer's moments, no device holds more than an eighth of an array above a
+    megabyte, by the plan."""
     with jax.enable_x64(False):
         case = case.sized(width=512, head_dim=64, mlp_dim=1024, num_layers=2, vocab_size=1900)
         run = families.run(case, mesh=MESHES[mesh], optimizer=ADAMW)
         program = prepare(run, jax.devices())
-        state = program.begin(program.fresh(0), run)
-    large = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema)) if leaf.nbytes > 2**20]
+    large = [leaf for leaf in jax.tree.leaves(program.state) if math.prod(leaf.shape) * leaf.dtype.itemsize > 2**20]
     assert len(large) >= 4 * 6, "the model is too small for this test"
     for leaf in large:
-        assert [shard.data.nbytes * 8 for shard in leaf.addressable_shards] == [leaf.nbytes] * 8
+        assert math.prod(leaf.sharding.shard_shape(leaf.shape)) * 8 == math.prod(leaf.shape)
+
+
+@pytest.mark.parametrize(("learns", "mesh"), [("replaced-token-detection", "fsdp 8"), ("causal-lm", "tensor 8")])
+def test_fresh_arrays_are_divided_as_planned(learns: str, mesh: str):
+    (case,) = (case for case in families.objective_cases() if case.learns == learns)
+    with jax.enable_x64(False):
+        run = families.run(case, mesh=MESHES[mesh], optimizer=ADAMW)
+        program = prepare(run, jax.devices())
+        params = program.fresh(0)
+        fresh = jax.tree.leaves(params)
+        state = program.begin(params, run)
+    for arrays, planned in ((fresh, program.state.params), (jax.tree.leaves(state), program.state)):
+        for leaf, plan in zip(arrays, jax.tree.leaves(planned), strict=True):
+            assert {shard.data.shape for shard in leaf.addressable_shards} == {plan.sharding.shard_shape(leaf.shape)}
 
 
 # ---- the tables -----------------------------------------------------------------------------------------------------

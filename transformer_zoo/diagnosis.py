@@ -40,8 +40,9 @@ def first_not_finite(
         return f"the output of {_name(path)} in layer {ok.argmin()}"
     if not jnp.isfinite(value):
         return "the loss itself: every module's output is finite"
-    grads = trees.flatten(jax.jit(jax.grad(functools.partial(loss, model)))(params))
-    bad = [path for path, grad in grads.items() if not jnp.isfinite(grad).all()]
+    gradient = jax.grad(functools.partial(loss, model))
+    finite = jax.jit(lambda params: jax.tree.map(lambda grad: jnp.isfinite(grad).all(), gradient(params)))(params)
+    bad = [path for path, ok in trees.flatten(finite).items() if not ok]
     return f"the gradient of {bad[-1]}" if bad else "not reproduced when computed again"
 
 

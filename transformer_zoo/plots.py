@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.figure
-
-matplotlib.use("Agg")
-
 
 def curve(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Draws the loss on training and on held-out text against the step, and saves the picture."""
+    import matplotlib.figure  # here, since it takes a second of every start
+
     figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, label, style in (("loss", "training", "-"), ("validation/loss", "held out", "o-")):

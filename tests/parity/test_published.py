@@ -134,6 +134,7 @@ TINY = {
          "model_type": "mt5", "feed_forward_proj": "gated-silu", "tie_word_embeddings": False},
     ],
 }  # fmt: skip
+TINY = {family: TINY.get(family) or [families.written(family)] for family in registry.families()}
 CASES = [
     pytest.param(name, task, settings, id=f"{name}-{task}-{i}")
     for name in registry.families()

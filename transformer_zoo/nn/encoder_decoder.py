@@ -64,20 +64,23 @@ class EncoderDecoder(nn.Module):
         if task.encoder_only:
             encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train)
             return Output(hidden_BTD=encoded_BSD, logits=self.head(encoded_BSD, train), encoded_BSD=encoded_BSD)
-        if task.scores and target_BT is None:
+        encodes = cache is None or cache.cross is None
+        if encodes:
             check_source(self.config, source_BS, valid_BS, source_documents_BS)
+        if task.scores and target_BT is None:
             start = self.decoder_start(source_BS, valid_BS)
             target_BT, target_valid_BT = shift_right(source_BS, valid_BS, start), valid_BS
-        check_target(self.config, target_BT, target_valid_BT, target_documents_BT)
-        encoded_BSD = None
-        if cache is None or cache.cross is None:
-            encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train)
-        output = self.decode(
-            target_BT, encoded_BSD, valid_BS, target_valid_BT, source_documents_BS, target_documents_BT, cache, train
-        )
+        documents = source_documents_BS, target_documents_BT
+        inputs = self._decoder_inputs(target_BT, source_BS, valid_BS, target_valid_BT, *documents, cache)
+        if task.scores and not task.per_token:
+            check_like(target_BT, source_BS, "target_BT")
+            ends_BS = text_ends(source_BS, valid_BS, self.config.eos_id)
+        encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train) if encodes else None
+        output = self._decode(target_BT, encoded_BSD, *inputs, train)
         if not task.scores:
             return output
-        return output.replace(logits=self._classify(output.hidden_BTD, source_BS, valid_BS, train))
+        read = output.hidden_BTD if task.per_token else pooling.last(output.hidden_BTD, ends_BS)
+        return output.replace(logits=self.head(read, train))
 
     def read(
         self, tokens_BT: jax.Array, segments_BT: jax.Array | None, valid_BT: jax.Array | None, train: bool = False
@@ -118,14 +121,40 @@ class EncoderDecoder(nn.Module):
     ) -> Output:
         """Decodes a target, given the encoded source. A cache keeps the source's keys and values: after the first call
         with it `encoded_BSD` may be None. The other arguments and the errors are those of a call."""
-        cfg = self.config
-        check_target(cfg, target_BT, target_valid_BT, target_documents_BT)
+        documents = source_documents_BS, target_documents_BT
+        inputs = self._decoder_inputs(target_BT, encoded_BSD, valid_BS, target_valid_BT, *documents, cache)
+        return self._decode(target_BT, encoded_BSD, *inputs, train)
+
+    def _decoder_inputs(
+        self,
+        target_BT: jax.Array,
+        source: jax.Array | None,
+        valid_BS: jax.Array | None,
+        target_valid_BT: jax.Array | None,
+        source_documents_BS: jax.Array | None,
+        target_documents_BT: jax.Array | None,
+        cache: Cache | None,
+    ) -> tuple[jax.Array, Mask, Mask, jax.Array | int, Cache | None]:
+        """Positions, masks, first slot and cache of the decoder. All errors of `decode` are raised here: a call comes
+        here before it encodes its source, of which only the shape [B, S, ...] is needed."""
+        check_target(self.config, target_BT, target_valid_BT, target_documents_BT)
         start = 0 if cache is None else cache.length
         positions_BT, mask, cache = decoder_inputs(target_BT, target_valid_BT, None, target_documents_BT, cache)
-        cross_mask, cache = cross_inputs(
-            target_BT, encoded_BSD, valid_BS, source_documents_BS, target_documents_BT, cache
-        )
+        cross_mask, cache = cross_inputs(target_BT, source, valid_BS, source_documents_BS, target_documents_BT, cache)
+        return positions_BT, mask, cross_mask, start, cache
 
+    def _decode(
+        self,
+        target_BT: jax.Array,
+        encoded_BSD: jax.Array | None,
+        positions_BT: jax.Array,
+        mask: Mask,
+        cross_mask: Mask,
+        start: jax.Array | int,
+        cache: Cache | None,
+        train: bool,
+    ) -> Output:
+        cfg = self.config
         x_BTD = self.drop(self.embed("decoder", target_BT, positions_BT), deterministic=not train)
         self.sow("intermediates", "decoder_embedded_BTD", x_BTD)
         x_BTD, new = stack(
@@ -171,16 +200,6 @@ class EncoderDecoder(nn.Module):
         if scores := TASKS[self.task].num_scores(self.config.labels):
             head = table.get(self.task, Head())
             self.head = Classifier(scores, self.compute, init, head.dropout, head.hidden, head.hidden_dropout)
-
-    def _classify(
-        self, hidden_BTD: jax.Array, source_BS: jax.Array, valid_BS: jax.Array | None, train: bool
-    ) -> jax.Array:
-        """Scores of each token, or of a row by the hidden state at its last end of text."""
-        if TASKS[self.task].per_token:
-            return self.head(hidden_BTD, train)
-        check_like(hidden_BTD[..., 0], source_BS, "target_BT")
-        ends_BS = text_ends(source_BS, valid_BS, self.config.eos_id)
-        return self.head(pooling.last(hidden_BTD, ends_BS), train)
 
     @staticmethod
     def example_inputs(task: str) -> tuple[Any, ...]:

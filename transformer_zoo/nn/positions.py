@@ -62,7 +62,7 @@ def encoder_inputs(
 
 def cross_inputs(
     target_BT: jax.Array,
-    encoded_BSD: jax.Array | None,
+    source: jax.Array | None,
     valid_BS: jax.Array | None,
     source_documents_BS: jax.Array | None,
     target_documents_BT: jax.Array | None,
@@ -70,27 +70,30 @@ def cross_inputs(
 ) -> tuple[Mask, Cache | None]:
     """The mask of cross-attention: the real tokens of the source and, in packed rows, only the target's own document.
 
-    With a cache, the source's padding is stored in it at the first call and read from it later.
+    Only the shape of the source matters, [B, S, ...]: its ids may stand for the encoded source. With a cache, the
+    source's padding is stored in it at the first call and read from it later.
 
     Raises:
         ValueError: there is no source, shapes differ, or one side is packed and the other is not.
     """
     if cache is not None and cache.cross is not None:
         return Mask(valid_BS=cache.cross_valid_BS), cache
-    if encoded_BSD is None:
+    if source is None:
         raise ValueError("there is neither encoded_BSD nor a cache that has seen it: pass what `encode` returns")
-    if encoded_BSD.shape[0] != target_BT.shape[0]:
+    shape = source.shape[:2]
+    if shape[0] != target_BT.shape[0]:
         raise ValueError(
-            f"the source has {encoded_BSD.shape[0]} rows and the target {target_BT.shape[0]}: a row of one belongs to "
-            "a row of the other"
+            f"the source has {shape[0]} rows and the target {target_BT.shape[0]}: a row of one belongs to a row of "
+            "the other"
         )
     if (source_documents_BS is None) != (target_documents_BT is None):
         raise ValueError("source_documents_BS and target_documents_BT go together: give both or none")
-    check_like(valid_BS, encoded_BSD[..., 0], "valid_BS")
-    check_like(source_documents_BS, encoded_BSD[..., 0], "source_documents_BS")
+    like = jax.ShapeDtypeStruct(shape, bool)
+    check_like(valid_BS, like, "valid_BS")
+    check_like(source_documents_BS, like, "source_documents_BS")
     valid_BS = None if valid_BS is None else jnp.asarray(valid_BS).astype(bool)
     if cache is not None:
-        valid_BS = jnp.ones(encoded_BSD.shape[:2], bool) if valid_BS is None else valid_BS
+        valid_BS = jnp.ones(shape, bool) if valid_BS is None else valid_BS
         cache = cache.replace(cross_valid_BS=valid_BS)
     return Mask(valid_BS=valid_BS, documents_BT=target_documents_BT, documents_BS=source_documents_BS), cache
 
