@@ -552,7 +552,8 @@ def begin(run: Run, params: trees.Tree) -> tuple[Program, TrainState]:
     """A run's program on as many devices as its mesh has, and its state before the first step."""
     sizes = dataclasses.astuple(run.mesh)
     program = prepare(run, jax.devices()[: math.prod(sizes)])
-    params = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), params, program.state.params)
+    # From the host: to cut an array that is on a device, a program would be compiled for each shape.
+    params = jax.tree.map(lambda x, like: jax.device_put(np.array(x), like.sharding), params, program.state.params)
     return program, program.begin(params, run)
 
 

@@ -164,9 +164,10 @@ def test_padding_is_ignored(case: families.Case):
 @float64
 @each()
 def test_training_without_its_dropout_is_evaluation(case: families.Case):
-    """Padded on either side: training takes another path through attention, with the same masks and biases."""
+    """Padded on either side: training takes another path through attention, with the same masks and biases. (Here the
+    parameters are numpy arrays, and constants of the program.)"""
     case = case.wide()
-    params, tokens = case.params(), whole_rows(case)
+    params, tokens = jax.tree.map(np.asarray, case.params()), whole_rows(case)
     training = dataclasses.replace(case, config=families.small(case.family))
     assert all(rate > 0 for rate in families.dropouts(training.config).values())
 
@@ -379,10 +380,11 @@ def test_intermediates(case: families.Case):
     given[families.MASKS[ids]] = valid_BT
     expected = families.apply(case.model, params, **given)
     output, asked = families.apply(case.model, params, **given, mutable=("intermediates",))
-    real = lambda out: families.outputs(out)[valid_BT] if families.outputs(out).ndim == 3 else families.outputs(out)
+    flat = lambda out: np.asarray(families.outputs(out))
+    real = lambda out: flat(out)[valid_BT] if flat(out).ndim == 3 else flat(out)
     assert families.difference(real(output), real(expected)) < EXACT
 
-    asked = {path: value for path, (value,) in trees.flatten(asked["intermediates"]).items()}
+    asked = {path: np.asarray(value) for path, (value,) in trees.flatten(asked["intermediates"]).items()}
     hidden = {path: x for path, x in asked.items() if path.endswith("blocks/hidden_BTD")}
     assert len(hidden) == len(case.ids)
     for path, x in hidden.items():
@@ -484,7 +486,7 @@ def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
     with mock.patch.object(nn.Module, "param", record):
         shapes = trees.flatten(registry.param_shapes(case.model))
     weights = {}
-    draw = jax.jit(lambda key: {path: init(key, *args) for path, (init, args) in initialisers.items()})
+    draw = jax.jit(lambda key: {path: initialisers[path][0](key, *initialisers[path][1]) for path in shapes})
     for path, x in draw(jax.random.key(0)).items():
         x, name = np.asarray(x, np.float64), path.rpartition("/")[2]
         assert shapes[path].shape[shapes[path].ndim - x.ndim :] == x.shape, path
@@ -527,16 +529,18 @@ def test_every_layer_draws_its_own_numbers(places: np.ndarray | None, knobs: dic
             return stack(Toy(), x_BTD, None, length=4, compute=Compute(**knobs), places=places)[1]
 
     x_BTD, keys = jnp.ones((2, 3, 16)), {name: jax.random.key(i) for i, name in enumerate(("params", "dropout"))}
-    params = Model().init(keys, x_BTD)["params"]
+    init = jax.jit(lambda keys: Model().init(keys, x_BTD)["params"])
+    params = init(keys)
     (kernels,) = (x for x in jax.tree.leaves(params) if x.shape[-2:] == (16, 16))
     kernels = np.asarray(kernels).reshape(4, 256)
     assert abs(np.corrcoef(kernels) - np.eye(4)).max() < 5 / 16
-    draw = lambda seed: np.asarray(Model().apply({"params": params}, x_BTD, rngs={"dropout": jax.random.key(seed)}))
+    apply = jax.jit(lambda key: Model().apply({"params": params}, x_BTD, rngs={"dropout": key}))
+    draw = lambda seed: np.asarray(apply(jax.random.key(seed)))
     dropped = draw(0).reshape(8, -1)
     assert all((dropped[i] != dropped[j]).mean() > 0.2 for i in range(8) for j in range(i)) and dropped.shape == (8, 48)
     np.testing.assert_array_equal(draw(0), draw(0))
     assert (draw(1) != draw(0)).mean() > 0.2
-    other = Model().init({name: jax.random.key(7) for name in keys}, x_BTD)["params"]
+    other = init({name: jax.random.key(7) for name in keys})
     assert families.difference(other, params) > 0.1
 
 

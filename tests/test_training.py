@@ -63,6 +63,12 @@ def host(tree: Any) -> Any:
     return jax.tree.map(np.array, tree)
 
 
+@jax.jit
+def copied(tree: Any) -> Any:
+    """A copy on the device."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 # ---- the step -------------------------------------------------------------------------------------------------------
 
 
@@ -90,7 +96,7 @@ def test_training_a_model(case: families.Case, name: str):
     for random in (
         ({"key": state.key + 1}, {"step": state.step + 1}) if any(families.dropouts(case.config).values()) else ()
     ):
-        (_, one), (_, other) = (step(jax.tree.map(jnp.copy, s), batch) for s in (state, state.replace(**random)))
+        (_, one), (_, other) = (step(copied(s), batch) for s in (state, state.replace(**random)))
         assert one["loss"] != other["loss"], f"the same dropout for another {[*random]}"
     losses: list[float] = []
     while len(losses) < 120 and not (losses and losses[-1] < 0.8 * losses[0]):
@@ -439,25 +445,29 @@ def test_schedules_that_do_not_fit(how: dict[str, int]):
 # ---- where a NaN came from ------------------------------------------------------------------------------------------
 
 
-@each
-def test_the_first_module_that_is_not_finite(case: families.Case):
-    """With an infinity in a parameter, of one layer where it is stacked: its module and layer are named."""
+@pytest.mark.parametrize(
+    ("case", "layer"),
+    [(case, number % 2) for number, case in enumerate(families.objective_cases())],
+    ids=families.name_of,
+)
+def test_the_first_module_that_is_not_finite(case: families.Case, layer: int):
+    """With an infinity in a parameter, of layer 1 or outside of the layers: its module and layer are named."""
     model, objective, params = case.model, case.objective, trees.flatten(case.params())
     batch, key = batch_of(case), jax.random.key(0)
     paths = [path for path in sorted(params) if path.endswith(("kernel", "embedding"))]
     stacked = [path for path in paths if "blocks/" in path]
-    for path in (stacked[len(stacked) // 2], next(path for path in reversed(paths) if path not in stacked)):
-        spoiled = np.array(params[path])
-        spoiled[1 if "blocks/" in path else ...] = np.inf
-        answer = diagnosis.first_not_finite(model, objective, trees.unflatten(params | {path: spoiled}), batch, key)
-        module = path.rpartition("/")[0]
-        # What a generator and a discriminator share is first used by the generator.
-        names = {module, module.replace("discriminator/", "generator/")}
-        assert answer.startswith(tuple(f"the output of {name}" for name in names)), (path, answer)
-        assert answer.endswith("in layer 1") == ("blocks/" in path), (path, answer)
+    path = stacked[len(stacked) // 2] if layer else next(path for path in reversed(paths) if path not in stacked)
+    spoiled = np.array(params[path])
+    spoiled[1 if "blocks/" in path else ...] = np.inf
+    answer = diagnosis.first_not_finite(model, objective, trees.unflatten(params | {path: spoiled}), batch, key)
+    module = path.rpartition("/")[0]
+    # What a generator and a discriminator share is first used by the generator.
+    names = {module, module.replace("discriminator/", "generator/")}
+    assert answer.startswith(tuple(f"the output of {name}" for name in names)), (path, answer)
+    assert answer.endswith("in layer 1") == ("blocks/" in path), (path, answer)
 
 
-@pytest.mark.parametrize("case", families.objective_cases("cache"), ids=families.name_of)
+@pytest.mark.parametrize("case", families.objective_cases("cache")[:1], ids=families.name_of)
 def test_a_loss_or_a_gradient_that_is_not_finite_on_its_own(case: families.Case):
     arguments = case.model, spoilt(case.objective), case.params()
     for value, words in ((-1, "the loss itself"), (0, "the gradient of ")):

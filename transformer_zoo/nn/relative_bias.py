@@ -28,4 +28,5 @@ class RelativeBias(nn.Module):
         S = ahead_BTS.shape[-1]
         table_RH = self.param("embedding", self.init, (self.num_buckets, self.num_heads), self.compute.param_dtype)
         by_distance_RH = table_RH[relative_buckets(S, self.num_buckets, self.farthest, self.causal)]
-        return jnp.moveaxis(by_distance_RH.astype(self.compute.accumulation_dtype)[ahead_BTS + S - 1], -1, 1)
+        by_distance_RH = jnp.asarray(by_distance_RH, self.compute.accumulation_dtype)
+        return jnp.moveaxis(by_distance_RH[ahead_BTS + S - 1], -1, 1)

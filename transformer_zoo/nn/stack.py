@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo.nn.compute import Compute
@@ -100,7 +101,7 @@ def _sharing(layer: Callable[..., Any], sizes: tuple[int, ...]) -> Callable[...,
         # With one place, it is a constant: a slice that depends on the layer would be kept for the backward pass, once
         # for each layer.
         index = tuple(place) if max(sizes) > 1 else (0,) * len(sizes)
-        take = lambda params: jax.tree.map(lambda x: x[index], params)
+        take = lambda params: jax.tree.map(lambda x: jnp.asarray(x)[index], params)
         return nn.map_variables(layer, "params", take)(block, x_BTD, own)
 
     return function
