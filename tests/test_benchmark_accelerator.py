@@ -122,7 +122,7 @@ class Worker:
             time.sleep(100)
         if setting.batch == 15:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 byte")
-        time.sleep(0.5)
+        time.sleep(0.2)
         return {"compiling": 1.0, "memory": os.getpid()}
 
     def time(self, setting, seconds):
@@ -182,13 +182,13 @@ def test_a_setting_that_fails_is_named_and_others_go_on(measure):
 
 
 def test_a_process_that_hangs(measure):
-    hung, kept = measure([14], [1], seconds=8.0)
+    hung, kept = measure([14], [1], seconds=4.0)
     assert hung["error"].startswith("no answer after")
     assert "error" not in kept or kept["error"] == accelerator.NO_TIME
 
 
 def test_time_that_is_not_left(measure):
-    first, *_, last = measure([1] * 20, *[[1]] * 20, seconds=6.0)
+    first, *_, last = measure([1] * 20, *[[1]] * 20, seconds=2.5)
     skipped = [row for row in first["tried"]["transformer_zoo"] if row.get("error") == accelerator.NO_TIME]
     assert skipped and "error" not in first
     assert last["error"] == accelerator.NO_TIME

@@ -573,7 +573,7 @@ def other(family: str, name: str, value: Any) -> Any:
         return next(choice for choice in known if choice != value)
     if isinstance(value, int):
         return (value + 1) // 2 if value > 1 else 2
-    return value / 2
+    return value / 2 or 0.5
 
 
 def constants(program: Any) -> list[bytes]:
@@ -589,7 +589,7 @@ def constants(program: Any) -> list[bytes]:
 @each()
 def test_every_field_of_the_config_is_read(case: families.Case):
     """Each field changes the program that initialises and trains a model for one of the tasks, or else generation."""
-    config = families.small(case.family)
+    config = case.config
 
     @functools.cache
     def traced(task: str, config: Any) -> tuple[str, list[bytes]]:

@@ -285,7 +285,8 @@ def test_every_parameter_of_every_preset_has_one_row(preset: str, task: str):
 def test_every_parameter_of_other_configurations_has_one_row(family: str):
     """Untied, grouped, without biases: also configurations that no preset has."""
     module = registry.family(family)
-    for seed, task in zip(range(8), itertools.cycle(families.tasks(family))):
+    tasks = families.tasks(family)
+    for seed, task in zip(range(max(5, len(tasks))), itertools.cycle(tasks)):
         shapes = registry.param_shapes(module.Model(families.random_config(family, seed), task=task))
         trees.match(sharding.PARAM_AXES, trees.flatten(shapes))
 
