@@ -238,6 +238,7 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
     return values
 
 
+@functools.cache
 def choices(family: str, name: str) -> tuple[str, ...]:
     """The values that a text field may have, as its Config's error on another one lists them."""
     try:

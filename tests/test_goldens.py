@@ -59,7 +59,7 @@ def test_golden(family: str, task: str, name: str):
             config=case.config, task=task, param_dtype="float64",
         )  # fmt: skip
         given = {name: golden[name] for name in golden if name in case.takes}
-        outputs, hidden, grads = families.evaluate(case, params, given)
+        outputs, hidden, grads = jax.device_get(families.evaluate(case, params, given))
 
         assert {f"output {name}" for name in outputs} == {name for name in golden if name.startswith("output ")}
         for name, ours in outputs.items():

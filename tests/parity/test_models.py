@@ -104,7 +104,7 @@ def compare(
     given = families.padded(case, given, {ids: mask for ids, mask in masks.items() if mask is not None})
     valid_BT = families.mask_of(given)
     prompt = PROMPT if "cache" in mode else None
-    outputs, hidden, grads = families.evaluate(case, params, given, prompt=prompt)
+    outputs, hidden, grads = jax.device_get(families.evaluate(case, params, given, prompt=prompt))
     offset = getattr(case.config, "first_position", 0)
     their_outputs, their_hidden, their_grads = reference.evaluate(case.task, theirs, given, offset, prompt)
 
@@ -124,7 +124,7 @@ def compare(
         pairs.setdefault("hidden states", []).extend((a[real], b[real]) for a, b in zip(hidden[ids], their_hidden[ids]))
     zero = {}
     if prompt is None:
-        exported = weight_map.dump(case.module, jax.device_get(grads), config=case.config, task=case.task)
+        exported = weight_map.dump(case.module, grads, config=case.config, task=case.task)
         assert exported.keys() == their_grads.keys()
         pairs["gradients"] = [(np.asarray(exported[name]), their_grads[name]) for name in exported]
         # A gradient that is zero in mathematics, as a key's bias', is rounding in both.
