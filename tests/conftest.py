@@ -36,8 +36,8 @@ with mock.patch.dict(os.environ, XLA_FLAGS=f"{os.environ['XLA_FLAGS']} {QUICKLY}
 
 def family_of(item: pytest.Item) -> str:
     """The family that a test is about; empty where it is about none."""
-    values = item.callspec.params if hasattr(item, "callspec") else {}
-    return values.get("family") or next((value.family for value in values.values() if hasattr(value, "family")), "")
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    return params.get("family") or next((value.family for value in params.values() if hasattr(value, "family")), "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,12 +57,12 @@ def pytest_collection_finish() -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """A worker with much memory forgets its compiled programs with their module and family. So it stays below 3 GB, and
     its memory mappings, of which every program takes some, below the 65,530 of a process."""
-    if nextitem is None or (item.path, family_of(item)) != (nextitem.path, family_of(nextitem)):
-        if memory() > 1.5e9:
-            jax.clear_caches()
-            gc.collect()
-            if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed
-                trim(0)
+    last = nextitem is None or (item.path, family_of(item)) != (nextitem.path, family_of(nextitem))
+    if last and memory() > 1.5e9:
+        jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed
+            trim(0)
 
 
 def memory() -> float:

@@ -8,6 +8,7 @@ import json
 import math
 import random
 import re
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -258,15 +259,7 @@ def main(family: str) -> Case:
     return Case(family=family, task=main_task(family), config=without_dropout(small(family)))
 
 
-def kinds(found: list[Any], by: Any = None) -> list[Any]:
-    """The first case of each fingerprint: enough for a test of `stack`, the compiler or the decode loop. The layers
-    themselves are tested for every family. `by` is another function of a case, such as `stacking`."""
-    exemplars: dict[Any, Any] = {}
-    for case in found:
-        exemplars.setdefault((by or fingerprint)(case), case)
-    return list(exemplars.values())
-
-
+@functools.cache
 def fingerprint(case: Case) -> tuple[Any, ...]:
     """The program of a family's layers in training: for each scan over layers, the numbers of constant, carried and
     scanned inputs, and the primitives of its body in order. Activation, sizes and rates are the same for all, so that
@@ -276,6 +269,15 @@ def fingerprint(case: Case) -> tuple[Any, ...]:
          tuple(equation.primitive.name for equation in equations(scan["jaxpr"].jaxpr)))
         for scan in layers_of(case)
     )  # fmt: skip
+
+
+def kinds(found: list[Any], by: Callable[[Case], Any] = fingerprint) -> list[Any]:
+    """The first case of each fingerprint: enough for a test of `stack`, the compiler or the decode loop. The layers
+    themselves are tested for every family. `by` is another function of a case, such as `stacking`."""
+    exemplars: dict[Any, Any] = {}
+    for case in found:
+        exemplars.setdefault(by(case), case)
+    return list(exemplars.values())
 
 
 # What moves numbers or multiplies matrices; everything else is computed element by element, or along an axis.

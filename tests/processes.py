@@ -53,7 +53,8 @@ class Process:
     def returncode(self) -> int | None:
         return self._process.exitcode
 
-    poll = lambda self: self.returncode
+    def poll(self) -> int | None:
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

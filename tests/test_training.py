@@ -19,7 +19,6 @@ from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.training import TrainState, make_state, prepare, train_step
 
 OPTIMIZERS = ("adamw", "adafactor", "lion", "muon")
-each = pytest.mark.parametrize("case", families.objective_cases(), ids=families.name_of)
 # A decoder and an encoder-decoder, for properties of the step alone.
 each_writer = pytest.mark.parametrize("case", families.objective_cases("cache"), ids=families.name_of)
 by_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
