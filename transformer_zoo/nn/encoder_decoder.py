@@ -75,7 +75,7 @@ class EncoderDecoder(nn.Module):
         if task.scores and not task.per_token:
             check_like(target_BT, source_BS, "target_BT")
             ends_BS = text_ends(source_BS, valid_BS, self.config.eos_id)
-        encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train) if encodes else None
+        encoded_BSD = self._encode(source_BS, valid_BS, source_documents_BS, train) if encodes else None
         output = self._decode(target_BT, encoded_BSD, *inputs, train)
         if not task.scores:
             return output
@@ -96,8 +96,13 @@ class EncoderDecoder(nn.Module):
         train: bool = False,
     ) -> jax.Array:
         """The encoded source, [B, S, D]. Arguments and errors are those of a call."""
+        check_source(self.config, source_BS, valid_BS, source_documents_BS)
+        return self._encode(source_BS, valid_BS, source_documents_BS, train)
+
+    def _encode(
+        self, source_BS: jax.Array, valid_BS: jax.Array | None, source_documents_BS: jax.Array | None, train: bool
+    ) -> jax.Array:
         cfg = self.config
-        check_source(cfg, source_BS, valid_BS, source_documents_BS)
         positions_BS, mask = encoder_inputs(source_BS, valid_BS, None, source_documents_BS)
 
         x_BSD = self.drop(self.embed("encoder", source_BS, positions_BS), deterministic=not train)
