@@ -372,17 +372,14 @@ def test_knobs_do_what_they_say(case: families.Case):
 @each_kind()
 def test_intermediates(case: families.Case):
     """Attention weights and hidden states of every layer, on request; the outputs stay the same."""
-    case, T = case.wide(), 6
-    params = case.params()
-    given = inputs(case, 2, T)
-    ids = case.ids[-1]
-    valid_BT = np.arange(T) >= np.array([[0], [2]])
-    given[families.MASKS[ids]] = valid_BT
-    expected = families.apply(case.model, params, **given)
-    output, asked = families.apply(case.model, params, **given, mutable=("intermediates",))
-    flat = lambda out: np.asarray(families.outputs(out))
-    real = lambda out: flat(out)[valid_BT] if flat(out).ndim == 3 else flat(out)
-    assert families.difference(real(output), real(expected)) < EXACT
+    case, T = case.wide(), LONGEST
+    params, ids = case.params(), case.ids[-1]
+    padded, valid, _ = aside(case, whole_rows(case), "left", 0)
+    expected, _ = read(case, params, padded, valid)
+    masks = {families.MASKS[name]: mask for name, mask in valid.items()}
+    output, asked = families.apply(case.model, params, **padded, **masks, mutable=("intermediates",))
+    valid_BT = valid[ids]
+    assert families.difference(np.asarray(families.outputs(output))[valid_BT], expected[valid_BT]) < EXACT
 
     asked = {path: np.asarray(value) for path, (value,) in trees.flatten(asked["intermediates"]).items()}
     hidden = {path: x for path, x in asked.items() if path.endswith("blocks/hidden_BTD")}
@@ -394,7 +391,7 @@ def test_intermediates(case: families.Case):
     assert len(weights) == 2 * len(case.ids) - 1
     for path, weights_LBHTS in weights.items():
         layers, rows, num_heads = weights_LBHTS.shape[:3]  # a row of the batch may be cut into several
-        assert (layers, rows % 2, num_heads) == (case.layers(path), 0, case.config.num_heads)
+        assert (layers, rows % T, num_heads) == (case.layers(path), 0, case.config.num_heads)
         np.testing.assert_allclose(weights_LBHTS.sum(-1), 1, rtol=1e-12)
     own = next(x for x in weights.values() if x.shape[-2:] == (T, T))  # of what is said, to itself
     seen_BTS = valid_BT[:, None, :] & (np.tri(T, dtype=bool) if case.causal else np.ones((T, T), bool))
@@ -743,8 +740,8 @@ def test_float64_is_float64_from_end_to_end(case: families.Case):
 def test_tokens_that_do_not_exist(case: families.Case):
     """The rows that pad the vocabulary get no probability and no gradient."""
     V = case.config.vocab_size
-    params, given = case.params(), inputs(case, 1)
-    hidden_BTD = random(2, 6, case.config.width).astype(np.float32)
+    params, given = case.params(), inputs(case, 2, 12)
+    hidden_BTD = random(2, 12, case.config.width).astype(np.float32)
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
@@ -753,7 +750,7 @@ def test_tokens_that_do_not_exist(case: families.Case):
         return jax.nn.log_softmax(logits)[..., 0].sum(), logits
 
     grads, logits = gradient(params)
-    assert logits.shape == (2, 6, padded_vocab(V)) and padded_vocab(V) > V
+    assert logits.shape == (2, 12, padded_vocab(V)) and padded_vocab(V) > V
     assert (np.asarray(logits)[..., V:] == np.finfo(logits.dtype).min).all()
     tables = {path: np.asarray(g) for path, g in trees.flatten(grads).items() if padded_vocab(V) in g.shape}
     if "source_BS" in case.takes:  # whose logits may have a bias that is not trained
@@ -762,7 +759,7 @@ def test_tokens_that_do_not_exist(case: families.Case):
     # The model's own logits are the same ones, without those rows.
     output = families.apply(case.model, params, **given)
     logits = families.apply(case.model, params, output.hidden_BTD, method="logits")
-    assert output.logits.shape == (1, 6, V)
+    assert output.logits.shape == (2, 12, V)
     np.testing.assert_allclose(np.asarray(logits)[..., :V], output.logits, rtol=1e-6, atol=1e-6)
 
 

@@ -65,6 +65,14 @@ def trained(case: families.Case, rows: int = 8, batch: Any = None, **parts: Any)
     return program, *families.compile_step(program)(state, batch)
 
 
+def in_parts(case: families.Case, accumulation: int) -> dict[str, Any]:
+    """Settings of a run that takes a batch of 8 in parts, and the logits of each in four chunks."""
+    objective = case.objective
+    if hasattr(objective, "logits_chunks"):
+        objective = dataclasses.replace(objective, logits_chunks=4)
+    return {"training": Training(steps=10, batch_size=8, accumulation=accumulation), "objective": objective}
+
+
 def assert_same(actual: tuple[Any, Any, Any], expected: tuple[Any, Any, Any]) -> None:
     """Loss, gradient norm and all other metrics; parameters, optimizer state and average."""
     (_, state, metrics), (_, other, others) = actual, expected
@@ -104,9 +112,12 @@ ONE_AXIS = {"masked-lm": ("data 8", "tensor 8"), "causal-lm": ("fsdp 8", "data 4
 def test_a_step_is_the_same_on_every_mesh(
     case: families.Case, mesh: str, on_one_device: Any, capfd: pytest.CaptureFixture[str]
 ):
-    """For every objective; all arrays keep their shardings, and none is gathered whole on the way."""
+    """For every objective; all arrays keep their shardings, and none is gathered whole on the way. On the mesh of all
+    axes, the batch comes in two parts, whose documents differ in number and length, and the logits of each in four
+    chunks."""
     case, sizes = exact(case), MESHES[mesh]
-    program, state, metrics = actual = trained(case, mesh=sizes)
+    parts = in_parts(case, accumulation=2) if mesh == ALL else {}
+    program, state, metrics = actual = trained(case, mesh=sizes, **parts)
     assert "full rematerialization" not in capfd.readouterr().err
     assert_same(actual, on_one_device(case))
     before = jax.tree.leaves(case.params())
@@ -185,15 +196,11 @@ def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
     assert met >= {"query", "key", "value", "out", "mlp_up", "mlp_down"}
 
 
-@each
+@pytest.mark.parametrize("case", families.objective_cases("cache"), ids=families.name_of)
 def test_accumulation_is_one_large_batch(case: families.Case, on_one_device: Any):
-    """Four parts, whose documents differ in number and length, and the logits of each in four chunks."""
+    """Without a mesh, in four parts of four chunks. (The steps on a mesh have two parts, for every objective.)"""
     case = exact(case)
-    objective = case.objective
-    if hasattr(objective, "logits_chunks"):
-        objective = dataclasses.replace(objective, logits_chunks=4)
-    parts = Training(steps=10, batch_size=8, accumulation=4)
-    assert_same(trained(case, training=parts, objective=objective), on_one_device(case))
+    assert_same(trained(case, **in_parts(case, accumulation=4)), on_one_device(case))
 
 
 @pytest.mark.parametrize(
