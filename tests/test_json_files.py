@@ -49,7 +49,7 @@ def test_types_of_settings():
     with pytest.raises(ValueError) as caught:
         json_files.check({"size": True, "rate": "1", "name": 3, "on": 1, "ids": {}}, kinds, "config.json")
     assert str(caught.value) == (
-        "config.json: size is true, where a whole number is expected; rate is a text ('1'), where a number is expected; "
-        "name is a whole number (3), where a text is expected; on is a whole number (1), where true or false is "
-        "expected; ids is an object of 0, where a whole number or a list is expected"
+        "config.json: size is true, where a whole number is expected; rate is a text ('1'), where a number is "
+        "expected; name is a whole number (3), where a text is expected; on is a whole number (1), where true or false "
+        "is expected; ids is an object of 0, where a whole number or a list is expected"
     )
