@@ -438,6 +438,11 @@ def test_config_round_trip(config: Config, task: str):
     assert settings["model_type"] == "toy" and settings["dtype"] == "bfloat16"
 
 
+def test_a_choice_that_no_file_has():
+    with pytest.raises(ValueError, match="hidden_act of config.json has no value for 'silu', only for 'gelu', 'relu'"):
+        config_map.write(FAMILY, Config(activation="silu"), "base")
+
+
 def test_config_values_that_are_computed():
     """From their key with all of their settings, defaults included; and back with all of ours."""
     key = Key(

@@ -33,7 +33,7 @@ class Architecture:
 
     def _check(self, name: str) -> None:
         value, least = getattr(self, name), 0 if type(self).__dataclass_fields__[name].default == 0 else 1
-        choices = tuple(ACTIVATIONS) if name.endswith("activation") else _choices(type(self)).get(name)
+        choices = _choices(type(self)).get(name, tuple(ACTIVATIONS) if name.endswith("activation") else None)
         if choices is not None and value not in choices:
             raise ValueError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
         if name.endswith("dropout"):

@@ -47,7 +47,13 @@ class Key:
                 raise ValueError(f"known are {', '.join(map(repr, values))}")
             return values[value]
 
-        return cls(name, default, read, lambda ours, config: next(x for x, own in values.items() if own == ours))
+        def write(ours: Any, config: Any) -> Any:
+            if ours not in values.values():
+                known = ", ".join(map(repr, values.values()))
+                raise ValueError(f"{name} of config.json has no value for {ours!r}, only for {known}")
+            return next(value for value, own in values.items() if own == ours)
+
+        return cls(name, default, read, write)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
