@@ -58,7 +58,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """A worker with much memory forgets its compiled programs with their module and family. So it stays below 3 GB, and
     its memory mappings, of which every program takes some, below the 65,530 of a process."""
     last = nextitem is None or (item.path, family_of(item)) != (nextitem.path, family_of(nextitem))
-    if last and memory() > 1.5e9:
+    if last and memory() > 2e9:
         jax.clear_caches()
         gc.collect()
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed
