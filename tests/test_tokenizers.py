@@ -174,8 +174,8 @@ def test_offsets_are_spans_of_the_text(folders, name):
             assert covered.all()
     text = "the naïve code"
     encoding = tokenizer.encode(text)
-    spans = [text[start:end] for start, end in encoding.offsets]
-    assert "".join(dict.fromkeys(spans)).replace(" ", "") == text.replace(" ", "")
+    covered = {place for start, end in encoding.offsets for place in range(start, end)}
+    assert {place for place, character in enumerate(text) if character != " "} <= covered
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -100,7 +100,7 @@ class Cutter:
         self.whole = {token.content: i for i, token in tokens.items()}
         self.special = {token.content: i for i, token in tokens.items() if token.special}
         self.frame, self.languages, self.language = frame, dict(languages or {}), language
-        self._tokens, self._normalizer = dict(tokens), normalizer
+        self.tokens, self._normalizer = dict(tokens), normalizer
 
     @property
     def has_template(self) -> bool:
@@ -136,7 +136,7 @@ class Cutter:
             splitter = Tokenizer(models.WordLevel({BETWEEN: 0}, unk_token=BETWEEN))
             if self._normalizer is not None:
                 splitter.normalizer = self._normalizer
-            splitter.add_tokens(list(self._tokens.values()))
+            splitter.add_tokens(list(self.tokens.values()))
             splitter.encode_special_tokens = not special
             splitters.append(splitter)
         places = splitters[0].get_vocab()
@@ -147,7 +147,7 @@ class Cutter:
 
     def _cut_whole(self, text: str, special: bool) -> Tokens:
         """The tokens of a text: those that are whole, each a word, and between them each stretch of text by itself."""
-        if not self._tokens:
+        if not self.tokens:
             return self.cut(text)
         splitters, ids = self._splitters
         found = splitters[special].encode(text, add_special_tokens=False)

@@ -90,6 +90,7 @@ class SentencePiece(Cutter):
         outer: the id of each of the model's pieces; -1 where it has none. None: the model's own.
         extra: the tokens besides, and those of the model's pieces that are whole, by id.
         rewriting: how a text is rewritten before it is cut.
+        trim: the span of a token does not hold the space before it.
         frame, languages, language: as in `Cutter`.
 
     Raises:
@@ -105,6 +106,7 @@ class SentencePiece(Cutter):
         extra: Added | None = None,
         *,
         rewriting: Rewriting | None = None,
+        trim: bool = True,
         frame: Frame | None = None,
         languages: Mapping[str, int] | None = None,
         language: str | None = None,
@@ -112,9 +114,10 @@ class SentencePiece(Cutter):
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         size = self.processor.get_piece_size()
         outer, extra = list(range(size) if outer is None else outer), dict(extra or {})
-        settings = {"rewriting": rewriting, "frame": frame, "languages": languages, "language": language}
+        settings = {"rewriting": rewriting, "trim": trim}
+        settings |= {"frame": frame, "languages": languages, "language": language}
         self._arguments = (model, outer, extra), settings
-        self._rewriting, self._outer = rewriting, np.array(outer, np.int32)
+        self._rewriting, self._trim, self._outer = rewriting, trim, np.array(outer, np.int32)
         self._inner = {i: place for place, i in enumerate(outer) if i >= 0}
         for i, token in extra.items():
             if i in self._inner and (piece := self.processor.id_to_piece(self._inner[i])) != token.content:
@@ -136,10 +139,8 @@ class SentencePiece(Cutter):
         return np.array([piece.startswith(SPACE) for piece in pieces])
 
     def cut(self, text: str) -> Tokens:
-        spans = None
-        if self._rewriting is not None:
-            text, spans = self._rewriting(text)
-        pieces = self.processor.encode(text, return_type="offset_mapping")
+        read, spans = (text, None) if self._rewriting is None else self._rewriting(text)
+        pieces = self.processor.encode(read, return_type="offset_mapping")
         ids = np.array(pieces["ids"], np.int32)
         offsets = np.array(pieces["offsets"], np.int32).reshape(-1, 2)
         if spans is not None and len(spans):
@@ -147,7 +148,17 @@ class SentencePiece(Cutter):
             last = np.maximum(ends - 1, 0)
             offsets = np.stack([spans[np.minimum(starts, len(spans) - 1), 0], spans[last, 1]], axis=1)
             offsets[starts == ends, 1] = offsets[starts == ends, 0]
-        words = np.cumsum(self._begins[ids], dtype=np.int32)
+        begins = self._begins[ids]
+        if self._trim:
+            word = np.array([i for i, character in enumerate(text) if not character.isspace()] + [len(text)], np.int32)
+            starts = word[np.minimum(np.searchsorted(word, offsets[:, 0]), len(word) - 1)]
+            offsets[:, 0] = np.where(begins, starts, offsets[:, 0])
+        elif len(ids) and text[0].isspace():
+            offsets[0, 0] = 0
+        ends = np.clip(offsets[:, 1], offsets[:, 0] + begins, len(text))
+        starts = np.minimum.accumulate(offsets[::-1, 0])[::-1]  # where characters were left out
+        offsets = np.stack([starts, np.maximum.accumulate(ends)], axis=1)
+        words = np.cumsum(begins, dtype=np.int32)
         return self._numbered(ids, pieces["pieces"]), offsets, words - words[:1]
 
     def _numbered(self, ids: np.ndarray, pieces: Sequence[str]) -> np.ndarray:
@@ -176,7 +187,7 @@ class SentencePiece(Cutter):
     def token(self, i: int) -> str | None:
         if i in self._inner:
             return self.processor.id_to_piece(self._inner[i])
-        return self._tokens[i].content if i in self._tokens else None
+        return self.tokens[i].content if i in self.tokens else None
 
     def id_of(self, token: str) -> int | None:
         if token in self.whole:
@@ -260,10 +271,9 @@ class Marian(SentencePiece):
         text = lambda pieces: processor.decode(pieces).replace(SPACE, " ").strip()
         parts, run = [], []
         for token in map(self.token, ids):
-            is_special = token in self.special or CODE.fullmatch(token or "")
-            if token not in self.whole and not is_special or (token == "<unk>" and not special):
+            if token not in self.special and not CODE.fullmatch(token or ""):
                 run.append(token or "")
-            elif special or not is_special:
+            elif special:
                 parts += [text(run), token]
                 run = []
         return "".join([*parts, text(run)])
@@ -324,7 +334,7 @@ def llama(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Sent
         first = (processor.bos_id(),) if config.get("add_bos_token") else ()
         last = (processor.eos_id(),) if config.get("add_eos_token") else ()
         frame = Frame(first=first, between=last + first, last=last)
-    return SentencePiece(contents[0], extra=added, frame=frame), _usual(processor)
+    return SentencePiece(contents[0], extra=added, trim=False, frame=frame), _usual(processor)
 
 
 def deberta(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
@@ -335,7 +345,7 @@ def deberta(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Se
     """
     if config.get("split_by_punct"):
         raise ValueError("split_by_punct is set, which is followed beside a tokenizer.json only")
-    return _with_cls(contents[0], added, Rewriting(lower=True) if config.get("do_lower_case") else None)
+    return _with_cls(contents[0], added, Rewriting(lower=True) if config.get("do_lower_case") else None, trim=False)
 
 
 def albert(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
@@ -345,7 +355,9 @@ def albert(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Sen
     return _with_cls(contents[0], added, Rewriting(quotes=True, accents=bool(keep), lower=bool(lower)))
 
 
-def _with_cls(model: bytes, added: Added, rewriting: Rewriting | None) -> tuple[SentencePiece, Usual]:
+def _with_cls(
+    model: bytes, added: Added, rewriting: Rewriting | None, trim: bool = True
+) -> tuple[SentencePiece, Usual]:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     for token in ("[CLS]", "[SEP]"):
         if not _holds(processor, token):
@@ -355,7 +367,7 @@ def _with_cls(model: bytes, added: Added, rewriting: Rewriting | None) -> tuple[
     if not _holds(processor, "[MASK]") and "[MASK]" not in {token.content for token in extra.values()}:
         extra[processor.get_piece_size()] = special_token("[MASK]")  # DeBERTa-v3's has none, and no file says so
     frame = Frame(first=(cls,), between=(sep,), last=(sep,), segments=True)
-    return SentencePiece(model, extra=extra, frame=frame, rewriting=rewriting), _usual(processor)
+    return SentencePiece(model, extra=extra, rewriting=rewriting, trim=trim, frame=frame), _usual(processor)
 
 
 def _holds(processor: sentencepiece.SentencePieceProcessor, piece: str) -> bool:
@@ -378,17 +390,23 @@ def pegasus(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Se
     names = ["<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, offset))] if offset else []
     extra = {i: special_token(name) for i, name in enumerate(names, 2)} | dict(added)
     usual = {"bos": (), "eos": ("</s>",), "unk": ("<unk>",), "pad": ("<pad>",), "mask": ("<mask_2>", "[MASK]")}
-    return SentencePiece(contents[0], outer, extra, frame=Frame(last=(1,))), usual
+    return SentencePiece(contents[0], outer, extra, trim=False, frame=Frame(last=(1,))), usual
 
 
 def fairseq(
-    contents: Sequence[bytes], config: Config, added: Added, languages: Sequence[str] = (), frame: Frame | None = None
+    contents: Sequence[bytes],
+    config: Config,
+    added: Added,
+    languages: Sequence[str] = (),
+    frame: Frame | None = None,
+    trim: bool = True,
 ) -> tuple[SentencePiece, Usual]:
     """XLM-R's: the ids are fairseq's, <s> <pad> </s> <unk>, then the model's own from its fourth on, and last <mask>.
 
     Args:
         languages: those whose tokens lie before the mask.
         frame: what a template adds; None: <s> a </s></s> b </s>.
+        trim: as of `SentencePiece`.
 
     Raises:
         ValueError: the model or the files beside it say otherwise, as CamemBERT's do; it needs its tokenizer.json then.
@@ -405,14 +423,14 @@ def fairseq(
     extra |= {i: special_token(code) for code, i in codes.items()} | dict(added)
     frame = frame or Frame(first=(0,), between=(2, 2), last=(2,))
     return SentencePiece(
-        contents[0], outer, extra, frame=frame, languages=codes, language="en_XX" if codes else None
+        contents[0], outer, extra, trim=trim, frame=frame, languages=codes, language="en_XX" if codes else None
     ), {}
 
 
 mbart = functools.partial(fairseq, languages=MBART, frame=Frame(last=(2, LANGUAGE)))
 """mBART's, and the frame a </s> en_XX (Liu et al. 2020, section 2.2)."""
 
-mbart_50 = functools.partial(fairseq, languages=MBART_50, frame=Frame(first=(LANGUAGE,), last=(2,)))
+mbart_50 = functools.partial(fairseq, languages=MBART_50, frame=Frame(first=(LANGUAGE,), last=(2,)), trim=False)
 """mBART-50's, and the frame en_XX a </s> (Tang et al. 2020, section 3)."""
 
 

@@ -466,11 +466,13 @@ def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[s
     added, named = _added(settings)
     backend, usual = read(list(contents.values()), config, added)
     more, size = {}, backend.vocab_size
-    for token in named:  # those that no vocabulary holds lie behind it
-        if token.content not in backend.whole:
-            i = backend.id_of(token.content)
-            more[size if i is None else i] = token
-            size += i is None
+    for token, has_flags in named:
+        i = backend.id_of(token.content)
+        if i is None:  # those that no vocabulary holds lie behind it
+            i, size = size, size + 1
+        known = backend.tokens.get(i)
+        if known is None or has_flags and name != "tokenizer.json" and repr(known) != repr(token):
+            more[i] = token
     if more:
         backend, usual = read(list(contents.values()), config, added | more)
     source, target = (config.get(side) if backend.languages else None for side in ("src_lang", "tgt_lang"))
@@ -487,9 +489,9 @@ def _class(settings: dict[str, dict[str, Any]]) -> str | None:
     return kind and kind.removesuffix("Fast")
 
 
-def _added(settings: dict[str, dict[str, Any]]) -> tuple[dict[int, AddedToken], list[AddedToken]]:
-    """The tokens that files add at an id, and those that they name and expect to be there."""
-    named: dict[str, AddedToken] = {}
+def _added(settings: dict[str, dict[str, Any]]) -> tuple[dict[int, AddedToken], list[tuple[AddedToken, bool]]]:
+    """The tokens that files add at an id; and the special ones that they name, and whether they give their flags."""
+    named: dict[str, tuple[AddedToken, bool]] = {}
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         config = settings[file]
         lists = [config.get(f"{how}_special_tokens") or () for how in ("additional", "extra")]
@@ -499,7 +501,7 @@ def _added(settings: dict[str, dict[str, Any]]) -> tuple[dict[int, AddedToken], 
             *(token for some in lists for token in (some.values() if isinstance(some, dict) else some)),
         ):
             token = _token(value, True, file)
-            named.setdefault(token.content, token)
+            named.setdefault(token.content, (token, isinstance(value, dict) and len(value) > 1))
     added: dict[int, AddedToken] = {}
     for i, value in (settings["tokenizer_config.json"].get("added_tokens_decoder") or {}).items():
         token = _token(value, False, "tokenizer_config.json")
@@ -509,7 +511,7 @@ def _added(settings: dict[str, dict[str, Any]]) -> tuple[dict[int, AddedToken], 
         i = _id(i, content, "added_tokens.json")
         added.setdefault(i, AddedToken(content, special=content in named, normalized=content not in named))
     known = {token.content for token in added.values()}
-    return added, [token for token in named.values() if token.content not in known]
+    return added, [one for content, one in named.items() if content not in known]
 
 
 def _token(value: Any, special: bool, file: str) -> AddedToken:
@@ -641,8 +643,7 @@ def _from_clip(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[
     words = rf"<\|startoftext\|>|<\|endoftext\|>|{words}"
     split = pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    ends = [decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), *ends])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), *END_OF_WORD])
     tokenizer.post_processor = processors.RobertaProcessing(
         (eos, vocab[eos]), (bos, vocab[bos]), trim_offsets=False, add_prefix_space=False
     )
@@ -826,6 +827,9 @@ CLASSES = {
 """How text is cut and ids are numbered, by the class that settings name: the files it is read from, and what reads
 them. A tokenizer.json says itself how it cuts, whatever its class."""
 
+END_OF_WORD = (decoders.Replace(tokenizers.Regex("</w>$"), ""), decoders.Replace("</w>", " "))
+"""How CLIP's pieces become text: </w> ends a word."""
+
 GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
 """Classes that say nothing of how text is cut: the files do, and no setting wins over them."""
 
@@ -845,9 +849,11 @@ MODEL_TYPES = {
 
 def _followed(text: bytes, kind: str | None, config: Mapping[str, Any]) -> bytes:
     """The tokenizer.json with the settings of tokenizer_config.json that say how text is cut, which win over it."""
-    follow = FOLLOWED.get(kind, _follow_files if kind is None or kind in CLASSES else None)
     wanted = {name: config[name] for name in CUTTING if config.get(name) is not None}
-    if follow is None or not wanted:
+    follow = FOLLOWED.get(kind)
+    if follow is None and wanted and (kind is None or kind in CLASSES):
+        follow = _follow_files
+    if follow is None:
         return text
     data = json_files.parse(text, "tokenizer.json")
     before = json.dumps(data)
@@ -891,12 +897,26 @@ def _follow_deberta(data: dict[str, Any], config: Mapping[str, Any]) -> None:
             data[part] = {"type": "Sequence", inside: [step] * config[name] + rest}
 
 
+def _follow_clip(data: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """CLIP's: its published decoder leaves the </w> that ends a word in the text."""
+    steps = _steps(data.get("decoder"), "decoders")
+    if [step.get("type") for step in steps] == ["ByteLevel"]:
+        data["decoder"] = {
+            "type": "Sequence",
+            "decoders": steps + [json.loads(step.__getstate__()) for step in END_OF_WORD],
+        }
+
+
 def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
     """The steps of a part of a tokenizer.json, which is one step or a sequence of them."""
     return part[inside] if part and part.get("type") == "Sequence" else [part] if part else []
 
 
-FOLLOWED = {"AlbertTokenizer": _follow_albert, "DebertaV2Tokenizer": _follow_deberta}
+FOLLOWED = {
+    "AlbertTokenizer": _follow_albert,
+    "DebertaV2Tokenizer": _follow_deberta,
+    "CLIPTokenizer": _follow_clip,
+}
 """What follows settings, by class, where they mean something else than BERT's or GPT-2's."""
 
 # The library
@@ -915,9 +935,8 @@ class _Library:
         self.vocab_size = 1 + max(self._special.get_vocab(with_added_tokens=True).values())
         if self.vocab_size > LARGEST:
             raise ValueError(f"the largest id is {self.vocab_size - 1}, and ids up to {LARGEST - 1} are read")
-        added = self._special.get_added_tokens_decoder()
-        self.whole = {token.content: i for i, token in added.items()}
-        special = {i: token.content for i, token in added.items() if token.special}
+        self.tokens = self._special.get_added_tokens_decoder()
+        special = {i: token.content for i, token in self.tokens.items() if token.special}
         self.languages = {token: i for i, token in special.items() if LANGUAGE_CODE.fullmatch(token)}
         byte_level = isinstance(self._special.decoder, decoders.ByteLevel)
         self.kind = ("byte-level " if byte_level else "") + type(self._special.model).__name__.lower()
@@ -927,7 +946,7 @@ class _Library:
         """int32[vocabulary]: the bytes of each token. A byte-level vocabulary spells every byte as one character."""
         widths = np.zeros(self.vocab_size, np.int32)
         for token, i in self._special.get_vocab(with_added_tokens=True).items():
-            widths[i] = len(token.encode()) if token in self.whole else len(token)
+            widths[i] = len(token.encode()) if i in self.tokens else len(token)
         return widths
 
     def encode(

@@ -79,15 +79,15 @@ class Utf8(Cutter):
         for i in ids:
             if i in BYTES:
                 parts.append(bytes([i - BYTES.start]))
-            elif i in self._tokens and (special or not self._tokens[i].special):
-                parts.append(self._tokens[i].content.encode())
+            elif i in self.tokens and (special or not self.tokens[i].special):
+                parts.append(self.tokens[i].content.encode())
         return b"".join(parts).decode(errors="ignore")
 
     def token(self, i: int) -> str | None:
         """Bytes are spelt as the characters of Latin-1."""
         if i in BYTES:
             return chr(i - BYTES.start)
-        return self._tokens[i].content if i in self._tokens else None
+        return self.tokens[i].content if i in self.tokens else None
 
     def id_of(self, token: str) -> int | None:
         if token in self.whole:
@@ -98,4 +98,4 @@ class Utf8(Cutter):
         return {}
 
     def __reduce__(self) -> tuple:
-        return Utf8, (self._tokens,)
+        return Utf8, (self.tokens,)
