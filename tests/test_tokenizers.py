@@ -154,7 +154,7 @@ def test_byte_level_gives_back_any_text(folders, name):
     assert tokenizer.kind == "byte-level bpe"
     texts = [*SENTENCES, *TRICKY, *random_texts(300)]
     for text, encoding in zip(texts, tokenizer.encode_batch(texts)):
-        assert tokenizer.decode(encoding.ids) == text
+        assert tokenizer.decode(encoding.ids, special=True) == text
         assert encoding.ids.dtype == encoding.offsets.dtype == np.int32
 
 
@@ -167,15 +167,15 @@ def test_offsets_are_spans_of_the_text(folders, name):
         starts, ends = encoding.offsets.T
         assert (starts >= 0).all() and (starts <= ends).all() and (ends <= len(text)).all()
         assert (np.diff(starts) >= 0).all() and (np.diff(ends) >= 0).all()
-        if name in BYTE_LEVEL:  # nothing is dropped: the spans leave no hole
-            covered = np.zeros(len(text), bool)
+        if name in BYTE_LEVEL:  # nothing is dropped: the spans leave no hole, save for the spaces that RoBERTa's trim
+            covered = np.array([name == "roberta" and character.isspace() for character in text], bool)
             for start, end in encoding.offsets:
                 covered[start:end] = True
             assert covered.all()
     text = "the naïve code"
     encoding = tokenizer.encode(text)
-    spans = [text[start:end] for start, end in encoding.offsets]
-    assert "".join(dict.fromkeys(spans)).replace(" ", "") == text.replace(" ", "")
+    covered = {place for start, end in encoding.offsets for place in range(start, end)}
+    assert {place for place, character in enumerate(text) if character != " "} <= covered
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,14 +193,14 @@ def test_bytes_of_the_tokens_add_up_to_those_of_the_text(folders, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_special_tokens_are_text_unless_asked_for(folders, name):
+def test_special_tokens_are_read_unless_they_are_to_be_text(folders, name):
     tokenizer = Tokenizer.load(folders[name])
     ids = {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "cls", "sep", "mask", "pad")}
     for i in {i for i in ids.values() if i is not None}:
         token = tokenizer.tokens([i])[0]
         text = f"the {token} code"
-        assert i not in tokenizer.encode(text).ids
-        encoding = tokenizer.encode(text, special=True)
+        assert i not in tokenizer.encode(text, special=False).ids
+        encoding = tokenizer.encode(text)
         place = list(encoding.ids).index(i)
         start, end = encoding.offsets[place]
         assert text[start:end].strip() == token
@@ -238,8 +238,8 @@ def test_files_beside_it_decide_which_tokens_are_special(folders, tmp_path):
     tokenizer = Tokenizer.load(folder)
     assert (tokenizer.pad_id, tokenizer.eos_id) == (2, 3)
     (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<nothing>"}))
-    with pytest.raises(ValueError, match="names '<nothing>' as eos_token, and the vocabulary has no such token"):
-        Tokenizer.load(folder)
+    size, tokenizer = tokenizer.vocab_size, Tokenizer.load(folder)
+    assert (tokenizer.eos_id, tokenizer.vocab_size) == (size, size + 1)
 
 
 def test_added_tokens_lie_behind_the_vocabulary(folders, tmp_path):
@@ -253,7 +253,9 @@ def test_added_tokens_lie_behind_the_vocabulary(folders, tmp_path):
         (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
         tokenizer = Tokenizer.load(folder)
         assert tokenizer.vocab_size == size + 2
-        assert size not in tokenizer.encode("a <new> b").ids and size in tokenizer.encode("a <new> b", special=True).ids
+        assert (
+            size not in tokenizer.encode("a <new> b", special=False).ids and size in tokenizer.encode("a <new> b").ids
+        )
         assert size + 1 in tokenizer.encode("a brandnew b").ids
         added = {size + 1: {"content": "<new>"}}
         (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
@@ -274,9 +276,10 @@ def test_wordpiece_follows_its_settings(folders, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     assert Tokenizer.load(tmp_path).encode("The").ids.tolist() == [2]
     (tmp_path / "tokenizer_config.json").unlink()
-    (tmp_path / "vocab.txt").write_text(vocab + "The\n")  # capitals: a cased vocabulary
-    tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.tokens(tokenizer.encode("The the").ids) == ["The", "the"]
+    (tmp_path / "vocab.txt").write_text(vocab + "The\n")
+    with pytest.warns(UserWarning, match="vocab.txt has capitals, such as 'The', and nothing sets do_lower_case"):
+        tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.tokens(tokenizer.encode("The the").ids) == ["the", "the"]
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(
         ValueError, match=r"vocab.txt is not a tokenizer that can be read: the vocabulary has no \[UNK\]"
@@ -290,12 +293,14 @@ def test_sentencepiece_is_sentencepiece(folders):
         file = next(file for file in folders[name].iterdir() if file.suffix == ".model")
         reference = sentencepiece.SentencePieceProcessor(model_file=str(file))
         for text in [*SENTENCES, *TRICKY, *random_texts(50, seed=3)]:
-            assert tokenizer.encode(text).ids.tolist() == reference.encode(text)
-            assert tokenizer.decode(tokenizer.encode(text).ids) == reference.decode(reference.encode(text))
+            ids = tokenizer.encode(text, special=False).ids.tolist()
+            assert ids == reference.encode(text)
+            known = [i for i in ids if i != tokenizer.unk_id]
+            assert tokenizer.decode(ids) == reference.decode(known)
     tokenizer = Tokenizer.load(folders["unigram"])
     size = tokenizer.vocab_size
     assert tokenizer.tokens([size - 1, size - 10]) == ["<extra_id_0>", "<extra_id_9>"]  # T5's order
-    encoding = tokenizer.encode("the <extra_id_0> code", special=True)
+    encoding = tokenizer.encode("the <extra_id_0> code")
     assert size - 1 in encoding.ids and encoding.offsets[-1, 1] == len("the <extra_id_0> code")
     with pytest.raises(ValueError, match="does not define a frame"):
         Tokenizer.load(folders["sp-bpe"]).encode("a", template=True)
@@ -341,7 +346,8 @@ def test_one_file_may_be_named(folders):
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    formats = "tokenizer.json, source.spm with target.spm with vocab.json, vocab.json with merges.txt, vocab.txt, "
+    formats = "tokenizer.json, source.spm with target.spm with vocab.json with target_vocab.json, "
+    formats += "source.spm with target.spm with vocab.json, vocab.json with merges.txt, vocab.txt, "
     formats += "spiece.model, spm.model, sentencepiece.bpe.model, tokenizer.model"
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(
@@ -357,7 +363,7 @@ def test_what_cannot_be_loaded(tmp_path):
         with pytest.raises(ValueError, match=f"{file} is not a tokenizer that can be read"):
             Tokenizer.load(tmp_path / file)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(ValueError, match="the settings of the tokenizer in .* are not JSON"):
+    with pytest.raises(ValueError, match="tokenizer_config.json is not JSON"):
         Tokenizer.load(tmp_path)
 
 
@@ -437,13 +443,13 @@ def test_bare_files_mean_what_the_reference_takes_them_to_mean(folders, name, re
         token for token in tokenizer.tokens(range(6)) if token in ("<s>", "</s>", "<pad>", "[MASK]", "[SEP]")
     }:
         text = f"the {token} code{token}"
-        assert tokenizer.encode(text, template=True, special=True).ids.tolist() == theirs(text)["input_ids"]
+        assert tokenizer.encode(text, template=True).ids.tolist() == theirs(text)["input_ids"]
 
 
 def test_mask_of_roberta_takes_the_space_before_it(folders):
     """As in the published files: the space before the mask belongs to the mask."""
     tokenizer = Tokenizer.load(folders["roberta"])
-    encoding = tokenizer.encode("the <mask> code", special=True)
+    encoding = tokenizer.encode("the <mask> code")
     assert "".join(tokenizer.tokens(encoding.ids)) == "the<mask>Ġcode"
 
 
@@ -519,10 +525,10 @@ def test_xlm_r_numbers_its_pieces_as_fairseq_does(framed, tmp_path):
     assert tokenizer.vocab_size == reference.get_piece_size() + 2 == tokenizer.mask_id + 1
     for text in [*SENTENCES[:5], *TRICKY]:
         theirs = reference.encode(text)
-        ids = tokenizer.encode(text).ids
+        ids = tokenizer.encode(text, special=False).ids
         assert ids.tolist() == [i + 1 if i else 3 for i in theirs]
-        assert tokenizer.decode(ids) == reference.decode(theirs)
-    assert tokenizer.decode([0, *tokenizer.encode("the code").ids, 2], special=True) == "<s>the code</s>"
+        assert tokenizer.decode(ids) == reference.decode([i for i in theirs if i])
+    assert tokenizer.decode([0, *tokenizer.encode("the code").ids, 2], special=True) == "<s> the code</s>"
     (tmp_path / model.name).write_bytes(model.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 5}))  # CamemBERT's
     with pytest.raises(ValueError, match="not numbered like XLM-R's"):
@@ -578,7 +584,7 @@ def test_trained_for_masked_language_models(trained, tmp_path):
     else:
         assert trained.tokens([0, 1, 2, 3, size - 1]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         for text in [*SENTENCES, *TRICKY, *random_texts(50, seed=6)]:
-            assert trained.decode(trained.encode(text).ids) == text
+            assert trained.decode(trained.encode(text).ids, special=True) == text
     roles = {role: getattr(trained, f"{role}_id") for role in tokenizers.ROLES}
     assert None not in [roles[role] for role in ("unk", "cls", "sep", "pad", "mask")]
     trained.save(tmp_path)

@@ -15,7 +15,7 @@ import numpy as np
 
 from transformer_zoo import names
 from transformer_zoo.checkpoints import formats, hub
-from transformer_zoo.nn import Compute, pooling
+from transformer_zoo.nn import Compute, checks, pooling
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.pretrained import Bundle, choose_compute, from_pretrained
 
@@ -98,9 +98,11 @@ class Embedder:
         """The tokens of each text with its special tokens, truncated to `max_length`."""
         texts = [text.lower() for text in texts] if self.lower_case else list(texts)
         rows = []
-        for encoding in self.bundle.tokenizer.encode_batch(texts, template=True):
+        for number, encoding in enumerate(self.bundle.tokenizer.encode_batch(texts, template=True)):
             room = max(self.max_length - int((encoding.texts < 0).sum()), 0)
             rows.append(np.delete(encoding.ids, np.flatnonzero(encoding.texts >= 0)[room:]))
+            if rows[-1].size:  # compiled programs check nothing
+                checks.check_ids(rows[-1][None], self.bundle.config.vocab_size, f"text {number}", "the vocabulary")
         return rows
 
     def _length(self, tokens: int) -> int:

@@ -21,7 +21,10 @@ TOKENIZERS = (
     "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
 )  # fmt: skip
 MODULES = "modules.json"
-REST = ("config.json", "generation_config.json", "*token*.json", *TOKENIZERS, MODULES, "*sentence_*.json")
+REST = (
+    "config.json", "generation_config.json", "*token*.json", *TOKENIZERS, "target_vocab.json", "chat_template.*",
+    MODULES, "*sentence_*.json",
+)  # fmt: skip
 
 
 def resolve(

@@ -2,13 +2,16 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 
 import numpy as np
+from tokenizers import AddedToken, Tokenizer, models, normalizers
 
 Tokens = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of one text: ids, int32[n]; offsets, int32[n, 2]; words, int32[n]."""
+
+BETWEEN = "\0"
+"""The name, where whole tokens are looked for, of the text between them."""
 
 LANGUAGE = -1
 """Stands in a frame where the token of the text's language goes."""
@@ -76,10 +79,11 @@ class Cutter:
     """A tokenizer that segments one text at a time. A subclass defines how.
 
     Args:
-        special: the tokens that stand for no text, and their ids.
+        tokens: the tokens that are whole wherever a text spells them out, by id.
         frame: the tokens that a template adds; None: unknown.
         languages: codes of languages, and the ids of their tokens.
         language: the default language of a text.
+        normalizer: how a text is rewritten before tokens that are `normalized` are looked for in it.
     """
 
     targets: "Cutter | None" = None
@@ -87,16 +91,23 @@ class Cutter:
 
     def __init__(
         self,
-        special: Mapping[str, int],
+        tokens: Mapping[int, AddedToken],
         frame: Frame | None = None,
         languages: Mapping[str, int] | None = None,
         language: str | None = None,
+        normalizer: normalizers.Normalizer | None = None,
     ) -> None:
-        self.special, self.frame = dict(special), frame
-        self.languages, self.language = dict(languages or {}), language
+        self.whole = {token.content: i for i, token in tokens.items()}
+        self.special = {token.content: i for i, token in tokens.items() if token.special}
+        self.frame, self.languages, self.language = frame, dict(languages or {}), language
+        self.tokens, self._normalizer = dict(tokens), normalizer
+
+    @property
+    def has_template(self) -> bool:
+        return self.frame is not None
 
     def cut(self, text: str) -> Tokens:
-        """The tokens of a text without special tokens."""
+        """The tokens of a text in which none is whole."""
         raise NotImplementedError
 
     def encode(
@@ -110,31 +121,47 @@ class Cutter:
     ) -> list[Encoding]:
         if target and self.targets is not None:
             return self.targets.encode(texts, pairs, special, template, False, None)
-        if template and self.frame is None:
+        if template and not self.has_template:
             raise ValueError("a sentencepiece model does not define a frame: add bos_id and eos_id yourself")
         frame = self.frame.of(self.languages.get(language or self.language)) if template else Frame()
-        cut = self._cut_special if special and self.special else self.cut
         groups = (texts,) if pairs is None else (texts, pairs)
-        return [frame.around(*map(cut, parts)) for parts in zip(*groups)]
+        return [frame.around(*(self._cut_whole(text, special) for text in parts)) for parts in zip(*groups)]
 
     @functools.cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self.special, key=len, reverse=True)
-        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+    def _splitters(self) -> tuple[tuple[Tokenizer, Tokenizer], np.ndarray]:
+        """What finds whole tokens in a text, without the special ones and with them; and the ids of what it finds: 0
+        stands for the text between them."""
+        splitters = []
+        for special in (False, True):
+            splitter = Tokenizer(models.WordLevel({BETWEEN: 0}, unk_token=BETWEEN))
+            if self._normalizer is not None:
+                splitter.normalizer = self._normalizer
+            splitter.add_tokens(list(self.tokens.values()))
+            splitter.encode_special_tokens = not special
+            splitters.append(splitter)
+        places = splitters[0].get_vocab()
+        ids = np.zeros(len(places), np.int32)
+        for content, i in self.whole.items():
+            ids[places[content]] = i
+        return tuple(splitters), ids
 
-    def _cut_special(self, text: str) -> Tokens:
-        """Special tokens where they are spelt out, each a word, and between them each stretch of text by itself."""
-        parts = [(np.empty(0, np.int32), np.empty((0, 2), np.int32), np.empty(0, np.int32))]
-        start = words = 0
-        for part in self._pattern.split(text):
-            ids, offsets, numbers = one(self.special[part], len(part)) if part in self.special else self.cut(part)
-            parts.append((ids, offsets + start, numbers + words))
-            start += len(part)
-            words += int(numbers.max(initial=-1)) + 1
+    def _cut_whole(self, text: str, special: bool) -> Tokens:
+        """The tokens of a text: those that are whole, each a word, and between them each stretch of text by itself."""
+        if not self.tokens:
+            return self.cut(text)
+        splitters, ids = self._splitters
+        found = splitters[special].encode(text, add_special_tokens=False)
+        if not any(found.ids):
+            return self.cut(text)
+        parts, words = [], 0
+        for place, (start, end) in zip(found.ids, found.offsets):
+            part = one(int(ids[place]), end - start) if place else self.cut(text[start:end])
+            parts.append((part[0], part[1] + start, part[2] + words))
+            words += int(part[2].max(initial=-1)) + 1
         return joined(*parts)
 
-    def encode_bytes(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        encodings = (Frame().around(self.cut(text)) for text in texts)
+    def encode_bytes(self, texts: list[str], special: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        encodings = (Frame().around(self._cut_whole(text, special)) for text in texts)
         return [(e.ids, bytes_by_offsets(text, e)) for text, e in zip(texts, encodings)]
 
 

@@ -4,6 +4,7 @@ A `.model` file holds pieces and their ids. What no file holds is which ids a fa
 tokens stand beside them: each function below that makes a tokenizer says it of one convention.
 """
 
+import dataclasses
 import difflib
 import functools
 import json
@@ -14,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
+from tokenizers import AddedToken, normalizers
 
+from transformer_zoo import json_files
 from transformer_zoo.data.encoding import LANGUAGE, Cutter, Frame, Tokens, joined, one
 
 Config = Mapping[str, Any]
 """The settings of tokenizer_config.json and, where it is silent, of config.json."""
 
-Added = Mapping[int, Mapping[str, Any]]
-"""Tokens that stand beside the model, by id: their text under `content`."""
+Added = Mapping[int, AddedToken]
+"""Tokens besides those of a vocabulary, and those of the vocabulary that are whole, by id."""
 
 Usual = dict[str, tuple[str, ...]]
 """Names by which the special token of a role is known."""
@@ -47,15 +50,51 @@ CODE = re.compile(r">>([^\s<>]+)<<")
 """How Marian's models with several target languages are told which is wanted, at the beginning of the source."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rewriting:
+    """How a text is rewritten before a model cuts it, as ALBERT's and DeBERTa's tokenizers do."""
+
+    quotes: bool = False
+    """Quotation marks of TeX become plain ones."""
+    accents: bool = True
+    """Accents are kept; otherwise characters are decomposed (NFKD), and the marks are left out."""
+    lower: bool = False
+    """Capitals become small letters."""
+
+    def __call__(self, text: str) -> tuple[str, np.ndarray]:
+        """The text rewritten, and int32[n, 2]: the span in the text of each of its characters."""
+        parts, spans = [], []
+        for match in re.finditer("``|''|." if self.quotes else ".", text, re.DOTALL):
+            part = '"' if len(match[0]) == 2 else match[0]
+            if not self.accents:
+                part = "".join(c for c in unicodedata.normalize("NFKD", part) if unicodedata.category(c)[0] != "M")
+            parts.append(part.lower() if self.lower else part)
+            spans += [match.span()] * len(parts[-1])
+        return "".join(parts), np.array(spans, np.int32).reshape(-1, 2)
+
+    @property
+    def normalizer(self) -> normalizers.Normalizer:
+        """The same for the library that finds whole tokens in a text."""
+        steps = [normalizers.Replace(mark, '"') for mark in ("``", "''") if self.quotes]
+        steps += [] if self.accents else [normalizers.NFKD(), normalizers.StripAccents()]
+        return normalizers.Sequence(steps + [normalizers.Lowercase()] * self.lower)
+
+
 class SentencePiece(Cutter):
     """The `sentencepiece` library, from the bytes of a model, and tokens that the model does not hold.
+
+    The model's control pieces and the one for what is unknown are whole and special.
 
     Args:
         model: the file.
         outer: the id of each of the model's pieces; -1 where it has none. None: the model's own.
-        extra: the tokens besides, by id.
-        lower_case: text is prepared as for ALBERT: no capitals, no accents, plain quotation marks.
+        extra: the tokens besides, and those of the model's pieces that are whole, by id.
+        rewriting: how a text is rewritten before it is cut.
+        trim: the span of a token does not hold the space before it.
         frame, languages, language: as in `Cutter`.
+
+    Raises:
+        ValueError: a token besides has the id of a piece that is spelt otherwise.
     """
 
     kind = "sentencepiece"
@@ -64,9 +103,10 @@ class SentencePiece(Cutter):
         self,
         model: bytes,
         outer: Sequence[int] | None = None,
-        extra: Mapping[int, str] | None = None,
+        extra: Added | None = None,
         *,
-        lower_case: bool = False,
+        rewriting: Rewriting | None = None,
+        trim: bool = True,
         frame: Frame | None = None,
         languages: Mapping[str, int] | None = None,
         language: str | None = None,
@@ -74,14 +114,23 @@ class SentencePiece(Cutter):
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         size = self.processor.get_piece_size()
         outer, extra = list(range(size) if outer is None else outer), dict(extra or {})
-        settings = {"lower_case": lower_case, "frame": frame, "languages": languages, "language": language}
+        settings = {"rewriting": rewriting, "trim": trim}
+        settings |= {"frame": frame, "languages": languages, "language": language}
         self._arguments = (model, outer, extra), settings
-        self._lower_case, self._extra, self._outer = lower_case, extra, np.array(outer, np.int32)
+        self._rewriting, self._trim, self._outer = rewriting, trim, np.array(outer, np.int32)
         self._inner = {i: place for place, i in enumerate(outer) if i >= 0}
-        control = {self.processor.id_to_piece(k): i for i, k in self._inner.items() if self.processor.is_control(k)}
-        super().__init__(control | {token: i for i, token in extra.items()}, frame, languages, language)
+        for i, token in extra.items():
+            if i in self._inner and (piece := self.processor.id_to_piece(self._inner[i])) != token.content:
+                raise ValueError(f"the added token {token.content!r} cannot have id {i}, which is {piece!r}")
+        is_special = lambda k: self.processor.is_control(k) or self.processor.is_unknown(k)
+        tokens = {
+            i: special_token(self.processor.id_to_piece(k)) for i, k in self._inner.items() if is_special(k)
+        } | extra
+        super().__init__(tokens, frame, languages, language, rewriting and rewriting.normalizer)
         self.vocab_size = 1 + max(*self._inner, *extra)
-        self.serialized = model + self._outer.tobytes() + repr((sorted(extra.items()), settings)).encode()
+        self.serialized = (
+            model + self._outer.tobytes() + repr((sorted(extra.items(), key=lambda item: item[0]), settings)).encode()
+        )
 
     @functools.cached_property
     def _begins(self) -> np.ndarray:
@@ -90,10 +139,8 @@ class SentencePiece(Cutter):
         return np.array([piece.startswith(SPACE) for piece in pieces])
 
     def cut(self, text: str) -> Tokens:
-        spans = None
-        if self._lower_case:
-            text, spans = _albert_text(text)
-        pieces = self.processor.encode(text, return_type="offset_mapping")
+        read, spans = (text, None) if self._rewriting is None else self._rewriting(text)
+        pieces = self.processor.encode(read, return_type="offset_mapping")
         ids = np.array(pieces["ids"], np.int32)
         offsets = np.array(pieces["offsets"], np.int32).reshape(-1, 2)
         if spans is not None and len(spans):
@@ -101,32 +148,50 @@ class SentencePiece(Cutter):
             last = np.maximum(ends - 1, 0)
             offsets = np.stack([spans[np.minimum(starts, len(spans) - 1), 0], spans[last, 1]], axis=1)
             offsets[starts == ends, 1] = offsets[starts == ends, 0]
-        words = np.cumsum(self._begins[ids], dtype=np.int32)
+        begins = self._begins[ids]
+        if self._trim:
+            word = np.array([i for i, character in enumerate(text) if not character.isspace()] + [len(text)], np.int32)
+            starts = word[np.minimum(np.searchsorted(word, offsets[:, 0]), len(word) - 1)]
+            offsets[:, 0] = np.where(begins, starts, offsets[:, 0])
+        elif len(ids) and text[0].isspace():
+            offsets[0, 0] = 0
+        ends = np.clip(offsets[:, 1], offsets[:, 0] + begins, len(text))
+        starts = np.minimum.accumulate(offsets[::-1, 0])[::-1]  # where characters were left out
+        offsets = np.stack([starts, np.maximum.accumulate(ends)], axis=1)
+        words = np.cumsum(begins, dtype=np.int32)
         return self._numbered(ids, pieces["pieces"]), offsets, words - words[:1]
 
     def _numbered(self, ids: np.ndarray, pieces: Sequence[str]) -> np.ndarray:
-        """Our ids of some of the model's."""
-        return self._outer[ids]
+        """Our ids of some of the model's; a piece without one is unknown."""
+        return np.where(self._outer[ids] < 0, self._outer[self.processor.unk_id()], self._outer[ids])
 
     def decode(self, ids: list[int], special: bool) -> str:
         parts, run = [], []
+
+        def add_run() -> None:
+            text = self.processor.decode(run)
+            # The space before the first word is no part of a text, and is one behind another token.
+            parts.append(f" {text}" if any(parts) and run and self._begins[run[0]] else text)
+            run.clear()
+
         for i in ids:
-            inner = self._inner.get(i)
-            if inner is not None and not (special and self.processor.is_control(inner)):
-                run.append(inner)
-            elif special:
-                parts += [self.processor.decode(run), self.token(i) or ""]
-                run = []
-        return "".join([*parts, self.processor.decode(run)])
+            token = self.token(i)
+            if token not in self.whole:
+                run += [self._inner[i]] if i in self._inner else []
+            elif special or token not in self.special:
+                add_run()
+                parts.append(token)
+        add_run()
+        return "".join(parts)
 
     def token(self, i: int) -> str | None:
-        if i in self._extra:
-            return self._extra[i]
-        return self.processor.id_to_piece(self._inner[i]) if i in self._inner else None
+        if i in self._inner:
+            return self.processor.id_to_piece(self._inner[i])
+        return self.tokens[i].content if i in self.tokens else None
 
     def id_of(self, token: str) -> int | None:
-        if token in self.special:
-            return self.special[token]
+        if token in self.whole:
+            return self.whole[token]
         i = self.processor.piece_to_id(token)
         return int(self._outer[i]) if self.processor.id_to_piece(i) == token and self._outer[i] >= 0 else None
 
@@ -139,7 +204,7 @@ class SentencePiece(Cutter):
 
 
 class Marian(SentencePiece):
-    """The two models of OPUS-MT (Tiedemann and Thottingal 2020), for source and target, over one table of ids.
+    """The two models of OPUS-MT (Tiedemann and Thottingal 2020), for source and target, over one table of ids or two.
 
     A piece has the id that the table gives its spelling, and so has a stretch that the model does not know. Where the
     table has languages, a source begins with its target's, `>>fra<<`: that is the format of the text, and is read with
@@ -149,23 +214,40 @@ class Marian(SentencePiece):
         source: the file of the model that cuts sources.
         target: that of targets; None: this is the half that cuts them.
         table: the id of each spelling.
+        target_table: that of targets; None: the same.
+        extra: tokens besides those of the table, and those of it that are whole.
     """
 
-    def __init__(self, source: bytes, target: bytes | None, table: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        source: bytes,
+        target: bytes | None,
+        table: Mapping[str, int],
+        target_table: Mapping[str, int] | None = None,
+        extra: Added | None = None,
+    ) -> None:
         processor = sentencepiece.SentencePieceProcessor(model_proto=source)
         pieces = processor.id_to_piece(list(range(processor.get_piece_size())))
-        codes = {match[1]: i for token, i in table.items() if (match := CODE.fullmatch(token))} if target else {}
-        special = {
-            i: token for token, i in table.items() if token in ("</s>", "<unk>", "<pad>") or CODE.fullmatch(token)
-        }
+        # A target is in the language, and two tables have no tokens of languages.
+        found = {} if target is None or target_table else {CODE.fullmatch(token): i for token, i in table.items()}
+        codes = {match[1]: i for match, i in found.items() if match}
+        tokens = {table[token]: special_token(token) for token in ("</s>", "<unk>", "<pad>") if token in table}
         outer = [table.get(piece, -1) for piece in pieces]
         frame = Frame(first=(LANGUAGE,), last=(table["</s>"],))
-        super().__init__(source, outer, special, frame=frame, languages=codes)
-        self._table, self._spelling = table, {i: token for token, i in table.items()}
-        self.targets = None if target is None else Marian(target, None, table)
-        self._arguments = source, target, table
-        self.vocab_size = 1 + max(self._spelling)
-        self.serialized = source + (target or b"") + json.dumps(table).encode()
+        super().__init__(source, outer, tokens | dict(extra or {}), frame=frame, languages=codes)
+        self._table = dict(table) | {token.content: i for i, token in (extra or {}).items()}
+        self._spelling = {i: token for token, i in self._table.items()}
+        self.targets = None if target is None else Marian(target, None, target_table or table, extra=extra)
+        self._separate = target_table is not None
+        self._arguments = source, target, table, target_table, extra
+        self.vocab_size = max(1 + max(self._spelling), self.targets.vocab_size if self.targets else 0)
+        tables = (table, target_table) if self._separate else table
+        self.serialized = (
+            source
+            + (target or b"")
+            + json.dumps(tables).encode()
+            + (repr(sorted(extra.items())).encode() if extra else b"")
+        )
 
     def cut(self, text: str) -> Tokens:
         code = CODE.match(text) if self.languages else None
@@ -182,12 +264,14 @@ class Marian(SentencePiece):
         return ids
 
     def decode(self, ids: list[int], special: bool) -> str:
+        if self._separate:
+            return self.targets.decode(ids, special)
         processor = (self.targets or self).processor
         # Pieces of sources alone are spelt out as they are, with the mark of a space in them.
         text = lambda pieces: processor.decode(pieces).replace(SPACE, " ").strip()
         parts, run = [], []
         for token in map(self.token, ids):
-            if token not in self.special or (token == "<unk>" and not special):
+            if token not in self.special and not CODE.fullmatch(token or ""):
                 run.append(token or "")
             elif special:
                 parts += [text(run), token]
@@ -208,41 +292,91 @@ class Marian(SentencePiece):
 
 
 def published(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
-    """The ids are the model's own: T5's, ALBERT's, DeBERTa's and LLaMA's.
-
-    ALBERT's and DeBERTa's have [CLS] and [SEP], which frame a sequence; ALBERT's alone was made for lower case. T5's
-    and mT5's begin with <pad> and </s>; </s> ends a sequence, and the sentinels lie behind the model's own pieces, the
-    last one first (Raffel et al. 2020, section 3.1.4), unless the model holds them: it reads them in any text then.
-    LLaMA's has no frame.
-    """
-    model = contents[0]
-    bare = SentencePiece(model)
-    size, processor = bare.vocab_size, bare.processor
-    of_t5 = processor.pad_id() == 0 and processor.eos_id() == 1
-    known = {token["content"] for token in added.values()}
-    inside = any(bare.id_of(token) is not None or token in known for token in sentinel_names(0))
-    sentinels = config.get("extra_ids")
-    if sentinels is None:
-        sentinels = 100 if of_t5 and not inside and bare.id_of("[CLS]") is None else 0
-    extra = {size + i: f"<extra_id_{sentinels - 1 - i}>" for i in range(sentinels)}
-    extra |= {i: token["content"] for i, token in added.items() if i >= size}
-    ids = {role: getattr(processor, f"{role}_id")() for role in ("bos", "eos", "unk", "pad")}
-    usual = {role: (processor.id_to_piece(i),) if i >= 0 else () for role, i in ids.items()}
-    backend = SentencePiece(model, extra=extra)
-    cls, sep = backend.id_of("[CLS]"), backend.id_of("[SEP]")
-    if cls is not None and sep is not None:
-        if backend.id_of("[MASK]") is None:
-            extra.setdefault(size, "[MASK]")  # DeBERTa-v3's model has none, and nothing beside it says so
-        frame = Frame(first=(cls,), between=(sep,), last=(sep,), segments=True)
-        backend = SentencePiece(model, extra=extra, frame=frame, lower_case=config.get("do_lower_case", False))
-    elif of_t5:
-        backend = SentencePiece(model, extra=extra, frame=Frame(between=(1,), last=(1,)))
-    return backend, usual
+    """The model shows whose it is: with [CLS] and [SEP] it is DeBERTa's, with <pad> and </s> in front T5's, and
+    otherwise LLaMA's. The ids are the model's own."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
+    if _holds(processor, "[CLS]") and _holds(processor, "[SEP]"):
+        return deberta(contents, config, added)
+    read = t5 if processor.pad_id() == 0 and processor.eos_id() == 1 else llama
+    return read(contents, config, added)
 
 
 def spiece(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
-    """`spiece.model`: as `published`, and where nothing says otherwise a model with [CLS] is for lower case."""
-    return published(contents, {"do_lower_case": True, **config}, added)
+    """`spiece.model`: as `published`, but one with [CLS] is ALBERT's."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
+    return (albert if _holds(processor, "[CLS]") else published)(contents, config, added)
+
+
+def t5(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
+    """T5's and mT5's: </s> ends a sequence, and the sentinels lie behind the model's own pieces, the last one first
+    (Raffel et al. 2020, section 3.1.4), unless the model holds them: it reads them in any text then.
+
+    Raises:
+        ValueError: the model has no </s>.
+    """
+    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
+    size, end = processor.get_piece_size(), processor.piece_to_id("</s>")
+    if not _holds(processor, "</s>"):
+        raise ValueError("it has no </s>, which ends every sequence of T5's")
+    known = {token.content for token in added.values()}
+    inside = any(_holds(processor, name) or name in known for name in sentinel_names(0))
+    count = config.get("extra_ids")
+    count = (0 if inside else 100) if count is None else count
+    sentinels = {size + i: special_token(f"<extra_id_{count - 1 - i}>") for i in range(count)}
+    backend = SentencePiece(contents[0], extra=sentinels | dict(added), frame=Frame(between=(end,), last=(end,)))
+    return backend, _usual(processor)
+
+
+def llama(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
+    """LLaMA's: the frame is what `add_bos_token` and `add_eos_token` ask for, and unknown if neither is said."""
+    processor, frame = sentencepiece.SentencePieceProcessor(model_proto=contents[0]), None
+    if "add_bos_token" in config or "add_eos_token" in config:
+        first = (processor.bos_id(),) if config.get("add_bos_token") else ()
+        last = (processor.eos_id(),) if config.get("add_eos_token") else ()
+        frame = Frame(first=first, between=last + first, last=last)
+    return SentencePiece(contents[0], extra=added, trim=False, frame=frame), _usual(processor)
+
+
+def deberta(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
+    """DeBERTa's of the second version on: [CLS] a [SEP] b [SEP]; small letters if `do_lower_case` asks for them.
+
+    Raises:
+        ValueError: `split_by_punct`, which is followed beside a tokenizer.json only.
+    """
+    if config.get("split_by_punct"):
+        raise ValueError("split_by_punct is set, which is followed beside a tokenizer.json only")
+    return _with_cls(contents[0], added, Rewriting(lower=True) if config.get("do_lower_case") else None, trim=False)
+
+
+def albert(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
+    """ALBERT's (Lan et al. 2020): [CLS] a [SEP] b [SEP]; small letters without accents, where `do_lower_case` and
+    `keep_accents` do not say otherwise, and plain quotation marks."""
+    keep, lower = config.get("keep_accents", False), config.get("do_lower_case", True)
+    return _with_cls(contents[0], added, Rewriting(quotes=True, accents=bool(keep), lower=bool(lower)))
+
+
+def _with_cls(
+    model: bytes, added: Added, rewriting: Rewriting | None, trim: bool = True
+) -> tuple[SentencePiece, Usual]:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    for token in ("[CLS]", "[SEP]"):
+        if not _holds(processor, token):
+            raise ValueError(f"it has no {token}, which is in every sequence of its class")
+    cls, sep = map(processor.piece_to_id, ("[CLS]", "[SEP]"))
+    extra = dict(added)
+    if not _holds(processor, "[MASK]") and "[MASK]" not in {token.content for token in extra.values()}:
+        extra[processor.get_piece_size()] = special_token("[MASK]")  # DeBERTa-v3's has none, and no file says so
+    frame = Frame(first=(cls,), between=(sep,), last=(sep,), segments=True)
+    return SentencePiece(model, extra=extra, rewriting=rewriting, trim=trim, frame=frame), _usual(processor)
+
+
+def _holds(processor: sentencepiece.SentencePieceProcessor, piece: str) -> bool:
+    return processor.id_to_piece(processor.piece_to_id(piece)) == piece
+
+
+def _usual(processor: sentencepiece.SentencePieceProcessor) -> Usual:
+    ids = {role: getattr(processor, f"{role}_id")() for role in ("bos", "eos", "unk", "pad")}
+    return {role: (processor.id_to_piece(i),) if i >= 0 else () for role, i in ids.items()}
 
 
 def pegasus(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
@@ -253,20 +387,26 @@ def pegasus(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Se
     size = sentencepiece.SentencePieceProcessor(model_proto=contents[0]).get_piece_size()
     offset = config.get("offset", 103)
     outer = [i if i < 2 else i + offset for i in range(size)]
-    extra = dict(enumerate(["<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, offset))], 2)) if offset else {}
-    extra |= {i: token["content"] for i, token in added.items() if i >= size + offset}
+    names = ["<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, offset))] if offset else []
+    extra = {i: special_token(name) for i, name in enumerate(names, 2)} | dict(added)
     usual = {"bos": (), "eos": ("</s>",), "unk": ("<unk>",), "pad": ("<pad>",), "mask": ("<mask_2>", "[MASK]")}
-    return SentencePiece(contents[0], outer, extra, frame=Frame(last=(1,))), usual
+    return SentencePiece(contents[0], outer, extra, trim=False, frame=Frame(last=(1,))), usual
 
 
 def fairseq(
-    contents: Sequence[bytes], config: Config, added: Added, languages: Sequence[str] = (), frame: Frame | None = None
+    contents: Sequence[bytes],
+    config: Config,
+    added: Added,
+    languages: Sequence[str] = (),
+    frame: Frame | None = None,
+    trim: bool = True,
 ) -> tuple[SentencePiece, Usual]:
     """XLM-R's: the ids are fairseq's, <s> <pad> </s> <unk>, then the model's own from its fourth on, and last <mask>.
 
     Args:
         languages: those whose tokens lie before the mask.
         frame: what a template adds; None: <s> a </s></s> b </s>.
+        trim: as of `SentencePiece`.
 
     Raises:
         ValueError: the model or the files beside it say otherwise, as CamemBERT's do; it needs its tokenizer.json then.
@@ -278,34 +418,59 @@ def fairseq(
         raise ValueError("its ids are not numbered like XLM-R's, which begin with <s>, and it has no tokenizer.json")
     outer = [3, 0, 2, *range(4, size + 1)]
     codes = {code: size + 1 + i for i, code in enumerate(languages)}
-    extra = {i: token["content"] for i, token in added.items() if i > size}
-    extra |= {1: "<pad>", **{i: code for code, i in codes.items()}, size + 1 + len(codes): "<mask>"}
+    mask = AddedToken("<mask>", special=True, normalized=False, lstrip=True)  # takes the space before it, as words do
+    extra = {1: special_token("<pad>"), size + 1 + len(codes): mask}
+    extra |= {i: special_token(code) for code, i in codes.items()} | dict(added)
     frame = frame or Frame(first=(0,), between=(2, 2), last=(2,))
     return SentencePiece(
-        contents[0], outer, extra, frame=frame, languages=codes, language="en_XX" if codes else None
+        contents[0], outer, extra, trim=trim, frame=frame, languages=codes, language="en_XX" if codes else None
     ), {}
 
 
 mbart = functools.partial(fairseq, languages=MBART, frame=Frame(last=(2, LANGUAGE)))
 """mBART's, and the frame a </s> en_XX (Liu et al. 2020, section 2.2)."""
 
-mbart_50 = functools.partial(fairseq, languages=MBART_50, frame=Frame(first=(LANGUAGE,), last=(2,)))
+mbart_50 = functools.partial(fairseq, languages=MBART_50, frame=Frame(first=(LANGUAGE,), last=(2,)), trim=False)
 """mBART-50's, and the frame en_XX a </s> (Tang et al. 2020, section 3)."""
 
 
+def camembert(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
+    """CamemBERT's (Martin et al. 2020): <pad>, <unk> and three unused names before the pieces, <mask> behind them."""
+    size = sentencepiece.SentencePieceProcessor(model_proto=contents[0]).get_piece_size()
+    mask = AddedToken("<mask>", special=True, normalized=False, lstrip=True)
+    extra = {1: special_token("<pad>"), size + 4: mask} | dict(added)
+    outer, frame = [3, *range(5, size + 4)], Frame(first=(5,), between=(6, 6), last=(6,))
+    return SentencePiece(contents[0], outer, extra, frame=frame), {}
+
+
+def bartpho(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
+    """BARTpho's (Tran et al. 2022): of a model's pieces, those that dict.txt has, behind <s> <pad> </s> <unk>, and last
+    <mask>. Any other piece is unknown."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
+    names = [line.split()[0] for line in contents[1].decode().splitlines() if line.strip()]
+    table = {name: i for i, name in enumerate(dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *names, "<mask>"]))}
+    outer = [table.get(piece, -1) for piece in processor.id_to_piece(list(range(processor.get_piece_size())))]
+    mask = AddedToken("<mask>", special=True, normalized=False, lstrip=True)
+    extra = {1: special_token("<pad>"), table["<mask>"]: mask} | dict(added)
+    return SentencePiece(contents[0], outer, extra, frame=Frame(first=(0,), between=(2, 2), last=(2,))), {}
+
+
 def marian(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Marian, Usual]:
-    """source.spm, target.spm and vocab.json.
+    """source.spm, target.spm and vocab.json; where source and target have tables of their own, target_vocab.json too.
 
     Raises:
-        ValueError: a table without </s> or <unk>, or one table each for source and target.
+        ValueError: a table without </s> or <unk>; settings that ask for two tables, and there is one.
     """
-    source, target, table = contents[0], contents[1], json.loads(contents[2])
-    if config.get("separate_vocabs"):
-        raise ValueError("its source and target have tables of their own (separate_vocabs), which are not read")
-    for token in ("</s>", "<unk>"):
-        if token not in table:
-            raise ValueError(f"vocab.json has no {token}, which every table of Marian's has")
-    return Marian(source, target, table | {token["content"]: i for i, token in added.items()}), {}
+    source, target, *tables = contents
+    names = ("vocab.json", "target_vocab.json")
+    tables = [table_of(table, name) for table, name in zip(tables, names)]
+    if config.get("separate_vocabs") and len(tables) == 1:
+        raise ValueError("separate_vocabs is set, and there is no target_vocab.json")
+    for table, name in zip(tables, names):
+        for token in ("</s>", "<unk>"):
+            if token not in table:
+                raise ValueError(f"{name} has no {token}, which every table of Marian's has")
+    return Marian(source, target, tables[0], tables[1] if config.get("separate_vocabs") else None, added), {}
 
 
 def sentinel_names(number: int) -> tuple[str, ...]:
@@ -331,12 +496,23 @@ def language_id(languages: Mapping[str, int], code: str) -> int:
     raise ValueError(f"unknown language {code!r}: {hint}It is one of {', '.join(languages)}")
 
 
-def _albert_text(text: str) -> tuple[str, np.ndarray]:
-    """A text as ALBERT's uncased models read it, and int32[n, 2]: the span in the text of each of its characters."""
-    parts, spans = [], []
-    for match in re.finditer("``|''|.", text, re.DOTALL):
-        plain = '"' if len(match[0]) == 2 else unicodedata.normalize("NFKD", match[0]).lower()
-        kept = "".join(c for c in plain if unicodedata.category(c)[0] != "M")
-        parts.append(kept)
-        spans += [match.span()] * len(kept)
-    return "".join(parts), np.array(spans, np.int32).reshape(-1, 2)
+def table_of(text: bytes, name: str) -> dict[str, int]:
+    """The ids of a vocabulary in JSON.
+
+    Raises:
+        ValueError: it is not an object of ids from 0 on; it has an id twice.
+    """
+    table = json_files.parse(text, name)
+    for token, i in table.items():
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < 2**31:
+            raise ValueError(f"{name}: {json_files.excerpt(token)!r} has {json_files.describe(i)} for an id")
+    if len(set(table.values())) < len(table):
+        seen: dict[int, str] = {}
+        first, second = next((seen[i], token) for token, i in table.items() if seen.setdefault(i, token) != token)
+        raise ValueError(f"{name}: {first!r} and {second!r} have one id, {table[first]}")
+    return table
+
+
+def special_token(content: str) -> AddedToken:
+    """A token that is whole wherever it is spelt, and stands for no text."""
+    return AddedToken(content, special=True, normalized=False)

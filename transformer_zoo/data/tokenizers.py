@@ -4,8 +4,8 @@ One class over two libraries: `tokenizers` for byte-level BPE and WordPiece in e
 (`spm`) for its own models, whose segmentation no other library reproduces exactly; and over bytes (`utf8`), which need
 neither.
 
-Text is text: where a document happens to contain `<|endoftext|>`, those are thirteen ordinary characters, and only
-`special=True` reads them as the special token.
+Where a text spells out a special or an added token, such as `<|endoftext|>`, it is read as that token, as transformers
+reads it. `special=False` reads special tokens as ordinary characters, for the text of strangers.
 """
 
 import functools
@@ -15,15 +15,17 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from transformer_zoo import json_files
 from transformer_zoo.data import spm, utf8
 from transformer_zoo.data.encoding import Cutter, Encoding, bytes_by_offsets
 from transformer_zoo.data.spm import Usual
@@ -53,6 +55,7 @@ CONVENTIONS: Usual = {
 
 FORMATS = (
     ("tokenizer.json",),
+    ("source.spm", "target.spm", "vocab.json", "target_vocab.json"),
     ("source.spm", "target.spm", "vocab.json"),
     ("vocab.json", "merges.txt"),
     ("vocab.txt",),
@@ -64,6 +67,32 @@ FORMATS = (
 """What is read, the first that a folder has."""
 
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+"""Files of a tokenizer that are not read here, and are saved again."""
+
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+"""Settings of an added token."""
+
+LARGEST = 2**24
+"""More than any id: sixty times the largest vocabularies."""
+
+CUTTING = (
+    "do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "keep_accents", "split_by_punct",
+)  # fmt: skip
+"""Settings of how text is cut."""
+
+KINDS = {
+    **dict.fromkeys(("tokenizer_class", "model_type", "src_lang", "tgt_lang"), str),
+    **dict.fromkeys((f"{role}_token" for role in ROLES), (str, dict)),
+    **dict.fromkeys((f"{role}_token_id" for role in ROLES), (int, list)),
+    **dict.fromkeys(("extra_ids", "offset"), int),
+    **dict.fromkeys(("add_bos_token", "add_eos_token", "separate_vocabs", "trim_offsets", *CUTTING), bool),
+    "added_tokens_decoder": dict,
+    "additional_special_tokens": list,
+    "extra_special_tokens": (list, dict),
+}
+"""What is read of the settings, and the types it must have."""
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
 """How the special token of a language is spelt in a tokenizer.json: `fr_XX`, `fra_Latn`."""
@@ -119,6 +148,14 @@ class Tokenizer:
             ids.append(found[0])
         return tuple(ids)
 
+    @functools.cached_property
+    def before_text(self) -> np.ndarray:
+        """int32[n]: the tokens that a template puts in front of a text; none where no template is known."""
+        if not self._backend.has_template:
+            return np.zeros(0, np.int32)
+        encoding = self.encode("a", template=True)
+        return encoding.ids[: int(np.argmax(encoding.texts >= 0))]
+
     @property
     def languages(self) -> tuple[str, ...]:
         """The codes of the languages that have a token, such as mBART's `fr_XX` and Marian's `fra`."""
@@ -137,7 +174,7 @@ class Tokenizer:
         text: str,
         pair: str | None = None,
         *,
-        special: bool = False,
+        special: bool = True,
         template: bool = False,
         target: bool = False,
         language: str | None = None,
@@ -152,7 +189,7 @@ class Tokenizer:
         texts: Sequence[str],
         pairs: Sequence[str] | None = None,
         *,
-        special: bool = False,
+        special: bool = True,
         template: bool = False,
         target: bool = False,
         language: str | None = None,
@@ -162,7 +199,8 @@ class Tokenizer:
         Args:
             texts: the texts, or the first of each pair.
             pairs: the second text of each pair; its tokens follow those of the first.
-            special: read special tokens where the text spells them out; otherwise they are ordinary characters.
+            special: read special tokens where the text spells them out; otherwise they are ordinary characters. Added
+                tokens that are not special are read in either case.
             template: add what the tokenizer adds to a sequence or a pair, such as [CLS] a [SEP] b [SEP].
             target: the texts are what a model is to write, not what it reads. Marian cuts these by another model, and
                 mBART's template has another language in them.
@@ -184,12 +222,13 @@ class Tokenizer:
         language = language or self._languages[target]
         return self._backend.encode(_checked(texts), pairs, special, template, target, language)
 
-    def encode_bytes(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def encode_bytes(self, texts: Sequence[str], *, special: bool = True) -> list[tuple[np.ndarray, np.ndarray]]:
         """What training needs of some texts: ids, int32[n], and by how many UTF-8 bytes of the text each token goes on.
 
-        The counts of a text add up to its bytes, save for what the tokenizer drops at the end.
+        The counts of a text add up to its bytes, save for what the tokenizer drops at the end. special: as of
+        `encode_batch`.
         """
-        return self._backend.encode_bytes(_checked(texts))
+        return self._backend.encode_bytes(_checked(texts), special)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text of some tokens; for byte-level tokenizers exactly the text that was encoded.
@@ -239,31 +278,43 @@ class Tokenizer:
         """
         path = Path(path).expanduser()
         folder = path.parent if path.is_file() else path
-        names = [names for names in FORMATS if all((folder / name).is_file() for name in names)]
+        settings = {
+            name: json_files.read(folder / name) if (folder / name).is_file() else {}
+            for name in (*SETTINGS, "config.json")
+        }
+        for name, values in settings.items():
+            json_files.check(values, KINDS, str(folder / name))
+        kind = _class(settings)
+        formats = (FORMATS[0], *CLASSES[kind].formats) if kind in CLASSES else FORMATS
+        there = [names for names in formats if all((folder / name).is_file() for name in names)]
         if path.is_file():
-            names = [chosen for chosen in names if path.name in chosen]
-        files = {name: (folder / name).read_bytes() for name in SETTINGS if (folder / name).is_file()}
-        try:
-            settings = {name: json.loads(files.get(name, b"{}")) for name in SETTINGS}
-            model_config = folder / "config.json"
-            settings["config.json"] = json.loads(model_config.read_bytes()) if model_config.is_file() else {}
-        except ValueError as error:
-            raise ValueError(f"the settings of the tokenizer in {folder} are not JSON: {error}") from None
-        if _class(settings) in WITHOUT_FILES:
-            names = names or [()]
-        if not names:
-            formats = ", ".join(" with ".join(names) for names in FORMATS)
+            there = [names for names in there if path.name in names]
+        if not there:
+            expected = ", ".join(" with ".join(names) for names in formats)
+            of = f" of the class {kind}" if kind in CLASSES else ""
             alone = (folder / "vocab.json").is_file() and not (folder / "merges.txt").is_file()
             raise FileNotFoundError(
-                f"{path} is no tokenizer: it must be, or be a folder that holds, one of {formats}"
+                f"{path} is no tokenizer{of}: it must be, or be a folder that holds, one of {expected}"
                 + (". There is a vocab.json, and without its merges.txt no text can be cut by it" if alone else "")
             )
-        contents = {name: (folder / name).read_bytes() for name in names[0]}
+        if kind is not None and kind not in (*CLASSES, *GENERIC) and there[0] != FORMATS[0]:
+            raise ValueError(
+                f"{folder} names the class {kind} for its tokenizer, which is not read: a class tells how text is cut, "
+                f"and those that are read are {', '.join(CLASSES)}. It needs a tokenizer.json"
+            )
+        contents = {name: (folder / name).read_bytes() for name in there[0]}
+        beside = [*SETTINGS, *TEMPLATES]
+        if not path.is_file():
+            beside += [name for names in there[1:] for name in names]
+        files = {name: (folder / name).read_bytes() for name in beside if (folder / name).is_file()} | contents
         try:
             return _build(contents, files, settings)
-        except Exception as error:  # the libraries raise bare Exceptions
-            file = folder / (names[0] or ("tokenizer_config.json",))[0]
-            raise ValueError(f"{file} is not a tokenizer that can be read: {error}") from error
+        except BaseException as error:  # the libraries raise bare Exceptions, and Rust's panics are none
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            file = folder / (there[0] or ("tokenizer_config.json",))[0]
+            message = json_files.excerpt(error, 400)
+            raise ValueError(f"{file} is not a tokenizer that can be read: {message}") from error
 
     @classmethod
     def train(
@@ -403,28 +454,81 @@ def _train_wordpiece(lower_case: bool, texts: list[str], vocab_size: int) -> Tok
 def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[str, dict[str, Any]]) -> Tokenizer:
     """A tokenizer from its own files, if it has any, and from those of the settings beside them and what they say."""
     config = settings["config.json"] | settings["special_tokens_map.json"] | settings["tokenizer_config.json"]
-    added = {int(i): dict(token) for i, token in config.get("added_tokens_decoder", {}).items()}
-    added |= {i: {"content": token} for token, i in settings["added_tokens.json"].items() if i not in added}
-    name, kind = next(iter(contents), ""), _class(settings)
-    if kind in CLASSES and (not name or name.endswith(".model")):
-        read = CLASSES[kind]
+    kind, (name, *_) = _class(settings), contents or ("",)
+    if kind not in CLASSES or name == "tokenizer.json":
+        read = READERS[name]
+    else:
+        read = CLASSES[kind].read
         if "tokenizer_class" not in settings["tokenizer_config.json"]:  # what is saved has to say it
             files["tokenizer_config.json"] = _json(settings["tokenizer_config.json"] | {"tokenizer_class": kind})
-    else:
-        read = READERS[name]
+    if name == "tokenizer.json":
+        contents = contents | {name: _followed(contents[name], kind, settings["tokenizer_config.json"])}
+    added, named = _added(settings)
     backend, usual = read(list(contents.values()), config, added)
+    more, size = {}, backend.vocab_size
+    for token, has_flags in named:
+        i = backend.id_of(token.content)
+        if i is None:  # those that no vocabulary holds lie behind it
+            i, size = size, size + 1
+        known = backend.tokens.get(i)
+        if known is None or has_flags and name != "tokenizer.json" and repr(known) != repr(token):
+            more[i] = token
+    if more:
+        backend, usual = read(list(contents.values()), config, added | more)
     source, target = (config.get(side) if backend.languages else None for side in ("src_lang", "tgt_lang"))
     for code in filter(None, (source, target)):
         spm.language_id(backend.languages, code)
     roles = _roles(settings, backend, CONVENTIONS | usual)
-    return Tokenizer(backend, roles, contents | files, (source, target or source))
+    return Tokenizer(backend, roles, files, (source, target or source))
 
 
 def _class(settings: dict[str, dict[str, Any]]) -> str | None:
-    """The tokenizer's class in transformers, by which files tell how its ids are numbered."""
+    """The tokenizer's class in transformers, by which files tell how text is cut and ids are numbered."""
     named = [settings[file].get("tokenizer_class") for file in ("tokenizer_config.json", "config.json")]
     kind = next(filter(None, named), None) or MODEL_TYPES.get(settings["config.json"].get("model_type"))
     return kind and kind.removesuffix("Fast")
+
+
+def _added(settings: dict[str, dict[str, Any]]) -> tuple[dict[int, AddedToken], list[tuple[AddedToken, bool]]]:
+    """The tokens that files add at an id; and the special ones that they name, and whether they give their flags."""
+    named: dict[str, tuple[AddedToken, bool]] = {}
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        config = settings[file]
+        lists = [config.get(f"{how}_special_tokens") or () for how in ("additional", "extra")]
+        values = [value for key, value in config.items() if key.endswith("_token") and isinstance(value, str | dict)]
+        for value in (
+            *values,
+            *(token for some in lists for token in (some.values() if isinstance(some, dict) else some)),
+        ):
+            token = _token(value, True, file)
+            named.setdefault(token.content, (token, isinstance(value, dict) and len(value) > 1))
+    added: dict[int, AddedToken] = {}
+    for i, value in (settings["tokenizer_config.json"].get("added_tokens_decoder") or {}).items():
+        token = _token(value, False, "tokenizer_config.json")
+        token.special |= token.content in named
+        added[_id(i, token.content, "tokenizer_config.json")] = token
+    for content, i in settings["added_tokens.json"].items():
+        i = _id(i, content, "added_tokens.json")
+        added.setdefault(i, AddedToken(content, special=content in named, normalized=content not in named))
+    known = {token.content for token in added.values()}
+    return added, [one for content, one in named.items() if content not in known]
+
+
+def _token(value: Any, special: bool, file: str) -> AddedToken:
+    """A token as a file has it: a text, or an object with the text under `content`."""
+    value = {"content": value} if isinstance(value, str) else value
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str) or not value["content"]:
+        raise ValueError(f"{file} has {json_files.describe(value)} for a token, where a text is expected")
+    json_files.check(value, dict.fromkeys(FLAGS, bool), file)
+    flags = {flag: value[flag] for flag in FLAGS if value.get(flag) is not None}
+    return AddedToken(value["content"], **{"special": special} | flags | ({"special": True} if special else {}))
+
+
+def _id(i: Any, content: str, file: str) -> int:
+    number = int(i) if isinstance(i, str) and i.isdecimal() and len(i) < 9 else i
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < LARGEST:
+        raise ValueError(f"{file}: the id of {json_files.excerpt(content)!r} is {json_files.describe(i)}")
+    return number
 
 
 def _roles(settings: dict[str, dict[str, Any]], backend: Any, usual: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -439,10 +543,9 @@ def _roles(settings: dict[str, dict[str, Any]], backend: Any, usual: Mapping[str
         if named:
             token = settings[named[0]][f"{role}_token"]
             token = token["content"] if isinstance(token, dict) else token
-            if token is not None and backend.id_of(token) is None:
-                raise ValueError(f"{named[0]} names {token!r} as {role}_token, and the vocabulary has no such token")
         elif i is not None:
-            token = backend.token(i[0] if isinstance(i, list) else i)
+            i = i[0] if isinstance(i, list) and i else i
+            token = backend.token(i) if isinstance(i, int) and i >= 0 else None
         else:
             token = next((token for token in usual[role] if backend.id_of(token) is not None), None)
         if token is not None:
@@ -450,41 +553,131 @@ def _roles(settings: dict[str, dict[str, Any]], backend: Any, usual: Mapping[str
     return roles
 
 
-def _from_tokenizer_json(contents: list[bytes], config: dict, added: dict) -> "tuple[_Library, Usual]":
+def _from_tokenizer_json(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
     tokenizer = tokenizers.Tokenizer.from_str(contents[0].decode())
-    more = [config.get(f"{how}_special_tokens") or () for how in ("additional", "extra")]
-    more = [_content(token, "") for tokens in more if not isinstance(tokens, dict) for token in tokens]
-    tokenizer.add_special_tokens([token for token in more if tokenizer.token_to_id(token) is not None])
     tokenizer.no_truncation()  # published files hold the lengths that someone once used
     tokenizer.no_padding()
-    return _Library(tokenizer.to_str()), {}
-
-
-def _from_vocab_and_merges(contents: list[bytes], config: dict, added: dict) -> "tuple[_Library, Usual]":
-    """Byte-level BPE as GPT-2's files have it, or RoBERTa's or DeBERTa's, which frame a sequence."""
-    vocab = json.loads(contents[0])
-    lines = contents[1].decode().split("\n")
-    lines = lines[1:] if lines[0].startswith("#version") else lines
-    merges = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip()]
-    space = config.get("add_prefix_space", False)
-    tokenizer = _byte_level(models.BPE(vocab, merges), add_prefix_space=space, trim_offsets=False)
-    if all(token in vocab for token in ("<s>", "</s>", "<mask>")):
-        tokenizer = _as_roberta(tokenizer, add_prefix_space=space)
-    elif all(token in vocab for token in BERT_TOKENS):  # DeBERTa's
-        tokenizer.post_processor = _frame("[CLS]", "[SEP]", vocab)
-        tokenizer.add_special_tokens([*BERT_TOKENS[:-1], AddedToken("[MASK]", lstrip=True)])
-    elif END_OF_TEXT in vocab:
-        tokenizer.add_special_tokens([END_OF_TEXT])
     return _Library(_with_added(tokenizer, added).to_str()), {}
 
 
-def _as_roberta(tokenizer: tokenizers.Tokenizer, add_prefix_space: bool = False) -> tokenizers.Tokenizer:
+def _from_vocab_and_merges(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
+    """Byte-level BPE; the special tokens of the vocabulary show whether it is RoBERTa's, DeBERTa's or GPT-2's."""
+    vocab = spm.table_of(contents[0], "vocab.json")
+    if all(token in vocab for token in ("<s>", "</s>", "<mask>")):
+        return _from_roberta(contents, config, added)
+    return (_from_deberta if all(token in vocab for token in BERT_TOKENS) else _from_gpt2)(contents, config, added)
+
+
+def _from_gpt2(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
+    """GPT-2's, whose only frame is what `add_bos_token` and `add_eos_token` ask for."""
+    tokenizer = _byte_level_of(contents, config)
+    if tokenizer.token_to_id(END_OF_TEXT) is not None:
+        tokenizer.add_special_tokens([END_OF_TEXT])
+    _with_added(tokenizer, added)
+    if config.get("add_bos_token") or config.get("add_eos_token"):
+        tokenizer.post_processor = _ends(tokenizer, config)
+    return _Library(tokenizer.to_str()), {}
+
+
+def _from_roberta(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
+    tokenizer = _byte_level_of(contents, config)
+    _demand(tokenizer.get_vocab(), "<s>", "</s>")
+    space, trim = config.get("add_prefix_space", False), config.get("trim_offsets", True)
+    tokenizer = _as_roberta(tokenizer, add_prefix_space=space, trim_offsets=trim)
+    return _Library(_with_added(tokenizer, added).to_str()), {}
+
+
+def _from_deberta(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
+    """DeBERTa's of the first version."""
+    tokenizer = _byte_level_of(contents, config)
+    vocab = tokenizer.get_vocab()
+    _demand(vocab, "[CLS]", "[SEP]")
+    tokenizer.post_processor = _frame("[CLS]", "[SEP]", vocab)
+    tokenizer.add_special_tokens([*BERT_TOKENS[:-1], AddedToken("[MASK]", lstrip=True)])
+    return _Library(_with_added(tokenizer, added).to_str()), {}
+
+
+def _byte_level_of(contents: list[bytes], config: dict) -> tokenizers.Tokenizer:
+    model = models.BPE(*_vocab_and_merges(contents))
+    return _byte_level(model, add_prefix_space=config.get("add_prefix_space", False), trim_offsets=False)
+
+
+def _ends(tokenizer: tokenizers.Tokenizer, config: dict) -> processors.TemplateProcessing:
+    """The frame that `add_bos_token` and `add_eos_token` ask for."""
+    names = {role: _content(config.get(f"{role}_token"), END_OF_TEXT) for role in ("bos", "eos")}
+    first, last = (names[role] if config.get(f"add_{role}_token") else "" for role in ("bos", "eos"))
+    around = lambda text, n: " ".join(filter(None, [first and f"{first}:{n}", f"{text}:{n}", last and f"{last}:{n}"]))
+    ids = {token: tokenizer.token_to_id(token) for token in (first, last) if token}
+    for token, i in ids.items():
+        if i is None:
+            raise ValueError(f"add_bos_token or add_eos_token asks for {token!r}, and the vocabulary has no such token")
+    single, second = around("$A", 0), around("$B", 1)
+    return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=list(ids.items()))
+
+
+def _from_herbert(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
+    """HerBERT's (Mroczkowski et al. 2021): BPE of the characters of BERT's words, whose last piece ends in </w>."""
+    vocab, merges = _vocab_and_merges(contents)
+    names = {"cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
+    cls, sep, unk, pad, mask = (_content(config.get(f"{role}_token"), token) for role, token in names.items())
+    _demand(vocab, cls, sep, unk)
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=unk, end_of_word_suffix="</w>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    tokenizer.post_processor = processors.BertProcessing((sep, vocab[sep]), (cls, vocab[cls]))
+    tokenizer.add_special_tokens([token for token in (cls, pad, sep, unk, mask) if token in vocab])
+    return _Library(_with_added(tokenizer, added).to_str()), {}
+
+
+def _from_clip(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
+    """CLIP's (Radford et al. 2021): byte-level BPE of small letters, whose words end in </w>."""
+    vocab, merges = _vocab_and_merges(contents)
+    names = {"bos": "<|startoftext|>", "eos": END_OF_TEXT, "unk": END_OF_TEXT, "pad": END_OF_TEXT}
+    bos, eos, unk, pad = (_content(config.get(f"{role}_token"), token) for role, token in names.items())
+    _demand(vocab, bos, eos, unk)
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=unk, end_of_word_suffix="</w>"))
+    space = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), space, normalizers.Lowercase()])
+    words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    words = rf"<\|startoftext\|>|<\|endoftext\|>|{words}"
+    split = pre_tokenizers.Split(tokenizers.Regex(words), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), *END_OF_WORD])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (eos, vocab[eos]), (bos, vocab[bos]), trim_offsets=False, add_prefix_space=False
+    )
+    tokenizer.add_special_tokens([token for token in dict.fromkeys((bos, eos, unk, pad)) if token in vocab])
+    return _Library(_with_added(tokenizer, added).to_str()), {
+        "bos": (bos,),
+        "eos": (eos,),
+        "unk": (unk,),
+        "pad": (pad,),
+    }
+
+
+def _vocab_and_merges(contents: list[bytes]) -> tuple[dict[str, int], list[tuple[str, ...]]]:
+    lines = contents[1].decode().split("\n")
+    lines = lines[1:] if lines[0].startswith("#version") else lines
+    merges = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip()]
+    return spm.table_of(contents[0], "vocab.json"), merges
+
+
+def _demand(vocab: Mapping[str, int], *names: str) -> None:
+    for token in names:
+        if token not in vocab:
+            raise ValueError(f"the vocabulary has no {token}, which every vocabulary of its class has")
+
+
+def _as_roberta(
+    tokenizer: tokenizers.Tokenizer, add_prefix_space: bool = False, trim_offsets: bool = False
+) -> tokenizers.Tokenizer:
     """The special tokens and the frame of RoBERTa; a mask takes the space before it, and is added if there is none."""
     ids = tokenizer.get_vocab()
     tokenizer.add_special_tokens([token for token in ("<s>", "<pad>", "</s>", "<unk>") if token in ids])
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
     tokenizer.post_processor = processors.RobertaProcessing(
-        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=False, add_prefix_space=add_prefix_space
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=trim_offsets, add_prefix_space=add_prefix_space
     )
     return tokenizer
 
@@ -500,12 +693,9 @@ def _frame(cls: str, sep: str, vocab: Mapping[str, int]) -> processors.TemplateP
     )
 
 
-def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[_Library, Usual]":
+def _from_wordpiece(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
     """WordPiece as BERT's files have it (Devlin et al. 2019), or MPNet's, with the special tokens of RoBERTa."""
-    lines = contents[0].decode().split("\n")
-    lines = lines[:-1] if lines[-1] == "" else lines
-    vocab = {token.rstrip("\r"): i for i, token in enumerate(lines)}
-    words = [token for token in vocab if not (token.startswith("[") and token.endswith("]"))]
+    vocab = _lines(contents[0])
     usual = {role: f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")}
     if "[CLS]" not in vocab and "<s>" in vocab:
         usual |= {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
@@ -513,13 +703,21 @@ def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[
     for token in (unk, cls, sep):
         if token not in vocab:
             raise ValueError(f"the vocabulary has no {token}, which every WordPiece vocabulary has")
+    lower = config.get("do_lower_case")
+    if lower is None:
+        lower, capital = True, next((word for word in vocab if word[:1] not in "[<" and word != word.lower()), None)
+        if capital is not None:
+            warnings.warn(
+                f"vocab.txt has capitals, such as {capital!r}, and nothing sets do_lower_case: text is read as small "
+                "letters, as by transformers. Set it to false in tokenizer_config.json if the model is cased.",
+                stacklevel=2,
+            )
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=unk, max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
         strip_accents=config.get("strip_accents"),
-        # Where nothing says so, the vocabulary tells: one with capitals was made of cased text.
-        lowercase=config.get("do_lower_case", not any(word != word.lower() for word in words)),
+        lowercase=lower,
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
@@ -530,6 +728,27 @@ def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[
     return _Library(_with_added(tokenizer, added).to_str()), {}
 
 
+def _lines(text: bytes) -> dict[str, int]:
+    """The ids of a vocabulary with a token in each line: the number of the last line that has it, from 0.
+
+    A line too many shifts all later ids, and one that is blank or there twice is a sign of that: a warning names it.
+    """
+    tokens = [line.rstrip("\r") for line in text.decode().split("\n")]
+    while tokens and not tokens[-1]:
+        tokens.pop()
+    vocab = {token: i for i, token in enumerate(tokens)}
+    if len(vocab) < len(tokens) or "" in vocab:
+        seen: dict[str, int] = {"": -1}
+        number, first = next((i, seen[t]) for i, t in enumerate(tokens) if seen.setdefault(t, i) != i)
+        what = "is blank" if first < 0 else f"repeats line {first + 1}, {json_files.excerpt(tokens[number])!r}"
+        warnings.warn(
+            f"vocab.txt: line {number + 1} {what}. An id is the number of a line: if this one does not belong there, "
+            "all ids behind it are wrong by one",
+            stacklevel=2,
+        )
+    return vocab
+
+
 def _byte_level(model: models.Model, *, add_prefix_space: bool, trim_offsets: bool) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
@@ -538,14 +757,19 @@ def _byte_level(model: models.Model, *, add_prefix_space: bool, trim_offsets: bo
     return tokenizer
 
 
-def _with_added(tokenizer: tokenizers.Tokenizer, added: dict[int, dict]) -> tokenizers.Tokenizer:
-    """Adds the tokens that a vocabulary file lacks, at the ids that they must have."""
-    for i, settings in sorted(added.items()):
-        flags = {flag: settings[flag] for flag in ("lstrip", "rstrip", "single_word", "normalized") if flag in settings}
-        token = AddedToken(settings["content"], special=settings.get("special", True), **flags)
-        tokenizer.add_special_tokens([token]) if token.special else tokenizer.add_tokens([token])
-        if tokenizer.token_to_id(token.content) != i:
-            raise ValueError(f"the added token {token.content!r} cannot have id {i}, given the vocabulary's size")
+def _with_added(tokenizer: tokenizers.Tokenizer, added: spm.Added) -> tokenizers.Tokenizer:
+    """Adds tokens, those that the vocabulary lacks at the ids that they must have.
+
+    Raises:
+        ValueError: one would have another id.
+    """
+    tokens = dict(sorted(added.items()))
+    tokenizer.add_tokens(list(tokens.values()))
+    for i, token in tokens.items():
+        if (actual := tokenizer.token_to_id(token.content)) != i:
+            raise ValueError(
+                f"the added token {token.content!r} cannot have id {i}, given the vocabulary's size: it has {actual}"
+            )
     return tokenizer
 
 
@@ -566,15 +790,48 @@ READERS = {
 }
 """What makes a tokenizer of the contents of a file and those that belong to it, the settings and the added tokens."""
 
-CLASSES = {
-    "PegasusTokenizer": spm.pegasus,
-    "MBartTokenizer": spm.mbart,
-    "MBart50Tokenizer": spm.mbart_50,
-    "ByT5Tokenizer": utf8.byt5,
-}
-"""The same for classes whose ids follow from no file."""
 
-WITHOUT_FILES = ("ByT5Tokenizer",)
+class _Class(NamedTuple):
+    formats: tuple[tuple[str, ...], ...]
+    read: Callable[..., tuple[Any, Usual]]
+
+
+def _classes(formats: tuple[tuple[str, ...], ...], read: Callable[..., Any], *names: str) -> dict[str, _Class]:
+    return {f"{name}Tokenizer": _Class(formats, read) for name in names}
+
+
+_WORDS, _PAIR, _MARIAN = (("vocab.txt",),), (("vocab.json", "merges.txt"),), FORMATS[1:3]
+_MODEL = tuple(names for names in FORMATS if names[0].endswith(".model"))
+
+CLASSES = {
+    **_classes(_WORDS, _from_wordpiece, "Bert", "DistilBert", "Electra", "MPNet", "MobileBert", "SqueezeBert"),
+    **_classes(_WORDS, _from_wordpiece, "ConvBert", "RetriBert", "LayoutLM", "DPRContextEncoder", "DPRQuestionEncoder"),
+    **_classes(_PAIR, _from_gpt2, "GPT2"),
+    **_classes(_PAIR, _from_roberta, "Roberta", "Bart", "Longformer", "LED", "Mvp"),
+    **_classes(_PAIR, _from_deberta, "Deberta"),
+    **_classes(_PAIR, _from_herbert, "Herbert"),
+    **_classes(_PAIR, _from_clip, "CLIP"),
+    **_classes(_MODEL, spm.t5, "T5", "MT5"),
+    **_classes(_MODEL, spm.albert, "Albert"),
+    **_classes(_MODEL, spm.deberta, "DebertaV2"),
+    **_classes(_MODEL, spm.llama, "Llama"),
+    **_classes(_MODEL, spm.fairseq, "XLMRoberta"),
+    **_classes(_MODEL, spm.camembert, "Camembert"),
+    **_classes((("sentencepiece.bpe.model", "dict.txt"),), spm.bartpho, "Bartpho"),
+    **_classes(_MODEL, spm.pegasus, "Pegasus"),
+    **_classes(_MODEL, spm.mbart, "MBart"),
+    **_classes(_MODEL, spm.mbart_50, "MBart50"),
+    **_classes(_MARIAN, spm.marian, "Marian"),
+    **_classes(((),), utf8.byt5, "ByT5"),
+}
+"""How text is cut and ids are numbered, by the class that settings name: the files it is read from, and what reads
+them. A tokenizer.json says itself how it cuts, whatever its class."""
+
+END_OF_WORD = (decoders.Replace(tokenizers.Regex("</w>$"), ""), decoders.Replace("</w>", " "))
+"""How CLIP's pieces become text: </w> ends a word."""
+
+GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
+"""Classes that say nothing of how text is cut: the files do, and no setting wins over them."""
 
 MODEL_TYPES = {
     "pegasus": "PegasusTokenizer",
@@ -582,9 +839,85 @@ MODEL_TYPES = {
     "bigbird_pegasus": "PegasusTokenizer",
     "mbart": "MBartTokenizer",
     "byt5": "ByT5Tokenizer",
+    "camembert": "CamembertTokenizer",
 }
 """The class of the tokenizer where config.json has only the model's type, as in folders of before 2021."""
 
+
+# Settings that win over a tokenizer.json
+
+
+def _followed(text: bytes, kind: str | None, config: Mapping[str, Any]) -> bytes:
+    """The tokenizer.json with the settings of tokenizer_config.json that say how text is cut, which win over it."""
+    wanted = {name: config[name] for name in CUTTING if config.get(name) is not None}
+    follow = FOLLOWED.get(kind)
+    if follow is None and wanted and (kind is None or kind in CLASSES):
+        follow = _follow_files
+    if follow is None:
+        return text
+    data = json_files.parse(text, "tokenizer.json")
+    before = json.dumps(data)
+    follow(data, wanted)
+    return text if json.dumps(data) == before else _json(data)
+
+
+def _follow_files(data: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """BERT's settings of how words are normalised, and that a byte-level text begins with a space."""
+    names = {"do_lower_case": "lowercase", "tokenize_chinese_chars": "handle_chinese_chars"}
+    for step in _steps(data.get("normalizer"), "normalizers"):
+        if step.get("type") == "BertNormalizer":
+            step |= {names.get(name, name): config[name] for name in (*names, "strip_accents") if name in config}
+    if "add_prefix_space" in config:
+        steps = _steps(data.get("pre_tokenizer"), "pretokenizers") + _steps(data.get("post_processor"), "processors")
+        for step in steps:
+            if step.get("type") in ("ByteLevel", "RobertaProcessing"):
+                step["add_prefix_space"] = config["add_prefix_space"]
+
+
+def _follow_albert(data: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """ALBERT's: small letters, and accents."""
+    steps = _steps(data.get("normalizer"), "normalizers")
+    types = [step.get("type") for step in steps]
+    lower = config.get("do_lower_case", "Lowercase" in types)
+    keep = config.get("keep_accents", "StripAccents" not in types)
+    rest = [step for step in steps if step.get("type") not in ("NFKD", "StripAccents", "Lowercase")]
+    at = next((i for i, step in enumerate(rest) if step.get("type") != "Replace"), len(rest))
+    middle = [{"type": name} for name in (() if keep else ("NFKD", "StripAccents"))] + [{"type": "Lowercase"}] * lower
+    data["normalizer"] = {"type": "Sequence", "normalizers": [*rest[:at], *middle, *rest[at:]]}
+
+
+def _follow_deberta(data: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """DeBERTa's from the second version on: small letters, and punctuation marks by themselves."""
+    for name, part, inside, step in (
+        ("do_lower_case", "normalizer", "normalizers", {"type": "Lowercase"}),
+        ("split_by_punct", "pre_tokenizer", "pretokenizers", {"type": "Punctuation", "behavior": "Isolated"}),
+    ):
+        if name in config:
+            rest = [other for other in _steps(data.get(part), inside) if other.get("type") != step["type"]]
+            data[part] = {"type": "Sequence", inside: [step] * config[name] + rest}
+
+
+def _follow_clip(data: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """CLIP's: its published decoder leaves the </w> that ends a word in the text."""
+    steps = _steps(data.get("decoder"), "decoders")
+    if [step.get("type") for step in steps] == ["ByteLevel"]:
+        data["decoder"] = {
+            "type": "Sequence",
+            "decoders": steps + [json.loads(step.__getstate__()) for step in END_OF_WORD],
+        }
+
+
+def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
+    """The steps of a part of a tokenizer.json, which is one step or a sequence of them."""
+    return part[inside] if part and part.get("type") == "Sequence" else [part] if part else []
+
+
+FOLLOWED = {
+    "AlbertTokenizer": _follow_albert,
+    "DebertaV2Tokenizer": _follow_deberta,
+    "CLIPTokenizer": _follow_clip,
+}
+"""What follows settings, by class, where they mean something else than BERT's or GPT-2's."""
 
 # The library
 
@@ -592,13 +925,18 @@ MODEL_TYPES = {
 class _Library:
     """The `tokenizers` library, from the text of a tokenizer.json."""
 
+    has_template = True
+
     def __init__(self, text: str) -> None:
         self.serialized = text.encode()
         self._special = tokenizers.Tokenizer.from_str(text)
         self._plain = tokenizers.Tokenizer.from_str(text)
         self._plain.encode_special_tokens = True  # the library's name for: as ordinary text
         self.vocab_size = 1 + max(self._special.get_vocab(with_added_tokens=True).values())
-        special = {i: token.content for i, token in self._special.get_added_tokens_decoder().items() if token.special}
+        if self.vocab_size > LARGEST:
+            raise ValueError(f"the largest id is {self.vocab_size - 1}, and ids up to {LARGEST - 1} are read")
+        self.tokens = self._special.get_added_tokens_decoder()
+        special = {i: token.content for i, token in self.tokens.items() if token.special}
         self.languages = {token: i for i, token in special.items() if LANGUAGE_CODE.fullmatch(token)}
         byte_level = isinstance(self._special.decoder, decoders.ByteLevel)
         self.kind = ("byte-level " if byte_level else "") + type(self._special.model).__name__.lower()
@@ -608,7 +946,7 @@ class _Library:
         """int32[vocabulary]: the bytes of each token. A byte-level vocabulary spells every byte as one character."""
         widths = np.zeros(self.vocab_size, np.int32)
         for token, i in self._special.get_vocab(with_added_tokens=True).items():
-            widths[i] = len(token)
+            widths[i] = len(token.encode()) if i in self.tokens else len(token)
         return widths
 
     def encode(
@@ -638,22 +976,20 @@ class _Library:
                 e.ids[said] = self.languages[language]
         return encodings
 
-    def encode_bytes(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def encode_bytes(self, texts: list[str], special: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+        alone = functools.partial(self.encode, pairs=None, special=special, template=False, target=False, language=None)
         if self._widths is None:
-            return [(e.ids, bytes_by_offsets(text, e)) for text, e in zip(texts, self._encode_plain(texts))]
-        pairs = []
-        for text, encoding in zip(texts, self._plain.encode_batch_fast(texts, add_special_tokens=False)):
+            return [(e.ids, bytes_by_offsets(text, e)) for text, e in zip(texts, alone(texts))]
+        pairs, tokenizer = [], self._special if special else self._plain
+        for text, encoding in zip(texts, tokenizer.encode_batch_fast(texts, add_special_tokens=False)):
             ids = np.array(encoding.ids, np.int32)
             counts = self._widths[ids]
             if counts.sum() != len(
                 text.encode()
             ):  # something was added, dropped or rewritten, such as a space in front
-                counts = bytes_by_offsets(text, self._encode_plain([text])[0])
+                counts = bytes_by_offsets(text, alone([text])[0])
             pairs.append((ids, counts))
         return pairs
-
-    def _encode_plain(self, texts: list[str]) -> list[Encoding]:
-        return self.encode(texts, None, special=False, template=False, target=False, language=None)
 
     def decode(self, ids: list[int], special: bool) -> str:
         return self._special.decode(ids, skip_special_tokens=not special)

@@ -221,17 +221,18 @@ def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
 
 
 def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarray]:
-    """Texts as rows of token ids: sources in the tokenizer's frame, prompts without one. An empty prompt is the token
-    that starts a text, if the tokenizer has one."""
+    """Texts as rows of token ids: sources in the tokenizer's frame; prompts behind what the frame puts in front, but
+    without what would end them. An empty prompt is the token that starts a text, if the tokenizer has one."""
     if (tokenizer := m.tokenizer) is None:
         raise ValueError("the model has no tokenizer: pass token ids instead of text")
     if registry.is_encoder_decoder(m.model.config):
-        encodings = tokenizer.encode_batch(texts, special=True, template=True, language=language)
+        encodings = tokenizer.encode_batch(texts, template=True, language=language)
         return [encoding.ids for encoding in encodings]
     if language is not None:
         raise ValueError(f"source_language={language!r}: a decoder has no source: leave it out")
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return [np.asarray(tokenizer.encode(text).ids if text else start, np.int32) for text in texts]
+    first = tokenizer.before_text
+    start = first if len(first) or tokenizer.bos_id is None else [tokenizer.bos_id]
+    return [np.asarray([*first, *tokenizer.encode(text).ids] if text else start, np.int32) for text in texts]
 
 
 def decode_text(
