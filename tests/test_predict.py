@@ -14,9 +14,10 @@ import transformer_zoo as zoo
 from transformer_zoo import sharding
 from transformer_zoo.__main__ import main
 from transformer_zoo.data.tokenizers import Tokenizer
-from transformer_zoo.models import bert, gpt2
-from transformer_zoo.prediction import predict as engine
-from transformer_zoo.prediction.reader import softmax
+from transformer_zoo.models import bart, bert, gpt2, t5
+from transformer_zoo.prediction import engine
+from transformer_zoo.prediction import predict as prediction
+from transformer_zoo.prediction.reader import program_of, softmax
 from transformer_zoo.pretrained import Bundle, save_pretrained
 
 WORDS = [
@@ -62,7 +63,7 @@ def logits_of(m: Bundle, text: str, pair: str | None = None) -> np.ndarray:
 
 def of_outputs(m: Bundle, value: Any, name: str, *outputs: Any, **settings: Any) -> Any:
     """The result for an input whose rows have these outputs."""
-    reader = engine.reader_of(m, **settings)
+    reader = prediction.reader_of(m, **settings)
     (example,) = reader.examples(m, [reader.check(value, "input")])
     assert len(outputs) == len(example.rows)
     return reader.result(m, example, [{name: np.asarray(x, np.float32)} for x in outputs])
@@ -166,7 +167,7 @@ def test_entities_of_long_texts(tokenizer: Tokenizer):
     first[19], first[20] = (1, 0.8), (2, 0.8)
     second = [(0, 0.9)] * 20
     second[5], second[6] = (1, 0.6), (2, 0.6)
-    reader = engine.reader_of(m, overlap=8)
+    reader = prediction.reader_of(m, overlap=8)
     (example,) = reader.examples(m, [reader.check(text, "input")])
     assert [len(row["tokens_BT"]) for row in example.rows] == [24, 20]
     found = of_outputs(m, text, "logits_BTC", scored(*first), scored(*second), overlap=8)
@@ -206,7 +207,7 @@ def test_answers_in_windows(tokenizer: Tokenizer):
     """The best of all windows; that there is none, by the window that believes it least."""
     m = bundle(tokenizer, "question-answering")
     given = {"question": "where ?", "context": "the door . " * 6 + "ann . " + "a door . " * 4}
-    reader = engine.reader_of(m, row_length=16, overlap=4)
+    reader = prediction.reader_of(m, row_length=16, overlap=4)
     (example,) = reader.examples(m, [reader.check(given, "input")])
     sizes = [len(row["tokens_BT"]) for row in example.rows]
     assert sizes == [16] * 4 and all((row["tokens_BT"][:4] == [2, 19, 18, 3]).all() for row in example.rows)
@@ -276,6 +277,34 @@ def test_next_sentences(tokenizer: Tokenizer):
     assert abs(found["score"] - expected) < 1e-5
 
 
+def test_generated_texts():
+    """Those of `generate` for each text by itself, in the order of the texts."""
+    texts = ["the door is open", "a window", "the door is shut, the window is open", "shut"]
+    own = Tokenizer.train(texts * 3, 400, kind="t5")
+    sizes = {"width": 16, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "head_dim": 8, "mlp_dim": 24}
+    config = t5.Config(vocab_size=own.vocab_size, **sizes)
+    m = Bundle(model := t5.Model(config), families.random_params(model, 0, 0.5), config, own)
+    found = zoo.predict(m, texts, batch_size=2, max_new_tokens=6)
+    pairs = (texts[:2], texts[2:])
+    expected = [text for pair in pairs for text in zoo.generate(m, pair, max_new_tokens=6)]
+    assert found == [{"generated_text": text} for text in expected]
+    assert len(set(expected)) > 1
+    assert zoo.predict(m, texts[::-1], batch_size=2, max_new_tokens=6) == found[::-1]
+
+
+def test_an_encoder_decoder_classifies(tokenizer: Tokenizer):
+    sizes = {"width": 16, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "num_decoder_heads": 2}
+    sizes |= {"mlp_dim": 24, "mlp_decoder_dim": 24, "max_length": 24, "eos_id": 3, "labels": ("good", "bad")}
+    config = bart.Config(vocab_size=64, **sizes)
+    model = bart.Model(config, task="sequence-classification")
+    m = Bundle(model, families.random_params(model, 0, 0.5), config, tokenizer)
+    texts = ["the door", "a door"]
+    source_BS = np.stack([tokenizer.encode(text, template=True).ids for text in texts])
+    logits_BC = np.asarray(families.apply(m.model, m.params, source_BS=source_BS).logits)
+    for found, logits_C in zip(zoo.predict(m, texts), logits_BC, strict=True):
+        np.testing.assert_allclose(list(found["scores"].values()), softmax(logits_C), rtol=1e-4)
+
+
 # ---- the engine -----------------------------------------------------------------------------------------------------
 
 
@@ -286,9 +315,9 @@ def mixed(count: int) -> list[str]:
 def test_order_batches_and_programs(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
     """A text's result does not depend on the others; a long list has batches of one size and few programs."""
     m, texts = bundle(tokenizer, "sequence-classification", labels=("yes", "no")), mixed(70)
-    monkeypatch.setattr(engine, "CHUNK", 16)
+    monkeypatch.setattr(prediction, "CHUNK", 16)
     found = zoo.predict(m, texts, batch_size=8)
-    assert engine.program_of(m.model, engine.reader_of(m))._cache_size() == 2  # rows of 16 and of 24 tokens
+    assert program_of(m.model, prediction.reader_of(m))._cache_size() == 2  # rows of 16 and of 24 tokens
     scores = lambda results: [result["score"] for result in results]
     order = np.random.default_rng(0).permutation(70)
     again = zoo.predict(m, [texts[i] for i in order], batch_size=8)
@@ -299,9 +328,9 @@ def test_order_batches_and_programs(tokenizer: Tokenizer, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("limit", [24, 384, 512, 1024, 2048, 8192, 100_000])
 def test_few_lengths(limit: int):
-    lengths = {engine._length(tokens, limit) for tokens in range(1, limit + 1)}
+    lengths = {engine.padded_length(tokens, limit) for tokens in range(1, limit + 1)}
     assert len(lengths) <= 8 and max(lengths) == limit
-    assert all(engine._length(tokens, limit) >= tokens for tokens in range(1, limit + 1, 7))
+    assert all(engine.padded_length(tokens, limit) >= tokens for tokens in range(1, limit + 1, 7))
 
 
 def test_on_a_mesh(tokenizer: Tokenizer):

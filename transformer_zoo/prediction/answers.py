@@ -10,12 +10,12 @@ import numpy as np
 from transformer_zoo.data.encoding import Encoding
 from transformer_zoo.data.labelled import windows
 from transformer_zoo.nn.checks import check_sizes
-from transformer_zoo.prediction.reader import Example, Input, Outputs, Reader, encode, row, softmax
+from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
 from transformer_zoo.prediction.sequences import read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers(Reader):
+class Answers(RowReader):
     """`question-answering`: the answer to a `question` in a `context`.
 
     A long context is read in windows. In a window, the probability of an answer is that of its first token times that

@@ -9,14 +9,14 @@ import numpy as np
 
 from transformer_zoo.data.encoding import Encoding
 from transformer_zoo.data.labelled import windows
-from transformer_zoo.prediction.reader import Example, Input, Outputs, Reader, encode, row, softmax
+from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
 from transformer_zoo.prediction.sequences import read
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entities(Reader):
+class Entities(RowReader):
     """`token-classification`: the entities in a `text`.
 
     Result: a list with, for each entity, `entity_group`, its class without B- and I-; `score`, the mean probability of

@@ -2,20 +2,21 @@
 
 import abc
 import dataclasses
+import functools
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo.data.encoding import Encoding
 from transformer_zoo.data.labelled import shortened
-
-Row = dict[str, np.ndarray]
-"""A row: `tokens_BT` and `segments_BT`, int32[T], and what else the reader's program takes, each [T]."""
-Outputs = dict[str, np.ndarray]
-"""What the reader's program returns of a row, without padding: names that end in T are [T, ...]."""
+from transformer_zoo.nn.checks import check_ids
+from transformer_zoo.prediction import engine
+from transformer_zoo.prediction.engine import Outputs, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +61,13 @@ class Reader(abc.ABC):
                 raise ValueError(f"{field.name} is {value!r}: expected a value like {field.default!r}")
 
     @abc.abstractmethod
-    def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
-        """The rows of each input. Everything that can be wrong with an input is an error here or in `check`."""
-
-    @abc.abstractmethod
-    def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """What is computed of a batch of rows: arrays with the rows in front. It is compiled once for a shape.
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
+        """The results of inputs, as plain JSON, in their order.
 
         Args:
-            batch: the rows [B, T], padded on the right, and `valid_BT`.
+            batch_size: rows at a time.
+            full: all batches have this size; otherwise a smaller one that suffices.
         """
-
-    @abc.abstractmethod
-    def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> Any:
-        """The result for an input, as plain JSON, given the outputs of its rows."""
 
     @property
     def text_field(self) -> str:
@@ -121,6 +115,41 @@ class Reader(abc.ABC):
                 raise ValueError(f"{name}: {field} is {type(text).__name__}, where a text is expected")
             if not text or not several and not text.strip():
                 raise ValueError(f"{name}: {field} is empty")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowReader(Reader):
+    """A reader whose results come of one pass over rows."""
+
+    @abc.abstractmethod
+    def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
+        """The rows of each input. Everything that can be wrong with an input is an error here or in `check`."""
+
+    @abc.abstractmethod
+    def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """What is computed of a batch of rows, as `engine.run` takes it."""
+
+    @abc.abstractmethod
+    def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> Any:
+        """The result for an input, given the outputs of its rows."""
+
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
+        examples = self.examples(m, inputs)
+        for example in examples:
+            for row in example.rows:
+                check_ids(row["tokens_BT"][None], m.config.vocab_size, example.input.name, "the model's vocabulary")
+        rows = [row for example in examples for row in example.rows]
+        size = batch_size if full else min(batch_size, engine.power_of_two(len(rows)))
+        params = jax.tree.map(jnp.asarray, m.params)
+        outputs = iter(engine.run(program_of(m.model, self), params, rows, size, self.length(m)))
+        for example in examples:
+            yield self.result(m, example, list(itertools.islice(outputs, len(example.rows))))
+
+
+@functools.lru_cache(maxsize=16)
+def program_of(model: Any, reader: RowReader) -> Callable[..., dict[str, jax.Array]]:
+    """The program of a model's reader: (params, batch) -> outputs. It is compiled once for a shape."""
+    return jax.jit(functools.partial(reader.program, model))
 
 
 def encode(m: Any, texts: Sequence[str], pairs: Sequence[str | None]) -> list[Encoding]:

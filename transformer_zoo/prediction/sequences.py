@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer_zoo.prediction.reader import Example, Input, Outputs, Reader, cut, encode, row, softmax
+from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, cut, encode, row, softmax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextLabels(Reader):
+class TextLabels(RowReader):
     """`sequence-classification`: the class of a `text`, or of a `text` and its `text_pair`.
 
     Result: `label`, the class with the highest score; `score`, its score; `scores`, those of all classes by name. They
@@ -61,7 +61,7 @@ class NextSentence(TextLabels):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Choices(Reader):
+class Choices(RowReader):
     """`multiple-choice`: which of the `choices` goes with the `text`.
 
     Result: `choice`, its index; `answer`, its text; `score`, its probability; `scores`, those of all choices in order.

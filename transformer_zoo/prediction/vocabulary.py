@@ -10,12 +10,12 @@ import numpy as np
 
 from transformer_zoo.nn import pooling
 from transformer_zoo.nn.checks import check_sizes
-from transformer_zoo.prediction.reader import Example, Input, Outputs, Reader, encode, row
+from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row
 from transformer_zoo.prediction.sequences import read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FilledMasks(Reader):
+class FilledMasks(RowReader):
     """`masked-lm`: the tokens that may stand in the place of a mask in a `text`, spelt as the tokenizer's mask token.
 
     Result: a list of the most probable ones, with `score`, the probability; `token`, the id; `token_str`, its text;
@@ -72,7 +72,7 @@ def _text(tokenizer: Any, ids: Iterable[int], special: bool) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Continuations(Reader):
+class Continuations(RowReader):
     """`causal-lm`: how probable `continuations` of a `text` are; without a text, of a text's beginning.
 
     Text and continuation are tokenized as one. A token that has characters of both counts as the continuation's.
