@@ -186,7 +186,9 @@ def test_a_row_is_scored_by_its_first_or_last_real_token(case: families.Case):
         return
     rows = lambda T: np.zeros((1, 2, T) if case.task == "multiple-choice" else (2, T), np.int32)
     hidden_BTD = random(2, T, case.config.width)
-    variables = {"params": case.params()}
+    init = functools.partial(case.model.init, train=False, method="_output")
+    shapes = jax.eval_shape(init, jax.random.key(0), rows(T), hidden_BTD, None)
+    variables = jax.tree.map(lambda x: jnp.asarray(random(*x.shape)), shapes)
 
     def scores(hidden_BTD: np.ndarray, valid_BT: np.ndarray | None) -> dict[str, jax.Array]:
         tokens = rows(hidden_BTD.shape[1])

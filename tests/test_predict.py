@@ -25,6 +25,7 @@ WORDS = [
     "ann", "lee", ".", "?", "where",
 ]  # fmt: skip
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+LABELS = ("good", "bad", "so so")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def of_outputs(m: Bundle, value: Any, name: str, *outputs: Any, **settings: Any)
 
 @pytest.mark.parametrize("problem", [None, "single_label_classification", "multi_label_classification", "regression"])
 def test_labels(tokenizer: Tokenizer, problem: str | None):
-    m = bundle(tokenizer, "sequence-classification", labels=("good", "bad", "so so"), problem=problem)
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS, problem=problem)
     logits = np.array([1.0, -2.0, 0.5], np.float32)
     found = of_outputs(m, "the door", "logits_BC", logits)
     if problem == "regression":
@@ -97,7 +98,7 @@ def test_one_label_is_a_probability(tokenizer: Tokenizer):
 
 def test_pairs_of_texts(tokenizer: Tokenizer):
     """Beside single texts, in one call; their segments matter."""
-    m = bundle(tokenizer, "sequence-classification", labels=("good", "bad", "so so"))
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
     inputs = [{"text": "the door", "text_pair": "is open"}, "the door", {"text": "is open", "text_pair": "the door"}]
     found = zoo.predict(m, inputs)
     for result, texts in zip(found, (("the door", "is open"), ("the door",), ("is open", "the door"))):
@@ -107,7 +108,7 @@ def test_pairs_of_texts(tokenizer: Tokenizer):
 
 def test_texts_that_are_too_long(tokenizer: Tokenizer):
     """A warning, and the row is what training would make of it."""
-    m = bundle(tokenizer, "sequence-classification", labels=("good", "bad"))
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
     with pytest.warns(UserWarning, match="1 of 2 inputs are longer than the model's 24 tokens: their ends are left"):
         found = zoo.predict(m, ["the door " * 20, "the door"])
     expected = softmax(logits_of(m, "the door " * 11))
@@ -271,10 +272,10 @@ def test_choices(tokenizer: Tokenizer):
 
 def test_next_sentences(tokenizer: Tokenizer):
     m = bundle(tokenizer, "next-sentence")
-    found = zoo.predict(m, {"text": "the door is open.", "text_pair": "ann is in new york."})
-    expected = softmax(logits_of(m, "the door is open.", "ann is in new york."))[0]
-    assert found == {"is_next": bool(expected > 0.5), "score": found["score"]}
-    assert abs(found["score"] - expected) < 1e-5
+    given = {"text": "the door is open.", "text_pair": "ann is in new york."}
+    found = of_outputs(m, given, "logits_BC", [2.0, 1.0])
+    assert found == {"is_next": True, "score": pytest.approx(0.7310586)}
+    assert not of_outputs(m, given, "logits_BC", [1.0, 2.0])["is_next"]
 
 
 def test_generated_texts():
@@ -334,7 +335,7 @@ def test_few_lengths(limit: int):
 
 
 def test_on_a_mesh(tokenizer: Tokenizer):
-    m = bundle(tokenizer, "sequence-classification", labels=("good", "bad"))
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
     mesh = sharding.make_mesh(data=4, tensor=2)
     shardings = sharding.param_shardings(m.params, sharding.adopt_mesh(mesh))
     on_mesh = m.replace(params=jax.device_put(m.params, shardings))
@@ -399,7 +400,7 @@ def test_what_is_refused(tokenizer: Tokenizer):
 
 
 def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    m = bundle(tokenizer, "sequence-classification", labels=("good", "bad"))
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
     save_pretrained(tmp_path / "model", m)
     texts = mixed(9)
     expected = [result["label"] for result in zoo.predict(m, texts)]
