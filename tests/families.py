@@ -583,6 +583,8 @@ def place(program: Program, batch: dict[str, np.ndarray]) -> dict[str, jax.Array
 WRITERS = ("base", "causal-lm", "seq2seq-lm")  # tasks whose models continue from a cache
 # Tasks whose logits are of each token.
 PER_TOKEN = ("base", *(name for name, task in TASKS.items() if task.per_token or task.vocabulary))
+# Tasks whose models score whole rows.
+PER_ROW = tuple(name for name, task in TASKS.items() if task.scores and not task.per_token)
 Outputs = dict[str, Any]
 
 
@@ -598,9 +600,14 @@ def directions(task: str, shapes: dict[str, tuple[int, ...]], valid_BT: Any) -> 
     return {name: zero_padding(task, name, numbers[name], valid_BT) for name in shapes}
 
 
+def is_per_token(task: str, name: str) -> bool:
+    """Whether an output is of each token, and so has no meaning at padding."""
+    return name == "hidden_BTD" or (name == "logits" and task in PER_TOKEN)
+
+
 def zero_padding(task: str, name: str, x: Any, valid_BT: Any) -> Any:
     """The output with zeros at padding."""
-    if valid_BT is None or not (name == "hidden_BTD" or (name == "logits" and task in PER_TOKEN)):
+    if valid_BT is None or not is_per_token(task, name):
         return x
     return x * valid_BT.reshape(*valid_BT.shape, *[1] * (x.ndim - 2))
 

@@ -19,7 +19,7 @@ LEVELS = (
     ("models",),
     ("registry", "heads"),
     ("checkpoints", "generation", "data", "config"),
-    ("names",),
+    ("names", "prediction"),
     ("objectives", "optim", "pretrained", "diagnosis", "logs", "plots"),
     ("training", "runs", "embedding", "evaluation"),
     ("resolve", "fit"),

@@ -161,6 +161,50 @@ def test_padding_is_ignored(case: families.Case):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(read(case, params, tokens, nothing, everywhere)))
 
 
+SCORERS = [
+    families.Case(family=family, task=task, config=families.without_dropout(families.small(family)))
+    for family in registry.families()
+    for task in families.tasks(family)
+    if task in families.PER_ROW or (task == "base" and not families.main(family).causal)
+]
+
+
+@float64
+@pytest.mark.parametrize("case", SCORERS, ids=lambda case: f"{case.family}-{case.task}")
+def test_a_row_is_scored_by_its_first_or_last_real_token(case: families.Case):
+    """Padding on either side, with any content, changes no score and not what the pooler returns: they are those of the
+    row alone. Of an encoder the head is run by itself, since hidden states are tested above."""
+    case, T = case.wide(), 5
+    if "source_BS" in case.takes:
+        text = np.append(families.without(case, case.tokens(1, T), "eos_id"), case.config.eos_id)
+        source_BS, valid_BS = (np.zeros((4, len(text) + PADDING), kind) for kind in (np.int32, bool))
+        for row, (side, fill) in enumerate((side, fill) for side in (0, PADDING) for fill in (1, case.config.eos_id)):
+            source_BS[row], valid_BS[row, side : side + len(text)] = fill, True
+            source_BS[row, valid_BS[row]] = text
+        logits_BC = families.apply(case.model, case.params(), source_BS, valid_BS=valid_BS).logits
+        assert families.difference(logits_BC, np.repeat(logits_BC[:1], 4, axis=0)) < EXACT
+        return
+    rows = lambda T: np.zeros((1, 2, T) if case.task == "multiple-choice" else (2, T), np.int32)
+    hidden_BTD = random(2, T, case.config.width)
+    init = functools.partial(case.model.init, train=False, method="_output")
+    shapes = jax.eval_shape(init, jax.random.key(0), rows(T), hidden_BTD, None)
+    variables = jax.tree.map(lambda x: jnp.asarray(random(*x.shape)), shapes)
+
+    def scores(hidden_BTD: np.ndarray, valid_BT: np.ndarray | None) -> dict[str, jax.Array]:
+        tokens = rows(hidden_BTD.shape[1])
+        output = case.model.apply(variables, tokens, hidden_BTD, valid_BT, False, method="_output")
+        found = {name: getattr(output, name) for name in ("pooled_BD", "logits", "next_sentence_B2")}
+        return {name: x for name, x in found.items() if x is not None and not families.is_per_token(case.task, name)}
+
+    alone = scores(hidden_BTD, None)
+    assert case.task == "base" or alone
+    for side in (slice(0, T), slice(PADDING, None)):
+        padded, valid_BT = 9 * random(2, T + PADDING, case.config.width), np.zeros((2, T + PADDING), bool)
+        padded[:, side], valid_BT[:, side] = hidden_BTD, True
+        found = scores(padded, valid_BT)
+        assert all(families.difference(found[name], alone[name]) < EXACT for name in alone)
+
+
 @float64
 @each()
 def test_training_without_its_dropout_is_evaluation(case: families.Case):

@@ -21,6 +21,7 @@ _MODULES = {
     "train": "loop",
     "evaluate": "evaluation.source",
     "generate": "generation.generate",
+    "predict": "prediction.predict",
     "Greedy": "generation.sampling",
     "Sample": "generation.sampling",
     "Beam": "generation.beam",

@@ -1,9 +1,10 @@
-"""The command line: `python -m transformer_zoo {list, info, generate, embed, convert, fit}`.
+"""The command line: `python -m transformer_zoo {list, info, generate, predict, embed, convert, fit}`.
 
 Exit codes: 0 done, 1 an error, 2 a wrong command or option, 3 (`fit` only) it does not fit.
 """
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,56 @@ class Generate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each."""
+
+    name: Name
+    """A preset, a hub id, a folder with published weights, or a run's folder."""
+    text: tuple[str, ...] = ()
+    """The texts."""
+    source: str | None = None
+    """Instead of `text`, a file with one text a line, or a source as in a recipe, such as jsonl:reviews.jsonl:review.
+    The fields of JSON lines are those of the task, such as question and context."""
+    output: Path | None = None
+    """The file for the results, in the order of the texts. Where it has lines already, the texts after them follow.
+    None: they are printed."""
+    set: tuple[str, ...] = ()
+    """Settings of the task, as NAME=VALUE: top_k=3 aggregation=none."""
+    batch_size: int = 32
+    """Rows at a time."""
+    dtype: str | None = None
+    """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+        from rich.progress import track
+
+        from transformer_zoo.prediction import files
+        from transformer_zoo.prediction.predict import reader_of, results
+
+        if (self.source is None) == (not self.text):
+            raise ValueError("give --text, or --source with a file that has one text a line")
+        m = _load(self.name, self.dtype)
+        try:
+            reader = reader_of(m, **dict(map(_setting, self.set)))
+        except TypeError as error:
+            raise ValueError(f"--set: {error}") from None
+        if self.source is None:
+            inputs = [reader.check(text, f"text {i}") for i, text in enumerate(self.text)]
+        else:
+            inputs = files.read(self.source, reader)
+        if self.output is None:
+            for result in results(m, reader, inputs, batch_size=self.batch_size):
+                print(files.line(result))
+            return 0
+        written = files.write(m, reader, inputs, self.output, batch_size=self.batch_size)
+        for _ in track(written, "predicting", total=len(inputs), console=Console(stderr=True)):
+            pass
+        print(f"{self.output} holds the results of {len(inputs)} texts")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Embed:
     """Computes a vector for each text. Similar texts have similar vectors."""
 
@@ -227,7 +278,9 @@ class Fit:
         return fit.main_writing(runs.model(self.name), writing, self.topology)
 
 
-COMMANDS = {"list": List, "info": Info, "generate": Generate, "embed": Embed, "convert": Convert, "fit": Fit}
+COMMANDS = {
+    "list": List, "info": Info, "generate": Generate, "predict": Predict, "embed": Embed, "convert": Convert, "fit": Fit
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
@@ -261,6 +314,17 @@ def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
     return next(
         ((option, f"{command} has no option {option}", known) for option in options if option not in known), None
     )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A name and its value, from NAME=VALUE. The value is JSON, or else text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text}: give NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _load(name: str, dtype: str | None) -> Any:

@@ -54,6 +54,12 @@ class Bundle:
         """`zoo.generate` with this model."""
         return generate(self, *inputs, **arguments)
 
+    def predict(self, *inputs: Any, **arguments: Any) -> Any:
+        """`zoo.predict` with this model."""
+        from transformer_zoo.prediction.predict import predict  # with the library of tokenizers, which loads slowly
+
+        return predict(self, *inputs, **arguments)
+
     def save_pretrained(self, directory: str | os.PathLike[str], **arguments: Any) -> None:
         """`zoo.save_pretrained` of this model."""
         save_pretrained(directory, self, **arguments)

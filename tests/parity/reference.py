@@ -98,14 +98,19 @@ def evaluate(
     """Outputs, all hidden states and the gradients of all parameters, as from `families.evaluate` for our models.
 
     With padding, the model gets positions that count real tokens, as its users have to pass them; without, none. A
-    decoder for classification gets the inputs that it would make itself without padding.
+    decoder for classification gets the inputs that it would make itself without padding. An encoder scores a row by its
+    first slot, so that it gets the padding behind the tokens where it does.
     """
     inputs, back = arguments(task, model, given, position_offset), lambda x: x
-    if hasattr(model.config, "global_block_size") and "attention_mask" in inputs:
+    is_encoder = "decoder_input_ids" not in inputs
+    by_slot = is_encoder and (task in families.PER_ROW or getattr(model, "pooler", None) is not None)
+    if (by_slot or hasattr(model.config, "global_block_size")) and "attention_mask" in inputs:
         inputs, back = with_padding_behind(inputs)
     with scaled(model), counting(model, inputs):
         outputs = [model(**inputs, output_hidden_states=True)] if prompt is None else piecewise(model, inputs, prompt)
     results = named_outputs(outputs)
+    if is_encoder:
+        results = {name: back(x) if families.is_per_token(task, name) else x for name, x in results.items()}
     grads = {}
     if prompt is None:
         shapes = {name: tuple(x.shape) for name, x in results.items()}
@@ -210,20 +215,21 @@ def shifted(inputs: dict[str, torch.Tensor], start: int | None) -> torch.Tensor:
 def with_padding_behind(
     inputs: dict[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """Sources with their padding moved to the end, for a model that sums up blocks of slots, padding or not; and a
-    function that moves the hidden states of tokens back."""
+    """Rows with their padding moved to the end, for a model in which the slot of a token matters; and a function that
+    moves what is of tokens, [..., B, T, D], back."""
     mask = inputs["attention_mask"]
-    slots = (torch.arange(mask.shape[1]) + mask.argmax(dim=1, keepdim=True)) % mask.shape[1]
-    moved = {name: inputs[name].gather(1, slots) for name in ("input_ids", "attention_mask")}
-    order = slots.argsort(dim=1)
-    return inputs | moved, lambda x: x.gather(2, order[None, :, :, None].expand(x.shape))
+    slots = (torch.arange(mask.shape[-1]) + mask.argmax(dim=-1, keepdim=True)) % mask.shape[-1]
+    own = {name: x for name, x in inputs.items() if not name.startswith("decoder_")}
+    moved = {name: x.gather(-1, slots.reshape(x.shape)) for name, x in own.items()}
+    order = slots.argsort(dim=-1).reshape(-1, mask.shape[-1], 1)
+    return inputs | moved, lambda x: x.gather(-2, order.expand(x.shape))
 
 
 def states(outputs: list[Any], given: Arrays, back: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
     """All hidden states [L + 1, B, T, D], by the names of their ids."""
     join = lambda name: torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
     if "decoder_hidden_states" not in outputs[0]:
-        return {next(ids for ids in families.MASKS if ids in given): join("hidden_states")}
+        return {next(ids for ids in families.MASKS if ids in given): back(join("hidden_states"))}
     encoder = back(torch.stack(outputs[0].encoder_hidden_states))
     return {"source_BS": encoder, "target_BT": join("decoder_hidden_states")}
 

@@ -90,7 +90,7 @@ class SequenceRows(FramedRows):
         """
         columns = [[field_of(example, name) for example in examples] for name in self.texts]
         encodings = self.tokenizer.encode_batch(*columns, template=True)
-        rows = self.framed([(encoding, _shortened(encoding, self.length)) for encoding in encodings])
+        rows = self.framed([(encoding, shortened(encoding, self.length)) for encoding in encodings])
         class_of = lambda value: _class(value, self.labels, self.label)
         for row, value in enumerate(field_of(example, self.label) for example in examples):
             if self.problem == "multi_label_classification":
@@ -142,7 +142,7 @@ class TokenRows(FramedRows):
                 new[1:] = np.diff(owners[labelled]) != 0
                 labelled[labelled] = new
             of_tokens = np.where(labelled, np.append(classes, 0)[owners], 0)
-            for kept in _windows(encoding, 0, self.length):
+            for kept in windows(encoding, 0, self.length):
                 parts.append((encoding, kept))
                 targets.append(of_tokens[kept])
                 judged.append(labelled[kept])
@@ -199,7 +199,7 @@ class AnswerRows(FramedRows):
             answers = list(_answers(context, field_of(example, self.answers), self.answers))
             of_question = np.cumsum(encoding.texts == 0)
             wanted = (encoding.texts != 0) | (of_question <= self.question_length)
-            for kept in _windows(encoding, 1, self.length, self.overlap, wanted):
+            for kept in windows(encoding, 1, self.length, self.overlap, wanted):
                 inside = encoding.texts[kept] == 1
                 parts.append((encoding, kept))
                 allowed.append(inside | (np.arange(len(kept)) == 0))
@@ -292,7 +292,7 @@ def _tokens_of(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | N
 # Rows
 
 
-def _shortened(encoding: Encoding, length: int) -> np.ndarray:
+def shortened(encoding: Encoding, length: int) -> np.ndarray:
     """The positions of the tokens that are kept: what is too much is cut off the end of the longer text."""
     members = [encoding.texts == text for text in (0, 1)]
     sizes = [int(member.sum()) for member in members]
@@ -305,7 +305,7 @@ def _shortened(encoding: Encoding, length: int) -> np.ndarray:
     return np.flatnonzero(kept)
 
 
-def _windows(
+def windows(
     encoding: Encoding, text: int, length: int, overlap: int = 0, wanted: np.ndarray | bool = True
 ) -> Iterator[np.ndarray]:
     """The positions of each row's tokens: a piece of one of the texts, and all other tokens that are wanted."""

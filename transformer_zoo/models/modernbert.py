@@ -12,7 +12,7 @@ import numpy as np
 
 from transformer_zoo.nn import Attention, Compute, Encoder, EncoderConfig, Inputs, Mask, TokenEmbedding, heads, tasks
 from transformer_zoo.nn.activations import ACTIVATIONS
-from transformer_zoo.nn.pooling import first, mean
+from transformer_zoo.nn.pooling import mean
 from transformer_zoo.nn.positions import rotation
 from transformer_zoo.published import Key, Published, bert_layout, rows
 
@@ -144,11 +144,10 @@ class Model(Encoder):
         return self.final_norm(self.run(self.blocks, x_BTD, layers, inputs.mask, rotations, train))
 
     def summary(self, hidden_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
-        valid_BT = jnp.ones(hidden_BTD.shape[:2], bool) if valid_BT is None else valid_BT
         if self.config.head_pooling == "mean":
+            valid_BT = jnp.ones(hidden_BTD.shape[:2], bool) if valid_BT is None else valid_BT
             return mean(hidden_BTD, valid_BT).astype(hidden_BTD.dtype)
-        # With padding on the left, the reference looks for the first real token only in multiple-choice.
-        return first(hidden_BTD, valid_BT) if self.task == "multiple-choice" else hidden_BTD[:, 0]
+        return super().summary(hidden_BTD, valid_BT)
 
 
 def make_norm(cfg: Config, compute: Compute) -> Any:

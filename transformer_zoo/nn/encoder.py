@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from transformer_zoo.nn import heads
+from transformer_zoo.nn import heads, pooling
 from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.checks import check_ids, check_like, check_tokens
 from transformer_zoo.nn.compute import Compute
@@ -130,8 +130,8 @@ class Encoder(nn.Module):
             self.head = heads.Classifier(scores, compute, init, head.dropout, head.hidden, head.hidden_dropout)
 
     def summary(self, hidden_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
-        """The vector [B, D] by which a head without a pooler classifies a row: the first token's."""
-        return hidden_BTD[:, 0]
+        """The vector [B, D] by which a head without a pooler classifies a row: the first real token's."""
+        return pooling.first(hidden_BTD, valid_BT)
 
     def _inputs(self, tokens_BT: Any, segments_BT: Any, valid_BT: Any, positions_BT: Any) -> Inputs:
         cfg = self.config
@@ -161,7 +161,7 @@ class Encoder(nn.Module):
 
     def _output(self, tokens: jax.Array, hidden_BTD: jax.Array, valid_BT: jax.Array | None, train: bool) -> Output:
         task, cfg = TASKS[self.task], self.config
-        pooled_BD = None if self.pooler is None else self.pooler(hidden_BTD)
+        pooled_BD = None if self.pooler is None else self.pooler(hidden_BTD, valid_BT)
         output = Output(hidden_BTD=hidden_BTD, pooled_BD=pooled_BD)
         if task.vocabulary:
             output = output.replace(logits=self.logits(hidden_BTD)[..., : cfg.vocab_size])

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from transformer_zoo.nn import pooling
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.embedding import TokenEmbedding, padded_vocab
@@ -59,16 +60,16 @@ class MaskedLM(nn.Module):
 
 
 class Pooler(nn.Module):
-    """A dense layer and an activation over the first token: what stands for the whole sequence, [B, D]."""
+    """A dense layer and an activation over the first real token: what stands for the whole sequence, [B, D]."""
 
     activation: str
     compute: Compute
     init: Any
 
     @nn.compact
-    def __call__(self, hidden_BTD: jax.Array) -> jax.Array:
+    def __call__(self, hidden_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
         dense = self.compute.dense(hidden_BTD.shape[-1], kernel_init=self.init, name="dense")
-        return ACTIVATIONS[self.activation](dense(hidden_BTD[:, 0]))
+        return ACTIVATIONS[self.activation](dense(pooling.first(hidden_BTD, valid_BT)))
 
 
 class Classifier(nn.Module):

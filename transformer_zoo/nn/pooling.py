@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def first(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:
-    """The hidden state of the first real token: [B, D]."""
-    return _at(hidden_BTD, jnp.argmax(valid_BT, axis=1))
+def first(hidden_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
+    """The hidden state of the first real token: [B, D]. None: all tokens are real."""
+    return hidden_BTD[:, 0] if valid_BT is None else _at(hidden_BTD, jnp.argmax(valid_BT, axis=1))
 
 
 def last(hidden_BTD: jax.Array, valid_BT: jax.Array) -> jax.Array:

@@ -1,0 +1,442 @@
+"""Text in, answers out: each task's results by hand; order, batches and programs; errors; the command."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import families
+import jax
+import numpy as np
+import pytest
+
+import transformer_zoo as zoo
+from transformer_zoo import sharding
+from transformer_zoo.__main__ import main
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.models import bart, bert, gpt2, t5
+from transformer_zoo.prediction import engine
+from transformer_zoo.prediction import predict as prediction
+from transformer_zoo.prediction.reader import program_of, softmax
+from transformer_zoo.pretrained import Bundle, save_pretrained
+
+WORDS = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "door", "win", "##dow", "is", "open", "a", "in", "new", "york",
+    "ann", "lee", ".", "?", "where",
+]  # fmt: skip
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+LABELS = ("good", "bad", "so so")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    folder = tmp_path_factory.mktemp("wordpiece")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
+    return Tokenizer.load(folder)
+
+
+def bundle(tokenizer: Tokenizer, task: str, **settings: Any) -> Bundle:
+    """A small BERT of random numbers."""
+    sizes = {"vocab_size": 64, "max_length": 24, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 24}
+    config = bert.Config(**sizes, **settings)
+    model = bert.Model(config, task=task)
+    return Bundle(model, families.random_params(model, 0, 0.5), config, tokenizer)
+
+
+def alone(m: Bundle, ids: Any, segments: Any = None) -> Any:
+    """The model's output for one row."""
+    tokens_BT, segments_BT = np.zeros((2, 1, 24), np.int32)
+    tokens_BT[0, : len(ids)] = ids
+    given = {"tokens_BT": tokens_BT, "valid_BT": np.arange(24)[None] < len(ids)}
+    if segments is not None:
+        segments_BT[0, : len(ids)] = segments
+        given["segments_BT"] = segments_BT
+    given = {name: x[None] for name, x in given.items()} if m.model.task == "multiple-choice" else given
+    return np.asarray(families.apply(m.model, m.params, **given).logits)[0, : len(ids)]
+
+
+def logits_of(m: Bundle, text: str, pair: str | None = None) -> np.ndarray:
+    """The logits for one text, or a pair of texts."""
+    encoding = m.tokenizer.encode(text, pair, template=True, special=True)
+    return alone(m, encoding.ids, encoding.segments)
+
+
+def of_outputs(m: Bundle, value: Any, name: str, *outputs: Any, **settings: Any) -> Any:
+    """The result for an input whose rows have these outputs."""
+    reader = prediction.reader_of(m, **settings)
+    (example,) = reader.examples(m, [reader.check(value, "input")])
+    assert len(outputs) == len(example.rows)
+    return reader.result(m, example, [{name: np.asarray(x, np.float32)} for x in outputs])
+
+
+# ---- tasks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", [None, "single_label_classification", "multi_label_classification", "regression"])
+def test_labels(tokenizer: Tokenizer, problem: str | None):
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS, problem=problem)
+    logits = np.array([1.0, -2.0, 0.5], np.float32)
+    found = of_outputs(m, "the door", "logits_BC", logits)
+    if problem == "regression":
+        scores = logits
+    elif problem == "multi_label_classification":
+        scores = [0.7310586, 0.1192029, 0.6224593]
+        assert found.pop("labels") == ["good", "so so"]
+    else:
+        scores = [0.6037489, 0.0300589, 0.3661922]
+    assert list(found) == ["label", "score", "scores"] and found["label"] == "good"
+    assert list(found["scores"]) == ["good", "bad", "so so"] and found["score"] == found["scores"]["good"]
+    np.testing.assert_allclose(list(found["scores"].values()), scores, rtol=1e-5)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_one_label_is_a_probability(tokenizer: Tokenizer):
+    m = bundle(tokenizer, "sequence-classification", labels=("good",))
+    assert of_outputs(m, "the door", "logits_BC", [0.0]) == {"label": "good", "score": 0.5, "scores": {"good": 0.5}}
+
+
+def test_pairs_of_texts(tokenizer: Tokenizer):
+    """Beside single texts, in one call; their segments matter."""
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
+    inputs = [{"text": "the door", "text_pair": "is open"}, "the door", {"text": "is open", "text_pair": "the door"}]
+    found = zoo.predict(m, inputs)
+    for result, texts in zip(found, (("the door", "is open"), ("the door",), ("is open", "the door"))):
+        np.testing.assert_allclose(list(result["scores"].values()), softmax(logits_of(m, *texts)), rtol=1e-4)
+    assert zoo.predict(m, inputs[1]) == m.predict(inputs[1])
+
+
+def test_texts_that_are_too_long(tokenizer: Tokenizer):
+    """A warning, and the row is what training would make of it."""
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
+    with pytest.warns(UserWarning, match="1 of 2 inputs are longer than the model's 24 tokens: their ends are left"):
+        found = zoo.predict(m, ["the door " * 20, "the door"])
+    expected = softmax(logits_of(m, "the door " * 11))
+    np.testing.assert_allclose(list(found[0]["scores"].values()), expected, rtol=1e-4)
+
+
+def scored(*labels: tuple[int, float]) -> np.ndarray:
+    """Logits with this probability of a label; the others share the rest."""
+    logits = np.zeros((len(labels), len(TAGS)))
+    for row, (label, score) in enumerate(labels):
+        logits[row] = np.log((1 - score) / (len(TAGS) - 1))
+        logits[row, label] = np.log(score)
+    return logits
+
+
+def entities(m: Bundle, text: str, *labels: tuple[int, float], **settings: Any) -> list[tuple]:
+    found = of_outputs(m, text, "logits_BTC", scored((0, 0.9), *labels, (0, 0.9)), **settings)
+    return [tuple(round(x, 6) if isinstance(x, float) else x for x in entity.values()) for entity in found]
+
+
+def test_entities(tokenizer: Tokenizer):
+    """[CLS] ann lee in new york . [SEP]: B- begins an entity, also behind one of its kind; I- goes on."""
+    m = bundle(tokenizer, "token-classification", labels=TAGS)
+    text = "Ann Lee in New York."
+    assert entities(m, text, (1, 0.8), (2, 0.6), (0, 0.9), (3, 0.5), (4, 0.7), (0, 0.9)) == [
+        ("PER", 0.7, "ann lee", 0, 7), ("LOC", 0.6, "new york", 11, 19)
+    ]  # fmt: skip
+    assert entities(m, text, (1, 0.8), (1, 0.6), (4, 0.9), (4, 0.5), (2, 0.7), (0, 0.9)) == [
+        ("PER", 0.8, "ann", 0, 3), ("PER", 0.6, "lee", 4, 7), ("LOC", 0.7, "in new", 8, 14),
+        ("PER", 0.7, "york", 15, 19),
+    ]  # fmt: skip
+    raw = entities(m, text, (1, 0.8), (0, 0.6), (0, 0.9), (3, 0.5), (0, 0.7), (0, 0.9), aggregation="none")
+    assert raw == [("B-PER", 0.8, 1, "ann", 0, 3), ("B-LOC", 0.5, 4, "new", 11, 14)]
+    everything = entities(m, text, *[(0, 0.9)] * 6, ignored=[])
+    assert everything == [("O", 0.9, "ann lee in new york.", 0, 20)]
+
+
+def test_entities_of_words(tokenizer: Tokenizer):
+    """[CLS] win ##dow zebra [SEP]: a word has one class; an unknown word is written as in the text."""
+    m, text = bundle(tokenizer, "token-classification", labels=TAGS), "Window Zebra"
+    labels = (1, 0.4), (3, 0.8), (4, 0.6)
+    assert entities(m, text, *labels) == [("PER", 0.4, "win", 0, 3), ("LOC", 0.7, "##dow Zebra", 3, 12)]
+    first = [("PER", 0.4, "window", 0, 6), ("LOC", 0.6, "Zebra", 7, 12)]
+    assert entities(m, text, *labels, aggregation="first") == first
+    best = [("LOC", 0.7, "window Zebra", 0, 12)]
+    assert entities(m, text, *labels, aggregation="max") == best
+    (average,) = entities(m, text, *labels, aggregation="average")
+    assert average == ("LOC", round(((0.8 + 0.15) / 2 + 0.6) / 2, 6), "window Zebra", 0, 12)
+    assert entities(m, text, *labels, aggregation="none")[-1][3] == "Zebra"
+
+
+def test_entities_of_long_texts(tokenizer: Tokenizer):
+    """Rows have tokens in common, and an entity in both is found once, whole."""
+    m = bundle(tokenizer, "token-classification", labels=TAGS)
+    text = "the door . " * 6 + "ann lee " + "the door . " * 4  # 32 tokens, in rows of 22
+    first = [(0, 0.9)] * 24
+    first[19], first[20] = (1, 0.8), (2, 0.8)
+    second = [(0, 0.9)] * 20
+    second[5], second[6] = (1, 0.6), (2, 0.6)
+    reader = prediction.reader_of(m, overlap=8)
+    (example,) = reader.examples(m, [reader.check(text, "input")])
+    assert [len(row["tokens_BT"]) for row in example.rows] == [24, 20]
+    found = of_outputs(m, text, "logits_BTC", scored(*first), scored(*second), overlap=8)
+    assert [(e["word"], round(e["score"], 6)) for e in found] == [("ann lee", 0.8)]
+    assert text[found[0]["start"] : found[0]["end"]] == "ann lee"
+    with pytest.raises(ValueError, match=r"inputs\[0\] has 34 tokens and the model 24 positions"):
+        zoo.predict(m, text, aggregation="none")
+
+
+def spans(length: int, *best: tuple[int, int, float]) -> np.ndarray:
+    """Logits [T, 2] in which the first and last token of each span have this one."""
+    logits = np.full((length, 2), -9.0)
+    for first, last, score in best:
+        logits[first, 0] = logits[last, 1] = score
+    return logits
+
+
+def test_answers(tokenizer: Tokenizer):
+    """[CLS] where is ann ? [SEP] ann is in the win ##dow [SEP]: whole words, not in the question, not too long."""
+    m = bundle(tokenizer, "question-answering")
+    given = {"question": "Where is Ann?", "context": "Ann is in the window"}
+    answer = lambda *best, **settings: of_outputs(m, given, "logits_BT2", spans(13, *best), **settings)
+    found = answer((9, 10, 3.0), (1, 3, 9.0))
+    assert (found["answer"], found["start"], found["end"]) == ("the window", 10, 20)
+    assert abs(found["score"] - 1 / (1 + 6 * np.exp(-12.0)) ** 2) < 1e-6  # of seven tokens: the context's and [CLS]
+    several = answer((9, 10, 3.0), (6, 7, 2.0), top_k=3)
+    assert [a["answer"] for a in several] == ["the window", "Ann is in the window", "Ann is"]
+    assert several[0]["score"] > several[1]["score"] > several[2]["score"]
+    assert answer((6, 11, 3.0), (9, 9, 2.0), answer_length=3)["answer"] == "the window"
+    assert answer((0, 0, 3.0), (9, 9, 1.0))["answer"] == "the"
+    assert answer((0, 0, 3.0), (9, 9, 1.0), no_answer=True) | {"score": 0} == {
+        "answer": "", "score": 0, "start": 0, "end": 0
+    }  # fmt: skip
+
+
+def test_answers_in_windows(tokenizer: Tokenizer):
+    """The best of all windows; that there is none, by the window that believes it least."""
+    m = bundle(tokenizer, "question-answering")
+    given = {"question": "where ?", "context": "the door . " * 6 + "ann . " + "a door . " * 4}
+    reader = prediction.reader_of(m, row_length=16, overlap=4)
+    (example,) = reader.examples(m, [reader.check(given, "input")])
+    sizes = [len(row["tokens_BT"]) for row in example.rows]
+    assert sizes == [16] * 4 and all((row["tokens_BT"][:4] == [2, 19, 18, 3]).all() for row in example.rows)
+    best = (5, 5, 1.0), (5, 5, 1.0), (8, 8, 9.0), (0, 0, 5.0)
+    outputs = [spans(16, span) for span in best]
+    found = of_outputs(m, given, "logits_BT2", *outputs, row_length=16, overlap=4)
+    assert found["answer"] == "ann" == given["context"][found["start"] : found["end"]] and found["score"] > 0.99
+    settings = {"row_length": 16, "overlap": 4, "no_answer": True, "top_k": 999}
+    answers = of_outputs(m, given, "logits_BT2", *outputs, **settings)
+    (nothing,) = [answer for answer in answers if answer["answer"] == ""]
+    assert nothing["score"] < 1e-7
+
+
+def test_masks(tokenizer: Tokenizer):
+    body = bundle(tokenizer, "masked-lm")
+    found = zoo.predict(body, ["the [MASK] is open.", "[MASK] door is [MASK]"], top_k=3)
+    for text, lists in zip(("the [MASK] is open.", "[MASK] door is [MASK]"), ([found[0]], found[1])):
+        ids = body.tokenizer.encode(text, template=True, special=True).ids
+        positions = np.flatnonzero(ids == body.tokenizer.mask_id)
+        assert len(lists) == len(positions)
+        for position, fillings in zip(positions, lists):
+            scores = softmax(logits_of(body, text)[position])
+            best = np.argsort(-scores)[:3]
+            assert [f["token"] for f in fillings] == best.tolist()
+            np.testing.assert_allclose([f["score"] for f in fillings], scores[best], rtol=1e-4)
+            for filling in fillings:
+                word = WORDS[filling["token"]] if filling["token"] < len(WORDS) else ""
+                assert filling["token_str"] == word
+                changed = np.where(np.arange(len(ids)) == position, filling["token"], ids)
+                kept = [i for i in changed if 0 < i < len(WORDS)]
+                assert filling["sequence"] == body.tokenizer.decode(kept, special=len(positions) > 1)
+
+
+def test_continuations(tokenizer: Tokenizer):
+    bare = Tokenizer.train(["the door is open, the window is shut"], 280)
+    config = gpt2.Config(vocab_size=bare.vocab_size, max_length=24, width=16, num_layers=1, num_heads=2)
+    m = Bundle(model := gpt2.Model(config), families.random_params(model, 0, 0.5), config, bare)
+    given = {"text": "the door", "continuations": [" is open", " is shut, the window is"]}
+    for text, found in ((given["text"], zoo.predict(m, given)), ("", zoo.predict(m, {"continuations": ["the door"]}))):
+        for result in found:
+            whole = bare.encode(text + result["continuation"]).ids
+            whole = whole if text else [bare.bos_id, *whole]
+            before = len(bare.encode(text).ids) or 1
+            logits = alone(m, whole)
+            expected = sum(np.log(softmax(logits[i - 1]))[whole[i]] for i in range(before, len(whole)))
+            assert result["tokens"] == len(whole) - before and abs(result["score"] - expected) < 1e-4
+    assert [result["continuation"] for result in zoo.predict(m, given)] == given["continuations"]
+
+
+def test_choices(tokenizer: Tokenizer):
+    m = bundle(tokenizer, "multiple-choice")
+    given = {"text": "where is ann ?", "choices": ["in the door", "in new york", "a window is open"]}
+    found = zoo.predict(m, [given, given | {"choices": given["choices"][:2]}])
+    for result, choices in zip(found, (given["choices"], given["choices"][:2])):
+        logits = [float(logits_of(m, given["text"], choice)[0]) for choice in choices]
+        np.testing.assert_allclose(result["scores"], softmax(np.array(logits)), rtol=1e-4)
+        best = int(np.argmax(logits))
+        expected = {"choice": best, "answer": choices[best], "score": result["scores"][best]}
+        assert result == expected | {"scores": result["scores"]}
+
+
+def test_next_sentences(tokenizer: Tokenizer):
+    m = bundle(tokenizer, "next-sentence")
+    given = {"text": "the door is open.", "text_pair": "ann is in new york."}
+    found = of_outputs(m, given, "logits_BC", [2.0, 1.0])
+    assert found == {"is_next": True, "score": pytest.approx(0.7310586)}
+    assert not of_outputs(m, given, "logits_BC", [1.0, 2.0])["is_next"]
+
+
+def test_generated_texts():
+    """Those of `generate` for each text by itself, in the order of the texts."""
+    texts = ["the door is open", "a window", "the door is shut, the window is open", "shut"]
+    own = Tokenizer.train(texts * 3, 400, kind="t5")
+    sizes = {"width": 16, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "head_dim": 8, "mlp_dim": 24}
+    config = t5.Config(vocab_size=own.vocab_size, **sizes)
+    m = Bundle(model := t5.Model(config), families.random_params(model, 0, 0.5), config, own)
+    found = zoo.predict(m, texts, batch_size=2, max_new_tokens=6)
+    pairs = (texts[:2], texts[2:])
+    expected = [text for pair in pairs for text in zoo.generate(m, pair, max_new_tokens=6)]
+    assert found == [{"generated_text": text} for text in expected]
+    assert len(set(expected)) > 1
+    assert zoo.predict(m, texts[::-1], batch_size=2, max_new_tokens=6) == found[::-1]
+
+
+def test_an_encoder_decoder_classifies(tokenizer: Tokenizer):
+    sizes = {"width": 16, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2, "num_decoder_heads": 2}
+    sizes |= {"mlp_dim": 24, "mlp_decoder_dim": 24, "max_length": 24, "eos_id": 3, "labels": ("good", "bad")}
+    config = bart.Config(vocab_size=64, **sizes)
+    model = bart.Model(config, task="sequence-classification")
+    m = Bundle(model, families.random_params(model, 0, 0.5), config, tokenizer)
+    texts = ["the door", "a door"]
+    source_BS = np.stack([tokenizer.encode(text, template=True).ids for text in texts])
+    logits_BC = np.asarray(families.apply(m.model, m.params, source_BS=source_BS).logits)
+    for found, logits_C in zip(zoo.predict(m, texts), logits_BC, strict=True):
+        np.testing.assert_allclose(list(found["scores"].values()), softmax(logits_C), rtol=1e-4)
+
+
+# ---- the engine -----------------------------------------------------------------------------------------------------
+
+
+def mixed(count: int) -> list[str]:
+    return [" ".join(["door", "window", "open"][i % 3 :][:2] * (1 + i % 5)) for i in range(count)]
+
+
+def test_order_batches_and_programs(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    """A text's result does not depend on the others; a long list has batches of one size and few programs."""
+    m, texts = bundle(tokenizer, "sequence-classification", labels=("yes", "no")), mixed(70)
+    monkeypatch.setattr(prediction, "CHUNK", 16)
+    found = zoo.predict(m, texts, batch_size=8)
+    assert program_of(m.model, prediction.reader_of(m))._cache_size() == 2  # rows of 16 and of 24 tokens
+    scores = lambda results: [result["score"] for result in results]
+    order = np.random.default_rng(0).permutation(70)
+    again = zoo.predict(m, [texts[i] for i in order], batch_size=8)
+    np.testing.assert_allclose(scores(again), np.array(scores(found))[order], atol=1e-6)
+    assert abs(zoo.predict(m, texts[41])["score"] - found[41]["score"]) < 1e-6
+    assert zoo.predict(m, []) == []
+
+
+@pytest.mark.parametrize("limit", [24, 384, 512, 1024, 2048, 8192, 100_000])
+def test_few_lengths(limit: int):
+    lengths = {engine.padded_length(tokens, limit) for tokens in range(1, limit + 1)}
+    assert len(lengths) <= 8 and max(lengths) == limit
+    assert all(engine.padded_length(tokens, limit) >= tokens for tokens in range(1, limit + 1, 7))
+
+
+def test_on_a_mesh(tokenizer: Tokenizer):
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
+    mesh = sharding.make_mesh(data=4, tensor=2)
+    shardings = sharding.param_shardings(m.params, sharding.adopt_mesh(mesh))
+    on_mesh = m.replace(params=jax.device_put(m.params, shardings))
+    scores = lambda m: [result["score"] for result in zoo.predict(m, mixed(6))]
+    np.testing.assert_allclose(scores(on_mesh), scores(m), atol=1e-6)
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "message"),
+    [
+        ("sequence-classification", "", r"inputs\[1\]: text is empty"),
+        ("sequence-classification", 3, r"inputs\[1\] is int: expected a text, or a dictionary with text \(and "),
+        ("sequence-classification", {"text": None}, r"inputs\[1\]: text is NoneType, where a text is expected"),
+        ("sequence-classification", {"text": "a", "pair": "b"}, r"inputs\[1\] has the field 'pair', which the task "),
+        ("sequence-classification", "a \ud800", "lone surrogate"),
+        ("question-answering", "a", r"inputs\[1\] is str: expected a dictionary with question and context"),
+        ("question-answering", {"question": "a"}, r"inputs\[1\] is the fields question: expected a dictionary with"),
+        ("question-answering", {"question": "a " * 30, "context": "a"}, r"inputs\[1\] has a question of 33 tokens"),
+        ("masked-lm", "the door", r"inputs\[1\] has no mask: write \[MASK\] where"),
+        ("masked-lm", "[MASK] " * 30, r"inputs\[1\] has 32 tokens, and the model 24 positions"),
+        ("multiple-choice", {"text": "a", "choices": []}, r"inputs\[1\]: choices must be a list of texts, and not"),
+        ("multiple-choice", {"text": "a", "choices": ["a", ""]}, r"inputs\[1\]: choices is empty"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_inputs(tokenizer: Tokenizer, task: str, value: Any, message: str):
+    good = {
+        "sequence-classification": "the door", "masked-lm": "a [MASK]",
+        "question-answering": {"question": "where", "context": "a door"},
+        "multiple-choice": {"text": "a", "choices": ["the"]},
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        zoo.predict(bundle(tokenizer, task).replace(params={}), [good[task], value])
+
+
+def test_what_is_refused(tokenizer: Tokenizer):
+    body = bundle(tokenizer, "masked-lm")
+    m = bundle(tokenizer, "sequence-classification")
+    with pytest.raises(ValueError, match="task 'base' cannot predict: load it for one of sequence-classification, tok"):
+        zoo.predict(bundle(tokenizer, "base"), "a")
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        zoo.predict(m.replace(tokenizer=None), "a")
+    with pytest.raises(TypeError, match="no setting 'topk' for masked-lm: it has batch_size, top_k. Did you mean"):
+        zoo.predict(body, "a [MASK]", topk=3)
+    with pytest.raises(ValueError, match="top_k is 0: it must be at least 1"):
+        zoo.predict(body, "a [MASK]", top_k=0)
+    with pytest.raises(ValueError, match="top_k is '3': expected a value like 5"):
+        zoo.predict(body, "a [MASK]", top_k="3")
+    with pytest.raises(ValueError, match="aggregation is 'all': choose one of none, simple"):
+        zoo.predict(bundle(tokenizer, "token-classification"), "a", aggregation="all")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        zoo.predict(m, "a", batch_size=0)
+    small = m.replace(config=dataclasses.replace(m.config, vocab_size=6))
+    with pytest.raises(ValueError, match=r"inputs\[0\]\[0, 1\] is 10, outside of the model's vocabulary"):
+        zoo.predict(small, "open")
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    m = bundle(tokenizer, "sequence-classification", labels=LABELS)
+    save_pretrained(tmp_path / "model", m)
+    texts = mixed(9)
+    expected = [result["label"] for result in zoo.predict(m, texts)]
+    labels = lambda text: [json.loads(line)["label"] for line in text.splitlines()]
+    command = ["predict", str(tmp_path / "model")]
+
+    assert main([*command, "--text", *texts[:2]]) == 0
+    assert labels(capsys.readouterr().out) == expected[:2]
+    source, output = tmp_path / "texts.txt", tmp_path / "labels.jsonl"
+    source.write_text("\n".join(texts), encoding="utf-8")
+    whole = [*command, "--source", str(source), "--output", str(output)]
+    assert main(whole) == 0 and labels(output.read_text()) == expected
+    assert "labels.jsonl holds the results of 9 texts" in capsys.readouterr().out
+
+    # It goes on after the last whole line: the lines before are not computed again.
+    lines = output.read_text().splitlines()
+    output.write_text('{"label": "old"}\n' + lines[1] + "\n" + lines[2][:9])
+    assert main(whole) == 0
+    assert labels(output.read_text()) == ["old", *expected[1:]]
+    output.write_text(output.read_text() + "{}\n")
+    assert main(whole) == 1 and "has 10 lines, and there are 9 inputs" in capsys.readouterr().err
+
+    # JSON lines, with fields that the task does not use; the text may have another name.
+    for key, name in (("text", str(tmp_path / "a.jsonl")), ("review", f"jsonl:{tmp_path}/a.jsonl:review")):
+        documents = [{"id": i, key: text} for i, text in enumerate(texts)]
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
+        assert main([*command, "--source", name]) == 0
+        assert labels(capsys.readouterr().out) == expected
+
+    source.write_text("the door\n\na window\n", encoding="utf-8")
+    for arguments, message in (
+        ([], "give --text, or --source with a file that has one text a line"),
+        (["--source", str(source)], f"{source}, line 2: text is empty"),
+        (["--source", "nowhere.txt"], "there is no file 'nowhere.txt'"),
+        (["--text", "a", "--set", "top_k=3"], "--set: predict() has no setting 'top_k' for sequence-classification"),
+        (["--text", "a", "--set", "top_k"], "--set top_k: give NAME=VALUE"),
+    ):
+        assert main([*command, *arguments]) == 1
+        assert message in capsys.readouterr().err

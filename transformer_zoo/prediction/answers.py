@@ -1,0 +1,109 @@
+"""Where in a context the answer to a question stands (Rajpurkar et al. 2016; Devlin et al. 2018, section 4.2)."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from transformer_zoo.data.encoding import Encoding
+from transformer_zoo.data.labelled import windows
+from transformer_zoo.nn.checks import check_sizes
+from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
+from transformer_zoo.prediction.sequences import read
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers(RowReader):
+    """`question-answering`: the answer to a `question` in a `context`.
+
+    A long context is read in windows. In a window, the probability of an answer is that of its first token times that
+    of its last; of a window without the answer they mean little, unless the model has learned to say that there is
+    none.
+
+    Result: `answer`, whole words of the context; `score`, the probability; `start`, `end`, its first character in the
+    context and the one past its last. With top_k above 1, a list of the best answers, the best first.
+    """
+
+    top_k: int = 1
+    """The number of answers."""
+    no_answer: bool = False
+    """Whether there may be none: an answer "" with start and end 0, whose probability is that of the first token, the
+    least of all windows. For models that have learned it from questions without an answer."""
+    answer_length: int = 15
+    """The largest number of tokens of an answer."""
+    row_length: int = 384
+    """Tokens of question and window together."""
+    overlap: int = 128
+    """Tokens that consecutive windows have in common; at most half of what is left beside the question."""
+
+    required = ("question", "context")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(self, "top_k", "answer_length", "row_length")
+        if self.overlap < 0:
+            raise ValueError(f"overlap is {self.overlap}: it must be at least 0")
+
+    def length(self, m: Any) -> int:
+        return min(self.row_length, super().length(m) or self.row_length)
+
+    def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
+        length, found = self.length(m), []
+        texts = zip(*((i.fields["question"], i.fields["context"]) for i in inputs))
+        for one, encoding in zip(inputs, encode(m, *texts)):
+            others = int((encoding.texts != 1).sum())
+            if (room := length - others) < 1:
+                raise one.error(f"has a question of {others} tokens with its frame, and a row has {length} tokens")
+            kept = list(windows(encoding, 1, length, min(self.overlap, room // 2)))
+            found.append(Example(one, [row(encoding, some) for some in kept], (encoding, kept)))
+        return found
+
+    def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"logits_BT2": read(model, params, batch).logits}
+
+    def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> dict[str, Any] | list[dict[str, Any]]:
+        context, (encoding, windows_) = example.input.fields["context"], example.about
+        scores: dict[tuple[int, int], float] = {}
+        nothing = 1.0
+        for kept, output in zip(windows_, outputs):
+            inside = encoding.texts[kept] == 1
+            allowed = inside | (encoding.ids[kept] == m.tokenizer.cls_id)
+            start_T, end_T = softmax(np.where(allowed, output["logits_BT2"].T, -np.inf))
+            nothing = min(nothing, float(start_T[0] * end_T[0]))
+            start_T, end_T = start_T * inside, end_T * inside
+            for first, last, score in self._spans(start_T, end_T):
+                span = _characters(context, encoding, kept[first], kept[last])
+                scores[span] = max(scores.get(span, 0.0), score)
+        found = [
+            {"answer": context[start:end], "score": score, "start": start, "end": end}
+            for (start, end), score in scores.items()
+        ]
+        if self.no_answer or not found:
+            found.append({"answer": "", "score": nothing, "start": 0, "end": 0})
+        found = sorted(found, key=lambda answer: (-answer["score"], answer["start"], answer["end"]))[: self.top_k]
+        return found[0] if self.top_k == 1 else found
+
+    def _spans(self, start_T: np.ndarray, end_T: np.ndarray) -> Iterator[tuple[int, int, float]]:
+        """First token, last token and probability of a window's best spans. There are some to spare, since several may
+        lie in the same words."""
+        scores_TT = np.triu(np.tril(np.outer(start_T, end_T), self.answer_length - 1))
+        count = min(2 * self.top_k + 10, scores_TT.size)
+        best = np.argpartition(-scores_TT, count - 1, axis=None)[:count]
+        for first, last in zip(*np.unravel_index(best, scores_TT.shape)):
+            if scores_TT[first, last] > 0:
+                yield int(first), int(last), float(scores_TT[first, last])
+
+
+def _characters(context: str, encoding: Encoding, first: int, last: int) -> tuple[int, int]:
+    """The span of the words from one token of the context to another, without white space around it."""
+
+    def word(token: int) -> np.ndarray:
+        number = encoding.words[token]
+        same = (encoding.texts == 1) & (encoding.words == number)
+        return encoding.offsets[same if number >= 0 else slice(token, token + 1)]
+
+    start, end = int(word(first)[0, 0]), int(word(last)[-1, 1])
+    inside = context[start:end]
+    return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())

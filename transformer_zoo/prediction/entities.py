@@ -1,0 +1,199 @@
+"""The classes of the tokens of a text, joined to entities."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+
+from transformer_zoo.data.encoding import Encoding
+from transformer_zoo.data.labelled import windows
+from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
+from transformer_zoo.prediction.sequences import read
+
+Aggregation = Literal["none", "simple", "first", "average", "max"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entities(RowReader):
+    """`token-classification`: the entities in a `text`.
+
+    Result: a list with, for each entity, `entity_group`, its class without B- and I-; `score`, the mean probability of
+    its parts; `word`, its text as the tokenizer writes it; `start`, `end`, its first character in the text and the one
+    past its last. With aggregation "none", for each token: `entity`, the class; `score`, its probability; `index`, the
+    token's index in the row; `word`, the token; `start`, `end`.
+    """
+
+    aggregation: Aggregation = "simple"
+    """How tokens are joined. none: they are not. simple: consecutive tokens of one class, save where a B- begins the
+    next entity. The others first give the tokens of a word one class: that of the first token, of the mean of the
+    probabilities, or of the token with the highest probability."""
+    ignored: tuple[str, ...] = ("O",)
+    """Classes that are left out."""
+    overlap: int = 32
+    """Tokens that consecutive rows of a long text have in common."""
+
+    required = ("text",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aggregation not in get_args(Aggregation):
+            raise ValueError(f"aggregation is {self.aggregation!r}: choose one of {', '.join(get_args(Aggregation))}")
+        if self.overlap < 0:
+            raise ValueError(f"overlap is {self.overlap}: it must be at least 0")
+
+    def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
+        texts, length = [i.fields["text"] for i in inputs], self.length(m)
+        found = []
+        for one, encoding in zip(inputs, encode(m, texts, [None] * len(texts))):
+            room = len(encoding) if length is None else length
+            overlap = min(self.overlap, max(room - int((encoding.texts < 0).sum()) - 1, 0))
+            kept = list(windows(encoding, 0, room, overlap))
+            if len(kept) > 1 and self.aggregation == "none":
+                raise one.error(
+                    f"has {len(encoding)} tokens and the model {length} positions: a text of several rows has no "
+                    'index of tokens: choose another aggregation, such as "simple"'
+                )
+            found.append(Example(one, [row(encoding, some) for some in kept], (encoding, kept)))
+        return found
+
+    def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"logits_BTC": read(model, params, batch).logits}
+
+    def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
+        text, (encoding, windows_) = example.input.fields["text"], example.about
+        found = []
+        for kept, output in zip(windows_, outputs):
+            tokens = _tokens(m.tokenizer, text, encoding, kept, softmax(output["logits_BTC"]))
+            if self.aggregation in ("none", "simple"):
+                parts = [_part([token], token.scores) for token in tokens]
+            else:
+                parts = [_part(word, _scores(word, self.aggregation)) for word in _grouped(tokens)]
+            labels = m.config.labels
+            if self.aggregation == "none":
+                entities = [_raw(m.tokenizer, text, labels, part) for part in parts]
+            else:
+                entities = [_joined(m.tokenizer, text, labels, group) for group in _groups(labels, parts)]
+            kinds = ("entity", "entity_group")
+            found += [entity for entity in entities if not {entity.get(kind) for kind in kinds} & set(self.ignored)]
+        return found if len(outputs) == 1 else _without_overlaps(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Token:
+    id: int
+    index: int
+    start: int
+    end: int
+    scores: np.ndarray
+    unknown: bool
+    continues: bool
+    """It is not the first token of its word."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A token or a word with its class."""
+
+    tokens: list[_Token]
+    label: int
+    score: float
+
+
+def _tokens(
+    tokenizer: Any, text: str, encoding: Encoding, kept: np.ndarray, scores_TC: np.ndarray
+) -> list[_Token]:  # fmt: skip
+    """The tokens of a row that are of the text."""
+    found = []
+    for index, (i, scores_C) in enumerate(zip(kept, scores_TC, strict=True)):
+        if encoding.texts[i] < 0:
+            continue
+        token, (start, end) = int(encoding.ids[i]), map(int, encoding.offsets[i])
+        if tokenizer.kind == "wordpiece":
+            continues = len(tokenizer.tokens([token])[0]) != end - start
+        else:
+            continues = start > 0 and " " not in text[start - 1 : start + 1]
+        unknown = token == tokenizer.unk_id
+        found.append(_Token(token, index, start, end, scores_C, unknown, continues and not unknown))
+    return found
+
+
+def _grouped(tokens: list[_Token]) -> list[list[_Token]]:
+    """The tokens of each word."""
+    words: list[list[_Token]] = []
+    for token in tokens:
+        if words and token.continues:
+            words[-1].append(token)
+        else:
+            words.append([token])
+    return words
+
+
+def _scores(word: list[_Token], aggregation: str) -> np.ndarray:
+    """The probabilities of a word's classes."""
+    if aggregation == "average":
+        return np.mean([token.scores for token in word], axis=0)
+    return (word[0] if aggregation == "first" else max(word, key=lambda token: token.scores.max())).scores
+
+
+def _part(tokens: list[_Token], scores_C: np.ndarray) -> _Part:
+    label = int(scores_C.argmax())
+    return _Part(tokens, label, float(scores_C[label]))
+
+
+def _raw(tokenizer: Any, text: str, labels: Sequence[str], part: _Part) -> dict[str, Any]:
+    (token,) = part.tokens
+    word = text[token.start : token.end] if token.unknown else tokenizer.tokens([token.id])[0]
+    return {
+        "entity": labels[part.label], "score": part.score, "index": token.index, "word": word,
+        "start": token.start, "end": token.end,
+    }  # fmt: skip
+
+
+def _groups(labels: Sequence[str], parts: list[_Part]) -> list[list[_Part]]:
+    """Consecutive parts of one class; a part that begins an entity (B-) begins a group."""
+    groups: list[list[_Part]] = []
+    for part in parts:
+        label = labels[part.label]
+        if groups and not label.startswith("B-") and _kind(label) == _kind(labels[groups[-1][-1].label]):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
+def _kind(label: str) -> str:
+    """A class without B- and I-."""
+    return label[2:] if label.startswith(("B-", "I-")) else label
+
+
+def _joined(tokenizer: Any, text: str, labels: Sequence[str], group: list[_Part]) -> dict[str, Any]:
+    tokens = [token for part in group for token in part.tokens]
+    return {
+        "entity_group": labels[group[0].label].split("-", 1)[-1],
+        "score": float(np.mean([part.score for part in group])),
+        "word": _word(tokenizer, text, tokens), "start": tokens[0].start, "end": tokens[-1].end,
+    }  # fmt: skip
+
+
+def _word(tokenizer: Any, text: str, tokens: list[_Token]) -> str:
+    """The text of tokens, with the characters of the text in the place of unknown tokens."""
+    written = tokenizer.decode([token.id for token in tokens], special=True)
+    unknown = [text[token.start : token.end] for token in tokens if token.unknown]
+    if not unknown:
+        return written
+    first, *rest = written.split(tokenizer.tokens([tokenizer.unk_id])[0])
+    return first + "".join(word + after for word, after in zip(unknown, rest))
+
+
+def _without_overlaps(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of entities that begin in one another, the longest, or else the one with the highest score."""
+    found: list[dict[str, Any]] = []
+    size = lambda entity: (entity["end"] - entity["start"], entity["score"])
+    for entity in sorted(entities, key=lambda entity: entity["start"]):
+        if found and entity["start"] < found[-1]["end"]:
+            found[-1] = max(found[-1], entity, key=size)
+        else:
+            found.append(entity)
+    return found

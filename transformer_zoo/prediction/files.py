@@ -1,0 +1,76 @@
+"""Predictions for the documents of a source, written as JSON lines that another call goes on with."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformer_zoo.data import sources
+from transformer_zoo.prediction.predict import results
+from transformer_zoo.prediction.reader import Input, Reader
+
+
+def read(source: str, reader: Reader) -> list[Input]:
+    """The checked inputs of a source: its documents, of which fields that the task does not use are left out; or the
+    lines of a file of text.
+
+    Args:
+        source: the name of a source as in a recipe's data.source, such as jsonl:reviews.jsonl:review; or a file with
+            one text a line, or one JSON object where its name ends in .jsonl.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown source, text that is not UTF-8, or an input that the task cannot use.
+    """
+    file = Path(source).expanduser()
+    if file.is_file() and file.suffix == ".jsonl":
+        source = f"jsonl:{file}:{reader.text_field}"
+    elif file.is_file():
+        try:
+            lines = file.read_bytes().decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8: byte {error.start}") from None
+        lines = lines[:-1] if lines[-1] == "" else lines
+        return [reader.check(line.rstrip("\r"), f"{file}, line {i}") for i, line in enumerate(lines, start=1)]
+    elif ":" not in source:
+        raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as jsonl:GLOB:KEY")
+    documents = sources.source(source, "all")
+    return [reader.check(document, f"{source}, document {i}", others=True) for i, document in enumerate(documents)]
+
+
+def write(m: Any, reader: Reader, inputs: list[Input], output: Path, *, batch_size: int) -> Iterator[None]:
+    """Writes the result of each input as a line of JSON, and yields after each. Lines that the file has already are the
+    results of the first inputs: the others follow. A last line that was written only in part is written anew.
+
+    Raises:
+        ValueError: the file has more lines than there are inputs.
+    """
+    done = whole_lines(output)
+    if done > len(inputs):
+        raise ValueError(f"{output} has {done} lines, and there are {len(inputs)} inputs: name another file")
+    yield from (None for _ in range(done))
+    with output.open("a", encoding="utf-8", buffering=1) as file:  # a line at a time
+        for result in results(m, reader, inputs[done:], batch_size=batch_size):
+            file.write(line(result) + "\n")
+            yield
+
+
+def line(result: Any) -> str:
+    """A result as JSON in one line."""
+    return json.dumps(result, ensure_ascii=False)
+
+
+def whole_lines(file: Path) -> int:
+    """The number of lines of a file, 0 if there is none. What stands behind the last line's end is cut off."""
+    if not file.exists():
+        return 0
+    lines = end = 0
+    with file.open("rb+") as stream:
+        for text in stream:
+            if text.endswith(b"\n"):
+                lines, end = lines + 1, end + len(text)
+        stream.seek(0, os.SEEK_END)
+        if stream.tell() > end:
+            stream.truncate(end)
+    return lines

@@ -1,0 +1,41 @@
+"""The texts that an encoder-decoder generates."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from transformer_zoo.generation.generate import generate
+from transformer_zoo.prediction.engine import power_of_two
+from transformer_zoo.prediction.reader import Input, Reader
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratedTexts(Reader):
+    """`seq2seq-lm`: the text that `zoo.generate` makes of a `text`, by the model's own strategy (`m.sampling`).
+
+    Result: `generated_text`; of several, the first, which is the best.
+    """
+
+    max_new_tokens: int = 0
+    """The largest number of new tokens. 0: the model's own."""
+    language: str = ""
+    """The code of the language to generate, such as fr_XX, for a multilingual model."""
+    source_language: str = ""
+    """The code of the text's language, for a tokenizer that marks it."""
+
+    required = ("text",)
+
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
+        texts, length = [i.fields["text"] for i in inputs], self.length(m)
+        sizes = [len(e) for e in m.tokenizer.encode_batch(texts, special=True, template=True)]
+        for one, size in zip(inputs, sizes):
+            if length is not None and size > length:
+                raise one.error(f"has {size} tokens, and the model {length} positions: shorten the text")
+        settings = {field.name: getattr(self, field.name) or None for field in dataclasses.fields(self)}
+        size = batch_size if full else min(batch_size, power_of_two(len(texts)))
+        written, order = [""] * len(texts), sorted(range(len(texts)), key=sizes.__getitem__)
+        for batch in (order[i : i + size] for i in range(0, len(order), size)):
+            new = generate(m, [texts[i] for i in batch + batch[-1:] * (size - len(batch))], **settings)
+            for i, text in zip(batch, new):
+                written[i] = text if isinstance(text, str) else text[0]
+        yield from ({"generated_text": text} for text in written)

@@ -1,0 +1,189 @@
+"""The base of all readers: how the inputs of a task become rows, and the outputs of rows become results."""
+
+import abc
+import dataclasses
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_zoo.data.encoding import Encoding
+from transformer_zoo.data.labelled import shortened
+from transformer_zoo.nn.checks import check_ids
+from transformer_zoo.prediction import engine
+from transformer_zoo.prediction.engine import Outputs, Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An input that was checked."""
+
+    name: str
+    """What an error calls it: `inputs[3]`, or its place in a file."""
+    fields: Mapping[str, Any]
+
+    def error(self, fault: str) -> ValueError:
+        return ValueError(f"{self.name} {fault}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """An input as rows."""
+
+    input: Input
+    rows: Sequence[Row]
+    about: Any = None
+    """What else the reader needs to make a result."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reader(abc.ABC):
+    """A task's inputs and results. Its fields are the settings of `predict` for the task."""
+
+    required: ClassVar[tuple[str, ...]]
+    """The fields of an input. Where there is one, of text, a plain string stands for it."""
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Fields that an input may have besides."""
+    lists: ClassVar[tuple[str, ...]] = ()
+    """Those fields that hold several texts."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is tuple and isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+            elif not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+                raise ValueError(f"{field.name} is {value!r}: expected a value like {field.default!r}")
+
+    @abc.abstractmethod
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
+        """The results of inputs, as plain JSON, in their order.
+
+        Args:
+            batch_size: rows at a time.
+            full: all batches have this size; otherwise a smaller one that suffices.
+        """
+
+    @property
+    def text_field(self) -> str:
+        """The first field that holds a text."""
+        return next(field for field in (*self.required, *self.optional) if field not in self.lists)
+
+    def length(self, m: Any) -> int | None:
+        """The number of tokens in the longest row. None: there is no limit."""
+        return m.config.max_length
+
+    def check(self, value: Any, name: str, others: bool = False) -> Input:
+        """An input with the fields that the task needs.
+
+        Args:
+            value: a string or a mapping.
+            name: what errors call it.
+            others: leave out fields that the task does not use, rather than refuse them.
+
+        Raises:
+            ValueError: another type, missing or unknown fields, or an empty text.
+        """
+        plain = len(self.required) == 1 and self.required[0] not in self.lists
+        if isinstance(value, str) and plain:
+            value = {self.required[0]: value}
+        known = (*self.required, *self.optional)
+        if not isinstance(value, Mapping) or not set(self.required) <= value.keys():
+            given = f"the fields {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
+            form = f"{'a text, or ' if plain else ''}a dictionary with {' and '.join(self.required)}"
+            more = f" (and possibly {', '.join(self.optional)})" if self.optional else ""
+            raise ValueError(f"{name} is {given}: expected {form}{more}")
+        if unknown := [field for field in value if field not in known and not others]:
+            raise ValueError(f"{name} has the field {unknown[0]!r}, which the task does not use: {', '.join(known)}")
+        value = {field: value[field] for field in known if value.get(field) is not None}
+        for field in known:
+            if field in value or field in self.required:
+                self._check_field(value.get(field), field, name)
+        return Input(name, value)
+
+    def _check_field(self, value: Any, field: str, name: str) -> None:
+        several = field in self.lists
+        if several and not (isinstance(value, list | tuple) and value):
+            raise ValueError(f"{name}: {field} must be a list of texts, and not empty")
+        for text in value if several else [value]:
+            if not isinstance(text, str):
+                raise ValueError(f"{name}: {field} is {type(text).__name__}, where a text is expected")
+            if not text or not several and not text.strip():
+                raise ValueError(f"{name}: {field} is empty")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowReader(Reader):
+    """A reader whose results come of one pass over rows."""
+
+    @abc.abstractmethod
+    def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
+        """The rows of each input. Everything that can be wrong with an input is an error here or in `check`."""
+
+    @abc.abstractmethod
+    def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """What is computed of a batch of rows, as `engine.run` takes it."""
+
+    @abc.abstractmethod
+    def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> Any:
+        """The result for an input, given the outputs of its rows."""
+
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
+        examples = self.examples(m, inputs)
+        for example in examples:
+            for row in example.rows:
+                check_ids(row["tokens_BT"][None], m.config.vocab_size, example.input.name, "the model's vocabulary")
+        rows = [row for example in examples for row in example.rows]
+        size = batch_size if full else min(batch_size, engine.power_of_two(len(rows)))
+        params = jax.tree.map(jnp.asarray, m.params)
+        outputs = iter(engine.run(program_of(m.model, self), params, rows, size, self.length(m)))
+        for example in examples:
+            yield self.result(m, example, list(itertools.islice(outputs, len(example.rows))))
+
+
+@functools.lru_cache(maxsize=16)
+def program_of(model: Any, reader: RowReader) -> Callable[..., dict[str, jax.Array]]:
+    """The program of a model's reader: (params, batch) -> outputs. It is compiled once for a shape."""
+    return jax.jit(functools.partial(reader.program, model))
+
+
+def encode(m: Any, texts: Sequence[str], pairs: Sequence[str | None]) -> list[Encoding]:
+    """Texts, or pairs of texts, in the tokenizer's frame, with special tokens read where the text spells them out."""
+    found: dict[int, Encoding] = {}
+    for paired in (False, True):
+        which = [i for i, pair in enumerate(pairs) if (pair is not None) == paired]
+        seconds = [pairs[i] for i in which] if paired else None
+        if which:
+            found |= zip(
+                which, m.tokenizer.encode_batch([texts[i] for i in which], seconds, special=True, template=True)
+            )
+    return [found[i] for i in range(len(texts))]
+
+
+def row(encoding: Encoding, kept: np.ndarray | slice = slice(None), **others: np.ndarray) -> Row:
+    """The row of these tokens of an encoding."""
+    return {"tokens_BT": encoding.ids[kept], "segments_BT": encoding.segments[kept], **others}
+
+
+def cut(encodings: Sequence[Encoding], length: int | None) -> list[np.ndarray]:
+    """The tokens that are kept of each text: those that exceed the length are cut off the end, of a pair from the
+    longer text. A warning says how many texts were cut."""
+    kept = [np.arange(len(e)) if length is None else shortened(e, length) for e in encodings]
+    shorter = sum(len(some) < len(e) for some, e in zip(kept, encodings))
+    if shorter:
+        warnings.warn(
+            f"{shorter} of {len(kept)} inputs are longer than the model's {length} tokens: their ends are left out",
+            stacklevel=2,
+        )
+    return kept
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
