@@ -1,11 +1,15 @@
 """Training state on disk, by Orbax: written in the background, atomically."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from transformer_zoo import json_files
 
 
 class Checkpoints:
@@ -45,10 +49,11 @@ class Checkpoints:
             state: shapes with shardings; each process reads what its devices hold.
 
         Raises:
-            ValueError: the checkpoint is of another architecture or optimizer.
+            ValueError: the checkpoint is of another architecture or optimizer, or damaged.
         """
         args = ocp.args.Composite(state=_restore(state), data=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        with self._naming(step):
+            restored = self._manager.restore(step, args=args)
         return restored.state, restored.data
 
     def restore_parameters(self, step: int, params: Any) -> Any:
@@ -56,10 +61,26 @@ class Checkpoints:
 
         Args:
             params: shapes with shardings.
+
+        Raises:
+            ValueError: the checkpoint is of another architecture, or damaged.
         """
-        which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
-        args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
-        return self._manager.restore(step, args=args).state[which]
+        with self._naming(step):
+            which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
+            args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
+            return self._manager.restore(step, args=args).state[which]
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Names the checkpoint in the errors of what Orbax reads, which are of any kind."""
+        try:
+            yield
+        except Exception as error:
+            where = Path(self._manager.directory, str(step))
+            raise ValueError(
+                f"the checkpoint {where} is damaged, or of another architecture or optimizer: "
+                f"{type(error).__name__}: {json_files.excerpt(error, 2000)}"
+            ) from error
 
     def wait(self) -> None:
         """Waits until everything is on disk.
