@@ -7,6 +7,7 @@ import time
 import tracemalloc
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import families
@@ -17,8 +18,9 @@ import test_legacy as legacy
 from test_pretrained import assert_same, edit, made, random
 
 import transformer_zoo as zoo
-from transformer_zoo import registry, trees
+from transformer_zoo import logs, names, registry, runs, trees
 from transformer_zoo.checkpoints import safetensors, torch_bin
+from transformer_zoo.checkpoints.orbax import Checkpoints
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -276,6 +278,19 @@ def test_a_head_is_not_used_for_another_task(tmp_path: Path, saved: str, task: s
     assert {"head/scores/bias", "head/scores/kernel"} <= {*found.fresh}
 
 
+def test_labels_and_tasks_of_a_run(monkeypatch: pytest.MonkeyPatch):
+    """By the same rules."""
+    trained = labelled("bad", "so-so", "good")
+    monkeypatch.setattr(names, "is_run", lambda name: True)
+    monkeypatch.setattr(runs, "read", lambda name: SimpleNamespace(compute=trained.model.compute))
+    monkeypatch.setattr(runs, "load_run", lambda *_, **__: trained)
+    found = runs.load("runs/mine", labels=("good", "bad", "so-so"))
+    assert found.fresh == () and scores(found) == pytest.approx(scores(trained))
+    for settings in ({"labels": ("bad", "so-so", "best")}, {"task": "token-classification"}):
+        with pytest.warns(UserWarning, match="fresh parameters are head/scores/bias, head/scores/kernel"):
+            assert runs.load("runs/mine", **settings).fresh == ("head/scores/bias", "head/scores/kernel")
+
+
 # ---- sizes -----------------------------------------------------------------------------------------------------------
 
 
@@ -317,6 +332,63 @@ def test_an_error_echoes_little(body: Path, key: str, value: Any):
     with pytest.raises(ValueError) as caught:
         zoo.from_pretrained(body)
     assert str(body) in str(caught.value) and len(str(caught.value)) < 2000
+
+
+# ---- the folder of a run ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "run.json is not JSON"),
+        (b"[" * 10**5, "run.json is nested more than 64 levels deep"),
+        (b"[]", "run.json is a list of 0, where an object is expected"),
+        (b'{"settings": 3}', "run.json does not describe a run of this version"),
+        (b'{"settings": {"model": {"family": ["gpt2"]}}}', "run.json does not describe a run of this version"),
+        (b'{"settings": {"model": {"family": "gpt2", "width": "x"}}}', "run.json does not describe a run"),
+        (b'{"settings": {"model": {"family": "gpt2"}, "objective": 3}}', "run.json does not describe a run"),
+        (b'{"settings": {"model": {"family": "gpt2"}, "objective": {"name": {}}}}', "run.json does not describe a run"),
+        (b'{"settings": {"model": "' + b"x" * 10**6 + b'"}}', "run.json does not describe a run"),
+    ],
+)  # fmt: skip
+def test_a_run_json_that_is_none(tmp_path: Path, content: bytes, message: str):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        runs.read(tmp_path)
+    assert str(tmp_path) in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_lines_of_metrics(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    write = logs.json_lines(file, 0)
+    write(1, {"loss": 2.0}), write(2, {"loss": float("nan")})
+    file.write_text(file.read_text() + '{"step": 3, "lo')  # a kill cut it off
+    assert logs.read_json_lines(file) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
+    logs.json_lines(file, 1)
+    assert file.read_text() == '{"step": 1, "loss": 2.0}\n'
+    faults = (("[1]", "is a list of 1, where an object is expected"), ("{x}", "is not JSON"), ("{}", "no step"))
+    for line, message in faults:
+        file.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n')
+        with pytest.raises(ValueError, match=f"line 2 of {file} .*{message}"):
+            logs.read_json_lines(file)
+
+
+def test_a_damaged_checkpoint_of_a_run(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path)
+    state = {"params": {"x": jnp.arange(3.0)}, "ema": None}
+    checkpoints.save(1, state, {"at": 3})
+    checkpoints.wait()
+    assert checkpoints.restore(1, state)[1] == {"at": 3}
+    for file in [file for file in (tmp_path / "1").rglob("*") if file.is_file() and "META" in file.name]:
+        file.write_bytes(b"[" * 10**5)
+    for read in (
+        lambda: Checkpoints(tmp_path),
+        lambda: checkpoints.restore(1, state),
+        lambda: checkpoints.restore_parameters(1, {}),
+    ):
+        with pytest.raises(ValueError, match=f"{tmp_path}(/1)? cannot be read: it is damaged") as caught:
+            read()
+        assert len(str(caught.value)) < 3000
 
 
 # ---- verified --------------------------------------------------------------------------------------------------------

@@ -278,6 +278,26 @@ def test_each_task_reads_the_checkpoints_of_the_others(tmp_path: Path, family: s
         np.testing.assert_allclose(ours(bundle, ids), outputs("base", model, ids), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("family", ["t5", "longt5"])
+def test_an_encoder_alone(tmp_path: Path, family: str):
+    """What the reference saves from the class of the encoder; and ours, read by it."""
+    spec = registry.family(family).PUBLISHED
+    config = transformers.AutoConfig.for_model(**{"model_type": spec.model_type} | TINY[family][0] | SPECIAL)
+    torch.manual_seed(0)
+    model = getattr(transformers, spec.encoder_class())(config).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    bundle = from_pretrained(tmp_path / "theirs")
+    assert (bundle.model.task, bundle.config.num_decoder_layers) == ("base", 0)
+    save_pretrained(tmp_path / "ours", bundle)
+    assert_identical_tensors(tmp_path / "theirs", tmp_path / "ours")
+    again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values()), info
+    ids = tokens(TINY[family][0]["vocab_size"], 10)
+    for theirs in (model, again):
+        expected = theirs(input_ids=torch.as_tensor(ids)).last_hidden_state.detach()
+        np.testing.assert_allclose(bundle(jnp.asarray(ids)).hidden_BTD, expected, rtol=2e-4, atol=2e-5)
+
+
 def test_gpt2_with_the_buffers_of_old_versions(tmp_path: Path):
     """GPT-2 as first published: no prefix, masks among the tensors, a config.json without most keys."""
     model = theirs("gpt2", "causal-lm", TINY["gpt2"][0], torch.float32)

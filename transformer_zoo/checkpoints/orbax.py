@@ -20,13 +20,15 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_handlers={"state": _tree_handler(), "data": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
+        with _naming(directory):
+            self._manager = ocp.CheckpointManager(
+                directory.absolute(),
+                item_handlers={"state": _tree_handler(), "data": ocp.JsonCheckpointHandler()},
+                options=options,
+            )
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""
@@ -52,7 +54,7 @@ class Checkpoints:
             ValueError: the checkpoint is of another architecture or optimizer, or damaged.
         """
         args = ocp.args.Composite(state=_restore(state), data=ocp.args.JsonRestore())
-        with self._naming(step):
+        with _naming(Path(self._manager.directory, str(step))):
             restored = self._manager.restore(step, args=args)
         return restored.state, restored.data
 
@@ -65,22 +67,10 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is of another architecture, or damaged.
         """
-        with self._naming(step):
+        with _naming(Path(self._manager.directory, str(step))):
             which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
             args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
             return self._manager.restore(step, args=args).state[which]
-
-    @contextlib.contextmanager
-    def _naming(self, step: int) -> Iterator[None]:
-        """Names the checkpoint in the errors of what Orbax reads, which are of any kind."""
-        try:
-            yield
-        except Exception as error:
-            where = Path(self._manager.directory, str(step))
-            raise ValueError(
-                f"the checkpoint {where} is damaged, or of another architecture or optimizer: "
-                f"{type(error).__name__}: {json_files.excerpt(error, 2000)}"
-            ) from error
 
     def wait(self) -> None:
         """Waits until everything is on disk.
@@ -93,6 +83,20 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and releases the folder."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _naming(place: Path) -> Iterator[None]:
+    """Names the place in the errors of what Orbax reads there, which are of any kind."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{place} cannot be read: it is damaged, or of another architecture or optimizer: "
+            f"{type(error).__name__}: {json_files.excerpt(error, 2000)}"
+        ) from error
 
 
 _SLICE = 2**20
