@@ -12,7 +12,7 @@ PINS := pyproject.toml constraints.txt
 DEMO := runs/demo
 
 .NOTPARALLEL:
-.PHONY: help demo test parity lint format clean
+.PHONY: help demo test fuzz parity lint format clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, ev
 
 test: $(VENV)/.installed-test  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/parity $(ARGS)
+
+fuzz: $(VENV)/.installed-test  ## load 300 mutants of each file of a model
+	FUZZ=300 $(RUN) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py $(ARGS)
 
 parity: $(VENV)/.installed-parity  ## compare every family with the reference implementation, live, in float64 (installs torch)
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal tests/parity $(ARGS)

@@ -197,7 +197,8 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path):
     for modules, message in (
         ([{"path": "../other", "type": "x.Transformer"}], "names folders outside its own: ../other"),
         ([{"path": "/etc", "type": "x.Transformer"}], "names folders outside its own: /etc"),
-        ({"path": ""}, "is not a list of modules"),
+        ({"path": ""}, "is an object of 1, where a list is expected"),
+        ([{"path": 3, "type": "x.Transformer"}], "is not a list of modules, each with its path and type"),
         ([], "has nothing: the first module must be a Transformer, and the second a Pooling"),
         (
             [{"path": "", "type": "x.CLIPModel"}, {"path": "1", "type": "x.Pooling"}],

@@ -285,9 +285,9 @@ def test_a_head_that_a_checkpoint_lacks_is_fresh_and_named(tmp_path: Path):
     safetensors.write_folder(tmp_path / "judge", {name: x for name, x in tensors.items() if name != "classifier.bias"})
     with pytest.raises(ValueError, match=r"missing:  classifier.bias  \(for head/scores/bias\)"):
         from_pretrained(tmp_path / "judge")
-    with pytest.raises(ValueError, match="gpt2 has no task with labels"):
-        save_pretrained(tmp_path / "gpt2", made())
-        from_pretrained(tmp_path / "gpt2", labels=2)
+    with pytest.raises(ValueError, match="pegasus has no task with labels"):
+        save_pretrained(tmp_path / "pegasus", made("pegasus"))
+        from_pretrained(tmp_path / "pegasus", labels=2)
 
 
 def test_untied_head_is_saved_and_left_out_by_the_body(tmp_path: Path):
@@ -351,8 +351,8 @@ def test_no_tokenizer(saved: Path):
     ("changes", "message"),
     [
         ({"model_type": "gpt3"}, "config.json: model_type 'gpt3' is not read: known are .*gpt2.* Did you mean 'gpt2'"),
-        ({"model_type": "absent"}, "model_type 'None' is not read: known are .*gpt2"),
-        ({"architectures": ["GPT2ForSequenceClassification"]}, "'GPT2ForSequenceClassification': give the task.*base"),
+        ({"model_type": "absent"}, 'no model_type: give the family. Its architecture GPT2LMHeadModel .* family="gpt2"'),
+        ({"architectures": ["GPT2DoubleHeadsModel"]}, "'GPT2DoubleHeadsModel': give the task.*base"),
         ({"architectures": "absent"}, "names no architectures: give the task.*causal-lm .GPT2LMHeadModel."),
         ({"n_embd": "absent"}, "n_embd is missing"),
         ({"n_embd": "16"}, "n_embd is '16', which is not int"),
@@ -375,10 +375,10 @@ def test_config_that_does_not_fit(saved: Path, changes: dict[str, Any], message:
     assert content(saved) == before
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ("[]", "not a JSON object"), ("\xff", "JSON")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "a list of 0"), ("\xff", "UTF-8")])
 def test_config_that_is_no_json(saved: Path, text: str, message: str):
     (saved / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=f"config.json is {message}|config.json.*{message}"):
+    with pytest.raises(ValueError, match=f"config.json is .*{message}"):
         from_pretrained(saved)
 
 

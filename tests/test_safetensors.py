@@ -126,9 +126,9 @@ DAMAGED = {
     "a pickle": (b"PK\x03\x04" + b"\0" * 100, "truncated, or not safetensors"),
     "not utf-8": (raw(b'{"\xff": 1}'), "UTF-8"),
     "not json": (raw(b'{"a": '), "JSON"),
-    "nested without end": (raw(b"[" * 200_000), "JSON"),
+    "nested without end": (raw(b"[" * 200_000), "its header is nested more than 64 levels deep"),
     "a number of a million digits": (raw(b'{"a": ' + b"9" * 1_000_000 + b"}"), "JSON"),
-    "a list": (raw([]), "not a JSON object"),
+    "a list": (raw([]), "its header is a list of 0, where an object is expected"),
     "repeated name": (raw(b'{"a": 1, "a": 2}'), "repeated: a"),
     "entry without shape": (raw({"a": {"dtype": "F32", "data_offsets": [0, 4]}}, bytes(4)), "'a' is described by"),
     "unknown dtype": (raw({"a": entry(0, 4, dtype="F31")}, bytes(4)), "'F31'"),
@@ -139,6 +139,8 @@ DAMAGED = {
     "negative offset": (raw({"a": entry(-4, 0)}, bytes(4)), "offsets"),
     "offsets reversed": (raw({"a": entry(4, 0)}, bytes(4)), "'a' of F32 [1] needs 4 bytes and its offsets span -4"),
     "shape larger than offsets": (raw({"a": entry(0, 4, [2])}, bytes(4)), "needs 8 bytes and its offsets span 4"),
+    "a shape of a million axes": (raw({"a": entry(0, 4, [2**62] * 10**6)}, bytes(4)), "shape"),
+    "a name of a megabyte": (raw({"a" * 10**6: entry(0, 4, [2])}, bytes(4)), "needs 8 bytes"),
     "shape that overflows": (raw({"a": entry(0, 4, [2**62, 2**62, 4])}, bytes(4)), "offsets span 4"),
     "beyond the file": (raw({"a": entry(0, 4), "b": entry(4, 8)}, bytes(6)), "truncated"),
     "overlap": (raw({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)), "'b' begins at byte"),
@@ -157,7 +159,7 @@ def test_damaged_files_are_refused(tmp_path: Path, fault: str):
     with pytest.raises(ValueError) as caught:
         safetensors.read_folder(tmp_path)
     assert str(file) in str(caught.value) and message in str(caught.value)
-    assert len(str(caught.value)) < 1000
+    assert len(str(caught.value)) < 1300
 
 
 def test_header_over_the_limit_is_refused_unread(tmp_path: Path):
@@ -226,21 +228,27 @@ def test_index_cannot_leave_its_folder(sharded: Path, shard: str):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda i: i["weight_map"].update(e=ONE), "e is not in model-00001"),
         (lambda i: i["weight_map"].pop("a"), "a of model-00001-of-00002.safetensors is not in the index"),
         (
             lambda i: i["weight_map"].update(a=TWO),
-            "a is in model-00001.*index names model-00002.*a is not in model-00002",
+            "a is in model-00001.*index names model-00002",
         ),
         (lambda i: i.pop("weight_map"), "no weight_map"),
         (lambda i: i.update(weight_map=["a"]), "no weight_map"),
         (lambda i: i["weight_map"].update(a=3), "no weight_map"),
+        (lambda i: i["weight_map"].update(a="a" * 5000 + ".safetensors"), "a shard must be"),
     ],
 )
 def test_index_that_contradicts_its_shards(sharded: Path, change, message: str):
     change_index(sharded, change)
     with pytest.raises(ValueError, match=message):
         safetensors.read_folder(sharded)
+
+
+def test_a_name_that_no_shard_holds_is_left_out(sharded: Path):
+    """It may be that of a tied tensor; a model that needs it will miss it."""
+    change_index(sharded, lambda index: index["weight_map"].update(e=ONE))
+    assert set(safetensors.read_folder(sharded)) == set("abcd")
 
 
 def test_tensor_in_two_shards(sharded: Path):

@@ -1,5 +1,6 @@
 """JSON files that others wrote: read whole or refused in one sentence that names the file."""
 
+import collections
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +12,11 @@ DEEPEST = 64
 """How deep lists and objects may be nested."""
 
 
-def read(file: Path, kind: type = dict) -> Any:
+def read(file: Path, kind: type = dict, *, once: bool = False) -> Any:
     """The object in a file, or the list if kind is `list`.
+
+    Args:
+        once: no object may have a name twice. False: the last one counts.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -20,13 +24,13 @@ def read(file: Path, kind: type = dict) -> Any:
     """
     if (size := file.stat().st_size) > LARGEST:
         raise ValueError(f"{file} has {size:,} bytes, and at most {LARGEST:,} are read")
-    return parse(file.read_bytes(), str(file), kind)
+    return parse(file.read_bytes(), str(file), kind, once=once)
 
 
-def parse(text: bytes, name: str, kind: type = dict) -> Any:
+def parse(text: bytes, name: str, kind: type = dict, *, once: bool = False) -> Any:
     """The same from the bytes of a file; name: what an error calls it."""
     try:
-        value = json.loads(text.decode("utf-8-sig"))
+        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_unique if once else None)
         deep = _deeper(value, DEEPEST)
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is not text in UTF-8: byte {error.start} is {text[error.start]:#04x}") from None
@@ -34,7 +38,7 @@ def parse(text: bytes, name: str, kind: type = dict) -> Any:
         raise ValueError(f"{name} is not JSON: {error}") from None
     except RecursionError:
         deep = True
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number of thousands of digits, or a name twice
         raise ValueError(f"{name} is not JSON that can be read: {excerpt(error)}") from None
     if deep:
         raise ValueError(f"{name} is nested more than {DEEPEST} levels deep")
@@ -87,6 +91,14 @@ def describe_kind(kind: type) -> str:
         bool: "true or false", type(None): "null",
     }  # fmt: skip
     return names[kind]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = collections.Counter(name for name, _ in pairs)
+        raise ValueError(f"repeated: {', '.join(name for name, count in names.items() if count > 1)}")
+    return found
 
 
 def _deeper(value: Any, levels: int) -> bool:

@@ -10,12 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from transformer_zoo import json_files
+
 Writer = Callable[[int, Mapping[str, float]], None]
 
 
 def json_lines(path: Path, step: int) -> Writer:
     """One object a line. Lines of steps after `step`, which a resumed run computes again, are dropped."""
-    kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
+    kept = [json.dumps(values) for values in read_json_lines(path) if values["step"] <= step]
     path.write_text("".join(line + "\n" for line in kept))
     file = path.open("a")
 
@@ -29,9 +31,18 @@ def json_lines(path: Path, step: int) -> Writer:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, without a last line that a kill cut off."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The objects of a file of JSON lines, each with its step, without a last line that a kill cut off.
+
+    Raises:
+        ValueError: a line is no object with a step.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    lines = lines[:-1] if lines and not lines[-1].endswith(b"}") else lines
+    found = [json_files.parse(line, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
+    for number, values in enumerate(found, 1):
+        if type(values.get("step")) is not int:
+            raise ValueError(f"line {number} of {path} has no step: it was not written by a run")
+    return found
 
 
 def tensorboard(directory: Path) -> Writer:

@@ -3,8 +3,8 @@
 Weights are fetched last: an invalid name, task, label or setting is refused before that.
 """
 
+import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from transformer_zoo import registry, trees
-from transformer_zoo.checkpoints import config_map, hub
+from transformer_zoo import json_files, registry, trees
+from transformer_zoo.checkpoints import config_map, formats, hub, weight_map
 from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.tasks import TASKS
 
 RECORD = "run.json"
 """A folder with this file is a run's."""
@@ -74,7 +75,9 @@ class Described:
         return folder(self.name, self.folder.name if self.kind == "hub" else None)
 
 
-def describe(name: str | os.PathLike[str], revision: str | None = None, *, published: bool = False) -> Described:
+def describe(
+    name: str | os.PathLike[str], revision: str | None = None, *, published: bool = False, family: str | None = None
+) -> Described:
     """The model that a name stands for. Of a repository, only configuration and tokenizer are downloaded.
 
     Args:
@@ -82,12 +85,14 @@ def describe(name: str | os.PathLike[str], revision: str | None = None, *, publi
         revision: branch, tag or commit of a repository. None: its main branch.
         published: always read config.json. False: a folder with run.json is a run, and a preset or its hub id has the
             zoo's own Config, for which nothing is downloaded.
+        family: the family of a config.json without `model_type`. None: config.json has one.
 
     Raises:
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json in it.
         PermissionError: the repository is private or gated.
         ConnectionError: not in the cache, and the hub cannot be reached.
-        ValueError: a config.json of an unknown family or that is not supported, or a run.json of another version.
+        ValueError: a config.json of an unknown family, of another one than `family`, without any, or that is not
+            supported; or a run.json of another version.
     """
     local = Path(name).expanduser()
     if not published and is_run(name):
@@ -101,14 +106,51 @@ def describe(name: str | os.PathLike[str], revision: str | None = None, *, publi
         )
     root = folder(name, revision, weights=False)
     settings, source = config_map.read_file(root), str(root / config_map.CONFIG)
+    module, settings = _family(family, settings, root, source)
+    return Described(
+        name=name, kind="folder" if local.is_dir() else "hub", config=config_map.read(module, settings, source),
+        task=config_map.saved_for(module, settings), folder=root, settings=settings,
+    )  # fmt: skip
+
+
+def _family(
+    name: str | None, settings: Mapping[str, Any], root: Path, source: str
+) -> tuple[ModuleType, Mapping[str, Any]]:
+    """The family of a config.json, and its keys with a `model_type`.
+
+    Args:
+        name: the family that the caller gives.
+    """
+    found = settings.get("model_type")
+    if name is not None:
+        own = registry.family(name).PUBLISHED.model_types
+        if found is not None and found not in own:
+            raise ValueError(
+                f"{source} has the model_type {json_files.excerpt(repr(found))}, and {name} reads {' or '.join(own)}"
+            )
+        return registry.family(name), {**settings, "model_type": found or own[0]}
+    if found is None:
+        raise ValueError(f"{source} names no model_type: give the family. {_proposal(settings, root)}")
     try:
-        family = registry.family(registry.family_by_model_type(str(settings.get("model_type"))))
+        return registry.family(registry.family_by_model_type(str(found))), settings
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    return Described(
-        name=name, kind="folder" if local.is_dir() else "hub", config=config_map.read(family, settings, source),
-        task=config_map.saved_for(family, settings), folder=root, settings=settings,
-    )  # fmt: skip
+
+
+def _proposal(settings: Mapping[str, Any], root: Path) -> str:
+    """The families that a config.json without `model_type` may be of: by its class, or else by the names of the
+    tensors in a local folder."""
+    first, modules = config_map.architecture(settings), {name: registry.family(name) for name in registry.families()}
+    found = [name for name, module in modules.items() if first in module.PUBLISHED.all_class_names]
+    if first is not None and found:
+        return f'Its architecture {first} is one of family="{found[0]}"'
+    with contextlib.suppress(OSError, ValueError):
+        tensors = formats.read_folder(root)
+        fits = {name: weight_map.known(module, tensors) for name, module in modules.items()}
+        if (most := max(fits.values())) > len(tensors) / 2:
+            likely = " or ".join(f'family="{name}"' for name, count in fits.items() if count == most)
+            return f"The names of its tensors are those of {likely}"
+    return f"Known are {', '.join(modules)}"
 
 
 def folder(
@@ -133,15 +175,15 @@ def run_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(directory, RECORD).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no run: there is no {path}")
-    try:
-        return dict(json.loads(path.read_text())["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise not_a_run(path, error) from error
+    settings = json_files.read(path).get("settings")
+    if not isinstance(settings, dict):
+        raise not_a_run(path, KeyError("settings"))
+    return settings
 
 
 def not_a_run(path: Path, error: Exception) -> ValueError:
     """The error for a run.json that this version cannot read."""
-    return ValueError(f"{path} does not describe a run of this version: {error!r}")
+    return ValueError(f"{path} does not describe a run of this version: {json_files.excerpt(repr(error), 300)}")
 
 
 def build(config: Any, task: str | None = None, compute: Compute | None = None) -> nn.Module:
@@ -151,14 +193,14 @@ def build(config: Any, task: str | None = None, compute: Compute | None = None) 
         ValueError: the family lacks the task.
     """
     family, compute = registry.module_of(config), compute or Compute()
+    what, tasks = family.PUBLISHED.model_type, family.PUBLISHED.tasks
+    if registry.is_encoder_decoder(config) and not config.num_decoder_layers:
+        what, task = f"{what} without a decoder", task or "base"
+        tasks = ["base", *(name for name in tasks if TASKS[name].encoder_only)]
     if task is None:
         return family.Model(config, compute=compute)
-    spec = family.PUBLISHED
-    if task not in spec.tasks:
-        raise ValueError(
-            f"{spec.model_type} has no task {task!r}: it offers {', '.join(spec.tasks)}."
-            f"{trees.nearest(task, spec.tasks)}"
-        )
+    if task not in tasks:
+        raise ValueError(f"{what} has no task {task!r}: it offers {', '.join(tasks)}.{trees.nearest(task, tasks)}")
     return family.Model(config, task=task, compute=compute)
 
 
@@ -166,7 +208,7 @@ def _architecture(directory: str | os.PathLike[str]) -> Any:
     """The Config of the model that a run trains."""
     try:
         return registry.from_json(run_settings(directory)["model"])
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise not_a_run(Path(directory, RECORD), error) from error
 
 
@@ -177,7 +219,8 @@ def _preset(name: Any) -> registry.Preset | None:
 
 
 def labelled(config: Any, labels: int | Sequence[str] | None) -> Any:
-    """A Config with these class names, or with this number of classes. None: unchanged.
+    """A Config with these class names, or with this number of classes, without names unless it has as many. None:
+    unchanged.
 
     Raises:
         ValueError: the family has no task with labels.
@@ -189,4 +232,11 @@ def labelled(config: Any, labels: int | Sequence[str] | None) -> Any:
         raise TypeError(f"labels is the single string {labels!r}: give the names of all classes, or their number")
     if not hasattr(config, "labels"):
         raise ValueError(f"{registry.module_of(config).PUBLISHED.model_type} has no task with labels")
-    return dataclasses.replace(config, labels=config_map.numbered(labels) if isinstance(labels, int) else tuple(labels))
+    if isinstance(labels, int):
+        labels = config.labels if labels == len(config.labels) else config_map.numbered(labels)
+    return dataclasses.replace(config, labels=tuple(labels))
+
+
+def order_of(labels: Sequence[str], known: Sequence[str]) -> list[int] | None:
+    """For each label its index among the known ones. None: these are other labels."""
+    return [known.index(label) for label in labels] if sorted(labels) == sorted(known) else None

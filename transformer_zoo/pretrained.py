@@ -15,13 +15,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer_zoo import hugging_face, names, registry, sharding, trees
+from transformer_zoo import hugging_face, json_files, names, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.tasks import TASKS, same_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +79,18 @@ def from_pretrained(
     compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
     revision: str | None = None,
+    family: str | None = None,
     labels: int | Sequence[str] | None = None,
+    tokenizer: bool = True,
+    verify: bool = False,
     seed: int = 0,
     **unknown: Any,
 ) -> Bundle:
     """A published model.
 
-    A checkpoint may be loaded for a task that it was not trained for. Parameters of the task's head that it lacks are
-    then fresh, as the paper initialises them: a warning names them, and so does `Bundle.fresh`.
+    A checkpoint may be loaded for a task that it was not trained for. Parameters of the task's head that it lacks, or
+    that score something else, are then fresh, as the paper initialises them: a warning names them, and so does
+    `Bundle.fresh`.
 
     Weights are downloaded last, after all that can be checked without them.
 
@@ -97,8 +102,12 @@ def from_pretrained(
         compute: all settings of precision, memory and speed, these two included.
         mesh: the parameters arrive sharded over it, and each process reads only what its devices hold.
         revision: branch, tag or commit of the hub's repository.
-        labels: the names of a classifier's classes, or their number. None: as in config.json. A head for other
-            classes than the checkpoint's is fresh.
+        family: a name of `families()`, for a config.json without `model_type`.
+        labels: the names of a classifier's classes, or their number. None: as in config.json. The checkpoint's classes
+            in another order are put into this order; a head for other classes is fresh.
+        tokenizer: whether to load the tokenizer. If it cannot be read, a warning says why, and the model has none.
+        verify: reads the weights once more beforehand, and compares them with the hashes of the hub where the cache
+            has them, and with the checksums in a pytorch_model.bin.
         seed: seed of the fresh parameters.
 
     Raises:
@@ -112,16 +121,20 @@ def from_pretrained(
     """
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
-    described = names.describe(name, revision, published=True)
+    described = names.describe(name, revision, published=True, family=family)
     model = described.model(task=task, labels=labels, compute=compute)
     _shardings(model, mesh)  # refuses an impossible mesh before the download
 
     folder = described.weights()
+    if verify:
+        hub.verify(folder)
     tensors = formats.read_folder(folder)
-    config = weight_map.settled(described.family, model.config, tensors, described.task)
+    weight_map.check_sizes(described.family, described.config, tensors, str(described.source))
+    config, tensors, other = _with_labels(described, model.task, labels, tensors)
+    config = weight_map.settled(described.family, config, tensors, described.task)
     model = model.clone(config=config)
     # A body may have been saved without its pooler: that is optional too.
-    trained = labels is None and model.task == described.task != "base"
+    trained = not other and model.task == described.task != "base"
     params = weight_map.load(
         described.family,
         registry.param_shapes(model),
@@ -132,12 +145,36 @@ def from_pretrained(
         shardings=_shardings(model, mesh),
         source=str(folder),
         optional=None if trained else heads.PATHS,
+        without=weight_map.SCORES if other else None,
     )
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
-        warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}", stacklevel=2)
+        warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
     sampling = _sampling(folder, described.settings, config)
-    return Bundle(model, params, config, _tokenizer(folder), fresh, sampling)
+    return Bundle(model, params, config, _tokenizer(folder) if tokenizer else None, fresh, sampling)
+
+
+def _with_labels(
+    described: names.Described, task: str, labels: int | Sequence[str] | None, tensors: Mapping[str, Any]
+) -> tuple[Any, Mapping[str, Any], str]:
+    """The Config with the labels of a model for a task, the checkpoint's tensors with their scores in this order, and
+    what its head scores, if that is something else and the scores are to be fresh."""
+    family, config, saved = described.family, described.config, described.task
+    if TASKS[task].scores == "labels":
+        count = weight_map.num_labels(family, config, tensors, saved or task)
+        own, note = config_map.labels(described.settings, family.PUBLISHED.num_labels, count)
+        config = dataclasses.replace(config, labels=own)
+        if note is not None and labels is None:
+            called = json_files.excerpt(", ".join(own), 200)
+            warnings.warn(f"{described.source}: {note}; they are called {called}", stacklevel=3)
+    wanted = names.labelled(config, labels)
+    if saved is not None and TASKS[saved].scores and not same_scores(saved, task):
+        return wanted, tensors, f"; its head is for {saved}"
+    if TASKS[task].scores != "labels" or wanted.labels == config.labels:
+        return wanted, tensors, ""
+    if (order := names.order_of(wanted.labels, config.labels)) is None:
+        return wanted, tensors, f"; its labels are {json_files.excerpt(', '.join(config.labels), 200)}"
+    return wanted, weight_map.reordered(family, config, tensors, task, order), ""
 
 
 def choose_compute(
@@ -299,6 +336,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
 
 
 def _tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder. None: it has none, or one that cannot be read, of which a warning tells."""
     files = [file for file in (*hub.TOKENIZERS, "tokenizer_config.json") if (folder / file).is_file()]
     if not files:
         return None
@@ -306,10 +344,15 @@ def _tokenizer(folder: Path) -> Any:
 
     try:
         return Tokenizer.load(folder)
-    except FileNotFoundError:
-        if files == ["tokenizer_config.json"]:  # ByT5's tokenizer has no other file; any other tokenizer needs one
-            return None
-        raise
+    except Exception as error:  # whatever is wrong with it, the weights are good without
+        # ByT5's tokenizer has no other file; any other tokenizer needs one.
+        if not (isinstance(error, FileNotFoundError) and files == ["tokenizer_config.json"]):
+            warnings.warn(
+                f"{folder}: the tokenizer cannot be read, so that the model takes and gives token ids only: "
+                f"{type(error).__name__}: {json_files.excerpt(error, 500)}",
+                stacklevel=3,
+            )
+        return None
 
 
 def _sampling(folder: Path, settings: Mapping[str, Any], config: Any) -> Any:

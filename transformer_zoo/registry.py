@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from transformer_zoo import hugging_face, sharding, trees
+from transformer_zoo import hugging_face, json_files, sharding, trees
 from transformer_zoo.models import (
     albert,
     bart,
@@ -140,8 +140,9 @@ def family_by_model_type(model_type: str) -> str:
     """
     known = {key: name for name, module in _FAMILIES.items() for key in module.PUBLISHED.model_types}
     if model_type not in known:
-        hint = trees.nearest(str(model_type), known)
-        raise ValueError(f"model_type {model_type!r} is not read: known are {', '.join(known)}.{hint}")
+        shown = json_files.excerpt(repr(model_type))
+        hint = trees.nearest(model_type, known) if len(model_type) <= 80 else ""
+        raise ValueError(f"model_type {shown} is not read: known are {', '.join(known)}.{hint}")
     return known[model_type]
 
 

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -19,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from transformer_zoo import config as configuration
 from transformer_zoo import names, registry, sharding, trees
+from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn import Compute
+from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.pretrained import Bundle, choose_compute, completed, from_pretrained
 
@@ -83,7 +87,7 @@ def read(directory: str | os.PathLike[str]) -> Run:
                 part = field.type if dataclasses.is_dataclass(field.type) else None
                 parts[field.name] = part(**_tuples(value)) if part else value
         return Run(**parts)
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise names.not_a_run(Path(directory, names.RECORD), error) from error
 
 
@@ -174,6 +178,15 @@ def load(
         for path, x in wanted.items()
         if path in known and known[path].shape == x.shape and before.get(path) == after.get(path)
     }
+    same, order = same_scores(bundle.model.task, model.task), None
+    if TASKS[model.task].scores == "labels" and config.labels != bundle.config.labels:
+        order = names.order_of(config.labels, bundle.config.labels)
+        same = same and order is not None
+    for path in [path for path in kept if re.fullmatch(weight_map.SCORES, path)]:
+        if not same:
+            del kept[path]
+        elif order is not None:
+            kept[path] = kept[path][..., np.array(order)]
     params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
         warnings.warn(f"{name} was not trained for {model.task}: fresh parameters are {', '.join(fresh)}", stacklevel=2)

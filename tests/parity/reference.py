@@ -127,6 +127,12 @@ def arguments(task: str, model: Any, given: Arrays, position_offset: int = 0) ->
     signature = inspect.signature(model.forward).parameters
     inputs = {NAMES[name]: torch.as_tensor(x).long() for name, x in given.items()}
     positions = {}
+    if hasattr(model, "score"):  # it scores the last token of a row whose id is not that of padding
+        real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+        last = real.shape[1] - 1 - real.flip(1).int().argmax(dim=1)
+        ends = inputs["input_ids"][torch.arange(len(last)), last].tolist()
+        model.config.pad_token_id = next(token for token in range(len(last) + 1) if token not in ends)
+        inputs["input_ids"] = inputs["input_ids"].where(real, model.config.pad_token_id)
     if "attention_mask" in inputs:
         if "position_ids" in signature:
             positions["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0) + position_offset

@@ -55,6 +55,23 @@ def test_what_torch_writes(tmp_path: Path, zipped: bool, protocol: int):
         assert np.asarray(found[key]).tobytes() == np.asarray(expected[key]).tobytes(), key
 
 
+def test_no_flipped_bit_of_a_header_shifts_the_numbers(tmp_path: Path):
+    """In the files of torch, each member is followed by its checksum and sizes."""
+    file, x = tmp_path / "pytorch_model.bin", torch.arange(40.0)
+    torch.save({"a": x, "b": x[:3].clone()}, file)
+    assert torch_bin.verify(file)
+    refused = 0
+    for changed in by_hand.flipped_headers(file.read_bytes()):
+        file.write_bytes(changed)
+        try:
+            found = torch_bin.read_file(file)
+        except ValueError:
+            refused += 1
+            continue
+        assert np.array_equal(found["a"], x.numpy()) and np.array_equal(found["b"], x[:3].numpy())
+    assert refused > 100
+
+
 @pytest.mark.parametrize("container", by_hand.CONTAINERS)
 def test_torch_reads_what_the_tests_write(tmp_path: Path, container: str):
     """So the files of the default tests, the oldest format among them, are valid for torch."""

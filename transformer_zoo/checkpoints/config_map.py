@@ -1,7 +1,7 @@
 """Reads and writes config.json, by the keys in the family's `PUBLISHED.config` (`published/spec.py`)."""
 
 import dataclasses
-import json
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformer_zoo import registry, trees
+from transformer_zoo import json_files, registry, trees
+from transformer_zoo.checkpoints import formats
 from transformer_zoo.nn.tasks import TASKS
 
 CONFIG = "config.json"
+MOST_LABELS = 2**20
 
 
 def read_file(folder: str | Path) -> dict[str, Any]:
@@ -20,18 +22,16 @@ def read_file(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not a JSON object.
+        ValueError: it is not a JSON object, or too large.
     """
-    file = Path(folder) / CONFIG
-    if not file.is_file():
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        if (folder / formats.ADAPTER).is_file():
+            adapter = json_files.read(folder / formats.ADAPTER)
+            raise formats.adapter_alone(str(folder), adapter.get("base_model_name_or_path"))
         raise FileNotFoundError(f"{folder} has no {CONFIG}, which describes the model of its weights")
-    try:
-        settings = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} is not a JSON object but a {type(settings).__name__}")
-    return settings if "model_type" in settings else settings | _unnamed(settings)
+    settings = json_files.read(folder / CONFIG)
+    return settings if settings.get("model_type") is not None else settings | _unnamed(settings)
 
 
 def _unnamed(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -53,39 +53,47 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
     spec, hints = family.PUBLISHED, typing.get_type_hints(family.Config)
     values: dict[str, Any] = {}
     faults = []
+    shown = lambda value: json_files.excerpt(repr(value))
     defaults = spec.key_defaults
     known = [key for key in settings if key not in defaults]
     settings = {**defaults, **settings}
+    if _is_encoder_alone(family, settings):
+        settings[spec.config["num_decoder_layers"].name] = 0
     for ours, key in spec.config.items():
         if key.name not in settings:
             faults.append(f"{key.name} is missing.{trees.nearest(key.name, known)}")
             continue
         try:
             values[ours] = key.read(settings[key.name], settings)
-        except (TypeError, ValueError) as error:
-            faults.append(f"{key.name} is {settings[key.name]!r}; {error}")
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            faults.append(f"{key.name} is {shown(settings[key.name])}; {json_files.excerpt(error, 300)}")
             continue
         if not _fits(values[ours], hints[ours]):
-            faults.append(f"{key.name} is {settings[key.name]!r}, which is not {_described(hints[ours])}")
+            faults.append(f"{key.name} is {shown(settings[key.name])}, which is not {_described(hints[ours])}")
     if "labels" in hints:
-        values["labels"], fault = _labels(settings, spec.num_labels)
-        faults += [] if fault is None else [fault]
+        try:
+            values["labels"], _ = labels(settings, spec.num_labels)
+        except ValueError as error:
+            faults.append(str(error))
     for theirs, supported in spec.fixed.items():
         if settings.get(theirs, supported) != supported:
-            faults.append(f"{theirs} is {settings[theirs]!r}; only {supported!r} is supported")
+            faults.append(f"{theirs} is {shown(settings[theirs])}; only {supported!r} is supported")
     if faults:
         raise ValueError(f"{source} does not describe a {spec.model_type} that can be built: {'; '.join(faults)}")
     try:
         return family.Config(**values)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {json_files.excerpt(error, 500)}") from error
 
 
 def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) -> dict[str, Any]:
     """The config.json of a model for a task, with tensors of this dtype."""
     spec = family.PUBLISHED
     model_type = config.model_type if spec.aliases else spec.model_type
-    settings = {"architectures": [spec.class_names(model_type)[task]], "model_type": model_type}
+    name = spec.class_names(model_type)[task]
+    if task == "base" and spec.encoder_alone is not None and not config.num_decoder_layers:
+        name = spec.encoder_class(model_type)
+    settings = {"architectures": [name], "model_type": model_type}
     for field in dataclasses.fields(config):
         if (key := spec.config.get(field.name)) is not None:
             settings[key.name] = key.write(getattr(config, field.name), config)
@@ -101,9 +109,16 @@ def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) 
 def saved_for(family: ModuleType, settings: Mapping[str, Any]) -> str | None:
     """The task that the first of the `architectures` of a config.json stands for, if it is one of the family's classes,
     by today's name or an old one."""
-    first, spec = _architecture(settings), family.PUBLISHED
+    first, spec = architecture(settings), family.PUBLISHED
     now = spec.renamed_classes.get(first, first)
+    if _is_encoder_alone(family, settings):
+        return "base"
     return next((task for task, name in spec.class_names(settings.get("model_type")).items() if name == now), None)
+
+
+def _is_encoder_alone(family: ModuleType, settings: Mapping[str, Any]) -> bool:
+    name = family.PUBLISHED.encoder_class(settings.get("model_type"))
+    return name is not None and architecture(settings) == name
 
 
 def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) -> str:
@@ -114,28 +129,56 @@ def task_of(family: ModuleType, settings: Mapping[str, Any], source: str = CONFI
     """
     if (task := saved_for(family, settings)) is not None:
         return task
-    first = _architecture(settings)
-    fault = "names no architectures" if first is None else f"names the architecture {first!r}"
+    first = architecture(settings)
+    fault = "names no architectures" if first is None else f"names the architecture {json_files.excerpt(repr(first))}"
     spec = family.PUBLISHED
     known = ", ".join(f"{task} ({name})" for task, name in spec.class_names(settings.get("model_type")).items())
     raise ValueError(f"{source} {fault}: give the task. Those of {spec.model_type} are {known}")
 
 
-def _architecture(settings: Mapping[str, Any]) -> str | None:
+def architecture(settings: Mapping[str, Any]) -> str | None:
+    """The first of the `architectures` of a config.json, the name of a class."""
     named = settings.get("architectures") or [None]
     first = named[0] if isinstance(named, list) else named
     return first if first is None else str(first)
 
 
-def _labels(settings: Mapping[str, Any], default: int) -> tuple[tuple[str, ...], str | None]:
-    """The names of the classes in order, and the fault if there is one."""
-    names, count = settings.get("id2label"), settings.get("num_labels")
-    if names is None:
-        return numbered(default if count is None else count), None
-    if not isinstance(names, dict) or sorted(map(str, names)) != sorted(map(str, range(len(names)))):
-        return (), f"id2label is {names!r}, which does not number its labels from 0"
-    by_number = {int(i): str(label) for i, label in names.items()}
-    return tuple(by_number[i] for i in range(len(by_number))), None
+def labels(
+    settings: Mapping[str, Any], default: int = 2, count: int | None = None
+) -> tuple[tuple[str, ...], str | None]:
+    """The names of the classes in order, all different; and how they differ from those of `id2label`, if they do.
+
+    Args:
+        settings: the keys of a config.json.
+        default: the number of classes where nothing gives it.
+        count: the number of classes that the checkpoint's head scores. None: `num_labels`, or else the number of names.
+
+    Raises:
+        ValueError: `num_labels` is no number of classes, or `id2label` does not give names to numbers.
+    """
+    names, number = settings.get("id2label"), settings.get("num_labels")
+    if number is not None and (type(number) is not int or not 0 < number <= MOST_LABELS):
+        fault = f"num_labels is {json_files.describe(number)}, where a whole number from 1 to {MOST_LABELS:,}"
+        raise ValueError(f"{fault} is expected")
+    if names is None or names == {}:
+        return numbered(count or number or default), None
+    if not isinstance(names, dict) or not all(re.fullmatch(r"[0-9]{1,9}", str(key)) for key in names):
+        raise ValueError(f"id2label is {json_files.describe(names)}, where an object from numbers to names is expected")
+    named = {int(key): str(name) for key, name in names.items()}
+    wanted = count or number or len(named)
+    if max(named) == wanted - 1:
+        found, note = [named.get(i, f"LABEL_{i}") for i in range(wanted)], "id2label gives some classes no name"
+        note = note if len(named) < wanted else None
+    elif len(named) == wanted:
+        found, note = [named[i] for i in sorted(named)], "the numbers in id2label are not those of the classes"
+    else:
+        found, note = numbered(wanted), f"id2label names {len(named)} classes where there are {wanted}"
+    distinct: dict[str, int] = {}
+    for i, name in enumerate(found):
+        while name in distinct:
+            name, note = f"{name} ({i})", note or "id2label gives several classes one name"
+        distinct[name] = i
+    return tuple(distinct), note
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -144,10 +187,13 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is of a field's type. A whole number is also a float; True is no number."""
+    """Whether a value from JSON is of a field's type, and no larger than a machine's numbers. A whole number is also a
+    float; True is no number."""
     if typing.get_origin(hint) is typing.Literal:
         return isinstance(value, str)  # the Config checks which
     choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(value) in (int, float) and not abs(value) < 2**63:  # nor NaN
+        return False
     return type(value) in choices or (type(value) is int and float in choices)
 
 

@@ -1,13 +1,18 @@
 """The weights of a folder or of a repository, in any of the published formats."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from transformer_zoo import json_files
 from transformer_zoo.checkpoints import flax_msgpack, safetensors, torch_bin
 
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".safetensors")
+ADAPTER = "adapter_config.json"
+"""A folder with this file holds small changes to another model."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""What precedes every name where a model was saved inside torch's DataParallel, or compiled."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ FORMATS = (  # of several in a folder the first is read
 
 def read_folder(folder: str | Path) -> dict[str, Any]:
     """The tensors of a folder by their names in torch. Each has a `shape` and a `dtype`, and `np.asarray` reads it.
+    What precedes every name in a model that was saved inside another module (`WRAPPERS`) is left out.
 
     Raises:
         FileNotFoundError: the folder has no weights that can be read, or a shard is missing.
@@ -49,12 +55,21 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     for format in FORMATS:
         if format.is_in(folder):
-            return format.read_folder(folder)
-    raise no_weights(str(folder), (file.name for file in folder.iterdir()))
+            return _unwrapped(format.read_folder(folder))
+    raise no_weights(str(folder), [file.name for file in folder.iterdir()])
 
 
-def no_weights(source: str, files: Iterable[str]) -> FileNotFoundError:
+def _unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
+    for wrapper in WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            return _unwrapped({name.removeprefix(wrapper): x for name, x in tensors.items()})
+    return tensors
+
+
+def no_weights(source: str, files: Collection[str]) -> FileNotFoundError:
     """The error for a folder or repository without readable weights."""
+    if ADAPTER in files:
+        return adapter_alone(source)
     known = ", ".join(file for format in FORMATS for file in format.files)
     others = sorted(file for file in files if file.endswith(OTHER_FORMATS))
     message = f"{source} holds no weights that can be read, which are one of {known}."
@@ -64,3 +79,12 @@ def no_weights(source: str, files: Iterable[str]) -> FileNotFoundError:
             " library that wrote it."
         )
     return FileNotFoundError(message)
+
+
+def adapter_alone(source: str, base: Any = None) -> FileNotFoundError:
+    """The error for a folder or repository with an adapter and without a model; base: the name of the adapter's."""
+    of = f" for {json_files.excerpt(base)}" if base else ""
+    return FileNotFoundError(
+        f"{source} holds an adapter{of} ({ADAPTER}) and no model: merge it into its model once with the library that "
+        "wrote it, and load the merged model"
+    )

@@ -4,8 +4,10 @@ Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN
 `HF_HUB_OFFLINE`), so earlier downloads are found, and a download that breaks off is resumed.
 """
 
-import json
+import hashlib
 import os
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,8 +15,8 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from transformer_zoo import trees
-from transformer_zoo.checkpoints import formats
+from transformer_zoo import json_files, trees
+from transformer_zoo.checkpoints import formats, torch_bin
 
 TOKENIZERS = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
@@ -22,8 +24,8 @@ TOKENIZERS = (
 )  # fmt: skip
 MODULES = "modules.json"
 REST = (
-    "config.json", "generation_config.json", "*token*.json", *TOKENIZERS, "target_vocab.json", "chat_template.*",
-    MODULES, "*sentence_*.json",
+    "config.json", formats.ADAPTER, "generation_config.json", "*token*.json", *TOKENIZERS, "target_vocab.json",
+    "chat_template.*", MODULES, "*sentence_*.json",
 )  # fmt: skip
 
 
@@ -85,15 +87,52 @@ def modules(folder: Path) -> dict[str, str]:
         ValueError: the file is no list of modules, or a module's folder is outside this one.
     """
     file = folder / MODULES
-    try:
-        found = {
-            module["path"].rstrip("/"): module["type"].rpartition(".")[2] for module in json.loads(file.read_bytes())
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is not a list of modules, each with its path and type: {error}") from error
+    found = {}
+    for module in json_files.read(file, list):
+        where, kind = (module.get(key) for key in ("path", "type")) if isinstance(module, dict) else (None, None)
+        if not isinstance(where, str) or not isinstance(kind, str):
+            raise ValueError(f"{file} is not a list of modules, each with its path and type")
+        found[where.rstrip("/")] = kind.rpartition(".")[2]
     if outside := [path for path in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
-        raise ValueError(f"{file} names folders outside its own: {', '.join(outside)}")
+        raise ValueError(f"{file} names folders outside its own: {json_files.excerpt(', '.join(outside), 200)}")
     return found
+
+
+def verify(folder: Path) -> None:
+    """Compares the weights of a folder with the hashes of the hub, for files that its client has downloaded, and with
+    the checksums in a `pytorch_model.bin`. A warning names the files for which there is neither.
+
+    Raises:
+        ValueError: a file is damaged, or another one than the hub has.
+    """
+    unknown, patterns = [], [pattern for format in formats.FORMATS for pattern in format.patterns]
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
+        checked = file.suffix == ".bin" and torch_bin.verify(file)
+        if (expected := _hash_of(file)) is None:
+            unknown += [] if checked else [file.name]
+            continue
+        digest = hashlib.sha256() if len(expected) == 64 else hashlib.sha1(b"blob %d\0" % file.stat().st_size)
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+        if digest.hexdigest() != expected:
+            raise ValueError(
+                f"{file} is damaged or was changed: its hash is {digest.hexdigest()}, and on the hub it is {expected}. "
+                "Delete it and download it again."
+            )
+    if unknown:
+        listed = json_files.excerpt(", ".join(unknown), 500)
+        warnings.warn(f"{folder} has no hashes of the hub for {listed}: they are not verified", stacklevel=3)
+
+
+def _hash_of(file: Path) -> str | None:
+    """The hash of a downloaded file on the hub: sha256 of large files, git's sha1 of small ones. The cache calls the
+    file by it; a download to a folder of one's own notes it in the second line of a file. None: it is not known."""
+    note = file.parent / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
+    found = file.resolve().name if file.is_symlink() else ""
+    if note.is_file() and note.stat().st_size < 10_000:
+        found = "".join(note.read_text(errors="replace").splitlines()[1:2]).strip()
+    return found if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", found) else None
 
 
 def _download(repo: str, revision: str | None, patterns: Sequence[str], within: str = "") -> Path:

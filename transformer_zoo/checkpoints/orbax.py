@@ -1,11 +1,15 @@
 """Training state on disk, by Orbax: written in the background, atomically."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from transformer_zoo import json_files
 
 
 class Checkpoints:
@@ -16,13 +20,15 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            item_handlers={"state": _tree_handler(), "data": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
+        with _naming(directory):
+            self._manager = ocp.CheckpointManager(
+                directory.absolute(),
+                item_handlers={"state": _tree_handler(), "data": ocp.JsonCheckpointHandler()},
+                options=options,
+            )
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint, or None."""
@@ -45,10 +51,11 @@ class Checkpoints:
             state: shapes with shardings; each process reads what its devices hold.
 
         Raises:
-            ValueError: the checkpoint is of another architecture or optimizer.
+            ValueError: the checkpoint is of another architecture or optimizer, or damaged.
         """
         args = ocp.args.Composite(state=_restore(state), data=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        with _naming(Path(self._manager.directory, str(step))):
+            restored = self._manager.restore(step, args=args)
         return restored.state, restored.data
 
     def restore_parameters(self, step: int, params: Any) -> Any:
@@ -56,10 +63,14 @@ class Checkpoints:
 
         Args:
             params: shapes with shardings.
+
+        Raises:
+            ValueError: the checkpoint is of another architecture, or damaged.
         """
-        which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
-        args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
-        return self._manager.restore(step, args=args).state[which]
+        with _naming(Path(self._manager.directory, str(step))):
+            which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
+            args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
+            return self._manager.restore(step, args=args).state[which]
 
     def wait(self) -> None:
         """Waits until everything is on disk.
@@ -72,6 +83,20 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and releases the folder."""
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _naming(place: Path) -> Iterator[None]:
+    """Names the place in the errors of what Orbax reads there, which are of any kind."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{place} cannot be read: it is damaged, or of another architecture or optimizer: "
+            f"{type(error).__name__}: {json_files.excerpt(error, 2000)}"
+        ) from error
 
 
 _SLICE = 2**20

@@ -66,6 +66,9 @@ def load(
         del stack[height:]
         return values
 
+    if stream.read(1) != b"\x80":  # two bytes further it would still be one
+        raise ValueError("its pickle does not begin with its protocol")
+    stream.seek(-1, 1)
     for name, argument in _opcodes(_Bounded(stream, end)):
         match name:
             case "PROTO" | "FRAME":

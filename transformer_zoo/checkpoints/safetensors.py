@@ -5,7 +5,6 @@ tensors one after the other. Nothing in a file is trusted: the whole header is c
 Format: https://github.com/huggingface/safetensors#format.
 """
 
-import collections
 import contextlib
 import dataclasses
 import json
@@ -20,6 +19,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from transformer_zoo import json_files
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -42,6 +43,7 @@ DTYPES = {
     "C64": np.dtype(np.complex64),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_AXES = 64  # numpy's own limit
 MAX_HEADER_BYTES = 100_000_000  # the reference reader's own limit
 OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 
@@ -101,9 +103,10 @@ def read_file(file: str | Path) -> dict[str, Tensor]:
             )
         if length > MAX_HEADER_BYTES:
             raise _damaged(file, f"its header claims {length} bytes, and {MAX_HEADER_BYTES} is the limit of the format")
-        header = _parse(file, stream.read(length))
-    if not isinstance(header, dict):
-        raise _damaged(file, "its header is not a JSON object")
+        try:
+            header = json_files.parse(stream.read(length), "its header", once=True)
+        except ValueError as error:
+            raise _damaged(file, str(error)) from None
     header.pop("__metadata__", None)
     tensors = {name: _tensor(file, name, entry, 8 + length) for name, entry in header.items()}
 
@@ -111,7 +114,7 @@ def read_file(file: str | Path) -> dict[str, Tensor]:
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, _bytes(item[1]))):
         if tensor.offset != end:
             fault = "overlaps the tensor before it" if tensor.offset < end else "leaves a gap before it"
-            raise _damaged(file, f"{name!r} begins at byte {tensor.offset}, not at {end}: it {fault}")
+            raise _damaged(file, f"{name!r:.200} begins at byte {tensor.offset}, not at {end}: it {fault}")
         end += _bytes(tensor)
     if end != size:
         fault = "truncated" if end > size else "bytes that belong to no tensor"
@@ -119,70 +122,55 @@ def read_file(file: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _parse(file: Path, text: bytes) -> Any:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            repeated = [key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1]
-            raise ValueError(f"repeated: {', '.join(repeated[:8])}")
-        return found
-
-    try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise _damaged(file, f"it is not valid JSON in UTF-8 ({error})") from error
-
-
 def _tensor(file: Path, name: str, entry: Any, start: int) -> Tensor:
     def sizes(value: Any) -> bool:
-        return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)
+        known = isinstance(value, list) and len(value) <= MAX_AXES
+        return known and all(type(size) is int and 0 <= size < 2**63 for size in value)
 
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _damaged(file, f"{name!r} is described by {str(entry)[:80]}, not by dtype, shape and data_offsets")
+        raise _damaged(file, f"{name!r:.200} is described by {str(entry)[:80]}, not by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _damaged(
-            file, f"{name!r} has the dtype {str(dtype)[:80]!r}, and those that are read are {', '.join(DTYPES)}"
+            file, f"{name!r:.200} has the dtype {str(dtype)[:80]!r}, and those that are read are {', '.join(DTYPES)}"
         )
     if not sizes(shape) or not sizes(offsets) or len(offsets) != 2:
-        raise _damaged(file, f"{name!r} has the shape {str(shape)[:80]} and the offsets {str(offsets)[:80]}")
+        raise _damaged(file, f"{name!r:.200} has the shape {str(shape)[:80]} and the offsets {str(offsets)[:80]}")
     tensor = Tensor(file=file, offset=start + offsets[0], dtype=DTYPES[dtype], shape=tuple(shape))
-    if offsets[0] + _bytes(tensor) != offsets[1]:
-        raise _damaged(
-            file,
-            f"{name!r} of {dtype} {shape} needs {_bytes(tensor)} bytes and its offsets span {offsets[1] - offsets[0]}",
-        )
+    span = offsets[1] - offsets[0]
+    if _bytes(tensor) != span:
+        fault = f"{name!r:.200} of {dtype} {shape} needs {_bytes(tensor)} bytes and its offsets span {span}"
+        raise _damaged(file, fault)
     return tensor
 
 
 def read_shards(index: Path, read_file: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of all the shards that an index names; `read_file` reads one.
+    """The tensors of all the shards that an index names; `read_file` reads one. A name that no shard holds is left out:
+    it may be that of a tied tensor, and if it is not, it will be missed.
 
     Raises:
         FileNotFoundError: the index or a shard is missing.
         ValueError: the index is damaged, names files elsewhere, or contradicts its shards.
     """
     suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
-    found = _parse(index, index.read_bytes())
-    shard_of = found.get("weight_map") if isinstance(found, dict) else None
+    shard_of = json_files.read(index, once=True).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
         raise _damaged(index, "it has no weight_map from names of tensors to names of files")
     shards = sorted(set(shard_of.values()))
     # A shard is a file's name, not a path: an index must not make us open a file outside its folder.
-    foreign = [shard for shard in shards if re.search(r"[/\\\0]", shard) or not shard.endswith(f".{suffix}")]
+    foreign = [shard for shard in shards if not re.fullmatch(rf"[\w. ()+-]{{1,200}}\.{suffix}", shard, re.ASCII)]
     if foreign:
-        raise _damaged(index, f"a shard must be a .{suffix} file of the same folder, and it names {foreign[:8]}")
+        shown = json_files.excerpt(foreign[:8], 200)
+        raise _damaged(index, f"a shard must be a .{suffix} file of the same folder, and it names {shown}")
     absent = [shard for shard in shards if not (index.parent / shard).is_file()]
     if absent:
-        raise FileNotFoundError(f"{index} names shards that are missing: {', '.join(absent)}. Download or copy them.")
+        listed = json_files.excerpt(", ".join(absent), 1000)
+        raise FileNotFoundError(f"{index} names shards that are missing: {listed}. Download or copy them.")
 
     tensors: dict[str, Tensor] = {}
     faults = []
     for shard in shards:
         inside = read_file(index.parent / shard)
-        faults += [
-            f"{name} is not in {shard}" for name, file in shard_of.items() if file == shard and name not in inside
-        ]
         for name, tensor in inside.items():
             if name not in shard_of:
                 faults.append(f"{name} of {shard} is not in the index")
@@ -201,6 +189,7 @@ def _bytes(array: Any) -> int:
 
 
 def _damaged(file: Path, fault: str) -> ValueError:
+    fault = json_files.excerpt(fault, 1000)
     return ValueError(f"{file} cannot be read: {fault}. If it was downloaded or copied, do so again.")
 
 

@@ -17,6 +17,7 @@ import math
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,11 +81,41 @@ def read_file(file: str | Path) -> dict[str, Tensor]:
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}, and not a dict of tensors by name")
         return {name: _mapped(file, name, view, offsets) for name, view in state.items()}
-    except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(
-            f"{file} cannot be read: {str(error)[:500]}. Nothing in it was executed. If it was downloaded or copied, do"
-            " so again; else take these weights as safetensors, from where they were published."
-        ) from error
+    except FAULTS as error:
+        raise _refused(file, error) from error
+
+
+def verify(file: str | Path) -> bool:
+    """Compares what a file in the zip format holds with its checksums. False: it has none, as in the older formats.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = Path(file)
+    with file.open("rb") as stream:
+        if stream.read(2) != b"PK":
+            return False
+        try:
+            for entry, start in _zip_entries(stream):
+                stream.seek(start)
+                left, checksum = entry.file_size, 0
+                while left and (block := stream.read(min(left, 1 << 24))):
+                    left, checksum = left - len(block), zlib.crc32(block, checksum)
+                if left or checksum != entry.CRC:
+                    raise ValueError(f"its member {entry.orig_filename!r:.200} has another checksum than its bytes")
+        except FAULTS as error:
+            raise _refused(file, error) from error
+    return True
+
+
+FAULTS = (ValueError, zipfile.BadZipFile, NotImplementedError)
+
+
+def _refused(file: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{file} cannot be read: {str(error)[:500]}. Nothing in it was executed. If it was downloaded or copied, do so"
+        " again; else take these weights as safetensors, from where they were published."
+    )
 
 
 # ---- the objects of the pickle ---------------------------------------------------------------------------------------
@@ -221,19 +252,39 @@ def _read_zip(stream: BinaryIO, size: int) -> tuple[Any, dict[str, int]]:
 
 
 def _zip_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
-    """(start, end) of each member, by its name within the folder that contains all of them.
+    """(start, end) of each member, by its name within the folder that contains all of them."""
+    members: dict[str, tuple[int, int]] = {}
+    folders = set()
+    for entry, start in _zip_entries(stream):
+        name = entry.orig_filename
+        folder, *path = name.split("/")
+        folders.add(folder)
+        if not path or any(part in ("", ".", "..") for part in (folder, *path)) or re.search(r"[\\\0]", name):
+            raise ValueError(f"its member {name!r:.200} lies outside of the archive's folder")
+        if "/".join(path) in members:
+            raise ValueError(f"its member {name!r:.200} is there twice")
+        members["/".join(path)] = start, start + entry.file_size
+    if len(folders) > 1:
+        raise ValueError(f"its members lie in several folders: {', '.join(sorted(map(repr, folders)))[:200]}")
+    return members
+
+
+def _zip_entries(stream: BinaryIO) -> list[tuple[zipfile.ZipInfo, int]]:
+    """The members in their order, each with the offset of its bytes.
 
     `zipfile` only reads the directory at the end of the file. Each entry must agree with the header before the member
-    itself, none may be compressed, and no two may overlap.
+    itself, none may be compressed, and from the beginning to the directory each must follow the one before it at once:
+    otherwise a changed length in a header would shift the bytes.
     """
     with zipfile.ZipFile(stream) as archive:
         entries, directory = sorted(archive.infolist(), key=lambda entry: entry.header_offset), archive.start_dir
-    members: dict[str, tuple[int, int]] = {}
-    folders, end = set(), 0
+    found: list[tuple[zipfile.ZipInfo, int]] = []
+    end = 0
     for entry in entries:
         name = entry.orig_filename
-        if entry.header_offset < end:
-            raise ValueError(f"its member {name!r:.200} overlaps the one before it")
+        if entry.header_offset != end:
+            fault = "overlaps the one before it" if entry.header_offset < end else "does not follow the one before it"
+            raise ValueError(f"its member {name!r:.200} {fault}")
         stream.seek(entry.header_offset)
         header = stream.read(30)
         if len(header) < 30 or header[:4] != b"PK\3\4":
@@ -248,16 +299,18 @@ def _zip_members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
         if start + entry.file_size > directory:
             raise ValueError(f"its member {name!r:.200} overlaps the directory")
         end = start + entry.file_size
-        folder, *path = name.split("/")
-        folders.add(folder)
-        if not path or any(part in ("", ".", "..") for part in (folder, *path)) or re.search(r"[\\\0]", name):
-            raise ValueError(f"its member {name!r:.200} lies outside of the archive's folder")
-        if "/".join(path) in members:
-            raise ValueError(f"its member {name!r:.200} is there twice")
-        members["/".join(path)] = start, end
-    if len(folders) > 1:
-        raise ValueError(f"its members lie in several folders: {', '.join(sorted(map(repr, folders)))[:200]}")
-    return members
+        if flags & 8:  # checksum and sizes follow, with sizes of four bytes or of eight
+            stream.seek(end)
+            following, values = stream.read(24), (entry.CRC, entry.file_size, entry.file_size)
+            layouts = ("<4sIQQ", "<4sIII") if entry.file_size < 2**32 else ("<4sIQQ",)
+            known = [struct.pack(layout, b"PK\7\10", *values) for layout in layouts]
+            if (length := next((len(x) for x in known if following.startswith(x)), None)) is None:
+                raise ValueError(f"its member {name!r:.200} is not followed by its checksum and sizes")
+            end += length
+        found.append((entry, start))
+    if end != directory:
+        raise ValueError("bytes that belong to no member precede its directory")
+    return found
 
 
 # ---- the older formats -----------------------------------------------------------------------------------------------

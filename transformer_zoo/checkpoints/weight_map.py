@@ -16,7 +16,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -27,10 +28,22 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
-from transformer_zoo import trees
+from transformer_zoo import json_files, trees
 from transformer_zoo.nn import heads
+from transformer_zoo.nn.tasks import TASKS
 
 LISTED = 20  # names of one kind in an error message; the others are only counted
+SCORES = r"head/scores/.*"
+"""The paths of the parameters that score classes: those of a head that depend on the labels."""
+LOSS = r"(.+\.)?(\w+_)?(loss|criterion)\w*(\..+)?"
+"""Names of the tensors of a loss, such as weights of the classes."""
+UNEXPECTED = "unexpected"
+LARGEST = 2**20
+"""A size of an architecture up to this one needs no tensors to be believed."""
+LARGEST_TABLE = 2**26
+"""And a table of positions of so many numbers."""
+DEEPEST = 1000
+"""And a number of layers up to this one."""
 
 
 def load(
@@ -44,11 +57,13 @@ def load(
     shardings: Mapping[str, Any] | None = None,
     source: str = "the checkpoint",
     optional: str | None = None,
+    without: str | None = None,
 ) -> trees.Tree:
     """The parameters of a model, from published tensors.
 
     Everything is checked first: each of our parameters is filled exactly once; each of their tensors
-    is used once, belongs to another task's head, or is excused by `PUBLISHED.ignored`.
+    is used once, belongs to another task's head, or is excused by `PUBLISHED.ignored`. A warning names those that
+    cannot be parameters of the model: of a loss, or not of floating point; for the task `base`, all outside the body.
 
     Args:
         family: a family's module, with its `PUBLISHED`.
@@ -61,6 +76,7 @@ def load(
         source: the checkpoint's name in an error message.
         optional: a regular expression. A parameter whose whole path matches it is left out of the result if the
             checkpoint lacks it or has another shape.
+        without: a regular expression. A parameter whose whole path matches it is left out of the result.
 
     Raises:
         ValueError: tensors are missing, unexpected, of a wrong shape or type, or there twice. One error lists them all.
@@ -69,6 +85,8 @@ def load(
     sharding_of = {} if shardings is None else trees.flatten(shardings)
     rows, inactive = _rows(family, config, task, flat)
     names = _Names(family, config, task)
+    skipped = [row for row in rows if without is not None and all(re.fullmatch(without, path) for path in row.paths)]
+    rows, inactive = [row for row in rows if row not in skipped], [*inactive, *(row.theirs for row in skipped)]
     for row in (row for row in rows if row.theirs.removeprefix("/") in family.PUBLISHED.zero_if_missing):
         absent = [names.written(theirs) for theirs in row.names if not names.find(theirs, tensors)]
         tensors = {**tensors, **dict.fromkeys(absent, np.zeros(row.shape, param_dtype))}
@@ -91,14 +109,23 @@ def load(
             elif not jnp.issubdtype(tensors[found[0]].dtype, jnp.floating):
                 faults.setdefault("not of floating point", []).append(f"{found[0]}  {tensors[found[0]].dtype}")
             used.setdefault(row.ours, []).extend(found)
+    allowed, needless = names.pattern(inactive), []
     for name in sorted(set(tensors).difference(*used.values())):
-        if fault := names.fault(name, tensors, inactive):
+        fault = names.fault(name, tensors, allowed)
+        if fault == UNEXPECTED and names.is_needless(name, tensors[name], task):
+            needless.append(name)
+        elif fault:
             faults.setdefault(fault, []).append(name)
     if faults:
+        advice = "Either its config.json does not describe its weights, or they are not those of this task."
+        if faults.keys() == {UNEXPECTED} and not any(map(names.in_body, faults[UNEXPECTED])):
+            advice = 'The body alone can be loaded, without them: task="base".'
         raise ValueError(
-            f"{source} does not fit {family.PUBLISHED.model_type} for the task {task!r}:\n{_listing(faults)}\n"
-            "Either its config.json does not describe its weights, or they are not those of this task."
+            f"{source} does not fit {family.PUBLISHED.model_type} for the task {task!r}:\n{_listing(faults)}\n{advice}"
         )
+    if needless:
+        listed = f"{_listing({'not used': needless})}"
+        warnings.warn(f"{source} holds tensors that are no parameters of the model:\n{listed}", stacklevel=3)
 
     params = {}
     for row in (row for row in rows if row.ours in used):
@@ -222,6 +249,76 @@ def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: s
     return dataclasses.replace(config, tied=all(_same_bytes(tensors[one], tensors[other]) for one, other in pairs))
 
 
+def known(family: ModuleType, names: Iterable[str]) -> int:
+    """How many of these names of tensors a family's table has, in any layer."""
+    return sum(_Names(family, family.Config(), "base").table.fullmatch(name) is not None for name in names)
+
+
+def check_sizes(family: ModuleType, config: Any, tensors: Mapping[str, Any], source: str) -> None:
+    """Checks the sizes of a configuration before anything of these sizes is made.
+
+    Raises:
+        ValueError: a size beyond the numbers in all tensors together, or more layers than tensors.
+    """
+    total = sum(math.prod(x.shape) for x in tensors.values())
+    for field in dataclasses.fields(config):
+        value, layers = getattr(config, field.name), field.name.endswith("layers")
+        most, what = (max(len(tensors), DEEPEST), "tensors") if layers else (max(total, LARGEST), "numbers")
+        if type(value) is int and not field.name.endswith("_id") and value > most:
+            raise ValueError(
+                f"{source} does not describe its weights: {family.PUBLISHED.config[field.name].name} is {value:,}, and "
+                f"they are {len(tensors) if layers else total:,} {what}"
+            )
+    positions = getattr(config, "max_length", None) or 0
+    if positions * config.width > max(total, LARGEST_TABLE):  # of sinusoids, which are no tensor
+        raise ValueError(f"{source} does not describe its weights: {positions:,} positions for {total:,} numbers")
+
+
+def num_labels(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str | None) -> int | None:
+    """The number of classes that a checkpoint's head scores for a task. None: the task has no labels, or there is no
+    such head."""
+    scores = [row for row in family.PUBLISHED.heads.get(task, ()) if row[1] == "head/scores/kernel"]
+    if task is None or TASKS[task].scores != "labels" or not scores:
+        return None
+    (theirs, _, layout), names = scores[0], _Names(family, config, task)
+    left, right = (side.split() for side in layout.split(" -> "))
+    shapes = [tensors[name].shape for name in names.find("/" + theirs, tensors)]
+    return shapes[0][left.index(right[-1])] if shapes and len(shapes[0]) == len(left) else None
+
+
+def reordered(
+    family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str, order: Sequence[int]
+) -> Mapping[str, Any]:
+    """The tensors with the scores of a task's head in another order: number i becomes what number order[i] was."""
+    names = _Names(family, config, task)
+    for theirs, ours, layout in family.PUBLISHED.heads.get(task, ()):
+        if re.fullmatch(SCORES, ours):
+            left, right = (side.split() for side in layout.split(" -> "))
+            for name in names.find("/" + theirs, tensors):
+                tensors = {**tensors, name: Reordered(tensors[name], left.index(right[-1]), tuple(order))}
+    return tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Reordered:
+    """A tensor with the slices along an axis in another order, made when it is read."""
+
+    tensor: Any
+    axis: int
+    order: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.tensor.dtype
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.take(np.asarray(self.tensor), self.order, self.axis)
+
+
 def _of_heads(family: ModuleType, task: str | None = None) -> set[str]:
     """The names of the tensors of a task's head, or of all heads."""
     heads = family.PUBLISHED.heads
@@ -287,6 +384,9 @@ class _Names:
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
         self.tied = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
         self.ignored = [re.compile(pattern) for pattern, _reason in spec.ignored]
+        body = [_start(theirs)[0] for theirs, *_ in spec.rows(config)]
+        self.modules = {theirs.partition(".")[0] for theirs in body}
+        self.table = self.pattern([*body, *("/" + theirs for theirs in own)])
 
     def written(self, theirs: str) -> str:
         """The name of a row's tensor in a file that we write."""
@@ -297,27 +397,40 @@ class _Names:
         aliases = [alias for alias, name in self.tied.items() if name == theirs]
         return next(filter(None, (self._present(name, tensors) for name in (theirs, *aliases))), [])
 
-    def fault(self, name: str, tensors: Mapping[str, Any], inactive: Sequence[str]) -> str | None:
-        """The fault of a tensor that no row uses. None: it is allowed."""
+    def fault(self, name: str, tensors: Mapping[str, Any], allowed: re.Pattern[str]) -> str | None:
+        """The fault of a tensor that no row uses. None: it is allowed, as are those of the names `allowed`."""
         short = name.removeprefix(self.prefix)
         if tied := self.tied.get(name, self.tied.get(short)):
             same = all(_same_bytes(tensors[name], tensors[other]) for other in self.find(tied, tensors))
             return None if same else f"not the same as {tied}, to which config.json ties it"
         if any(pattern.fullmatch(name) or pattern.fullmatch(short) for pattern in self.ignored):
             return None
-        if any(self._is(name, theirs) for theirs in inactive):
-            return None
-        return "unexpected"
+        return None if allowed.fullmatch(name) else UNEXPECTED
 
-    def _is(self, name: str, theirs: str) -> bool:
-        """Whether a tensor of this name is one of a row's, in any layer."""
-        names = [theirs[1:]] if theirs.startswith("/") else [self.prefix + theirs, theirs]
-        patterns = [*names, *filter(None, map(_old_name, names))]
-        return any(re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name) for pattern in patterns)
+    def is_needless(self, name: str, tensor: Any, task: str) -> bool:
+        """Whether an unexpected tensor can be no parameter of the model. One of the table may be of a further layer."""
+        if self.table.fullmatch(name):
+            return False
+        counts = not jnp.issubdtype(tensor.dtype, jnp.floating)
+        return counts or re.fullmatch(LOSS, name) is not None or (task == "base" and not self.in_body(name))
+
+    def in_body(self, name: str) -> bool:
+        """Whether a tensor of this name lies in the body, or in a module of the body's name."""
+        short = name.removeprefix(self.prefix)
+        return short != name or short.partition(".")[0] in self.modules
+
+    def pattern(self, table: Iterable[str]) -> re.Pattern[str]:
+        """The names of the tensors of these rows, in any layer."""
+        names = [re.escape(name).replace(r"\*", r"\d+") for theirs in table for name in self._names(theirs)]
+        return re.compile("|".join(names) or "(?!)")
 
     def _present(self, theirs: str, tensors: Mapping[str, Any]) -> list[str]:
+        return [name for name in self._names(theirs) if name in tensors]
+
+    def _names(self, theirs: str) -> list[str]:
+        """The names that a row's tensor may have."""
         names = [theirs[1:]] if theirs.startswith("/") else list(dict.fromkeys([self.prefix + theirs, theirs]))
-        return [name for name in (*names, *filter(None, map(_old_name, names))) if name in tensors]
+        return [*names, *filter(None, map(_old_name, names))]
 
 
 def _old_name(name: str) -> str | None:
@@ -337,7 +450,7 @@ def _same_bytes(one: Any, other: Any) -> bool:
 def _listing(faults: Mapping[str, Sequence[str]]) -> str:
     lines = []
     for kind, found in faults.items():
-        lines += [f"  {kind}:  {name}" for name in found[:LISTED]]
+        lines += [f"  {kind}:  {json_files.excerpt(name, 300)}" for name in found[:LISTED]]
         lines += [f"  {kind}:  and {len(found) - LISTED} more"] if len(found) > LISTED else []
     return "\n".join(lines)
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from transformer_zoo.nn import Architecture, Attention, Cache, Compute, Decoder, Embedding, Mask, TokenEmbedding, cache
 from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.heads import Classifier
+from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.published import Key, Published, rows
 
 
@@ -34,6 +36,8 @@ class Config(Architecture):
     scale_attention_by_layer: bool = False  # also by 1/layer, from 1 (Mistral's GPT-2, Karamcheti et al. 2021)
     tied: bool = True  # the output layer is the table of token embeddings
     eos_id: int | None = 50256
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    problem: str | None = None  # problem_type in config.json
 
 
 PRESETS = {
@@ -74,7 +78,7 @@ class Block(nn.Module):
 
 
 class Model(Decoder):
-    """GPT-2, with a language model's output layer for the task `causal-lm` and without for `base`."""
+    """GPT-2 with the head of a task."""
 
     def setup(self) -> None:
         cfg, compute = self.config, self.compute
@@ -86,6 +90,8 @@ class Model(Decoder):
         self.final_norm = compute.layer_norm(epsilon=cfg.norm_epsilon)
         if self.task == "causal-lm" and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        if scores := TASKS[self.task].num_scores(cfg.labels):
+            self.head = Classifier(scores, compute, init, bias=False)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
         x_BTD = self.token_embed(tokens_BT) + self.position_embed(positions_BT)
@@ -136,6 +142,7 @@ PUBLISHED = Published(
         "scale_attention_by_layer": Key("scale_attn_by_inverse_layer_idx", False),
         "tied": Key("tie_word_embeddings", True),
         "eos_id": Key("eos_token_id", 50256),
+        "problem": Key("problem_type", None),
     },
     fixed={"add_cross_attention": False},
     prefix="transformer.",
@@ -152,7 +159,10 @@ PUBLISHED = Published(
         *rows.conv1d("h.*.mlp.c_proj", "blocks/mlp_down"),
         *rows.norm("ln_f", "final_norm"),
     ),
-    heads={"causal-lm": rows.embedding("lm_head", "head", "V")},
+    heads={
+        "causal-lm": rows.embedding("lm_head", "head", "V"),
+        "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
+    },
     tied={"lm_head.weight": "wte.weight"},
     ignored=((r"h\.\d+\.attn\.(masked_)?bias", "the causal mask, which old versions saved as a buffer"),),
 )

@@ -193,5 +193,6 @@ PUBLISHED = Published(
     heads=t5_layout.LANGUAGE_MODEL,
     tied=bart_layout.TIED,
     tied_by_tensors=True,
+    encoder_alone="EncoderModel",
     ignored=t5_layout.UNREAD_BIAS,
 )  # fmt: skip

@@ -192,6 +192,7 @@ PUBLISHED = Published(
     },
     tied=bart_layout.TIED,
     tied_by_tensors=True,
+    encoder_alone="EncoderModel",
     ignored=t5_layout.UNREAD_BIAS,
     absent={"token-classification": r"decoder_.*"},
 )  # fmt: skip

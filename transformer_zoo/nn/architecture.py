@@ -14,13 +14,14 @@ class Architecture:
     """The architecture of a model: what a checkpoint fixes.
 
     Raises:
-        ValueError: a size below 1 (below 0 where 0 is the default), heads that do not divide the width, a dropout rate
-            outside [0, 1), an unknown activation or choice, a special token outside the vocabulary, missing or
-            duplicate labels.
+        ValueError: a size below 1 (below 0 where 0 is the default, and for the fields `can_be_zero`), heads that do not
+            divide the width, a dropout rate outside [0, 1), an unknown activation or choice, a special token outside
+            the vocabulary, missing or duplicate labels.
     """
 
     # Not annotated, and so no field. A family with segments has a field of this name.
     num_segments = None
+    can_be_zero: typing.ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         names = [field.name for field in dataclasses.fields(self)]
@@ -32,7 +33,8 @@ class Architecture:
                 raise ValueError(f"{name}={heads} does not divide width={self.width}: every head has the same size")
 
     def _check(self, name: str) -> None:
-        value, least = getattr(self, name), 0 if type(self).__dataclass_fields__[name].default == 0 else 1
+        default = type(self).__dataclass_fields__[name].default
+        value, least = getattr(self, name), 0 if default == 0 or name in self.can_be_zero else 1
         choices = _choices(type(self)).get(name, tuple(ACTIVATIONS) if name.endswith("activation") else None)
         if choices is not None and value not in choices:
             raise ValueError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""The call of every decoder: its arguments, their checks, positions, mask and cache, and the output layer."""
+"""The call of every decoder: its arguments, their checks, positions, mask and cache, and the heads of its tasks."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from transformer_zoo.nn import pooling
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.checks import check_ids, check_tokens
 from transformer_zoo.nn.compute import Compute
@@ -16,11 +17,11 @@ from transformer_zoo.nn.tasks import TASKS
 
 
 class Decoder(nn.Module):
-    """A decoder, with a language model's output layer for the task `causal-lm` and without for `base`.
+    """A decoder, with a language model's output layer for the task `causal-lm`, and without for `base`.
 
     A family's Model has `setup`, which makes `token_embed`, `blocks`, `final_norm` and, where the output layer is not
-    the table of tokens, `head`; and `embed`. A block is called with x_BTD, (its part of the cache or None, its part of
-    `per_layer`), the mask, the first slot in the cache, what `shared` returns, and `train`.
+    the table of tokens or the task is another one, `head`; and `embed`. A block is called with x_BTD, (its part of the
+    cache or None, its part of `per_layer`), the mask, the first slot in the cache, what `shared` returns, and `train`.
     """
 
     config: Any
@@ -61,12 +62,21 @@ class Decoder(nn.Module):
             self.blocks, x_BTD, (None if cache is None else cache.kv, self.per_layer()),
             mask, start, *self.shared(positions_BT), train, length=cfg.num_layers, compute=self.compute,
         )  # fmt: skip
-        hidden_BTD = self.final_norm(x_BTD)
-        return Output(
-            hidden_BTD=hidden_BTD,
-            logits=self.logits(hidden_BTD)[..., : cfg.vocab_size] if TASKS[self.task].vocabulary else None,
-            cache=None if cache is None else cache.replace(kv=kv),
-        )
+        hidden_BTD, task = self.final_norm(x_BTD), TASKS[self.task]
+        output = Output(hidden_BTD=hidden_BTD, cache=None if cache is None else cache.replace(kv=kv))
+        if task.vocabulary:
+            return output.replace(logits=self.logits(hidden_BTD)[..., : cfg.vocab_size])
+        if not task.scores:
+            return output
+        # A row is scored by its last real token, the only one that has read all of it.
+        real_BT = jnp.ones(tokens_BT.shape, bool) if valid_BT is None else jnp.asarray(valid_BT).astype(bool)
+        return output.replace(logits=self.head(pooling.last(hidden_BTD, real_BT), train))
+
+    def read(
+        self, tokens_BT: jax.Array, segments_BT: jax.Array | None, valid_BT: jax.Array | None, train: bool = False
+    ) -> Output:
+        """Reads whole texts, as models of all shapes do. There are no segments."""
+        return self(tokens_BT, valid_BT, train=train)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""

@@ -48,7 +48,8 @@ class EncoderDecoder(nn.Module):
         Args:
             source_BS: ids, int[B, S]. None: the cache holds the encoded source.
             target_BT: the decoder's input, ids, int[B, T]; it begins with `decoder_start_id`, or with a language. None:
-                the decoder reads the shifted source (classification tasks). Token classification has no decoder.
+                the decoder reads the shifted source (classification tasks). Token classification has no decoder, and
+                neither has a model with num_decoder_layers=0: `hidden_BTD` is then the encoded source.
             valid_BS, target_valid_BT: which tokens are real; the rest is padding, on the left or on the right. None:
                 all.
             source_documents_BS, target_documents_BT: number the documents packed in a row, alike on both sides, from 1;
@@ -61,9 +62,10 @@ class EncoderDecoder(nn.Module):
                 differ, no target where one is needed, no end of text in a row of sequence classification.
         """
         task = TASKS[self.task]
-        if task.encoder_only:
+        if task.encoder_only or not self.config.num_decoder_layers:
             encoded_BSD = self.encode(source_BS, valid_BS, source_documents_BS, train)
-            return Output(hidden_BTD=encoded_BSD, logits=self.head(encoded_BSD, train), encoded_BSD=encoded_BSD)
+            logits = self.head(encoded_BSD, train) if task.scores else None
+            return Output(hidden_BTD=encoded_BSD, logits=logits, encoded_BSD=encoded_BSD)
         encodes = cache is None or cache.cross is None
         if encodes:
             check_source(self.config, source_BS, valid_BS, source_documents_BS)

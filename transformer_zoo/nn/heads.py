@@ -84,6 +84,8 @@ class Classifier(nn.Module):
     """Of a hidden layer; None: there is none."""
     hidden_dropout: float = 0.0
     """Before the hidden layer."""
+    bias: bool = True
+    """Whether the scores have one."""
 
     @nn.compact
     def __call__(self, x_BD: jax.Array, train: bool) -> jax.Array:
@@ -92,5 +94,5 @@ class Classifier(nn.Module):
             x_BD = nn.Dropout(self.hidden_dropout, deterministic=not train)(x_BD)
             x_BD = ACTIVATIONS[self.activation](dense(x_BD))
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
-        scores = self.compute.dense(self.classes, kernel_init=self.init, name="scores")
+        scores = self.compute.dense(self.classes, use_bias=self.bias, kernel_init=self.init, name="scores")
         return scores(x_BD).astype(self.compute.accumulation_dtype)

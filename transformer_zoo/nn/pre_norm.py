@@ -52,6 +52,7 @@ class PreNormConfig(Architecture):
 
     # Not annotated, and so no field: attention knows distances, and there is no greatest length.
     max_length = None
+    can_be_zero = ("num_decoder_layers",)  # an encoder alone
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,3 +41,9 @@ TASKS = {
     "question-answering": Task(scores=2, per_token=True, scores_as_labels=True),
     "multiple-choice": Task(scores=1, choices=True),
 }
+
+
+def same_scores(one: str, other: str) -> bool:
+    """Whether the heads of two tasks score the same: so many scores, of tokens, rows or choices."""
+    a, b = TASKS[one], TASKS[other]
+    return (a.scores, a.per_token, a.choices) == (b.scores, b.per_token, b.choices)

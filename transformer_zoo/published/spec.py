@@ -78,6 +78,8 @@ class Published:
     """Model types whose config.json may lack `model_type`: the name of the class then identifies them."""
     classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Task -> the last part of its class's name, where it is not the one in `CLASSES`: "LMHeadModel" of GPT-2."""
+    encoder_alone: str | None = None
+    """The last part of the name of the class of its encoder alone: a body whose Config has no layers of a decoder."""
     renamed_classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Name of a class in old files -> its name today."""
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -120,6 +122,17 @@ class Published:
         """Task -> the name of its class, for this one of the `model_types` (the main one for any other value)."""
         prefix = self.aliases.get(model_type, self.class_prefix)
         return {task: prefix + self.classes.get(task, CLASSES[task]) for task in self.tasks}
+
+    def encoder_class(self, model_type: Any = None) -> str | None:
+        """The name of the class of the encoder alone. None: there is none."""
+        prefix = self.aliases.get(model_type, self.class_prefix)
+        return None if self.encoder_alone is None else prefix + self.encoder_alone
+
+    @property
+    def all_class_names(self) -> set[str | None]:
+        """The names of its classes, for all model types, old names included."""
+        names = {name for kind in self.model_types for name in self.class_names(kind).values()}
+        return names | {*self.renamed_classes} | {self.encoder_class(kind) for kind in self.model_types}
 
     def rows(self, config: Any) -> Rows:
         """The rows of the body's tensors for a Config."""
