@@ -337,16 +337,14 @@ def test_settings_out_of_range(settings):
 # ---- prompts
 
 
-def test_a_prompt_is_read_as_its_tokenizer_frames_it(monkeypatch):
-    """Special tokens that a decoder's prompt spells out are tokens, and the tokenizer's own frame is added."""
-    plain = Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 300)
-    framed = Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 400, kind="t5")
-    seen = []
+def test_a_prompt_with_special_tokens(monkeypatch):
+    """Special tokens that a decoder's prompt spells out are tokens."""
+    tokenizer = Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 300)
+    seen, ids = [], lambda text: tokenizer.encode(text).ids.tolist()
     monkeypatch.setattr(generation, "_run", lambda m, rows, *_: seen.append(rows) or np.zeros((1, 1, 1), np.int32))
-    for tokenizer, text, expected in (
-        (plain, "read<|endoftext|>path", [*plain.encode("read").ids, plain.eos_id, *plain.encode("path").ids]),
-        (framed, "read<extra_id_0>", [*framed.encode("read").ids, framed.sentinel_ids[0], framed.eos_id]),
-        (plain, "", [plain.bos_id]),
+    for text, expected in (
+        ("read<|endoftext|>path", [*ids("read"), tokenizer.eos_id, *ids("path")]),
+        ("", [tokenizer.bos_id]),
     ):
         config = small("gpt2", vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
         m = Bundle(registry.family("gpt2").Model(config), None, config, tokenizer)
