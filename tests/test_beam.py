@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.special import log_softmax
-from toy import READ, STOPS, Forcing, V, compiled, read_of, toy, under_rules
+from toy import FORCED, FREE, READ, STOPS, V, compiled, read_of, toy, under_rules
 
 import transformer_zoo as zoo
 from transformer_zoo import registry, sharding
@@ -20,10 +20,13 @@ from transformer_zoo.generation import published
 from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy, Sample
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.pretrained import Bundle
 
 
-def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config=None) -> list[tuple[float, list[int]]]:
+def plain(
+    log_probs, beam: Beam, read: list[int], max_new: int, stops=(), token_ids=FREE
+) -> list[tuple[float, list[int]]]:
     """Beam search as one would explain it: the best answers of one row, [(value, tokens)].
 
     `log_probs` gives those of the next token after some new ones.
@@ -32,7 +35,7 @@ def plain(log_probs, beam: Beam, read: list[int], max_new: int, stops=(), config
     for n in range(max_new):
         found = []
         for score, new in beams:
-            allowed = under_rules(log_probs(new), beam, read, new, max_new, stops, config)
+            allowed = under_rules(log_probs(new), beam, read, new, max_new, stops, token_ids)
             found += [(score + x, [*new, token]) for token, x in enumerate(allowed) if x > -np.inf]
         beams = []
         for place, (score, new) in enumerate(sorted(found, reverse=True)):
@@ -63,7 +66,7 @@ def both(beam, read, max_new, stops=STOPS, valid=None, **how):
             return logits - np.log(np.exp(logits).sum())
 
         prompt = [token for token, there in zip(row, real) if there]
-        found = plain(log_probs, beam, prompt, max_new, stops, how.get("config"))
+        found = plain(log_probs, beam, prompt, max_new, stops, how.get("token_ids", FREE))
         expected.append(found[: beam.num_return_sequences])
     return new_BNR[..., :max_new], value_BN, expected
 
@@ -77,31 +80,43 @@ def check(new_BNR, value_BN, expected, stops=STOPS):
 
 
 @pytest.mark.parametrize(
-    ("beam", "config"),
+    ("beam", "token_ids"),
     [
-        (Beam(num_return_sequences=4), None),
-        (Beam(num_beams=3, early_stopping=True, num_return_sequences=3), None),
-        (Beam(num_beams=3, length_penalty=2.0, early_stopping="never", num_return_sequences=3), None),
-        (Beam(num_beams=2, length_penalty=-0.5, num_return_sequences=2), Forcing()),
-        (Beam(num_beams=3, no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), Forcing()),
-        (Beam(num_beams=5, length_penalty=-0.5, early_stopping="never", num_return_sequences=5), None),
-        (Beam(num_beams=2, no_repeat_ngram_size=1, length_penalty=0.0, early_stopping="never"), None),
-        (Beam(num_beams=1, no_repeat_ngram_size=3), None),
-        (Beam(num_beams=3, repetition_penalty=1.7, num_return_sequences=3), None),
-        (Beam(num_beams=3, suppressed=(0, 3), renormalize=True), None),
+        (Beam(num_return_sequences=4), FREE),
+        (Beam(num_beams=3, early_stopping=True, num_return_sequences=3), FREE),
+        (Beam(num_beams=3, length_penalty=2.0, early_stopping="never", num_return_sequences=3), FREE),
+        (Beam(num_beams=2, length_penalty=-0.5, num_return_sequences=2), FORCED),
+        (Beam(num_beams=3, no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), FORCED),
+        (Beam(num_beams=5, length_penalty=-0.5, early_stopping="never", num_return_sequences=5), FREE),
+        (Beam(num_beams=2, no_repeat_ngram_size=1, length_penalty=0.0, early_stopping="never"), FREE),
+        (Beam(num_beams=1, no_repeat_ngram_size=3), FREE),
+        (Beam(num_beams=3, repetition_penalty=1.7, num_return_sequences=3), FREE),
+        (Beam(num_beams=3, suppressed=(0, 3), renormalize=True), FREE),
+        (
+            Beam(
+                num_beams=3,
+                sequence_bias={(7,): -1.0, (3, 4): 2.0},
+                encoder_repetition_penalty=1.4,
+                min_length=6,
+                encoder_no_repeat_ngram_size=2,
+                bad_words=((2,), (8,), (0, 1)),
+                begin_suppressed=(4, 6),
+            ),
+            TokenIds(eos=(2, 5)),
+        ),
     ],
     ids=str,
 )
-def test_search_is_the_plain_loop(beam, config):
+def test_search_is_the_plain_loop(beam, token_ids):
     """For several max_new and with two stop tokens, in one compiled program for each case."""
     ended = 0
     for round, max_new in enumerate((8, 5, 1)):
         read = read_of(16, round)
         valid = np.arange(READ) >= np.arange(16)[:, None] % READ  # padding counts for no n-gram
-        answers = both(beam, read, max_new, valid=valid, seed=1, config=config)
+        answers = both(beam, read, max_new, valid=valid, seed=1, token_ids=token_ids)
         check(*answers)
         ended += sum(len(tokens) < max_new for row in answers[2] for _, tokens in row)
-    assert ended > 0 or beam.length_penalty > 1 or config is not None
+    assert ended > 0 or beam.length_penalty > 1 or token_ids == FORCED
 
 
 def test_no_end():
@@ -220,7 +235,9 @@ def test_of_a_model_it_is_the_plain_loop(case):
         is_encoder_decoder, eos = registry.is_encoder_decoder(m.config), m.config.eos_id
         for row, new_NT in zip(rows, new_BNT.tolist()):
             read = [m.config.decoder_start_id] if is_encoder_decoder else row
-            answers = plain(log_probs_of(m, row), beam, read, 6, () if eos is None else (eos,), m.config)
+            answers = plain(
+                log_probs_of(m, row), beam, read, 6, () if eos is None else (eos,), TokenIds.of_config(m.config)
+            )
             for new, (_, tokens) in zip(new_NT, answers):
                 assert new[: len(tokens)] == tokens and set(new[len(tokens) :]) <= {tokens[-1]}
 
@@ -289,7 +306,7 @@ def test_languages(frame, asked, first, start, monkeypatch):
     case = next(case for case in CASES if registry.is_encoder_decoder(case.config))
     tokenizer, given = Languages(frame), {}
 
-    def run(m, rows, max_new, sampling, seed, stop_ids):
+    def run(m, rows, max_new, sampling, seed, stop_ids, targets):
         given.update(m=m, sampling=sampling)
         return np.zeros((len(rows), 1, max_new), np.int32)
 
@@ -298,7 +315,7 @@ def test_languages(frame, asked, first, start, monkeypatch):
     source = {} if asked == "bb" else {"source_language": "aa"}
     generate(m, ["one"], max_new_tokens=3, sampling=Beam(), language="bb", **source)
     assert tokenizer.asked == [asked] and given["sampling"].forced_first == first
-    assert given["m"].model.config.decoder_start_id == (case.config.decoder_start_id if start is None else start)
+    assert given["m"].token_ids.decoder_start == (case.config.decoder_start_id if start is None else start)
     if asked == "bb":
         with pytest.raises(ValueError, match="source_language='aa'"):
             generate(m, ["one"], max_new_tokens=3, language="bb", source_language="aa")
@@ -362,13 +379,13 @@ def test_what_a_model_has_not(beam, message, monkeypatch):
             {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "min_length": 56, "max_length": 142,
              "no_repeat_ngram_size": 3, "forced_bos_token_id": 0, "forced_eos_token_id": 2},
             True,
-            Beam(num_beams=4, length_penalty=2.0, early_stopping=True, min_new_tokens=55, no_repeat_ngram_size=3,
+            Beam(num_beams=4, length_penalty=2.0, early_stopping=True, min_length=56, no_repeat_ngram_size=3,
                  forced_first=0, max_length=142),
         ),
         (  # Marian
             {"num_beams": 6, "bad_words_ids": [[89], [3]], "renormalize_logits": True, "forced_eos_token_id": 3},
             True,
-            Beam(num_beams=6, suppressed=(89,), renormalize=True),
+            Beam(num_beams=6, bad_words=((89,), (3,)), renormalize=True),
         ),
         ({"repetition_penalty": 1.2, "max_new_tokens": 30}, False, Greedy(repetition_penalty=1.2, max_new_tokens=30)),
         ({"do_sample": True, "temperature": 0.6, "top_p": 0.9}, False, Sample(temperature=0.6, top_p=0.9, top_k=50)),
@@ -388,7 +405,7 @@ def test_generation_config_is_written_as_it_was_read():
         {"min_new_tokens": 2, "repetition_penalty": 1.2, "max_length": 50, "num_beams": 3, "length_penalty": 0.5},
         {"num_beams": 4},
         {"max_new_tokens": 30, "temperature": 0.6, "do_sample": True, "top_k": 0},
-        {"suppress_tokens": (7,), "forced_bos_token_id": 3},
+        {"suppress_tokens": [7], "forced_bos_token_id": 3},
         {},
     ):
         written = published.write(published.read(settings, config_of(True)))
@@ -401,12 +418,14 @@ def config_of(is_encoder_decoder):
 
 def test_generation_config_that_is_not_supported():
     with pytest.warns(
-        UserWarning, match=r"penalty_alpha=0.6, bad_words_ids=\[\[1, 2\]\], do_sample=True, which is not"
+        UserWarning, match=r"stopping_strings=x, penalty_alpha=0.6, stop_strings=\['a'\], do_sample=True, which is not"
     ):
-        settings = {"penalty_alpha": 0.6, "bad_words_ids": [[1, 2]], "num_beams": 2, "do_sample": True}
+        settings = {"penalty_alpha": 0.6, "stop_strings": ["a"], "num_beams": 2, "do_sample": True}
+        settings |= {"stopping_strings": "x", "use_cache": True, "top_h": None, "num_beam_groups": 1}
         assert published.read(settings, config_of(True)) == Beam(num_beams=2)
-    with pytest.warns(UserWarning, match="min_length=9"):  # it counts the prompt
-        assert published.read({"min_length": 9}, config_of(False)) == Greedy()
+    with pytest.warns(UserWarning, match="forced_bos_token_id=9, num_return_sequences=2"):
+        settings = {"forced_bos_token_id": 9, "num_return_sequences": 2, "min_length": 9}
+        assert published.read(settings, config_of(False)) == Greedy(min_length=9)
 
 
 def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
@@ -428,7 +447,7 @@ def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
     file.write_text(json.dumps({**json.loads(file.read_text()), "num_beams": 2}))
     assert zoo.from_pretrained(tmp_path).sampling == Beam(num_beams=2)
     (tmp_path / "generation_config.json").write_text("[]")
-    with pytest.raises(ValueError, match="generation_config.json is not a JSON object"):
+    with pytest.raises(ValueError, match="generation_config.json is a list of 0, where an object is expected"):
         zoo.from_pretrained(tmp_path)
 
 

@@ -20,6 +20,7 @@ from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.rules import penalize_repeats
 from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.generation.strategy import Strategy
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.pretrained import Bundle
 
 # A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
@@ -134,7 +135,7 @@ def calls(monkeypatch):
     """The calls of the compiled program, which is not run: rows, max_new, sampling, stop_ids."""
     calls = []
 
-    def run(m, rows, max_new, sampling, seed, stop_ids):
+    def run(m, rows, max_new, sampling, seed, stop_ids, targets):
         calls.append({"rows": rows, "max_new": max_new, "sampling": sampling, "stop_ids": stop_ids})
         return np.zeros((len(rows), 1, max_new), np.int32)
 
@@ -212,7 +213,7 @@ def test_text_in_text_out(case, tokenizer):
     assert answers[1] == tokenizer.decode(new[: ends[0]] if ends.size else new)
 
 
-def test_an_empty_prompt_starts_a_text(case, tokenizer):
+def test_an_empty_prompt_starts_a_text(case, tokenizer, monkeypatch):
     m = with_text(case, tokenizer)
     if registry.is_encoder_decoder(case.config):  # an empty source is its end token
         new = generate(m, [[tokenizer.eos_id]], max_new_tokens=6)[0]
@@ -220,9 +221,9 @@ def test_an_empty_prompt_starts_a_text(case, tokenizer):
         return
     new = generate(m, [[tokenizer.bos_id]], max_new_tokens=6)[0]
     assert generate(m, "", max_new_tokens=6) == module.decode_text(tokenizer, new, [tokenizer.eos_id])
-    tokenizer = dataclasses.make_dataclass("NoStart", [("bos_id", object, None)])()
+    monkeypatch.setattr(tokenizer, "bos_id", None)
     with pytest.raises(ValueError, match="prompt 0 is empty"):
-        generate(dataclasses.replace(m, tokenizer=tokenizer), "", max_new_tokens=6)
+        generate(m, "", max_new_tokens=6)
 
 
 def test_tokens_without_text():
@@ -284,33 +285,44 @@ def test_a_sampling_that_is_none(case):
 # ---- the toy
 
 
-def plain(strategy, row, logits_of, max_new, stops=toy.STOPS, config=None):
+def plain(strategy, row, logits_of, max_new, stops=toy.STOPS, token_ids=toy.FREE):
     """Greedy decoding as a plain loop: the new tokens of one row, up to the one that ends it."""
     new = []
     while len(new) < max_new and not (new and new[-1] in stops):
         logits = logits_of(np, np.array([[*row, *new]]), len(row) + len(new))[0]
-        new.append(int(toy.under_rules(logits, strategy, row, new, max_new, stops, config).argmax()))
+        new.append(int(toy.under_rules(logits, strategy, row, new, max_new, stops, token_ids).argmax()))
     return new
 
 
 @pytest.mark.parametrize(
-    ("strategy", "config"),
+    ("strategy", "token_ids"),
     [
-        (Greedy(), None),
-        (Greedy(no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), toy.Forcing()),
-        (Greedy(repetition_penalty=1.5), toy.Forcing()),
-        (Greedy(repetition_penalty=0.5, no_repeat_ngram_size=1), None),
+        (Greedy(), TokenIds()),
+        (Greedy(no_repeat_ngram_size=2, min_new_tokens=4, suppressed=(1, 7), forced_first=8), toy.FORCED),
+        (Greedy(repetition_penalty=1.5), toy.FORCED),
+        (Greedy(repetition_penalty=0.5, no_repeat_ngram_size=1), TokenIds()),
+        (
+            Greedy(
+                sequence_bias={(7,): -1.0, (3, 4): 9.0, (1, 2, 3): 2.0},
+                encoder_repetition_penalty=1.4,
+                encoder_no_repeat_ngram_size=2,
+                bad_words=((2,), (8,), (6, 6), (0, 1)),
+                begin_suppressed=(4, 6),
+            ),
+            TokenIds(eos=(2, 5)),
+        ),
+        (Greedy(min_length=6, begin_suppressed=(1, 5)), toy.FORCED),
     ],
     ids=str,
 )
-def test_greedy_is_the_plain_loop_under_all_rules(strategy, config):
+def test_greedy_is_the_plain_loop_under_all_rules(strategy, token_ids):
     logits_of = toy.toy(1)
     for max_new in (8, 5, 1):
         prompts, stops = toy.read_of(16, max_new), np.asarray(toy.STOPS, np.int32)
         valid = np.arange(toy.READ) >= np.arange(16)[:, None] % toy.READ  # padding counts for no rule
         with jax.enable_x64(True):
             new_BNR = toy.compiled(
-                strategy, prompts, valid, np.int32(max_new), stops, jax.random.key(0), seed=1, config=config
+                strategy, prompts, valid, np.int32(max_new), stops, jax.random.key(0), seed=1, token_ids=token_ids
             )
         assert new_BNR.shape == (16, 1, toy.ROOM)
         for row, real, new in zip(prompts, valid, np.asarray(new_BNR)[:, 0, :max_new].tolist()):
@@ -318,7 +330,7 @@ def test_greedy_is_the_plain_loop_under_all_rules(strategy, config):
             def of_all(xp, tokens, length, row=row, real=real):  # the toy reads padding; the rules do not
                 return logits_of(xp, np.concatenate([row[~real][None], tokens], axis=1), length + (~real).sum())
 
-            expected = plain(strategy, row[real].tolist(), of_all, max_new, config=config)
+            expected = plain(strategy, row[real].tolist(), of_all, max_new, token_ids=token_ids)
             assert new == expected + expected[-1:] * (max_new - len(expected))
 
 

@@ -327,9 +327,11 @@ class FakeTokenizer:
 
 def test_tokenizer_is_saved_beside_the_weights(tmp_path: Path):
     save_pretrained(tmp_path, dataclasses.replace(made(), tokenizer=FakeTokenizer()))
-    assert sorted(content(tmp_path)) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(content(tmp_path)) == ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]
     settings = json.loads((tmp_path / "config.json").read_text())
     assert (settings["bos_token_id"], settings["eos_token_id"], settings["pad_token_id"]) == (7, 7, None)
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    assert settings == {"bos_token_id": 7, "eos_token_id": 7}
 
 
 def test_tokenizer_is_loaded_from_the_same_folder(tmp_path: Path):

@@ -16,6 +16,7 @@ from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation import bleu, rouge, write
 from transformer_zoo.evaluation import written as module
 from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.models import t5
 from transformer_zoo.objectives import CausalLM, Seq2SeqLM, SpanCorruption
 
@@ -109,7 +110,7 @@ def test_a_model_without_a_start_token_takes_that_of_training(bundle, asked):
     model = bundle.model.clone(config=dataclasses.replace(bundle.config, decoder_start_id=None))
     write(dataclasses.replace(bundle, model=model), dataclasses.replace(OBJECTIVE, start_id=7), EXAMPLES[:1], length=9)
     write(bundle, dataclasses.replace(OBJECTIVE, start_id=7), EXAMPLES[:1], length=9)
-    assert [m.model.config.decoder_start_id for m, _, _ in asked] == [7, bundle.config.decoder_start_id]
+    assert [TokenIds.of_model(m).decoder_start for m, _, _ in asked] == [7, bundle.config.decoder_start_id]
 
 
 def test_what_cannot_be_written(bundle):

@@ -1,6 +1,5 @@
 """A toy model on which decoding strategies are tested: its logits depend on each token in its cache and on its slot."""
 
-import dataclasses
 import functools
 
 import jax
@@ -9,19 +8,14 @@ import numpy as np
 
 from transformer_zoo.generation import beam
 from transformer_zoo.generation.rules import LogitsRules
-from transformer_zoo.generation.strategy import DecodeInputs
+from transformer_zoo.generation.strategy import DecodeInputs, log_probs_of
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import Cache
 
 V, READ, ROOM = 9, 3, 8  # the vocabulary, the slots of a prompt, and those of new tokens
 STOPS = (2, 5)
 
-
-@dataclasses.dataclass(frozen=True)
-class Forcing:
-    """A configuration with forced tokens."""
-
-    forced_bos_id: int | None = 3
-    forced_eos_id: int | None = 2
+FREE, FORCED = TokenIds(), TokenIds(forced_bos=3, forced_eos=(2,))
 
 
 def toy(seed: int, size: int = V):
@@ -41,11 +35,12 @@ def read_of(rows: int, seed: int, size: int = V) -> np.ndarray:
     return np.random.default_rng(seed + 100).integers(0, size, (rows, READ)).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("strategy", "seed", "size", "room", "config"))
+@functools.partial(jax.jit, static_argnames=("strategy", "seed", "size", "room", "token_ids", "scored"))
 def compiled(
-    strategy, prompt_BT, valid_BT, max_new, stop_ids, key=None, *, seed, size=V, room=ROOM, config=None
+    strategy, prompt_BT, valid_BT, max_new, stop_ids, key=None, *, seed, size=V, room=ROOM, token_ids=FREE, scored=False
 ):  # fmt: skip
-    """A strategy's answers on the toy, [B, N, room]; with their scores for a beam search."""
+    """A strategy's answers on the toy, [B, N, room]; with their scores for a beam search. With `scored`, also the log
+    probabilities of their tokens."""
     logits, slots = toy(seed, size), READ + room
     kept = jnp.zeros((len(prompt_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(prompt_BT)
     cache = Cache(kv=[kept], valid_BS=jnp.ones((len(prompt_BT), slots), bool), length=jnp.asarray(READ))
@@ -58,33 +53,46 @@ def compiled(
         return logits(jnp, kept[:, 0, :, 0], cache.length), cache
 
     def apply_rules(n, logits_MV, new_MR):
-        times = len(new_MR) // len(prompt_BT)
+        prompt_MT, valid_MT = (jnp.repeat(x, len(new_MR) // len(prompt_BT), axis=0) for x in (prompt_BT, valid_BT))
         return strategy.apply(
-            n, logits_MV, new_MR, config=config, prompt_BT=jnp.repeat(prompt_BT, times, axis=0),
-            valid_BT=jnp.repeat(valid_BT, times, axis=0), max_new=max_new, stop_ids=stop_ids,
+            n, logits_MV, new_MR, token_ids=token_ids, prompt_BT=prompt_MT, valid_BT=valid_MT, source_BS=prompt_MT,
+            valid_BS=valid_MT, max_new=max_new, stop_ids=stop_ids,
         )  # fmt: skip
 
     inputs = DecodeInputs(
         logits_BV=logits(jnp, kept[:, 0, :, 0], READ), cache=cache, decode_step=decode_step, apply_rules=apply_rules,
         key=key, room=room, max_new=max_new, stop_ids=stop_ids,
     )  # fmt: skip
-    return beam.search(strategy, inputs) if isinstance(strategy, beam.Beam) else strategy.decode(inputs)
+    searches = isinstance(strategy, beam.Beam)
+    answers = beam.search(strategy, inputs) if searches else strategy.decode(inputs)
+    if not scored:
+        return answers
+    new_BNR, score_BN = answers if searches else (answers, jnp.zeros(answers.shape[:2]))
+    return new_BNR, score_BN, log_probs_of(strategy, inputs, new_BNR)
 
 
-def under_rules(logits, rules: LogitsRules, read, new, max_new, stops, config) -> np.ndarray:
-    """The logits or log probabilities of the next token under the rules, in plain numpy."""
-    scores, whole, size = np.array(logits, float), [*read, *new], rules.no_repeat_ngram_size
-    for token in set(whole):
-        scores[token] *= rules.repetition_penalty if scores[token] < 0 else 1 / rules.repetition_penalty
-    scores[list(rules.suppressed)] = -np.inf
-    if len(new) < rules.min_new_tokens:
+def under_rules(logits, rules: LogitsRules, read, new, max_new, stops, token_ids=FREE) -> np.ndarray:
+    """The logits or log probabilities of the next token under the rules, in plain numpy. The prompt is the source."""
+    ids, scores, whole = token_ids, np.array(logits, float), [*read, *new]
+    ends_with = lambda words: len(whole) >= len(words) and whole[len(whole) - len(words) :] == words
+    first = ids.forced_bos if rules.forced_first is None else rules.forced_first
+    for words, bias in rules.sequence_bias:
+        scores[words[-1]] += bias if ends_with([*words[:-1]]) else 0
+    for tokens, penalty in ((read, 1 / rules.encoder_repetition_penalty), (whole, rules.repetition_penalty)):
+        for token in set(tokens):
+            scores[token] *= penalty if scores[token] < 0 else 1 / penalty
+    for tokens, size in ((whole, rules.no_repeat_ngram_size), (read, rules.encoder_no_repeat_ngram_size)):
+        ngrams = [[*tokens[i : i + size]] for i in range(len(tokens) - size + 1)] if size else []
+        scores[[ngram[-1] for ngram in ngrams if ends_with(ngram[:-1])]] = -np.inf
+    for words in rules.bad_words:
+        if words not in [(end,) for end in ids.eos] and ends_with([*words[:-1]]):
+            scores[words[-1]] = -np.inf
+    if len(new) < rules.min_new_tokens or (not rules.min_new_tokens and len(whole) < rules.min_length):
         scores[list(stops)] = -np.inf
-    if size:
-        seen = {tuple(whole[i : i + size]) for i in range(len(whole) - size + 1)}
-        last = whole[len(whole) - size + 1 :]
-        scores[[token for token in range(len(scores)) if (*last, token) in seen]] = -np.inf
-    first = getattr(config, "forced_bos_id", None) if rules.forced_first is None else rules.forced_first
-    for position, token in ((0, first), (max_new - 1, getattr(config, "forced_eos_id", None))):
-        if token is not None and position == len(new):
-            scores = np.where(np.arange(len(scores)) == token, 0.0, -np.inf)
+    scores[list(rules.suppressed)] = -np.inf
+    if len(new) == (first is not None):
+        scores[list(rules.begin_suppressed)] = -np.inf
+    for position, forced in ((0, () if first is None else (first,)), (max_new - 1, ids.forced_eos)):
+        if forced and position == len(new):
+            scores = np.where(np.isin(np.arange(len(scores)), forced), 0.0, -np.inf)
     return scores - np.log(np.exp(scores).sum()) if getattr(rules, "renormalize", False) else scores

@@ -94,7 +94,7 @@ class Generate:
     length_penalty: float | None = None
     """For beam search: above 0 favours long texts, below 0 short ones."""
     answers: int | None = None
-    """For beam search: the number of texts to print, the best first."""
+    """For beam search or sampling: the number of texts to print, of a search the best first."""
     no_repeat_ngram_size: int | None = None
     """No n-gram of this size may occur twice."""
     min_new_tokens: int | None = None

@@ -20,6 +20,7 @@ from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, w
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.tasks import TASKS, same_scores
@@ -39,6 +40,11 @@ class Bundle:
     """Paths of the parameters of a head that the checkpoint lacks: they are random, to be trained."""
     sampling: Any = Greedy()
     """How `generate` chooses tokens by default: the settings of generation_config.json."""
+    token_ids: Any = None
+    """The `TokenIds` of generation: what starts and ends a text. None: those of the architecture."""
+    generation: published.Generation | None = None
+    """The checkpoint's generation_config.json and what was read from it: it is saved as it was while `sampling` and
+    `token_ids` are still these."""
 
     def __call__(self, *inputs: Any, **arguments: Any) -> Any:
         """`model.apply` with the parameters: the arguments are those of the model's call and of `apply` (`rngs`, ...).
@@ -150,8 +156,11 @@ def from_pretrained(
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
-    sampling = _sampling(folder, described.settings, config)
-    return Bundle(model, params, config, _tokenizer(folder) if tokenizer else None, fresh, sampling)
+    m = Bundle(model, params, config, _tokenizer(folder) if tokenizer else None, fresh)
+    if model.task != registry.generating_task(config):
+        return m
+    generation = published.load(folder, described.settings, config)
+    return m.replace(sampling=generation.sampling, token_ids=generation.token_ids, generation=generation)
 
 
 def _with_labels(
@@ -254,7 +263,7 @@ def from_config(
 
 def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
     """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files,
-    and generation_config.json unless the model decodes greedily.
+    and generation_config.json if it generates: the checkpoint's own, or the strategy and the token ids of the bundle.
 
     Each tensor has the dtype of its parameter. The directory gets all of the files or none. In a run of several
     processes all of them must call this; the first one writes.
@@ -292,9 +301,9 @@ def _write(
     with safetensors.staged(directory) as folder:
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        if bundle.sampling != Greedy():
-            decoding = published.write(bundle.sampling)
-            (folder / published.FILE).write_text(json.dumps(decoding, indent=2) + "\n", encoding="utf-8")
+        if model.task == registry.generating_task(model.config):
+            decoding = json.dumps(_generation_settings(bundle), indent=2) + "\n"
+            (folder / published.FILE).write_text(decoding, encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(folder)
 
@@ -355,16 +364,19 @@ def _tokenizer(folder: Path) -> Any:
         return None
 
 
-def _sampling(folder: Path, settings: Mapping[str, Any], config: Any) -> Any:
-    """The settings of decoding, from generation_config.json or, in older checkpoints, from config.json."""
-    if registry.generating_task(config) is None:
-        return Greedy()
-    if (file := folder / published.FILE).is_file():
-        try:
-            settings = {**settings, **json.loads(file.read_bytes())}
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{file} is not a JSON object: {error}") from error
-    return published.read(settings, config)
+def _generation_settings(bundle: Bundle) -> dict[str, Any]:
+    """The generation_config.json of a model that generates: whole, since readers take no token ids from config.json
+    beside it."""
+    ids, tokenizer, read = TokenIds.of_model(bundle), bundle.tokenizer, bundle.generation
+    if read is not None and (read.sampling, read.token_ids) == (bundle.sampling, bundle.token_ids):
+        return ids.write() | dict(read.settings)
+    if tokenizer is not None and bundle.token_ids is None:
+        ids = dataclasses.replace(
+            ids,
+            bos=tokenizer.bos_id if ids.bos is None else ids.bos,
+            pad=tokenizer.pad_id if ids.pad is None else ids.pad,
+        )
+    return published.write(bundle.sampling, ids)
 
 
 def _check_shapes(params: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from transformer_zoo.data.seq2seq import frame, framed, text_in
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation.generate import decode_text, generate
 from transformer_zoo.generation.strategy import Strategy
+from transformer_zoo.generation.token_ids import TokenIds
 
 
 def write(
@@ -46,10 +47,10 @@ def write(
         )
     if (tokenizer := m.tokenizer) is None:
         raise ValueError("the model came without a tokenizer, which turns its tokens into text")
-    config = m.model.config
-    if getattr(config, "decoder_start_id", None) is None and objective.start_id is not None:
-        config = dataclasses.replace(config, decoder_start_id=objective.start_id)
-        m = dataclasses.replace(m, model=m.model.clone(config=config))
+    token_ids = TokenIds.of_model(m)
+    if token_ids.decoder_start is None and objective.start_id is not None:
+        token_ids = dataclasses.replace(token_ids, decoder_start=objective.start_id)
+        m = dataclasses.replace(m, token_ids=token_ids)
     texts = [objective.prefix + text_in(example, objective.source) for example in examples]
     source_language, target_language = objective.languages
     rows = [row for row, _ in framed(texts, tokenizer, length, language=source_language)] if texts else []
@@ -58,14 +59,13 @@ def write(
         "sampling": sampling,
         "language": _in_targets(tokenizer, target_language),
     }
-    ends = [] if config.eos_id is None else [config.eos_id]
     written, size = [""] * len(rows), min(batch_size, len(rows))
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
         new = generate(m, [rows[i] for i in batch + batch[-1:] * (size - len(batch))], **settings)
         for i, best in zip(batch, new.reshape(size, -1, new.shape[-1])[:, 0]):
-            written[i] = decode_text(tokenizer, best, ends)
+            written[i] = decode_text(tokenizer, best, token_ids.eos)
     return written
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from transformer_zoo.generation.strategy import DecodeInputs, Strategy
+from transformer_zoo.generation.strategy import DecodeInputs, Strategy, repeat_rows, row_axis
 from transformer_zoo.nn import Cache
 
 ABSENT = -1e9  # the score of a missing beam or answer: far below every real score, and above the -inf of the rules
@@ -79,6 +79,15 @@ class Beam(Strategy):
         """As in `Strategy`."""
         return super().to_settings() | {"num_beams": self.num_beams}
 
+    def log_probs(self, inputs: DecodeInputs, n: jax.Array | int, logits_MV: jax.Array, new_MR: jax.Array) -> jax.Array:
+        """As in `Strategy`: the rules change log probabilities, which then no longer sum to 1 unless `renormalize`."""
+        log_prob_MV = inputs.apply_rules(n, jax.nn.log_softmax(logits_MV, axis=-1), new_MR)
+        return jax.nn.log_softmax(log_prob_MV, axis=-1) if self.renormalize else log_prob_MV
+
+    def score(self, log_prob: jax.Array, length: jax.Array) -> jax.Array:
+        """As in `Strategy`: the sum over length ** length_penalty, by which answers are ordered."""
+        return self.length_normalized(log_prob, length)
+
     def length_normalized(self, score: jax.Array, length: jax.Array | int) -> jax.Array:
         """The score of an answer of this length, from the sum of its log probabilities."""
         return score / jnp.asarray(length, score.dtype) ** self.length_penalty
@@ -127,9 +136,7 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
     def extend(state: BeamState, logits_MV: jax.Array) -> BeamState:
         """All beams with every token after them: the best unfinished ones, and the best answers."""
         n = state.n
-        log_prob_MV = inputs.apply_rules(n, jax.nn.log_softmax(logits_MV, axis=-1), state.tokens_BNR.reshape(-1, R))
-        if beam.renormalize:
-            log_prob_MV = jax.nn.log_softmax(log_prob_MV, axis=-1)
+        log_prob_MV = beam.log_probs(inputs, n, logits_MV, state.tokens_BNR.reshape(-1, R))
         log_prob_BM = (state.log_prob_BN[..., None] + log_prob_MV.reshape(B, N, V)).reshape(B, -1)
         # Enough candidates for N unfinished beams: of each beam, every stop token and one other.
         log_prob_BC, index_BC = jax.lax.top_k(log_prob_BM, min((1 + max(1, stop_ids.size)) * N, N * V))
@@ -181,27 +188,16 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
     return state.answers_BNR[:, : beam.num_return_sequences], state.score_BN[:, : beam.num_return_sequences]
 
 
-def repeat_rows(cache: Cache, times: int) -> Cache:
-    """Each row repeated, except for the keys and values of a source, which the beams of a row share."""
-    kv = jax.tree.map(lambda x: jnp.repeat(x, times, axis=_row_axis(x)), cache.kv)
-    return cache.replace(kv=kv, valid_BS=jnp.repeat(cache.valid_BS, times, axis=0))
-
-
 def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
     """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal."""
     B, N = parent_BN.shape
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
 
     def of_parents(x: jax.Array) -> jax.Array:
-        written = jnp.take(x[..., start:, :], rows_M, axis=_row_axis(x), mode="clip")
+        written = jnp.take(x[..., start:, :], rows_M, axis=row_axis(x), mode="clip")
         return jax.lax.dynamic_update_slice_in_dim(x, written, start, axis=-2)
 
     return cache.replace(kv=jax.tree.map(of_parents, cache.kv))
-
-
-def _row_axis(x: Any) -> int:
-    """The axis of the rows in [L, B, G, S, K], or in [B, G, S, K] of a single layer."""
-    return x.ndim - 4
 
 
 def _gather(x: jax.Array, index_BN: jax.Array) -> jax.Array:

@@ -6,44 +6,59 @@ import jax
 import jax.numpy as jnp
 
 from transformer_zoo import registry
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import Cache
 from transformer_zoo.nn.stack import Layers
 
 
 def prefill(
-    model: Any, params: Any, tokens_BT: jax.Array, valid_BT: jax.Array, *, room: int, by_layer: bool
+    model: Any,
+    params: Any,
+    tokens_BT: jax.Array,
+    valid_BT: jax.Array,
+    prompt_BP: jax.Array,
+    prompt_valid_BP: jax.Array,
+    *,
+    room: int,
+    by_layer: bool,
 ) -> tuple[jax.Array, Cache]:
-    """Reads the prompts; an encoder-decoder encodes the sources and reads the decoder's start token.
+    """Reads the prompts; an encoder-decoder encodes the sources and reads the beginnings of the targets.
 
     Args:
         tokens_BT: prompts or sources.
         valid_BT: which of these tokens are real. Prompts are padded on the left.
+        prompt_BP, prompt_valid_BP: the decoder's tokens before the first new one, likewise: the prompts again, or the
+            beginnings of the targets.
         room: slots of the cache for new tokens.
         by_layer: the parameters are `Layers`, and so is the cache.
 
     Returns:
         The logits [B, V] of the first new token, in at least float32, and the cache.
     """
-    config, (B, T) = model.config, tokens_BT.shape
+    config, B = model.config, len(tokens_BT)
     is_encoder_decoder = registry.is_encoder_decoder(config)
-    length = room if is_encoder_decoder else T + room
+    length = prompt_BP.shape[1] - is_encoder_decoder + room
     cache = registry.module_of(config).init_cache(config, B, length, model.compute.dtype)
     cache = cache.replace(kv=Layers.of(cache.kv)) if by_layer else cache
     if not is_encoder_decoder:
         return _last_logits(model, params, tokens_BT, valid_BT, cache=cache)
     encoded_BSD = model.apply({"params": params}, tokens_BT, valid_BT, method="encode")
-    start_BT, _ = decoder_prompt(config, tokens_BT, valid_BT)
-    logits_BV, cache = _last_logits(model, params, start_BT, encoded_BSD, valid_BT, cache=cache, method="decode")
+    logits_BV, cache = _last_logits(
+        model, params, prompt_BP, encoded_BSD, valid_BT, prompt_valid_BP, cache=cache, method="decode"
+    )
     # Without the barrier, XLA moves the transposition of the source's keys and values into each step of the loop.
     return logits_BV, jax.lax.optimization_barrier(cache)
 
 
-def decoder_prompt(config: Any, tokens_BT: jax.Array, valid_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The decoder's tokens before the first new one, and which are real: the prompts, or the start token."""
+def decoder_prompt(
+    config: Any, token_ids: TokenIds, tokens_BT: jax.Array, valid_BT: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The decoder's tokens before the first new one where no target has a prefix, and which are real: the prompts, or
+    the start token."""
     if not registry.is_encoder_decoder(config):
         return tokens_BT, valid_BT
     shape = (tokens_BT.shape[0], 1)
-    return jnp.full(shape, config.decoder_start_id, jnp.int32), jnp.ones(shape, bool)
+    return jnp.full(shape, token_ids.decoder_start, jnp.int32), jnp.ones(shape, bool)
 
 
 def decode_step(model: Any, params: Any, token_B: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:

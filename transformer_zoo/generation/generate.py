@@ -1,5 +1,6 @@
 """`generate`: prefill, then decode with the cache, in one compiled program."""
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -13,7 +14,8 @@ import numpy as np
 
 from transformer_zoo import registry, trees
 from transformer_zoo.generation import forward, strategies
-from transformer_zoo.generation.strategy import DecodeInputs, Strategy
+from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
 
@@ -23,8 +25,21 @@ DEFAULT_NEW_TOKENS = 128  # where neither the call nor the checkpoint has a numb
 RENAMED = {
     "attention_mask": "valid_BT", "input_ids": "prompts", "inputs": "prompts", "generation_config": "sampling",
     "stop_strings": "stop", "eos_token_id": "stop", "max_length": "max_new_tokens, which excludes the prompt",
-    "min_length": "min_new_tokens", "bad_words_ids": "suppressed",
+    "min_length": "min_new_tokens", "decoder_input_ids": "prefix", "return_dict_in_generate": "output_scores",
 }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Generated:
+    """What `generate` returns with `output_scores=True`, for B prompts, N answers to each and T new tokens."""
+
+    answers: Any
+    """What `generate` returns otherwise."""
+    log_probs: np.ndarray
+    """float[B, T], or [B, N, T] for several answers: the log probability that each new token was chosen by, under the
+    rules and after all that excludes tokens; 0 behind the token that ends a row."""
+    scores: np.ndarray
+    """float[B] or [B, N]: the sum of a row's log probabilities; of a beam search over length ** length_penalty."""
 
 
 def generate(
@@ -38,18 +53,20 @@ def generate(
     valid_BT: Any = None,
     language: str | None = None,
     source_language: str | None = None,
+    prefix: str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray | None = None,
+    output_scores: bool = False,
     **settings: Any,
-) -> str | list[str] | list[list[str]] | np.ndarray:
+) -> str | list[str] | list[list[str]] | np.ndarray | Generated:
     """Continues each prompt and returns the new tokens; an encoder-decoder reads the prompts as sources.
 
     A row's answer depends on its prompt, its index in the batch and the seed, and not on the other rows. A row ends
-    with the model's `eos_id` or a stop token. The loop ends when all rows have ended.
+    with one of the checkpoint's end tokens (`m.token_ids`) or a stop token. The loop ends when all rows have ended.
 
     Args:
         m: a model with its parameters and tokenizer, as `from_pretrained` and `from_config` return them.
-        prompts: a text or several, or token ids: [B, T], or B rows of unequal lengths. An encoder-decoder's tokenizer
-            adds its special tokens, such as the end of a source, to text, and reads special tokens that the text
-            spells out, such as T5's <extra_id_0>.
+        prompts: a text or several, or token ids: [B, T], or B rows of unequal lengths. The tokenizer adds its special
+            tokens, such as the end of a source, to text, and reads special tokens that the text spells out, such as
+            T5's <extra_id_0>.
         max_new_tokens: the largest number of new tokens for a prompt. None: `sampling.max_new_tokens` or
             `sampling.max_length`, those of the checkpoint's generation_config.json, or else 128 with a warning; at
             most as many as the model has positions.
@@ -61,23 +78,29 @@ def generate(
         valid_BT: for an array of ids, which are real; the others are padding, on either side.
         language: for a multilingual model, the code of the language to generate, such as "fr_XX".
         source_language: the code of the texts' language, where the tokenizer marks it.
+        prefix: for an encoder-decoder, what the answers begin with, behind the decoder's start token: one text for all
+            prompts, or a text or a row of token ids for each. The answers are what follows it, and no first token is
+            forced.
+        output_scores: also return log probabilities and scores, as `Generated`. It decodes the answers a second time.
         **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
-            top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True, num_return_sequences=2 (beam
-            search), no_repeat_ngram_size=3, min_new_tokens=5, repetition_penalty=1.2, or do_sample=False. All others
-            are those of `m.sampling`, as in `strategies.build`.
+            top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True (beam search),
+            num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, repetition_penalty=1.2,
+            bad_words_ids=[[7, 8]], or do_sample=False. All others are those of `m.sampling`, as in `strategies.build`.
 
     Returns:
         For text the new text, without the token or text that ended it: a string for a string, a list for a list. For
         token ids int32[B, max_new_tokens], where a row that has ended repeats the token that ended it. If the strategy
-        has num_return_sequences > 1, instead of each text a list of them, or int32[B, N, max_new_tokens].
+        has num_return_sequences > 1, instead of each text a list of them, or int32[B, N, max_new_tokens]. With
+        output_scores a `Generated`, which has these as `answers`.
 
     Raises:
         ValueError: an empty batch or prompt, ids outside of the vocabulary, more tokens than the model has positions,
             text without a tokenizer, a model without a language model's output, an unknown language, settings that
-            contradict one another or are out of their range.
+            contradict one another or are out of their range, a prefix for a decoder.
         TypeError: an unknown argument, or `sampling` together with single settings.
     """
-    config = m.model.config
+    config, token_ids = m.model.config, TokenIds.of_model(m)
+    is_encoder_decoder = registry.is_encoder_decoder(config)
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
     _check_model(m.model)
@@ -88,13 +111,13 @@ def generate(
     stop_ids = [s for s in stops if not isinstance(s, str)]
     if stop_ids:
         checks.check_ids(np.asarray(stop_ids)[None], config.vocab_size, "stop", "the vocabulary")
-    if config.eos_id is not None:
-        stop_ids.append(config.eos_id)
-    stop_ids = list(dict.fromkeys(stop_ids))
+    # An end outside of the vocabulary is never generated.
+    stop_ids = list(dict.fromkeys([*stop_ids, *(i for i in token_ids.eos if 0 <= i < config.vocab_size)]))
     if language is not None:
-        m, sampling, source_language = _in_language(m, sampling, language, source_language)
-    elif registry.is_encoder_decoder(config) and config.decoder_start_id is None:
+        token_ids, sampling, source_language = _in_language(m, sampling, language, source_language)
+    elif is_encoder_decoder and token_ids.decoder_start is None:
         raise ValueError("the model's first token is that of a language: name one, such as language='fr_XX'")
+    token_ids.check(config)
 
     texts = [prompts] if isinstance(prompts, str) else prompts
     if is_text := len(texts) > 0 and isinstance(texts[0], str):
@@ -107,20 +130,38 @@ def generate(
             raise ValueError(
                 f"the source names the language {source_language!r}: put its token among the token ids of the prompts"
             )
-    max_new_tokens = max_new_tokens or _default_length(m, sampling, rows)
-    _check_rows(rows, config, max_new_tokens)
+    targets = None
+    if prefix is not None:
+        first = [] if language is None or sampling.forced_first is None else [sampling.forced_first]
+        targets = _targets(m, prefix, len(rows), [token_ids.decoder_start, *first])
+        sampling, token_ids = (
+            dataclasses.replace(sampling, forced_first=None),
+            dataclasses.replace(token_ids, forced_bos=None),
+        )
+    read = max(map(np.size, targets or ([[0]] if is_encoder_decoder else rows)), default=0)
+    max_new_tokens = max_new_tokens or _default_length(m, sampling, read)
+    _check_rows(rows, config, max_new_tokens, read)
 
-    new_BNT = _run(m, rows, max_new_tokens, sampling, seed, stop_ids)
+    m = dataclasses.replace(m, token_ids=token_ids)
+    new_BNT = _run(m, rows, max_new_tokens, sampling, seed, stop_ids, targets)
     several = new_BNT.shape[1] > 1
-    if not is_text:
-        return new_BNT if several else new_BNT[:, 0]
-    befores = [[]] * len(rows) if registry.is_encoder_decoder(config) else rows
-    answers = [
-        [decode_text(m.tokenizer, new, stop_ids, before, stop_texts) for new in new_NT]
-        for before, new_NT in zip(befores, new_BNT)
-    ]
-    answers = answers if several else [answer for (answer,) in answers]
-    return answers[0] if isinstance(prompts, str) else answers
+    answers: Any = new_BNT if several else new_BNT[:, 0]
+    if is_text:
+        befores = rows if not is_encoder_decoder else [row[1:] for row in targets] if targets else [[]] * len(rows)
+        answers = [
+            [decode_text(m.tokenizer, new, stop_ids, before, stop_texts) for new in new_NT]
+            for before, new_NT in zip(befores, new_BNT)
+        ]
+        answers = answers if several else [answer for (answer,) in answers]
+        answers = answers[0] if isinstance(prompts, str) else answers
+    if not output_scores:
+        return answers
+    log_probs, scores = _scores(m, rows, new_BNT, sampling, stop_ids, targets)
+    return Generated(
+        answers=answers,
+        log_probs=log_probs if several else log_probs[:, 0],
+        scores=scores if several else scores[:, 0],
+    )
 
 
 def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
@@ -136,19 +177,22 @@ def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
     return sampling
 
 
-def _default_length(m: Any, sampling: Strategy, rows: list[np.ndarray]) -> int:
-    """The number of new tokens where the call has none: the strategy's, the checkpoint's, or the default."""
-    longest, positions = max((row.size for row in rows), default=0), m.model.config.max_length
-    is_encoder_decoder = registry.is_encoder_decoder(m.model.config)
-    lengths = [strategy.length(1 if is_encoder_decoder else longest) for strategy in (sampling, m.sampling)]
+def _default_length(m: Any, sampling: Strategy, read: int) -> int:
+    """The number of new tokens where the call has none: the strategy's, the checkpoint's, or the default.
+
+    Args:
+        read: the largest number of the decoder's tokens before the new ones.
+    """
+    positions, is_encoder_decoder = m.model.config.max_length, registry.is_encoder_decoder(m.model.config)
+    lengths = [strategy.length(read) for strategy in (sampling, m.sampling)]
     new = next((length for length in lengths if length is not None), None)
     if new is None:
         _warn_of_default()
         new = DEFAULT_NEW_TOKENS
     if new < 1:
-        raise ValueError(f"a prompt has {longest} tokens, and max_length leaves no room for more: pass max_new_tokens")
+        raise ValueError(f"a prompt has {read} tokens, and max_length leaves no room for more: pass max_new_tokens")
     if positions is not None:
-        new = min(new, positions if is_encoder_decoder else positions - longest)
+        new = min(new, positions - read + is_encoder_decoder)
     return max(new, 1)
 
 
@@ -169,15 +213,17 @@ def _check_model(model: Any) -> None:
         raise ValueError(f"a model for the task {model.task!r} does not generate: load it with task={task!r}")
 
 
-def _in_language(m: Any, sampling: Strategy, code: str, source_code: str | None) -> tuple[Any, Strategy, str | None]:
-    """The model, the strategy and the language of the source's template with which answers are in a language.
+def _in_language(
+    m: Any, sampling: Strategy, code: str, source_code: str | None
+) -> tuple[TokenIds, Strategy, str | None]:
+    """The token ids, the strategy and the language of the source's template with which answers are in a language.
 
     The tokenizer's frame of a target shows where a model marks the language: with the first token (it is then forced),
     with the last token (the decoder then starts with it), or nowhere (the source's frame then has it).
     """
     if (tokenizer := m.tokenizer) is None:
         raise ValueError(f"language={code!r}: the model has no tokenizer, which knows the languages")
-    token = tokenizer.language_id(code)
+    token, token_ids = tokenizer.language_id(code), TokenIds.of_model(m)
     frame = [int(i) for i in tokenizer.encode("", template=True, target=True, language=code).ids]
     if token not in frame:
         if source_code is not None:
@@ -185,14 +231,34 @@ def _in_language(m: Any, sampling: Strategy, code: str, source_code: str | None)
                 f"source_language={source_code!r}: this model's sources are marked with the language of the answer, "
                 "and not with their own: leave it out"
             )
-        return m, sampling, code
+        return token_ids, sampling, code
     if frame[0] == token:
-        return m, dataclasses.replace(sampling, forced_first=token), source_code
-    config = dataclasses.replace(m.model.config, decoder_start_id=token)
-    return dataclasses.replace(m, model=m.model.clone(config=config)), sampling, source_code
+        return token_ids, dataclasses.replace(sampling, forced_first=token), source_code
+    return dataclasses.replace(token_ids, decoder_start=token), sampling, source_code
 
 
-def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> None:
+def _targets(m: Any, prefix: Any, count: int, start: list[int]) -> list[np.ndarray]:
+    """The decoder's tokens before the new ones of each row: the start and the prefix. A start that all prefixes already
+    have is not added a second time."""
+    config = m.model.config
+    if not registry.is_encoder_decoder(config):
+        raise ValueError("prefix is what an encoder-decoder's answers begin with: of a decoder, the prompts")
+    rows = [prefix] * count if isinstance(prefix, str) else list(prefix)
+    if len(rows) != count:
+        raise ValueError(f"there are {count} prompts and {len(rows)} prefixes: pass one for each")
+    if any(isinstance(row, str) for row in rows):
+        if m.tokenizer is None:
+            raise ValueError("the model has no tokenizer: pass token ids instead of text")
+        rows = [encoding.ids for encoding in m.tokenizer.encode_batch(rows, special=True, target=True)]
+    rows = [np.asarray(row, np.int32 if not len(row) else None) for row in rows]
+    for i, row in enumerate(rows):
+        if row.size:
+            checks.check_ids(row[None], config.vocab_size, f"prefix {i}", "the vocabulary")
+    given = next((n for n in range(len(start), 0, -1) if all(row[:n].tolist() == start[:n] for row in rows)), 0)
+    return [np.asarray([*start, *row[given:]], np.int32) for row in rows]
+
+
+def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int, read: int) -> None:
     if not rows:
         raise ValueError("the batch is empty: pass at least one prompt")
     for i, row in enumerate(rows):
@@ -201,9 +267,9 @@ def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int) -> Non
         if not row.size:
             raise ValueError(f"prompt {i} is empty: there is nothing to continue")
         checks.check_ids(row[None], config.vocab_size, f"prompt {i}", "the vocabulary")
-        # An encoder-decoder has `max_length` positions for each of source and target.
+        # An encoder-decoder has `max_length` positions for each of source and target, whose last token takes none.
         is_encoder_decoder = registry.is_encoder_decoder(config)
-        needed = max(len(row), max_new_tokens) if is_encoder_decoder else len(row) + max_new_tokens
+        needed = max(len(row), read - 1 + max_new_tokens) if is_encoder_decoder else len(row) + max_new_tokens
         if config.max_length is not None and needed > config.max_length:
             raise ValueError(
                 f"prompt {i} has {len(row)} tokens and max_new_tokens is {max_new_tokens}, and the model has "
@@ -222,7 +288,7 @@ def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
 
 def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarray]:
     """Texts as rows of token ids: sources in the tokenizer's frame; prompts behind what the frame puts in front, but
-    without what would end them. An empty prompt is the token that starts a text, if the tokenizer has one."""
+    without what would end them. An empty prompt is the token that starts a text, if there is one."""
     if (tokenizer := m.tokenizer) is None:
         raise ValueError("the model has no tokenizer: pass token ids instead of text")
     if registry.is_encoder_decoder(m.model.config):
@@ -230,8 +296,8 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
         return [encoding.ids for encoding in encodings]
     if language is not None:
         raise ValueError(f"source_language={language!r}: a decoder has no source: leave it out")
-    first = tokenizer.before_text
-    start = first if len(first) or tokenizer.bos_id is None else [tokenizer.bos_id]
+    first, starts = tokenizer.before_text, (TokenIds.of_model(m).bos, tokenizer.bos_id)
+    start = first if len(first) else [token for token in starts if token is not None][:1]
     return [np.asarray([*first, *tokenizer.encode(text).ids] if text else start, np.int32) for text in texts]
 
 
@@ -259,31 +325,79 @@ def decode_text(
 
 
 def _run(
-    m: Any, rows: list[np.ndarray], max_new: int, sampling: Strategy, seed: int, stop_ids: list[int]
+    m: Any,
+    rows: list[np.ndarray],
+    max_new: int,
+    sampling: Strategy,
+    seed: int,
+    stop_ids: list[int],
+    targets: list[np.ndarray] | None,
 ) -> np.ndarray:
     """int32[B, N, max_new]: N answers to each prompt, by a program for lengths that are rounded up."""
-    longest, positions = max(map(len, rows)), m.model.config.max_length
-    room, T = _round_up(max_new), _round_up(longest)
-    if positions is not None:
-        is_encoder_decoder = registry.is_encoder_decoder(m.model.config)
-        room = min(room, positions if is_encoder_decoder else positions - longest)
-        T = min(T, positions if is_encoder_decoder else positions - room)
-    tokens_BT, valid_BT = np.zeros((len(rows), T), np.int32), np.zeros((len(rows), T), bool)
-    for i, row in enumerate(rows):
-        tokens_BT[i, T - len(row) :], valid_BT[i, T - len(row) :] = row, True
+    arguments, static, device = _prepared(m, rows, max_new, sampling, seed, stop_ids, targets)
+    with device:
+        new_BNR = (_compiled_on_cpu if static["by_layer"] else _compiled)(*arguments, **static)
+    return np.asarray(new_BNR)[..., :max_new]
+
+
+def _scores(
+    m: Any,
+    rows: list[np.ndarray],
+    new_BNT: np.ndarray,
+    sampling: Strategy,
+    stop_ids: list[int],
+    targets: list[np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """float[B, N, T], float[B, N]: log probabilities of new tokens, and scores of the answers."""
+    T = new_BNT.shape[-1]
+    arguments, static, device = _prepared(m, rows, T, sampling, 0, stop_ids, targets)
+    new_BNR = np.pad(new_BNT, ((0, 0), (0, 0), (0, static["room"] - T)), mode="edge")
+    with device:
+        log_prob_BNT = np.asarray(_compiled_scores(new_BNR, *arguments, **static))[..., :T]
+        ended_BNT = np.isin(new_BNT, stop_ids)
+        length_BN = np.where(ended_BNT.any(axis=-1), ended_BNT.argmax(axis=-1) + 1, T)
+        return log_prob_BNT, np.asarray(sampling.score(log_prob_BNT.sum(axis=-1), length_BN))
+
+
+def _prepared(
+    m: Any,
+    rows: list[np.ndarray],
+    max_new: int,
+    sampling: Strategy,
+    seed: int,
+    stop_ids: list[int],
+    targets: list[np.ndarray] | None,
+) -> tuple[tuple[Any, ...], dict[str, Any], contextlib.AbstractContextManager[Any]]:
+    """The arguments of a program, its static arguments, and where it runs."""
+    config = m.model.config
+    is_encoder_decoder, positions = registry.is_encoder_decoder(config), config.max_length
+    source, target = max(map(len, rows)), max(map(len, targets or [[0]]))
+    room, S, T = _round_up(max_new), _round_up(source), 1 if targets is None else _round_up(target)
+    if positions is not None:  # the last new token takes none
+        room = min(room, positions - (target - 1 if is_encoder_decoder else source))
+        S, T = min(S, positions if is_encoder_decoder else positions - room), min(T, positions - room + 1)
     params = jax.tree.map(jnp.asarray, m.params)
     sharding = jax.tree.leaves(params)[0].sharding
     device, *others = sharding.device_set
     by_layer = not others and device.platform == "cpu"
     # The lengths are an argument: strategies that differ in them alone share a program.
     sampling = dataclasses.replace(sampling, max_new_tokens=None, max_length=None)
-    with jax.set_mesh(sharding.mesh) if others else jax.default_device(device):
-        new_BNR = (_compiled_on_cpu if by_layer else _compiled)(
-            _by_layer(params, device) if by_layer else params, tokens_BT, valid_BT, jax.random.key(seed),
-            np.int32(max_new), np.asarray(stop_ids, np.int32),
-            model=m.model, sampling=sampling, room=room, by_layer=by_layer,
-        )  # fmt: skip
-    return np.asarray(new_BNR)[..., :max_new]
+    arguments = (
+        _by_layer(params, device) if by_layer else params, *_padded(rows, S), jax.random.key(seed),
+        np.int32(max_new), np.asarray(stop_ids, np.int32), *(() if targets is None else _padded(targets, T)),
+    )  # fmt: skip
+    static = {
+        "model": m.model, "sampling": sampling, "token_ids": TokenIds.of_model(m), "room": room, "by_layer": by_layer,
+    }  # fmt: skip
+    return arguments, static, jax.set_mesh(sharding.mesh) if others else jax.default_device(device)
+
+
+def _padded(rows: list[np.ndarray], T: int) -> tuple[np.ndarray, np.ndarray]:
+    """int32[B, T] with padding on the left, and which tokens are real."""
+    tokens_BT, valid_BT = np.zeros((len(rows), T), np.int32), np.zeros((len(rows), T), bool)
+    for i, row in enumerate(rows):
+        tokens_BT[i, T - len(row) :], valid_BT[i, T - len(row) :] = row, True
+    return tokens_BT, valid_BT
 
 
 def lower(
@@ -291,10 +405,11 @@ def lower(
 ) -> Any:
     """The program of `generate` on an accelerator, lowered for arguments of known shapes and shardings."""
     _check_model(model)
-    stop_ids = [] if model.config.eos_id is None else [model.config.eos_id]
+    token_ids = TokenIds.of_config(model.config)
     return _compiled.lower(
         params, tokens_BT, valid_BT, jax.eval_shape(jax.random.key, 0), np.int32(max_new_tokens),
-        np.asarray(stop_ids, np.int32), model=model, sampling=sampling, room=max_new_tokens, by_layer=False,
+        np.asarray(token_ids.eos, np.int32),
+        model=model, sampling=sampling, token_ids=token_ids, room=max_new_tokens, by_layer=False,
     )  # fmt: skip
 
 
@@ -314,30 +429,45 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
     }
 
 
-def _program(params, tokens_BT, valid_BT, key, max_new, stop_ids, *, model, sampling, room, by_layer):
-    """Left-padded prompts to int32[B, N, room]: N answers to each, of which the first max_new tokens count."""
-    prompt_BT, real_BT = forward.decoder_prompt(model.config, tokens_BT, valid_BT)
+def _inputs(
+    params, tokens_BT, valid_BT, key, max_new, stop_ids, target_BP=None, target_valid_BP=None,
+    *, model, sampling, token_ids, room, by_layer,
+):  # fmt: skip
+    """The state after the left-padded prompts were read, or the sources and the left-padded beginnings of targets."""
+    prompt_BP, real_BP = (
+        forward.decoder_prompt(model.config, token_ids, tokens_BT, valid_BT)
+        if target_BP is None
+        else (target_BP, target_valid_BP)
+    )
 
     def apply_rules(n, logits_MV, new_MR):
-        rows_of_each = len(new_MR) // len(prompt_BT)
+        of_each = lambda x: jnp.repeat(x, len(new_MR) // len(prompt_BP), axis=0)
         return sampling.apply(
-            n, logits_MV, new_MR, config=model.config, prompt_BT=jnp.repeat(prompt_BT, rows_of_each, axis=0),
-            valid_BT=jnp.repeat(real_BT, rows_of_each, axis=0), max_new=max_new, stop_ids=stop_ids,
+            n, logits_MV, new_MR, token_ids=token_ids, prompt_BT=of_each(prompt_BP), valid_BT=of_each(real_BP),
+            source_BS=of_each(tokens_BT), valid_BS=of_each(valid_BT), max_new=max_new, stop_ids=stop_ids,
         )  # fmt: skip
 
-    logits_BV, cache = forward.prefill(model, params, tokens_BT, valid_BT, room=room, by_layer=by_layer)
-    return sampling.decode(
-        DecodeInputs(
-            logits_BV=logits_BV, cache=cache, decode_step=functools.partial(forward.decode_step, model, params),
-            apply_rules=apply_rules, key=key, room=room, max_new=max_new, stop_ids=stop_ids,
-        )
+    logits_BV, cache = forward.prefill(
+        model, params, tokens_BT, valid_BT, prompt_BP, real_BP, room=room, by_layer=by_layer
+    )
+    return DecodeInputs(
+        logits_BV=logits_BV, cache=cache, decode_step=functools.partial(forward.decode_step, model, params),
+        apply_rules=apply_rules, key=key, room=room, max_new=max_new, stop_ids=stop_ids,
     )  # fmt: skip
 
 
-_compiled = jax.jit(_program, static_argnames=("model", "sampling", "room", "by_layer"))
+def _program(*arguments, sampling, **static):
+    """int32[B, N, room]: N answers to each prompt, of which the first max_new tokens count."""
+    return sampling.decode(_inputs(*arguments, sampling=sampling, **static))
+
+
+def _scoring_program(new_BNR, *arguments, sampling, **static):
+    """float[B, N, room]: the log probabilities of the tokens that `_program` returns."""
+    return log_probs_of(sampling, _inputs(*arguments, sampling=sampling, **static), new_BNR)
+
+
+_STATIC = ("model", "sampling", "token_ids", "room", "by_layer")
+_compiled = jax.jit(_program, static_argnames=_STATIC)
+_compiled_scores = jax.jit(_scoring_program, static_argnames=_STATIC)
 # The product of a matrix and one token is bound by reading the matrix, which wide registers read faster.
-_compiled_on_cpu = jax.jit(
-    _program,
-    static_argnames=("model", "sampling", "room", "by_layer"),
-    compiler_options={"xla_cpu_prefer_vector_width": 512},
-)
+_compiled_on_cpu = jax.jit(_program, static_argnames=_STATIC, compiler_options={"xla_cpu_prefer_vector_width": 512})

@@ -1,56 +1,159 @@
-"""generation_config.json, read as a strategy and written back."""
+"""generation_config.json, read as a strategy and token ids, and written back."""
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from transformer_zoo import registry
-from transformer_zoo.generation import strategies
+from transformer_zoo import json_files, registry
+from transformer_zoo.generation import strategies, token_ids
+from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.generation.strategy import Strategy
+from transformer_zoo.generation.token_ids import TokenIds
+from transformer_zoo.json_files import excerpt
 
 FILE = "generation_config.json"
+# Keys that no strategy has and that leave the tokens as they are: of other libraries' caches, outputs and speed.
+WITHOUT_EFFECT = {
+    "transformers_version", "_from_model_config", "_commit_hash", "use_cache", "cache_implementation", "cache_config",
+    "max_cache_len", "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
+    "output_hidden_states", "compile_config", "disable_compile", "low_memory", "prefill_chunk_size", "is_assistant",
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind",
+    "target_lookbehind", "assistant_early_exit", "prompt_lookup_num_tokens", "max_matching_ngram_size",
+    "remove_invalid_values", "renormalize_logits",
+}  # fmt: skip
 # Keys that change the tokens and that no strategy has, with the values that change nothing.
 UNSUPPORTED = {
-    "encoder_repetition_penalty": 1.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1,
-    "diversity_penalty": 0.0, "penalty_alpha": 0.0, "typical_p": 1.0, "min_p": 0.0, "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0, "begin_suppress_tokens": [], "sequence_bias": {}, "guidance_scale": 1.0,
-    "exponential_decay_length_penalty": [],
+    "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0, "token_healing": False,
+    "exponential_decay_length_penalty": None, "stop_strings": None, "force_words_ids": None, "constraints": None,
+    "top_h": None, "watermarking_config": None, "max_time": None, "dola_layers": None,
+}  # fmt: skip
+_KINDS = {
+    "num_beams": int, "do_sample": bool, "temperature": float, "top_k": int, "top_p": float, "min_p": float,
+    "typical_p": float, "epsilon_cutoff": float, "eta_cutoff": float, "num_return_sequences": int,
+    "length_penalty": float, "early_stopping": (bool, str), "renormalize_logits": bool, "max_new_tokens": int,
+    "max_length": int, "min_new_tokens": int, "min_length": int, "no_repeat_ngram_size": int,
+    "encoder_no_repeat_ngram_size": int, "repetition_penalty": float, "encoder_repetition_penalty": float,
+    "suppress_tokens": list, "begin_suppress_tokens": list, "bad_words_ids": list, "sequence_bias": list,
 }  # fmt: skip
 
 
-def read(settings: Mapping[str, Any], config: Any) -> Strategy:
-    """The strategy of a generation_config.json, or of the config.json of a folder older than that file.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refused(Strategy):
+    """The strategy of a generation_config.json that asks for what cannot be: the model loads, and generates only with
+    settings of the call."""
 
-    A warning names the settings that are not supported.
+    fault: str = ""
+
+    def check(self, config: Any) -> None:
+        """Raises ValueError: the fault."""
+        raise ValueError(f"{self.fault}: pass a strategy, such as sampling=Greedy()")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """How a checkpoint generates."""
+
+    sampling: Strategy
+    token_ids: TokenIds
+    settings: Mapping[str, Any]
+    """The generation_config.json that both were read from."""
+
+
+def load(folder: Path, settings: Mapping[str, Any], config: Any) -> Generation:
+    """How a checkpoint generates: by its generation_config.json or, in older folders, by its config.json.
+
+    As in the reference, nothing of config.json counts beside a generation_config.json: without `eos_token_id` in it no
+    token ends a text. A warning says so; another names what is not supported, or why the settings are refused.
 
     Args:
+        settings: the keys of config.json.
         config: the model's architecture.
 
     Raises:
-        ValueError: a setting out of its range.
+        ValueError: the file is not a JSON object.
+    """
+    own, file = TokenIds.of_config(config), folder / FILE
+    if file.is_file():
+        source, base, settings = str(file), TokenIds(), json_files.read(file)
+        if own.eos and "eos_token_id" not in settings:
+            ends = ", ".join(map(str, own.eos))
+            warnings.warn(
+                f"{source} has no eos_token_id, so no token ends a text: config.json's, {ends}, does not count. Add it "
+                f"to the file, or pass stop={[*own.eos]}",
+                stacklevel=3,
+            )
+    else:
+        known = {*_settings(), *UNSUPPORTED, *token_ids.KEYS}
+        source, base = str(folder / "config.json"), own
+        settings = {name: value for name, value in settings.items() if name in known and value is not None}
+    try:
+        ids = _token_ids(settings, base, own, config, source)
+        return Generation(sampling=read(settings, config, source), token_ids=ids, settings=settings)
+    except ValueError as error:
+        warnings.warn(f"{error}: `generate` will need a strategy of its own", stacklevel=3)
+        return Generation(sampling=Refused(fault=str(error)), token_ids=own, settings=settings)
+
+
+def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strategy:
+    """The strategy of a generation_config.json. A warning names the settings that are not supported.
+
+    Args:
+        config: the model's architecture.
+        source: what messages call the file.
+
+    Raises:
+        ValueError: a setting of another type, or out of its range.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    ignored = {
-        name: given[name] for name, neutral in UNSUPPORTED.items() if given.get(name, neutral) not in (neutral, 0)
+    json_files.check(given, _KINDS, source)
+    known = {*_settings(), *UNSUPPORTED, *WITHOUT_EFFECT, *token_ids.KEYS}
+    ignored = {name: x for name, x in given.items() if name not in known}
+    ignored |= {
+        name: given[name] for name, neutral in UNSUPPORTED.items() if given.get(name) and given[name] != neutral
     }
-    banned = given.pop("bad_words_ids", [])
-    ignored |= {"bad_words_ids": banned} if any(len(words) > 1 for words in banned) else {}
-    ids = [*given.get("suppress_tokens", []), *(words[0] for words in banned if len(words) == 1)]
-    given["suppress_tokens"] = tuple(i for i in dict.fromkeys(ids) if i != config.eos_id)
-    if minimum := given.get("min_length"):
-        if registry.is_encoder_decoder(config):  # it counts the start token
-            given.setdefault("min_new_tokens", minimum - 1)
-        else:
-            ignored["min_length"] = minimum
+    if not registry.is_encoder_decoder(config) and "forced_bos_token_id" in given:  # forced after a single token only
+        ignored["forced_bos_token_id"] = given.pop("forced_bos_token_id")
+    if "min_new_tokens" in given:
+        given.pop("min_length", None)
     kind = strategies.asked_for(given)
     others = {k.switch[0]: k for k in strategies.STRATEGIES if k.switch[0] not in kind.published_names()}
     ignored |= {key: given[key] for key, other in others.items() if other is not kind and other.is_asked_for(given)}
+    if given.get("num_return_sequences", 1) != 1 and "num_return_sequences" not in kind.published_names():
+        ignored["num_return_sequences"] = given["num_return_sequences"]
     if ignored:
-        names = ", ".join(f"{name}={value}" for name, value in ignored.items())
-        warnings.warn(f"{FILE} has {names}, which is not supported: the generated text may differ", stacklevel=3)
-    return kind.from_settings(given)
+        names = ", ".join(f"{name}={excerpt(value)}" for name, value in ignored.items())
+        warnings.warn(f"{source} has {names}, which is not supported: the generated text may differ", stacklevel=4)
+    try:
+        return kind.from_settings(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
-def write(strategy: Strategy) -> dict[str, Any]:
-    """The settings of a generation_config.json that asks for this strategy."""
-    return strategy.to_settings()
+def write(strategy: Strategy, token_ids: TokenIds | None = None) -> dict[str, Any]:
+    """The settings of a generation_config.json that asks for this strategy, with these token ids."""
+    settings = {name: _as_json(value) for name, value in strategy.to_settings().items()}
+    return settings if token_ids is None else token_ids.write() | settings
+
+
+def _as_json(value: Any) -> Any:
+    return [*map(_as_json, value)] if isinstance(value, tuple) else value
+
+
+def _token_ids(settings: Mapping[str, Any], base: TokenIds, own: TokenIds, config: Any, source: str) -> TokenIds:
+    """The token ids of a generation_config.json. An encoder-decoder without a start token starts with `bos`."""
+    try:
+        ids = TokenIds.read(settings, base)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    if not registry.is_encoder_decoder(config):
+        return dataclasses.replace(ids, decoder_start=None, forced_bos=None)
+    starts = (ids.decoder_start, ids.bos, own.decoder_start)
+    return dataclasses.replace(ids, decoder_start=next((i for i in starts if i is not None), None))
+
+
+def _settings() -> set[str]:
+    """The keys of all strategies."""
+    kinds = (*strategies.STRATEGIES, Greedy)
+    return {key for kind in kinds for key in (kind.switch[0], *kind.published_names().values())}

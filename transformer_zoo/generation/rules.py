@@ -2,46 +2,88 @@
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from transformer_zoo.generation.token_ids import TokenIds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogitsRules:
     """Constraints on the generated tokens.
 
-    The repetition penalty changes the logits first. Forbidden tokens then get -inf. A forced token overrides both: it
-    gets 0 and all others -inf.
+    They change the logits in the order of `apply`: biases and penalties first. Forbidden tokens then get -inf. A forced
+    token overrides all of them: it gets 0 and all others -inf.
 
     Attributes:
         min_new_tokens: no row ends before it has this number of new tokens.
-        no_repeat_ngram_size: no n-gram of this size may occur twice in the decoder's tokens, which include the prompt
-            or the start token (Paulus et al. 2018, section 2.5). 0: no constraint.
+        min_length: likewise, this number of the decoder's tokens, which include the prompt or the start token.
+            `min_new_tokens` overrides it.
+        no_repeat_ngram_size: no n-gram of this size may occur twice in the decoder's tokens (Paulus et al. 2018,
+            section 2.5). 0: no constraint.
+        encoder_no_repeat_ngram_size: no n-gram of this size of the source, or of a decoder's prompt, may be
+            generated. 0: no constraint.
         suppressed: ids of tokens that are never generated.
-        forced_first: the id of the first new token. None: the `forced_bos_id` of the model's configuration, if any.
+        begin_suppressed: ids of tokens that are not generated first, or right after the forced first token.
+        bad_words: sequences of token ids that are never generated. A single token that ends a text is no bad word.
+        sequence_bias: pairs of a sequence of token ids and a number, which is added to the logit of the sequence's
+            last token where the tokens before it are the rest of the sequence. A mapping is taken too.
+        forced_first: the id of the first new token. None: the checkpoint's `TokenIds.forced_bos`, if any.
         repetition_penalty: positive logits of tokens that the decoder has read or generated are divided by it, and
             negative ones multiplied (Keskar et al. 2019, section 4.1, with the sign respected). 1: no penalty.
+        encoder_repetition_penalty: positive logits of the tokens of the source, or of a decoder's prompt, are
+            multiplied by it, and negative ones divided: above 1 the answer keeps to the source. 1: no change.
 
     Raises:
-        ValueError: a count below 0, or a penalty that is not positive.
+        ValueError: a count below 0, a penalty that is not positive, an empty sequence, or a bias that is not a number.
     """
 
     min_new_tokens: int = 0
+    min_length: int = 0
     no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
     suppressed: tuple[int, ...] = dataclasses.field(default=(), metadata={"published": "suppress_tokens"})
+    begin_suppressed: tuple[int, ...] = dataclasses.field(default=(), metadata={"published": "begin_suppress_tokens"})
+    bad_words: tuple[tuple[int, ...], ...] = dataclasses.field(default=(), metadata={"published": "bad_words_ids"})
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     forced_first: int | None = dataclasses.field(default=None, metadata={"published": "forced_bos_token_id"})
     repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("min_new_tokens", "no_repeat_ngram_size"):
+        for name in ("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
             if (count := getattr(self, name)) != int(count) or count < 0:
                 raise ValueError(f"{name}={count} must be a number of tokens, at least 0")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise ValueError(f"repetition_penalty={self.repetition_penalty} must be positive: 1 is no penalty")
-        object.__setattr__(self, "suppressed", tuple(self.suppressed))  # lists are not hashable
+        for name in ("repetition_penalty", "encoder_repetition_penalty"):
+            if not 0 < (penalty := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name}={penalty} must be positive: 1 is no penalty")
+        # Lists and mappings are not hashable.
+        biases = self.sequence_bias.items() if isinstance(self.sequence_bias, Mapping) else self.sequence_bias
+        normal = {
+            "suppressed": tuple(self.suppressed),
+            "begin_suppressed": tuple(self.begin_suppressed),
+            "bad_words": tuple(map(tuple, self.bad_words)),
+            "sequence_bias": tuple((tuple(words), float(bias)) for words, bias in biases),
+        }
+        for name, value in normal.items():
+            object.__setattr__(self, name, value)
+        if not all(self.bad_words) or not all(words for words, _ in self.sequence_bias):
+            raise ValueError("bad_words and sequence_bias have sequences of at least one token")
+        if any(math.isnan(bias) for _, bias in self.sequence_bias):
+            raise ValueError(f"sequence_bias={self.sequence_bias}: a bias must be a number")
+
+    def token_ids_by_setting(self) -> dict[str, list[int]]:
+        """All token ids that each setting names."""
+        return {
+            "suppressed": [*self.suppressed],
+            "begin_suppressed": [*self.begin_suppressed],
+            "bad_words": [i for words in self.bad_words for i in words],
+            "sequence_bias": [i for words, _ in self.sequence_bias for i in words],
+            "forced_first": [] if self.forced_first is None else [self.forced_first],
+        }
 
     def apply(
         self,
@@ -49,9 +91,11 @@ class LogitsRules:
         logits_BV: jax.Array,
         new_BR: jax.Array,
         *,
-        config: Any,
+        token_ids: TokenIds,
         prompt_BT: jax.Array,
         valid_BT: jax.Array,
+        source_BS: jax.Array,
+        valid_BS: jax.Array,
         max_new: jax.Array | int,
         stop_ids: jax.Array,
     ) -> jax.Array:
@@ -60,27 +104,42 @@ class LogitsRules:
         Args:
             n: the number of new tokens so far.
             new_BR: the new tokens; only the first n are set.
-            config: the model's, whose `forced_bos_id` and `forced_eos_id`, where it has them, are the first and the
-                last new token.
+            token_ids: the model's: its ends, and the tokens that are forced.
             prompt_BT: the decoder's tokens before the new ones, left-padded.
             valid_BT: which of these are real.
+            source_BS: the source, or a decoder's prompt, left-padded.
+            valid_BS: which of these are real.
             max_new: the number of new tokens that are asked for.
             stop_ids: the ids that end a row.
         """
-        T = prompt_BT.shape[1]
-        tokens_BS, starts_B, end = jnp.concatenate([prompt_BT, new_BR], axis=1), T - valid_BT.sum(axis=1), T + n
+        T, S = prompt_BT.shape[1], source_BS.shape[1]
+        read = jnp.concatenate([prompt_BT, new_BR], axis=1), T - valid_BT.sum(axis=1), T + n
+        source = source_BS, S - valid_BS.sum(axis=1), S
+        first = token_ids.forced_bos if self.forced_first is None else self.forced_first
+        if self.sequence_bias:
+            logits_BV = bias_sequences(logits_BV, *read, biases=dict(self.sequence_bias))
+        if self.encoder_repetition_penalty != 1:
+            logits_BV = penalize_repeats(logits_BV, *source, penalty=1 / self.encoder_repetition_penalty)
         if self.repetition_penalty != 1:
-            logits_BV = penalize_repeats(logits_BV, tokens_BS, starts_B, end, penalty=self.repetition_penalty)
+            logits_BV = penalize_repeats(logits_BV, *read, penalty=self.repetition_penalty)
+        if self.no_repeat_ngram_size:
+            logits_BV = block_repeats(logits_BV, *read, size=self.no_repeat_ngram_size)
+        if self.encoder_no_repeat_ngram_size:
+            logits_BV = block_ngrams(logits_BV, *read, *source, size=self.encoder_no_repeat_ngram_size)
+        if bad_words := [words for words in self.bad_words if words not in [(end,) for end in token_ids.eos]]:
+            logits_BV = bias_sequences(logits_BV, *read, biases=dict.fromkeys(bad_words, -math.inf))
+        if self.min_new_tokens or self.min_length:
+            early_B = n < self.min_new_tokens if self.min_new_tokens else read[2] - read[1] < self.min_length
+            early_B1 = jnp.broadcast_to(early_B, logits_BV.shape[:1])[:, None]
+            logits_BV = logits_BV.at[:, stop_ids].min(jnp.where(early_B1, -jnp.inf, jnp.inf))
         if self.suppressed:
             logits_BV = logits_BV.at[:, np.asarray(self.suppressed)].set(-jnp.inf)
-        if self.min_new_tokens:
-            logits_BV = logits_BV.at[:, stop_ids].min(jnp.where(n < self.min_new_tokens, -jnp.inf, jnp.inf))
-        if self.no_repeat_ngram_size:
-            logits_BV = block_repeats(logits_BV, tokens_BS, starts_B, end, size=self.no_repeat_ngram_size)
-        first = getattr(config, "forced_bos_id", None) if self.forced_first is None else self.forced_first
-        for index, token in ((0, first), (max_new - 1, getattr(config, "forced_eos_id", None))):
-            if token is not None:
-                forced_V = jnp.where(jnp.arange(logits_BV.shape[1]) == token, 0, -jnp.inf)
+        if self.begin_suppressed:
+            begins = n == (0 if first is None else 1)
+            logits_BV = logits_BV.at[:, np.asarray(self.begin_suppressed)].min(jnp.where(begins, -jnp.inf, jnp.inf))
+        for index, forced in ((0, () if first is None else (first,)), (max_new - 1, token_ids.forced_eos)):
+            if forced:
+                forced_V = jnp.where(jnp.isin(jnp.arange(logits_BV.shape[1]), np.asarray(forced)), 0, -jnp.inf)
                 logits_BV = jnp.where(n == index, forced_V, logits_BV)
         return logits_BV
 
@@ -107,13 +166,60 @@ def block_repeats(
         starts_B: the first slot of each row.
         end: the slot after the last token.
     """
-    B, S = tokens_BS.shape
-    windows = S - size + 1
+    return block_ngrams(logits_BV, tokens_BS, starts_B, end, tokens_BS, starts_B, end, size=size)
+
+
+def block_ngrams(
+    logits_BV: jax.Array,
+    tokens_BT: jax.Array,
+    starts_B: jax.Array,
+    end: jax.Array | int,
+    other_BS: jax.Array,
+    other_starts_B: jax.Array,
+    other_end: jax.Array | int,
+    *,
+    size: int,
+) -> jax.Array:
+    """Logits with -inf for each token that would complete an n-gram of this size which other tokens have.
+
+    Args:
+        tokens_BT, starts_B, end: the decoder's tokens, as in `block_repeats`.
+        other_BS, other_starts_B, other_end: those whose n-grams are blocked, likewise.
+    """
+    windows = other_BS.shape[1] - size + 1
     if windows < 1:
         return logits_BV
-    last_BG = jax.lax.dynamic_slice_in_dim(tokens_BS, end - size + 1, size - 1, axis=1)
+    last_BG, long_B = _last(tokens_BT, starts_B, end, size - 1)
     window_W = jnp.arange(windows)
-    match_BW = (window_W >= starts_B[:, None]) & (window_W + size <= end)
+    match_BW = long_B[:, None] & (window_W >= other_starts_B[:, None]) & (window_W + size <= other_end)
     for i in range(size - 1):
-        match_BW &= tokens_BS[:, i : i + windows] == last_BG[:, i : i + 1]
-    return logits_BV.at[jnp.arange(B)[:, None], tokens_BS[:, size - 1 :]].min(jnp.where(match_BW, -jnp.inf, jnp.inf))
+        match_BW &= other_BS[:, i : i + windows] == last_BG[:, i : i + 1]
+    rows_B1 = jnp.arange(len(tokens_BT))[:, None]
+    return logits_BV.at[rows_B1, other_BS[:, size - 1 :]].min(jnp.where(match_BW, -jnp.inf, jnp.inf))
+
+
+def bias_sequences(
+    logits_BV: jax.Array,
+    tokens_BS: jax.Array,
+    starts_B: jax.Array,
+    end: jax.Array | int,
+    *,
+    biases: Mapping[tuple[int, ...], float],
+) -> jax.Array:
+    """Logits with a bias for each token that would complete one of these sequences; the other arguments as
+    `block_repeats`. Sequences of one length are compared at once."""
+    bias_BV = jnp.zeros_like(logits_BV)
+    for length in sorted({len(words) for words in biases}):
+        of_length = {words: bias for words, bias in biases.items() if len(words) == length}
+        words_ML, bias_M = np.asarray([*of_length]), np.asarray([*of_length.values()], logits_BV.dtype)
+        last_BG, long_B = _last(tokens_BS, starts_B, end, length - 1)
+        match_BM = (last_BG[:, None] == words_ML[:, :-1]).all(axis=-1) & long_B[:, None]
+        bias_BV = bias_BV.at[:, words_ML[:, -1]].add(jnp.where(match_BM, bias_M, 0))
+    return logits_BV + bias_BV
+
+
+def _last(tokens_BS: jax.Array, starts_B: jax.Array, end: jax.Array | int, size: int) -> tuple[jax.Array, jax.Array]:
+    """The last tokens of each row, [B, size], and whether the row has as many, [B]."""
+    if size > tokens_BS.shape[1]:
+        return jnp.zeros((len(tokens_BS), size), tokens_BS.dtype), jnp.zeros(len(tokens_BS), bool)
+    return jax.lax.dynamic_slice_in_dim(tokens_BS, end - size, size, axis=1), end - starts_B >= size

@@ -7,20 +7,29 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.generation.strategy import DecodeInputs, Strategy
+from transformer_zoo.generation.strategy import DecodeInputs, Strategy, repeat_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenByToken(Strategy):
     """A strategy that never revises a token: a subclass has `choose`."""
 
+    @property
+    def answers(self) -> int:
+        """The number of answers to each prompt."""
+        return 1
+
     def choose(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
         """int32[B]: each row's next token, by its own key and logits."""
         raise NotImplementedError
 
     def decode(self, inputs: DecodeInputs) -> jax.Array:
-        """int32[B, 1, R]."""
-        logits_BV, room, max_new = inputs.logits_BV, inputs.room, inputs.max_new
+        """int32[B, N, R]."""
+        room, max_new, B = inputs.room, inputs.max_new, len(inputs.logits_BV)
+        # Several answers to a prompt are rows side by side.
+        logits_BV, cache = inputs.logits_BV, inputs.cache
+        if self.answers > 1:
+            logits_BV, cache = jnp.repeat(logits_BV, self.answers, axis=0), repeat_rows(cache, self.answers)
         # One key for each row and token, so that a row does not depend on the other rows.
         row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, jnp.arange(len(logits_BV)))
 
@@ -43,10 +52,10 @@ class TokenByToken(Strategy):
             return n + 1, token_B, done_B | is_stop(token_B), new_BR, cache
 
         token_B = choose(0, logits_BV, jnp.zeros((len(logits_BV), room), jnp.int32))
-        state = (1, token_B, is_stop(token_B), jnp.tile(token_B[:, None], (1, room)), inputs.cache)
+        state = (1, token_B, is_stop(token_B), jnp.tile(token_B[:, None], (1, room)), cache)
         n, token_B, _, new_BR, _ = jax.lax.while_loop(unfinished, step, state)
         # The loop may stop early; the rest repeats each row's last token.
-        return jnp.where(jnp.arange(room) < n, new_BR, token_B[:, None])[:, None]
+        return jnp.where(jnp.arange(room) < n, new_BR, token_B[:, None]).reshape(B, -1, room)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +70,19 @@ class Greedy(TokenByToken):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample(TokenByToken):
-    """A random token, after the `LogitsRules`, temperature, top-k and top-p, in this order.
+    """A random token, after the `LogitsRules` and then the settings below, in this order.
 
     Attributes:
         temperature: the logits are divided by it; near 0 is nearly greedy.
         top_k: only the k most probable tokens (Fan et al. 2018, section 5.4), and those equal to the k-th. None: all.
         top_p: only the nucleus (Holtzman et al. 2020, section 3.1): the tokens such that the more probable ones have
             less than p of the probability. Equal tokens are all in or all out. None: all.
+        min_p: only tokens of at least this part of the largest probability (Nguyen et al. 2024). None: all.
+        typical_p: only the typical tokens (Meister et al. 2023): those whose log probability is nearest to the negated
+            entropy, until they have this much of the probability; it may exclude the most probable one. None: all.
+        epsilon_cutoff: only tokens of at least this probability, and the most probable one. 0: all.
+        eta_cutoff: likewise, min(eta, sqrt(eta) exp(-entropy)) (Hewitt et al. 2022). 0: all.
+        num_return_sequences: answers to each prompt, each with random numbers of its own.
 
     Raises:
         ValueError: a setting out of its range.
@@ -79,6 +94,11 @@ class Sample(TokenByToken):
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    num_return_sequences: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,8 +106,18 @@ class Sample(TokenByToken):
             raise ValueError(f"temperature={self.temperature} must be positive: for the limit of 0 there is Greedy()")
         if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 1):
             raise ValueError(f"top_k={self.top_k} must be a number of tokens, at least 1: None keeps all")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must lie in (0, 1]: None keeps all")
+        for name in ("top_p", "typical_p"):
+            if (share := getattr(self, name)) is not None and not 0 < share <= 1:
+                raise ValueError(f"{name}={share} must lie in (0, 1]: None keeps all")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p} must lie in [0, 1]: None keeps all")
+        for name in ("epsilon_cutoff", "eta_cutoff"):
+            if not 0 <= (least := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={least} must lie in [0, 1): 0 keeps all")
+        if self.num_return_sequences != int(self.num_return_sequences) or self.num_return_sequences < 1:
+            raise ValueError(
+                f"num_return_sequences={self.num_return_sequences} must be a number of answers, at least 1"
+            )
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -98,29 +128,77 @@ class Sample(TokenByToken):
         """As in `Strategy`."""
         return super().to_settings() | {"do_sample": True, "top_k": self.top_k or 0}
 
+    @property
+    def answers(self) -> int:
+        """The number of answers to each prompt."""
+        return self.num_return_sequences
+
     def choose(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
         """int32[B], each row by its own key."""
         return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
 
+    def log_probs(self, inputs: DecodeInputs, n: jax.Array | int, logits_MV: jax.Array, new_MR: jax.Array) -> jax.Array:
+        """As in `Strategy`: of what is drawn from."""
+        return jax.nn.log_softmax(self.filter(inputs.apply_rules(n, logits_MV, new_MR)), axis=-1)
+
     def filter(self, logits_BV: jax.Array) -> jax.Array:
-        """The logits that are sampled from: -inf for tokens that top-k or top-p exclude."""
+        """The logits that are sampled from: -inf for the tokens that are excluded."""
         # Relative to the largest, so that no temperature overflows.
         logits_BV = (logits_BV - logits_BV.max(axis=-1, keepdims=True)) / self.temperature
         if self.top_k is not None:
             logits_BV = _keep_largest(logits_BV, jnp.ones_like(logits_BV), self.top_k)
         if self.top_p is not None:
             logits_BV = _keep_largest(logits_BV, jax.nn.softmax(logits_BV, axis=-1), self.top_p)
+        if self.min_p is not None:
+            logits_BV = _keep_probable(logits_BV, self.min_p * _largest_probability(logits_BV))
+        if self.typical_p is not None and self.typical_p < 1:
+            logits_BV = keep_typical(logits_BV, self.typical_p)
+        if self.epsilon_cutoff:
+            logits_BV = _keep_probable(logits_BV, self.epsilon_cutoff)
+        if self.eta_cutoff:
+            eta_B1 = self.eta_cutoff**0.5 * jnp.exp(-_entropy(logits_BV))
+            logits_BV = _keep_probable(logits_BV, jnp.minimum(self.eta_cutoff, eta_B1))
         return logits_BV
 
 
-def _keep_largest(logits_BV: jax.Array, weight_BV: jax.Array, target: float) -> jax.Array:
+def keep_typical(logits_BV: jax.Array, mass: float) -> jax.Array:
+    """-inf for all but the tokens whose information is nearest to the entropy and that have this probability together,
+    with all that are as near as the farthest of them."""
+    log_prob_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+    distance_BV = jnp.abs(log_prob_BV + _entropy(logits_BV))
+    return _keep_largest(logits_BV, jnp.exp(log_prob_BV), mass, order_BV=-distance_BV)
+
+
+def _keep_probable(logits_BV: jax.Array, least_B1: jax.Array | float) -> jax.Array:
+    """-inf for tokens of less than this probability, save the most probable one."""
+    keep_BV = (jax.nn.softmax(logits_BV, axis=-1) >= least_B1) | (logits_BV == logits_BV.max(axis=-1, keepdims=True))
+    return jnp.where(keep_BV, logits_BV, -jnp.inf)
+
+
+def _largest_probability(logits_BV: jax.Array) -> jax.Array:
+    return jax.nn.softmax(logits_BV, axis=-1).max(axis=-1, keepdims=True)
+
+
+def _entropy(logits_BV: jax.Array) -> jax.Array:
+    """[B, 1], in nats."""
+    log_prob_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+    information_BV = jnp.where(jnp.isfinite(log_prob_BV), jnp.exp(log_prob_BV) * -log_prob_BV, 0)
+    return information_BV.sum(axis=-1, keepdims=True)
+
+
+def _keep_largest(
+    logits_BV: jax.Array, weight_BV: jax.Array, target: float, *, order_BV: jax.Array | None = None
+) -> jax.Array:
     """The fewest largest logits whose weights sum to the target, with all that equal the least; -inf for the rest.
 
     Their least is found by bisection over the bits of a float, which takes a tenth of the time of a sort.
+
+    Args:
+        order_BV: numbers of at most 0, to be compared instead of the logits, which are at most 0 too.
     """
     bits = jnp.finfo(logits_BV.dtype).bits
     integer = jnp.dtype(f"int{bits}")
-    order_BV = jax.lax.bitcast_convert_type(logits_BV, integer)
+    order_BV = jax.lax.bitcast_convert_type(logits_BV if order_BV is None else order_BV, integer)
     order_BV = jnp.where(order_BV < 0, order_BV ^ jnp.iinfo(integer).max, order_BV)  # ordered as the floats are
 
     def raise_by_bit(i, least_B1):
@@ -128,7 +206,7 @@ def _keep_largest(logits_BV: jax.Array, weight_BV: jax.Array, target: float) -> 
         weight_B1 = jnp.sum(weight_BV, axis=-1, keepdims=True, where=order_BV >= higher_B1)
         return jnp.where(weight_B1 >= target, higher_B1, least_B1)
 
-    # Logits are at most 0 here, so the sign bit of the order is set.
+    # Nothing is above 0 here, so the sign bit of the order is set.
     least_B1 = jnp.full_like(order_BV[:, :1], jnp.iinfo(integer).min)
     least_B1 = jax.lax.fori_loop(0, bits - 1, raise_by_bit, least_B1)
     return jnp.where(order_BV >= least_B1, logits_BV, -jnp.inf)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo.generation.rules import LogitsRules
@@ -72,6 +73,14 @@ class Strategy(LogitsRules):
         """
         raise NotImplementedError
 
+    def log_probs(self, inputs: DecodeInputs, n: jax.Array | int, logits_MV: jax.Array, new_MR: jax.Array) -> jax.Array:
+        """The log probabilities [M, V] that new token n is chosen by, after the n tokens in new_MR."""
+        return jax.nn.log_softmax(inputs.apply_rules(n, logits_MV, new_MR), axis=-1)
+
+    def score(self, log_prob: jax.Array, length: jax.Array) -> jax.Array:
+        """The score of an answer of this length, from the sum of the log probabilities of its tokens."""
+        return log_prob
+
     def length(self, prompt: int) -> int | None:
         """The number of new tokens after this number of the decoder's tokens. None: the strategy does not limit it."""
         if self.max_new_tokens is None and self.max_length is not None:
@@ -84,15 +93,17 @@ class Strategy(LogitsRules):
         Raises:
             ValueError: token ids that are not in the vocabulary.
         """
-        first = () if self.forced_first is None else (self.forced_first,)
-        for name, ids in (("suppressed", self.suppressed), ("forced_first", first)):
+        for name, ids in self.token_ids_by_setting().items():
             if ids:
                 checks.check_ids(np.asarray(ids)[None], config.vocab_size, name, "the vocabulary")
 
     @classmethod
     def from_strategy(cls, other: "Strategy", **settings: Any) -> Self:
-        """This strategy with these settings, and with those of another strategy that both have; None: the default."""
-        kept = {name: getattr(other, name) for name in cls.published_names() if hasattr(other, name)} | settings
+        """This strategy with these settings, and with those of another strategy that both have, save the number of
+        answers; None: the default."""
+        shared = [name for name in cls.published_names() if hasattr(other, name)]
+        shared = shared if type(other) is cls else [name for name in shared if name != "num_return_sequences"]
+        kept = {name: getattr(other, name) for name in shared} | settings
         return cls(**{name: x for name, x in kept.items() if x is not None})
 
     @classmethod
@@ -116,3 +127,44 @@ class Strategy(LogitsRules):
         default = type(self)()
         values = {name: getattr(self, name) for name in self.published_names()}
         return {self.published_names()[name]: x for name, x in values.items() if x != getattr(default, name)}
+
+
+def log_probs_of(strategy: Strategy, inputs: DecodeInputs, new_BNR: jax.Array) -> jax.Array:
+    """The log probabilities [B, N, R] by which a strategy chose these tokens; 0 behind the token that ends a row.
+
+    The tokens are decoded once more, so that no strategy need keep them.
+    """
+    B, N, R = new_BNR.shape
+    new_MR = new_BNR.reshape(-1, R)
+
+    def score(n, logits_MV, log_prob_MR):
+        log_prob_MV = strategy.log_probs(inputs, n, logits_MV, new_MR)
+        token_M = jax.lax.dynamic_index_in_dim(new_MR, n, axis=1)
+        return jax.lax.dynamic_update_slice_in_dim(
+            log_prob_MR, jnp.take_along_axis(log_prob_MV, token_M, axis=1), n, axis=1
+        )
+
+    def step(n, state):
+        cache, log_prob_MR = state
+        logits_MV, cache = inputs.decode_step(
+            jax.lax.dynamic_index_in_dim(new_MR, n - 1, axis=1, keepdims=False), cache
+        )
+        return cache, score(n, logits_MV, log_prob_MR)
+
+    log_prob_MR = score(0, jnp.repeat(inputs.logits_BV, N, axis=0), jnp.zeros(new_MR.shape, inputs.logits_BV.dtype))
+    state = repeat_rows(inputs.cache, N), log_prob_MR
+    _, log_prob_MR = jax.lax.fori_loop(1, inputs.max_new, step, state)
+    ended_MR = jnp.isin(new_MR, inputs.stop_ids)
+    before_MR = (jnp.cumsum(ended_MR, axis=1) - ended_MR == 0) & (jnp.arange(R) < inputs.max_new)
+    return jnp.where(before_MR, log_prob_MR, 0).reshape(B, N, R)
+
+
+def repeat_rows(cache: Cache, times: int) -> Cache:
+    """Each row repeated, except for the keys and values of a source, which the answers of a row share."""
+    kv = jax.tree.map(lambda x: jnp.repeat(x, times, axis=row_axis(x)), cache.kv)
+    return cache.replace(kv=kv, valid_BS=jnp.repeat(cache.valid_BS, times, axis=0))
+
+
+def row_axis(x: Any) -> int:
+    """The axis of the rows in [L, B, G, S, K], or in [B, G, S, K] of a single layer."""
+    return x.ndim - 4

@@ -13,7 +13,7 @@ from transformer_zoo.nn import Architecture, Attention, Cache, Compute, Decoder,
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.heads import Classifier
 from transformer_zoo.nn.tasks import TASKS
-from transformer_zoo.published import Key, Published, rows
+from transformer_zoo.published import Key, Published, first_id, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ PUBLISHED = Published(
         "scale_attention": Key("scale_attn_weights", True),
         "scale_attention_by_layer": Key("scale_attn_by_inverse_layer_idx", False),
         "tied": Key("tie_word_embeddings", True),
-        "eos_id": Key("eos_token_id", 50256),
+        "eos_id": Key("eos_token_id", 50256, first_id),
         "problem": Key("problem_type", None),
     },
     fixed={"add_cross_attention": False},

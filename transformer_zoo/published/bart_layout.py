@@ -3,7 +3,7 @@
 from typing import Any
 
 from transformer_zoo.published import rows
-from transformer_zoo.published.spec import Key, Published
+from transformer_zoo.published.spec import Key, Published, first_id
 
 
 def config(pad_id: int, eos_id: int, decoder_start_id: int | None) -> dict[str, Key]:
@@ -24,9 +24,9 @@ def config(pad_id: int, eos_id: int, decoder_start_id: int | None) -> dict[str, 
         "attention_dropout": Key("attention_dropout", 0.0),
         "activation_dropout": Key("activation_dropout", 0.0),
         "pad_id": Key("pad_token_id", pad_id),
-        "eos_id": Key("eos_token_id", eos_id),
+        "eos_id": Key("eos_token_id", eos_id, first_id),
         "decoder_start_id": Key("decoder_start_token_id", decoder_start_id),
-        "forced_eos_id": Key("forced_eos_token_id", eos_id),
+        "forced_eos_id": Key("forced_eos_token_id", eos_id, first_id),
     }
 
 

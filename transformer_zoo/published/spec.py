@@ -56,6 +56,11 @@ class Key:
         return cls(name, default, read, write)
 
 
+def first_id(value: Any, settings: Mapping[str, Any]) -> Any:
+    """Of a key with several token ids, the first: an architecture has one, and generation reads the key itself."""
+    return (value[0] if value else None) if isinstance(value, list) else value
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
     """A family in the Hugging Face layout: its config.json, and the names and layouts of its tensors."""

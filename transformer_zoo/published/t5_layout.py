@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformer_zoo.published import rows
-from transformer_zoo.published.spec import Key
+from transformer_zoo.published.spec import Key, first_id
 
 
 def mlp_keys(
@@ -61,7 +61,7 @@ CONFIG = {
     # From transformers 5 on a key of its own.
     "scale_logits": _key_or("scale_decoder_outputs", "tie_word_embeddings"),
     "pad_id": Key("pad_token_id", 0),
-    "eos_id": Key("eos_token_id", 1),
+    "eos_id": Key("eos_token_id", 1, first_id),
     "decoder_start_id": _key_or("decoder_start_token_id", "pad_token_id"),
 }
 
