@@ -274,9 +274,9 @@ def test_wordpiece_follows_its_settings(folders, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     assert Tokenizer.load(tmp_path).encode("The").ids.tolist() == [2]
     (tmp_path / "tokenizer_config.json").unlink()
-    (tmp_path / "vocab.txt").write_text(vocab + "The\n")  # capitals: a cased vocabulary
+    (tmp_path / "vocab.txt").write_text(vocab + "The\n")  # capitals, of which no text is read where nothing says so
     tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.tokens(tokenizer.encode("The the").ids) == ["The", "the"]
+    assert tokenizer.tokens(tokenizer.encode("The the").ids) == ["the", "the"]
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(
         ValueError, match=r"vocab.txt is not a tokenizer that can be read: the vocabulary has no \[UNK\]"

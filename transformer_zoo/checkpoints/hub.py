@@ -4,7 +4,6 @@ Tokens, cache, mirror and offline mode are those of `huggingface_hub` (`HF_TOKEN
 `HF_HUB_OFFLINE`), so earlier downloads are found, and a download that breaks off is resumed.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from transformer_zoo import trees
+from transformer_zoo import json_files, trees
 from transformer_zoo.checkpoints import formats
 
 TOKENIZERS = (
@@ -75,21 +74,20 @@ def resolve(
     raise formats.no_weights(f"{repo} on {constants.ENDPOINT}", files)
 
 
-def modules(folder: Path) -> dict[str, str]:
-    """The modules of a sentence-transformers model in their order: folder within this one -> name of the class.
+def modules(folder: Path) -> list[tuple[str, str]]:
+    """The modules of a sentence-transformers model in their order, each with its folder within this one and its class.
 
     Raises:
         ValueError: the file is no list of modules, or a module's folder is outside this one.
     """
     file = folder / MODULES
-    try:
-        found = {
-            module["path"].rstrip("/"): module["type"].rpartition(".")[2] for module in json.loads(file.read_bytes())
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is not a list of modules, each with its path and type: {error}") from error
-    if outside := [path for path in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
-        raise ValueError(f"{file} names folders outside its own: {', '.join(outside)}")
+    found = []
+    for i, module in enumerate(json_files.read(file, list)):
+        if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("path", "type")):
+            raise ValueError(f"{file}: module {i} is not an object with the texts path and type")
+        found.append((module["path"].rstrip("/"), module["type"]))
+    if outside := [path for path, _ in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
+        raise ValueError(f"{file} names folders outside its own: {json_files.excerpt(', '.join(outside))}")
     return found
 
 

@@ -214,6 +214,16 @@ class Tokenizer:
         """The id of a token in the vocabulary's own spelling, or None."""
         return self._backend.id_of(token)
 
+    def lower_cased(self) -> "Tokenizer":
+        """The same tokenizer with texts put in lower case first, save for the special tokens that they spell out.
+
+        Raises:
+            ValueError: a tokenizer that is not one of the `tokenizers` library.
+        """
+        if not isinstance(self._backend, _Library):
+            raise ValueError(f"texts are put in lower case for a tokenizer.json or a vocab.txt, not for {self.kind}")
+        return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages)
+
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides."""
         directory = Path(directory)
@@ -505,7 +515,6 @@ def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[
     lines = contents[0].decode().split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     vocab = {token.rstrip("\r"): i for i, token in enumerate(lines)}
-    words = [token for token in vocab if not (token.startswith("[") and token.endswith("]"))]
     usual = {role: f"[{role.upper()}]" for role in ("unk", "cls", "sep", "pad", "mask")}
     if "[CLS]" not in vocab and "<s>" in vocab:
         usual |= {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>"}
@@ -518,8 +527,7 @@ def _from_wordpiece(contents: list[bytes], config: dict, added: dict) -> "tuple[
         clean_text=True,
         handle_chinese_chars=config.get("tokenize_chinese_chars", True),
         strip_accents=config.get("strip_accents"),
-        # Where nothing says so, the vocabulary tells: one with capitals was made of cased text.
-        lowercase=config.get("do_lower_case", not any(word != word.lower() for word in words)),
+        lowercase=config.get("do_lower_case", True),  # by default also for a vocabulary with capitals, as its library
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
@@ -669,6 +677,12 @@ class _Library:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= {f"{role}_token": token for role, token in roles.items()}
         return {"tokenizer.json": self.serialized, "tokenizer_config.json": _json(config)}
+
+    def lower_cased(self) -> "_Library":
+        tokenizer = tokenizers.Tokenizer.from_str(self.serialized.decode())
+        others = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
+        return _Library(tokenizer.to_str())
 
     def __reduce__(self) -> tuple:
         return _Library, (self.serialized.decode(),)
