@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import transformer_zoo as zoo
+from transformer_zoo import embedding
 from transformer_zoo.__main__ import main
-from transformer_zoo.checkpoints import safetensors
+from transformer_zoo.checkpoints import safetensors, sentence_modules
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.embedding import Embedder, load_embedder
 from transformer_zoo.pretrained import Bundle, from_config, save_pretrained
@@ -26,6 +28,10 @@ TEXTS = [
 SIZES = {
     "vocab_size": 90, "max_position_embeddings": 40, "hidden_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "intermediate_size": 24,
+}  # fmt: skip
+BART = {
+    "vocab_size": 64, "max_position_embeddings": 40, "d_model": 4, "encoder_layers": 1, "decoder_layers": 1,
+    "encoder_attention_heads": 1, "decoder_attention_heads": 1, "encoder_ffn_dim": 4, "decoder_ffn_dim": 4,
 }  # fmt: skip
 MODES = {
     "cls": "pooling_mode_cls_token",
@@ -68,7 +74,7 @@ def published(
 
 def hidden(bundle: Bundle, text: str, length: int = 30) -> np.ndarray:
     """[T, D] of one text alone, truncated to `length` tokens."""
-    ids = bundle.tokenizer.encode(text.strip(), template=True).ids
+    ids = bundle.tokenizer.encode(text, template=True, special=True).ids
     ids = ids if len(ids) <= length else np.append(ids[: length - 1], ids[-1])
     row = {"tokens_BT": np.pad(ids, (0, 40 - len(ids)))[None], "valid_BT": np.arange(40)[None] < len(ids)}
     return np.asarray(families.apply(bundle.model, bundle.params, **row).hidden_BTD)[0, : len(ids)]
@@ -93,15 +99,22 @@ def test_poolings(bundle: Bundle, tmp_path: Path):
     np.testing.assert_allclose(embedder(TEXTS), expected, rtol=0, atol=2e-6)
 
 
-def test_how_poolings_are_asked_for(bundle: Bundle, tmp_path: Path):
-    for mode, switch in MODES.items():
-        pool = {MODES["mean"]: False, "include_prompt": True, switch: True}
-        assert load_embedder(published(tmp_path, bundle, pool=pool)).poolings == (mode,)
-    for named in ("lasttoken+mean", ["lasttoken", "mean"]):
-        assert load_embedder(published(tmp_path, bundle, pool={"pooling_mode": named})).poolings == (
-            "mean",
-            "lasttoken",
-        )
+def test_how_poolings_are_asked_for(tmp_path: Path):
+    """By one switch each, of which the file's order does not matter; or by a list, of which it does."""
+    for pool, expected in (
+        *(({MODES["mean"]: False, "include_prompt": True, switch: True}, (mode,)) for mode, switch in MODES.items()),
+        ({MODES["lasttoken"]: True, MODES["cls"]: True}, ("cls", "lasttoken")),
+        ({MODES["mean"]: False}, ("mean",)),
+        ({"word_embedding_dimension": 16}, ("mean",)),
+        ({"pooling_mode": "lasttoken+mean"}, ("lasttoken", "mean")),
+        ({"pooling_mode": ["mean_sqrt_len_tokens", "lasttoken", "mean", "cls"], MODES["max"]: True},
+         ("mean_sqrt_len", "lasttoken", "mean", "cls")),
+        ({"pooling_mode": "max", "embedding_dimension": 16}, ("max",)),
+    ):  # fmt: skip
+        write(tmp_path, "config.json", pool)
+        assert sentence_modules.of_pooling(tmp_path) == {"poolings": expected, "counts_prompt": True}
+    write(tmp_path, "config.json", {"include_prompt": False})
+    assert sentence_modules.of_pooling(tmp_path) == {"poolings": ("mean",), "counts_prompt": False}
 
 
 @pytest.mark.parametrize(("encoder", "bias"), [("", True), ("0_Transformer", False)])
@@ -110,7 +123,11 @@ def test_modules(bundle: Bundle, tmp_path: Path, encoder: str, bias: bool):
     draw = np.random.default_rng(0)
     weight, shift = draw.normal(size=(5, 16)).astype(np.float32), draw.normal(size=5).astype(np.float32)
     kind = "torch.nn.modules.activation.Tanh"
-    write(root / "2_Dense", "config.json", {"in_features": 16, "bias": bias, "activation_function": kind})
+    write(
+        root / "2_Dense",
+        "config.json",
+        {"in_features": 16, "out_features": 5, "bias": bias, "activation_function": kind},
+    )
     safetensors.write_folder(root / "2_Dense", {"linear.weight": weight} | ({"linear.bias": shift} if bias else {}))
     vectors = np.tanh(np.stack([hidden(bundle, text).mean(0) for text in TEXTS]) @ weight.T + bias * shift)
     embedder = load_embedder(root)
@@ -122,10 +139,13 @@ def test_modules(bundle: Bundle, tmp_path: Path, encoder: str, bias: bool):
 def test_batches(bundle: Bundle):
     """Of any size, in any order: the same vectors, from few programs."""
     embedder = Embedder(bundle=bundle, max_length=40)
+    embedding._program.clear_cache()
     texts = [" ".join(["door", "window", "open"][i % 3 :][:2] * (i % 23)) for i in range(70)]
     vectors = embedder(texts, batch_size=8)
     assert vectors.dtype == np.float32 and vectors.shape == (70, 16)
-    assert embedder._program._cache_size() == 3  # rows of 16, 32 and 40 tokens
+    assert embedding._program._cache_size() == 3  # rows of 16, 32 and 40 tokens
+    np.testing.assert_array_equal(zoo.embed(Embedder(bundle=bundle, max_length=40), texts, batch_size=8), vectors)
+    assert embedding._program._cache_size() == 3  # another embedder of the same model compiles nothing
     order = np.random.default_rng(0).permutation(70)
     np.testing.assert_allclose(embedder([texts[i] for i in order], batch_size=8), vectors[order], atol=2e-6)
     np.testing.assert_allclose(embedder(texts[41:42])[0], vectors[41], atol=2e-6)
@@ -136,22 +156,31 @@ def test_prompts(bundle: Bundle, tmp_path: Path):
     prompts = {"prompts": {"query": "open: ", "document": ""}, "default_prompt_name": "query"}
     root = published(tmp_path / "whole", bundle, **prompts)
     embedder = load_embedder(root)
-    expected = np.stack([hidden(bundle, "open: " + text.strip()).mean(0) for text in TEXTS])
+    expected = np.stack([hidden(bundle, "open: " + text).mean(0) for text in TEXTS])
     np.testing.assert_allclose(embedder(TEXTS), expected, atol=2e-6)
     plain = np.stack([hidden(bundle, text).mean(0) for text in TEXTS])
     np.testing.assert_allclose(embedder(TEXTS, prompt="document"), plain, atol=2e-6)
-    with pytest.raises(ValueError, match="there is no prompt 'querry': known are query, document"):
+    np.testing.assert_array_equal(embedder(TEXTS, prompt_text="open: "), embedder(TEXTS))
+    np.testing.assert_array_equal(embedder(TEXTS, prompt_text=""), embedder(TEXTS, prompt="document"))
+    message = "there is no prompt 'querry': known are query, document; any other text is given as prompt_text"
+    with pytest.raises(ValueError, match=message):
         embedder(TEXTS, prompt="querry")
+    with pytest.raises(ValueError, match="prompt='query' and prompt_text='': give one of them"):
+        embedder(TEXTS, prompt="query", prompt_text="")
 
-    without = published(tmp_path / "without", bundle, pool={MODES["mean"]: True, "include_prompt": False}, **prompts)
+    pool = {"pooling_mode": ["cls", "mean"], "include_prompt": False}
+    without = published(tmp_path / "without", bundle, pool=pool, **prompts)
     skipped = len(bundle.tokenizer.encode("open:")) + 1  # [CLS] goes with the prompt, [SEP] closes the text
-    expected = np.stack([hidden(bundle, "open: " + text.strip())[skipped:].mean(0) for text in TEXTS])
+    counted = [hidden(bundle, "open: " + text)[skipped:] for text in TEXTS]
+    expected = np.stack([np.concatenate([x[0], x.mean(0)]) for x in counted])  # the first token that counts
     np.testing.assert_allclose(load_embedder(without)(TEXTS), expected, atol=2e-6)
 
 
 def test_lower_case_and_lengths(bundle: Bundle, tmp_path: Path):
     small = load_embedder(published(tmp_path / "small", bundle, lower_case=True))
-    np.testing.assert_array_equal(small(["The DOOR"]), small(["the door"]))
+    np.testing.assert_array_equal(small(["The DOOR [SEP]"]), small(["the door [SEP]"]))
+    sep, read = bundle.tokenizer.sep_id, lambda text: list(small._tokens([text])[0])
+    assert [read(text).count(sep) for text in ("a [SEP]", "a [sep]")] == [2, 1]
     as_is = load_embedder(published(tmp_path / "as is", bundle))
     assert np.abs(as_is(["The DOOR"]) - as_is(["the door"])).max() > 1e-3
     for stated, of_tokenizer, expected in ((8, 512, 8), (None, 12, 12), (None, 10**30, 40), (512, 512, 40)):
@@ -171,7 +200,8 @@ def test_any_other_encoder(bundle: Bundle, tmp_path: Path):
     assert len(warned) == 1 and embedder.max_length == 40
     expected = np.stack([hidden(bundle, text, 40).mean(0) for text in TEXTS])
     np.testing.assert_allclose(embedder(TEXTS), expected, atol=2e-6)
-    np.testing.assert_array_equal(load_embedder(bundle)(TEXTS), embedder(TEXTS))
+    with pytest.warns(UserWarning, match="a model by itself has no modules.json"):
+        np.testing.assert_array_equal(zoo.embed(bundle, TEXTS), embedder(TEXTS))
 
 
 def test_bfloat16(bundle: Bundle, tmp_path: Path):
@@ -183,31 +213,184 @@ def test_bfloat16(bundle: Bundle, tmp_path: Path):
 
 
 def test_what_is_refused(bundle: Bundle, tmp_path: Path):
-    embedder = load_embedder(bundle)
-    with pytest.raises(TypeError, match="give a list"):
-        embedder("one text")
-    with pytest.raises(FileNotFoundError, match="no tokenizer"):
-        load_embedder(Bundle(bundle.model, bundle.params, bundle.config))
-    with pytest.raises(ValueError, match="2_LSTM: a module 'LSTM' is not known: known are Dense"):
-        load_embedder(published(tmp_path / "lstm", bundle, "LSTM"))
-    with pytest.raises(ValueError, match="1_Pooling pools by nothing: known are cls, max"):
-        load_embedder(published(tmp_path / "nothing", bundle, pool={MODES["mean"]: False}))
-    with pytest.raises(ValueError, match="1_Pooling pools by median: known are cls, max"):
-        load_embedder(published(tmp_path / "median", bundle, pool={"pooling_mode_median": True}))
-    for modules, message in (
-        ([{"path": "../other", "type": "x.Transformer"}], "names folders outside its own: ../other"),
-        ([{"path": "/etc", "type": "x.Transformer"}], "names folders outside its own: /etc"),
-        ({"path": ""}, "is an object of 1, where a list is expected"),
-        ([{"path": 3, "type": "x.Transformer"}], "is not a list of modules, each with its path and type"),
-        ([], "has nothing: the first module must be a Transformer, and the second a Pooling"),
-        (
-            [{"path": "", "type": "x.CLIPModel"}, {"path": "1", "type": "x.Pooling"}],
-            "has CLIPModel, Pooling: the first",
-        ),
+    embedder = Embedder(bundle=bundle, max_length=40)
+    for texts, options, message in (
+        ("one text", {}, "give a list"),
+        (["a", 3], {}, "text 1 is of the type int: give a list of strings"),
+        (["a"], {"batch_size": 0}, "batch_size=0: it counts texts"),
+        (["a"], {"truncate_dim": 17}, "truncate_dim=17: the vectors have 16 numbers"),
+        (["a"], {"precision": "int8"}, "a single vector has no ranges"),
+        (["a"], {"precision": "int4"}, "there is no precision 'int4': choose among float32, "),
+        (["a"], {"precision": "int8", "ranges": np.zeros((2, 3))}, r"ranges must be \[2, 16\]: these are \[2, 3\]"),
+        (["\ud800"], {}, "text 0 has a lone surrogate"),
     ):
-        write(tmp_path, "modules.json", modules)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, TypeError), match=message):
+            embedder(texts, **options)
+    with pytest.raises(FileNotFoundError, match="no tokenizer"):
+        Embedder(bundle=Bundle(bundle.model, bundle.params, bundle.config), max_length=40)
+    with pytest.raises(ValueError, match="max_length is 2: 2 special tokens leave no room for a text"):
+        Embedder(bundle=bundle, max_length=2)
+    bart = from_config("bart", BART)
+    with pytest.raises(ValueError, match="bart reads a source and writes a target"):
+        Embedder(bundle=bart.replace(tokenizer=bundle.tokenizer), max_length=40)
+
+
+POOL = {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+BERT = {"path": "", "type": "sentence_transformers.models.Transformer"}
+FAULTS = (
+    ("modules.json", {"path": ""}, "modules.json is an object of 1, where a list is expected"),
+    ("modules.json", [BERT, "x"], "modules.json: module 1 is not an object with the texts path and type"),
+    ("modules.json", [BERT, {"path": "x"}], "modules.json: module 1 is not an object with the texts path and type"),
+    ("modules.json", [BERT | {"path": "../other"}], "names folders outside its own: ../other"),
+    ("modules.json", [BERT | {"path": "/etc"}], "names folders outside its own: /etc"),
+    (
+        "modules.json",
+        [],
+        "has nothing: the first module must be a Transformer of sentence-transformers",
+    ),
+    ("modules.json", [BERT | {"type": "custom.Transformer"}, POOL], "has custom.Transformer, Pooling: the first"),
+    ("modules.json", [BERT, POOL, POOL | {"path": "2_x", "type": "y" * 999}], "2_x: a module 'yyyy"),
+    ("modules.json", [BERT, POOL, BERT | {"path": "2_x"}], "2_x: a module 'Transformer' is not known: known are Dense"),
+    ("1_Pooling/config.json", {"pooling_mode_median": True}, "config.json pools by median: known are cls, max"),
+    ("1_Pooling/config.json", {"pooling_mode": []}, "config.json pools by nothing: known are cls, max"),
+    ("1_Pooling/config.json", {"pooling_mode_max_tokens": "x"}, "max_tokens is a text .'x'., where true or false is"),
+    ("sentence_bert_config.json", {"max_seq_length": 0}, "config.json: the longest text has 0 tokens"),
+    ("sentence_bert_config.json", {"max_seq_length": "8"}, "max_seq_length is a text .'8'., where a whole number is"),
+    ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "task is 'fill-mask', and only 'feature-extr"),
+    ("tokenizer_config.json", {"model_max_length": -1}, "tokenizer_config.json: the longest text has -1 tokens"),
+    ("config_sentence_transformers.json", {"prompts": {"a": 1}}, "prompts: a is a whole number"),
+    ("config_sentence_transformers.json", {"default_prompt_name": "a"}, "there is no prompt 'a': known are none"),
+    ("config_sentence_transformers.json", {"similarity_fn_name": "l2"}, "similarity_fn_name is 'l2': choose among"),
+    ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim is 0: it counts numbers of a vector"),
+)
+
+
+def test_each_fault_of_a_folder_is_one_error_that_names_it(bundle: Bundle, tmp_path: Path):
+    published(tmp_path, bundle, length=None)
+    (tmp_path / "sentence_bert_config.json").unlink()
+    for name, settings, message in FAULTS:
+        kept = (tmp_path / name).read_bytes() if (tmp_path / name).is_file() else None
+        write(tmp_path, name, settings)
+        with pytest.raises(ValueError, match=message) as raised:
             load_embedder(tmp_path)
+        assert str(tmp_path) in str(raised.value) and len(str(raised.value)) < 600
+        (tmp_path / name).unlink() if kept is None else (tmp_path / name).write_bytes(kept)
+    write(tmp_path, "1_Pooling/config.json", {"include_prompt": True, "heads": 3})
+    with pytest.warns(UserWarning, match="config.json has settings that are not known and not used: heads"):
+        load_embedder(tmp_path)
+
+
+TORCH = {  # of -30, -2.5, -1, -0.2, 0, 0.3, 0.9, 2, 4, 30, as torch.nn computes them
+    "Identity": [-30, -2.5, -1, -0.2, 0, 0.3, 0.9, 2, 4, 30],
+    "Tanh": [-1, -0.9866143, -0.7615942, -0.1973753, 0, 0.2913126, 0.7162979, 0.9640276, 0.9993293, 1],
+    "Sigmoid": [9.357624e-14, 0.07585818, 0.2689414, 0.450166, 0.5, 0.5744425, 0.7109495, 0.880797, 0.9820138, 1],
+    "LogSigmoid": [-30, -2.57889, -1.313262, -0.7981389, -0.6931472, -0.5543552, -0.3411539,
+        -0.126928, -0.01814993, -9.357623e-14],
+    "ReLU": [0, 0, 0, 0, 0, 0.3, 0.9, 2, 4, 30],
+    "ReLU6": [0, 0, 0, 0, 0, 0.3, 0.9, 2, 4, 6],
+    "LeakyReLU": [-0.3, -0.025, -0.01, -0.002, 0, 0.3, 0.9, 2, 4, 30],
+    "ELU": [-1, -0.917915, -0.6321205, -0.1812692, 0, 0.3, 0.9, 2, 4, 30],
+    "CELU": [-1, -0.917915, -0.6321205, -0.1812692, 0, 0.3, 0.9, 2, 4, 30],
+    "SELU": [-1.758099, -1.613786, -1.111331, -0.3186893, 0, 0.3152103, 0.9456309, 2.101402, 4.202804, 31.52103],
+    "GELU": [-0, -0.01552418, -0.1586553, -0.08414806, 0, 0.1853734, 0.7343459, 1.9545, 3.999874, 30],
+    "SiLU": [-2.807287e-12, -0.1896455, -0.2689414, -0.0900332, 0, 0.1723328, 0.6398545, 1.761594, 3.928055, 30],
+    "Mish": [-2.807287e-12, -0.1968162, -0.3034014, -0.1071448, 0, 0.2080014, 0.7612059, 1.943959, 3.997413, 30],
+    "Softplus": [9.357623e-14, 0.07888974, 0.3132617, 0.5981389, 0.6931472, 0.8543553, 1.241154,
+        2.126928, 4.01815, 30],
+    "Softsign": [-0.9677419, -0.7142857, -0.5, -0.1666667, 0, 0.2307692, 0.4736842, 0.6666667, 0.8, 0.9677419],
+    "Hardtanh": [-1, -1, -1, -0.2, 0, 0.3, 0.9, 1, 1, 1],
+    "Hardsigmoid": [0, 0.08333334, 0.3333333, 0.4666667, 0.5, 0.55, 0.65, 0.8333333, 1, 1],
+    "Hardswish": [-0, -0.2083333, -0.3333333, -0.09333333, 0, 0.165, 0.585, 1.666667, 4, 30],
+    "Tanhshrink": [-29, -1.513386, -0.2384058, -0.002624676, 0, 0.008687377, 0.1837021, 1.035972, 3.000671, 29],
+    "Softmax": [4.124672e-14, 0.03618159, 0.1621546, 0.3608818, 0.440782, 1.263146e-13,
+        2.301603e-13, 6.9144e-13, 5.109089e-12, 1],
+}  # fmt: skip
+
+
+def test_layers(tmp_path: Path):
+    """Dense with each activation, a residual and LayerNorm: what torch computes of two rows."""
+    rows = np.array([[-30.0, -2.5, -1.0, -0.2, 0.0], [0.3, 0.9, 2.0, 4.0, 30.0]], np.float32)
+    config = {"in_features": 5, "out_features": 5, "bias": False}
+    safetensors.write_folder(tmp_path, {"linear.weight": np.eye(5, dtype=np.float32)})
+    assert set(TORCH) == set(sentence_modules.ACTIVATIONS)
+    for name, expected in TORCH.items():
+        write(tmp_path, "config.json", config | {"activation_function": f"torch.nn.modules.activation.{name}"})
+        (dense,) = sentence_modules.layers([("Dense", tmp_path)], 5)
+        np.testing.assert_allclose(dense(rows), np.reshape(expected, (2, 5)), rtol=2e-6, atol=2e-7, err_msg=name)
+    write(tmp_path, "config.json", config | {"use_residual": True})
+    (dense,) = sentence_modules.layers([("Dense", tmp_path)], 5)
+    np.testing.assert_allclose(dense(rows), np.tanh(rows) + rows, rtol=1e-6)
+
+    narrow = tmp_path / "narrow"
+    write(narrow, "config.json", config | {"out_features": 2, "use_residual": True})
+    weight, other = np.arange(20, dtype=np.float32).reshape(2, 2, 5) / 100
+    safetensors.write_folder(narrow, {"linear.weight": weight, "residual.weight": other})
+    norm = tmp_path / "norm"
+    write(norm, "config.json", {"dimension": 2})
+    scale, shift = np.array([[2.0, 3.0], [0.5, -1.0]], np.float32)
+    safetensors.write_folder(norm, {"norm.weight": scale, "norm.bias": shift})
+    modules = [("Dense", narrow), ("LayerNorm", norm)]
+    dense, layer_norm = sentence_modules.layers(modules, 5)
+    hidden_B2 = np.tanh(rows @ weight.T) + rows @ other.T
+    np.testing.assert_allclose(dense(rows), hidden_B2, rtol=1e-6)
+    centred = hidden_B2 - hidden_B2.mean(1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * scale + shift
+    np.testing.assert_allclose(layer_norm(hidden_B2), expected, rtol=1e-5)
+
+    for settings, message in (
+        ({"in_features": 4}, "config.json: in_features is 4, and the vectors before it have 5 numbers"),
+        ({"out_features": 10**7}, r"linear.weight has the shape \(2, 5\), and config.json asks for \(10000000, 5\)"),
+        ({"out_features": None}, "config.json lacks out_features"),
+        ({"bias": True}, "narrow holds linear.weight, residual.weight; expected are linear.bias, linear.weight"),
+        (
+            {"activation_function": "torch.nn.PReLU"},
+            "the activation 'torch.nn.PReLU' is not known: known are",
+        ),
+        ({"activation_function": "os.Tanh"}, "the activation 'os.Tanh' is not known"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name is 'token_embeddings', and only 'sentence_emb"),
+    ):
+        write(narrow, "config.json", config | {"out_features": 2, "use_residual": True} | settings)
+        with pytest.raises(ValueError, match=message):
+            sentence_modules.layers(modules, 5)
+
+
+def test_sizes_and_precisions(bundle: Bundle, tmp_path: Path):
+    """A folder's own size, another one in a call; then normalized, then quantized."""
+    root = published(tmp_path, bundle, truncate_dim=6, similarity_fn_name="dot")
+    embedder, texts = load_embedder(root), TEXTS * 20
+    full = embedder(texts, truncate_dim=16)
+    assert embedder.width == 6 and full.shape == (120, 16)
+    np.testing.assert_array_equal(embedder(texts), full[:, :6])
+    units = full[:, :9] / np.linalg.norm(full[:, :9], axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder(texts, truncate_dim=9, normalize_embeddings=True), units, rtol=1e-6)
+    np.testing.assert_allclose(embedder.similarity(full, full[:3]), full @ full[:3].T, rtol=1e-6)
+    ranges = np.array([full.min(0), full.max(0)]) / 2
+    for precision, options in (
+        ("float16", {}), ("binary", {}), ("ubinary", {}), ("int8", {}), ("uint8", {}), ("int8", {"ranges": ranges}),
+    ):  # fmt: skip
+        found = embedder(texts, truncate_dim=16, precision=precision, **options)
+        expected = zoo.quantize_embeddings(full, precision, **options)
+        assert found.dtype == {"binary": "int8", "ubinary": "uint8"}.get(precision, precision)
+        np.testing.assert_array_equal(found, expected)
+        assert embedder([], precision=precision).shape == (0, 1 if "binary" in precision else 6)
+
+
+def test_special_tokens_in_texts(bundle: Bundle):
+    """They are read, as sentence-transformers reads them, or are ordinary characters."""
+    embedder = Embedder(bundle=bundle, max_length=40)
+    sep = bundle.tokenizer.sep_id
+    read, plain = (embedder._tokens(["a [SEP] door"], special)[0] for special in (True, False))
+    assert list(read).count(sep) == 2 and list(plain).count(sep) == 1
+    np.testing.assert_allclose(embedder(["a [SEP] door"])[0], hidden(bundle, "a [SEP] door").mean(0), atol=2e-6)
+    assert np.abs(embedder(["a [SEP] door"], special=False) - embedder(["a [SEP] door"])).max() > 1e-3
+
+
+def test_truncation_on_the_left(bundle: Bundle, tmp_path: Path):
+    root = published(tmp_path, bundle, length=6)
+    write(root, "tokenizer_config.json", {"truncation_side": "left"})
+    whole = bundle.tokenizer.encode(TEXTS[3], template=True).ids
+    (row,) = load_embedder(root)._tokens(TEXTS[3:4])
+    np.testing.assert_array_equal(row, [whole[0], *whole[-5:]])
 
 
 def test_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -13,7 +13,7 @@ from transformer_zoo import registry
 PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
 LEVELS = (
-    ("trees", "pages", "json_files"),
+    ("trees", "pages", "json_files", "vectors"),
     ("sharding", "hugging_face"),
     ("nn", "published"),
     ("models",),

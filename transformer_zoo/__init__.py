@@ -18,6 +18,8 @@ _MODULES = {
     "Bundle": "pretrained",
     "load_embedder": "embedding",
     "Embedder": "embedding",
+    "embed": "embedding",
+    "quantize_embeddings": "vectors",
     "train": "loop",
     "evaluate": "evaluation.source",
     "generate": "generation.generate",

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -198,9 +198,19 @@ class Embed:
     output: Path | None = None
     """The file for the vectors, a numpy array [texts, width]. None: they are printed."""
     similar: bool = False
-    """Print for each text the most similar other text and their cosine similarity, instead of the vectors."""
+    """Print for each text the most similar other text and their similarity, by default the cosine, instead of the
+    vectors."""
     prompt: str | None = None
     """The name of the model's prompt to put before each text, such as query."""
+    prompt_text: str | None = None
+    """Any other text to put before each text, instead of --prompt."""
+    truncate_dim: int | None = None
+    """Keep this many of the first numbers of each vector. None: as many as the model says, or else all."""
+    normalize_embeddings: bool = False
+    """Divide each vector by its length."""
+    precision: Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"] = "float32"
+    """The type of the numbers. int8 and uint8 divide the range of each number over these texts into 256 steps; binary
+    and ubinary keep the signs, eight to a number."""
     dtype: str | None = None
     """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
@@ -212,21 +222,28 @@ class Embed:
 
         if (self.input is None) == (not self.texts):
             raise ValueError("give texts, or --input with a file that has one text a line")
-        texts = self.texts if self.input is None else self.input.read_text(encoding="utf-8").splitlines()
+        texts = self.texts if self.input is None else _lines(self.input)
         if self.similar and len(texts) < 2:
             raise ValueError("--similar compares texts: give at least two")
+        if self.similar and self.precision not in ("float32", "float16"):
+            raise ValueError(f"--similar compares float vectors: leave out --precision {self.precision}")
+        if self.output is not None and not self.output.parent.is_dir():
+            raise FileNotFoundError(f"--output {self.output}: there is no folder {self.output.parent}")
         model = _load(self.name, self.dtype) if names.is_run(self.name) else self.name
         embedder = load_embedder(model, dtype=self.dtype or "float32")
-        vectors_ND = embedder(texts, prompt=self.prompt)
+        vectors_ND = embedder(
+            texts, prompt=self.prompt, prompt_text=self.prompt_text, truncate_dim=self.truncate_dim,
+            normalize_embeddings=self.normalize_embeddings, precision=self.precision,
+        )  # fmt: skip
         if self.output is not None:
             with self.output.open("wb") as file:  # numpy adds .npy to a name that lacks it
                 np.save(file, vectors_ND)
             print(f"{self.output} holds {len(vectors_ND)} vectors of {vectors_ND.shape[1]} numbers")
         if self.similar:
-            units_ND = vectors_ND / np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
-            cosines_NN = units_ND @ units_ND.T - 2 * np.eye(len(texts))
-            for text, nearest, cosines_N in zip(texts, cosines_NN.argmax(axis=1), cosines_NN):
-                print(f"{cosines_N[nearest]:.3f}  {text}  ~  {texts[nearest]}")
+            scores_NN = embedder.similarity(vectors_ND, vectors_ND)
+            np.fill_diagonal(scores_NN, -np.inf)
+            for text, nearest, scores_N in zip(texts, scores_NN.argmax(axis=1), scores_NN):
+                print(f"{scores_N[nearest]:.3f}  {text}  ~  {texts[nearest]}")
         elif self.output is None:
             for vector_D in vectors_ND:
                 print(" ".join(f"{x:.6g}" for x in vector_D))
@@ -325,6 +342,23 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8, or is empty.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = error.object[error.start]
+        raise ValueError(f"{file} is not text in UTF-8: byte {error.start} is {found:#04x}") from None
+    if not text:
+        raise ValueError(f"{file} is empty")
+    return text.removesuffix("\n").split("\n")  # `splitlines` would also split at other characters
 
 
 def _load(name: str, dtype: str | None) -> Any:

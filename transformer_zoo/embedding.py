@@ -2,27 +2,25 @@
 
 import dataclasses
 import functools
-import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import names
-from transformer_zoo.checkpoints import formats, hub
-from transformer_zoo.nn import Compute, checks, pooling
-from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo import json_files, names, registry, vectors
+from transformer_zoo.checkpoints import hub, sentence_modules
+from transformer_zoo.checkpoints.sentence_modules import Layer
+from transformer_zoo.data.tokenizers import ROLES, Tokenizer
+from transformer_zoo.nn import Compute, checks
+from transformer_zoo.nn.pooling import POOLINGS, pool
 from transformer_zoo.pretrained import Bundle, choose_compute, from_pretrained
 
 SHORTEST = 16  # length of the shortest rows that a program is compiled for; each next one is twice as long
-
-# Each makes one vector of the vectors of a row's tokens; several poolings are concatenated in this order.
-POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,11 +30,13 @@ class Embedder:
     bundle: Bundle
     """The encoder."""
     poolings: tuple[str, ...] = ("mean",)
-    """The `POOLINGS` that are applied to its hidden states."""
-    layers: tuple[Callable[[jax.Array], jax.Array], ...] = ()
+    """The `POOLINGS` that are applied to its hidden states, in the order of their concatenation."""
+    layers: tuple[Layer, ...] = ()
     """Functions of the pooled vectors [B, E], applied one after the other."""
     max_length: int
-    """Tokens of a text, special tokens included; longer texts are truncated at the end."""
+    """Tokens of a text, special tokens included; longer texts are truncated."""
+    truncation_side: Literal["left", "right"] = "right"
+    """Where a text that is too long is cut off."""
     lower_case: bool = False
     """Whether texts are put in lower case before they are tokenized."""
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -44,39 +44,85 @@ class Embedder:
     prompt: str | None = None
     """The name of the prompt that is used by default."""
     counts_prompt: bool = True
-    """Whether the tokens of a prompt count in means and maxima."""
+    """Whether the tokens of a prompt, with the special ones before it, are pooled."""
+    truncate_dim: int | None = None
+    """The size of the vectors by default: the first numbers are kept. None: all of them."""
+    similarity_fn_name: str = "cosine"
+    """How its vectors are compared: one of `vectors.SIMILARITIES`."""
 
     def __post_init__(self) -> None:
         if self.bundle.tokenizer is None:
             raise FileNotFoundError("the model has no tokenizer, which an embedder of texts needs")
+        if registry.is_encoder_decoder(self.bundle.config):
+            family = registry.family_of(self.bundle.config)
+            raise ValueError(f"{family} reads a source and writes a target: an embedder needs a model that only reads")
         if not self.poolings or not set(self.poolings) <= set(POOLINGS):
             raise ValueError(f"the poolings are {', '.join(self.poolings)!r}: choose among {', '.join(POOLINGS)}")
+        if self.truncation_side not in ("left", "right"):
+            raise ValueError(f"truncation_side is {self.truncation_side!r}: it is left or right")
+        if self.prompt is not None:
+            self._prefix(self.prompt, None)
+        if self.truncate_dim is not None and self.truncate_dim < 1:
+            raise ValueError(f"truncate_dim is {self.truncate_dim}: it counts numbers of a vector, at least 1")
+        if self.similarity_fn_name not in vectors.SIMILARITIES:
+            known = ", ".join(vectors.SIMILARITIES)
+            raise ValueError(f"similarity_fn_name is {self.similarity_fn_name!r}: choose among {known}")
+        frame = len(self._tokenizer.encode("", template=True))
+        if self.max_length <= frame:
+            raise ValueError(f"max_length is {self.max_length}: {frame} special tokens leave no room for a text")
 
-    def __call__(self, texts: Sequence[str], *, prompt: str | None = None, batch_size: int = 32) -> np.ndarray:
-        """The vectors of texts, float32[N, D]. A text's vector does not depend on the other texts.
+    def __call__(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str | None = None,
+        prompt_text: str | None = None,
+        batch_size: int = 32,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        precision: str = "float32",
+        ranges: Any = None,
+        special: bool = True,
+    ) -> np.ndarray:
+        """The vectors of texts, [N, D]. A text's vector does not depend on the other texts.
 
         Rows are sorted by length and padded to one of a few lengths, so that few programs are compiled.
 
         Args:
-            texts: white space at their ends is removed; they may be empty.
+            texts: taken as they are, white space included; they may be empty.
             prompt: the name of the prompt to put before each text. None: `self.prompt`.
+            prompt_text: any other text to put before each text, instead of a prompt's name; "" for none at all.
             batch_size: texts in a batch.
+            truncate_dim: keep this many of the first numbers of a vector. None: `self.truncate_dim`.
+            normalize_embeddings: divide each vector, truncated as it is, by its length.
+            precision: `float32`, `float16`, `int8`, `uint8`, `binary` or `ubinary`, as `quantize_embeddings` makes
+                them.
+            ranges: [2, D], the least and the greatest value of each number, for int8 and uint8. None: those of
+                these vectors.
+            special: read special tokens where a text spells them out; otherwise they are ordinary characters.
 
         Raises:
-            TypeError: a single text instead of a list.
-            ValueError: an unknown prompt, or a text that is not valid Unicode.
+            TypeError: a single text instead of a list, or something that is no text.
+            ValueError: an unknown prompt or precision, a number out of its range, or a text that is not valid Unicode.
         """
         if isinstance(texts, str):
             raise TypeError("texts is a single string: give a list of texts")
-        name = self.prompt if prompt is None else prompt
-        if name is not None and name not in self.prompts:
-            raise ValueError(f"there is no prompt {name!r}: known are {', '.join(self.prompts) or 'none'}")
-        prefix = "" if name is None else self.prompts[name]
-        rows = self._tokens([prefix + text.strip() for text in texts])
-        # Tokenized alone, the prompt is followed by the special token that ends a sequence, which does not count.
-        skipped = 0 if self.counts_prompt or not prefix else len(self._tokens([prefix.strip()])[0]) - 1
+        texts = list(texts)
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {i} is of the type {type(text).__name__}: give a list of strings")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: it counts texts, at least 1")
+        if truncate_dim is not None and not 1 <= truncate_dim <= self._full_width:
+            raise ValueError(f"truncate_dim={truncate_dim}: the vectors have {self._full_width} numbers")
+        D = truncate_dim or self.width
+        vectors_ND = np.zeros((len(texts), D), np.float32)
+        # Refuses before anything is computed. A single vector has no ranges of its own.
+        vectors.quantize_embeddings(vectors_ND[: len(texts) == 1], precision, ranges=ranges)
+        prefix = self._prefix(prompt, prompt_text)
+        rows = self._tokens([prefix + text for text in texts], special)
+        skipped = 0 if self.counts_prompt or not prefix else self._prompt_tokens(prefix, special)
 
-        vectors_ND = np.zeros((len(rows), self.width), np.float32)
         order = np.argsort([len(row) for row in rows], kind="stable")
         B = min(batch_size, 1 << max(len(rows) - 1, 0).bit_length())
         for chunk in (order[i : i + B] for i in range(0, len(order), B)):
@@ -85,65 +131,109 @@ class Embedder:
             for row, i in enumerate(chunk):
                 tokens_BT[row, : len(rows[i])], valid_BT[row, : len(rows[i])] = rows[i], True
             counted_BT = valid_BT & (np.arange(T) >= skipped)
-            vectors_ND[chunk] = self._program(self.bundle.params, tokens_BT, valid_BT, counted_BT)[: len(chunk)]
-        return vectors_ND
+            vectors_BE = self._program(self.bundle.params, tokens_BT, valid_BT, counted_BT)
+            vectors_ND[chunk] = np.asarray(vectors_BE)[: len(chunk), :D]
+        if normalize_embeddings:
+            vectors_ND = vectors.normalize(vectors_ND)
+        return vectors.quantize_embeddings(vectors_ND, precision, ranges=ranges)
 
-    @functools.cached_property
+    def similarity(self, vectors_ND: Any, others_MD: Any) -> np.ndarray:
+        """The similarity of each vector to each of the others by `self.similarity_fn_name`, float32[N, M].
+
+        Raises:
+            ValueError: vectors of unequal sizes.
+        """
+        return vectors.similarity(vectors_ND, others_MD, self.similarity_fn_name)
+
+    @property
     def width(self) -> int:
         """D, the size of a vector."""
+        return min(self._full_width, self.truncate_dim or self._full_width)
+
+    @functools.cached_property
+    def _full_width(self) -> int:
         row = jax.ShapeDtypeStruct((1, 1), jnp.int32), *[jax.ShapeDtypeStruct((1, 1), jnp.bool_)] * 2
         return jax.eval_shape(self._program, self.bundle.params, *row).shape[-1]
 
-    def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+    @property
+    def _program(self) -> Callable[..., jax.Array]:
+        return functools.partial(_program, model=self.bundle.model, poolings=self.poolings, layers=self.layers)
+
+    def _prefix(self, prompt: str | None, prompt_text: str | None) -> str:
+        """What is put before each text."""
+        if prompt_text is not None:
+            if prompt is not None:
+                raise ValueError(f"prompt={prompt!r} and prompt_text={prompt_text!r}: give one of them")
+            return prompt_text
+        name = self.prompt if prompt is None else prompt
+        if name is None:
+            return ""
+        if name not in self.prompts:
+            known = ", ".join(self.prompts) or "none"
+            raise ValueError(f"there is no prompt {name!r}: known are {known}; any other text is given as prompt_text")
+        return self.prompts[name]
+
+    def _prompt_tokens(self, prefix: str, special: bool) -> int:
+        """The tokens of a prompt, with the special ones before it and without the one that ends a sequence."""
+        (row,) = self._tokens([prefix], special)
+        return len(row) - (len(row) > 0 and row[-1] in [getattr(self._tokenizer, f"{role}_id") for role in ROLES])
+
+    def _tokens(self, texts: Sequence[str], special: bool = True) -> list[np.ndarray]:
         """The tokens of each text with its special tokens, truncated to `max_length`."""
-        texts = [text.lower() for text in texts] if self.lower_case else list(texts)
         rows = []
-        for number, encoding in enumerate(self.bundle.tokenizer.encode_batch(texts, template=True)):
-            room = max(self.max_length - int((encoding.texts < 0).sum()), 0)
-            rows.append(np.delete(encoding.ids, np.flatnonzero(encoding.texts >= 0)[room:]))
+        for number, encoding in enumerate(self._tokenizer.encode_batch(texts, template=True, special=special)):
+            of_text = np.flatnonzero(encoding.texts >= 0)
+            excess = max(len(encoding) - self.max_length, 0)
+            cut = of_text[:excess] if self.truncation_side == "left" else of_text[len(of_text) - excess :]
+            rows.append(np.delete(encoding.ids, cut))
             if rows[-1].size:  # compiled programs check nothing
                 checks.check_ids(rows[-1][None], self.bundle.config.vocab_size, f"text {number}", "the vocabulary")
         return rows
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return self.bundle.tokenizer.lower_cased() if self.lower_case else self.bundle.tokenizer
 
     def _length(self, tokens: int) -> int:
         """The padded length of a row with this number of tokens."""
         return min(max(SHORTEST, 1 << max(tokens - 1, 0).bit_length()), self.max_length)
 
-    @functools.cached_property
-    def _program(self) -> Callable[..., jax.Array]:
-        @jax.jit
-        def program(params: Any, tokens_BT: Any, valid_BT: Any, counted_BT: Any) -> jax.Array:
-            hidden_BTD = self.bundle.model.apply({"params": params}, tokens_BT, valid_BT=valid_BT).hidden_BTD
-            pooled = [_pooled(name, hidden_BTD, valid_BT, counted_BT) for name in self.poolings]
-            vectors_BE = jnp.concatenate(pooled, axis=-1).astype(jnp.float32)
-            for layer in self.layers:
-                vectors_BE = layer(vectors_BE)
-            return vectors_BE
 
-        return program
+# One for all embedders, so that a second embedder of the same model compiles nothing.
+@functools.partial(jax.jit, static_argnames=("model", "poolings", "layers"))
+def _program(
+    params: Any, tokens_BT: Any, valid_BT: Any, counted_BT: Any,
+    *, model: nn.Module, poolings: tuple[str, ...], layers: tuple[Layer, ...],
+) -> jax.Array:  # fmt: skip
+    hidden_BTD = model.apply({"params": params}, tokens_BT, valid_BT=valid_BT).hidden_BTD
+    pooled = [pool(name, hidden_BTD, counted_BT) for name in poolings]
+    vectors_BE = jnp.concatenate(pooled, axis=-1).astype(jnp.float32)
+    for layer in layers:
+        vectors_BE = layer(vectors_BE)
+    return vectors_BE
 
 
-def _pooled(name: str, hidden_BTD: jax.Array, valid_BT: jax.Array, counted_BT: jax.Array) -> jax.Array:
-    match name:
-        case "cls":
-            return pooling.first(hidden_BTD, valid_BT)
-        case "max":
-            return pooling.largest(hidden_BTD, counted_BT)
-        case "mean":
-            return pooling.mean(hidden_BTD, counted_BT)
-        case "mean_sqrt_len":
-            return pooling.mean(hidden_BTD, counted_BT, power=0.5)
-        case "weightedmean":
-            return pooling.mean(hidden_BTD, counted_BT * jnp.arange(1, counted_BT.shape[1] + 1))
-        case "lasttoken":
-            return pooling.last(hidden_BTD, valid_BT)
-    raise ValueError(f"there is no pooling {name!r}")
+def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Sequence[str], **settings: Any) -> np.ndarray:
+    """The vectors of texts, [N, D]: `load_embedder(model)(texts, **settings)`. To embed more texts later, keep the
+    embedder.
+
+    Args:
+        model: an embedder, or what `load_embedder` takes.
+        texts: the texts; they may be empty.
+        **settings: as in a call of an `Embedder`: prompt, prompt_text, batch_size, truncate_dim, normalize_embeddings,
+            precision, ranges, special.
+
+    Raises:
+        TypeError, ValueError: as a call of an `Embedder`; and the errors of `load_embedder`.
+    """
+    embedder = model if isinstance(model, Embedder) else load_embedder(model)
+    return embedder(texts, **settings)
 
 
 def load_embedder(
     name: str | os.PathLike[str] | Bundle, *, dtype: str = "float32", revision: str | None = None
 ) -> Embedder:
-    """The embedder of a folder or a repository of sentence-transformers. For any other encoder, the mean of the hidden
+    """The embedder of a folder or a repository of sentence-transformers. For any other model, the mean of the hidden
     states, with a warning.
 
     Args:
@@ -152,101 +242,49 @@ def load_embedder(
         revision: branch, tag or commit of the hub's repository.
 
     Raises:
-        FileNotFoundError: a module's weights or the tokenizer are missing.
-        ValueError: an unknown module, or an unknown setting of a module.
+        FileNotFoundError: a module's settings or weights, or the tokenizer, are missing.
+        ValueError: an unknown module, a setting that is not known or not supported, or weights that do not fit.
         PermissionError, ConnectionError: as `from_pretrained`.
     """
     if isinstance(name, Bundle):
+        _warn_of_mean("a model by itself")
         return Embedder(bundle=name, max_length=name.config.max_length)
     compute = choose_compute(None, dtype, dtype)
     root = names.folder(name, revision, weights=False)
     if not (root / hub.MODULES).is_file():
-        warnings.warn(
-            f"{name} has no {hub.MODULES}, which describes the vector of a text: it will be the mean over its "
-            "tokens, for which the model may not have been trained",
-            stacklevel=2,
-        )
+        _warn_of_mean(name)
         bundle = _encoder(name, compute, revision)
-        return Embedder(bundle=bundle, max_length=bundle.config.max_length)
+        return Embedder(bundle=bundle, **sentence_modules.of_encoder(root, bundle.config.max_length))
 
-    modules = hub.modules(root)
-    kinds = list(modules.values())
-    if len(kinds) < 2 or kinds[0] not in ENCODERS or kinds[1] != "Pooling":
-        raise ValueError(
-            f"{root / hub.MODULES} has {', '.join(kinds) or 'nothing'}: the first module must be a Transformer, and "
-            "the second a Pooling"
-        )
-    for folder, kind in list(modules.items())[2:]:
-        if kind not in LAYERS:
-            raise ValueError(f"{root / folder}: a module {kind!r} is not known: known are {', '.join(LAYERS)}")
-    root = names.folder(name, revision, weights="" in modules, folders=[folder for folder in modules if folder])
-    folders = [root / folder for folder in modules]
-    bundle = _encoder(folders[0], compute)
-    text, pool, own = (
-        _settings(folders[0], "sentence_*_config.json"), _settings(folders[1]),
-        _settings(root, "config_sentence_transformers.json"),
-    )  # fmt: skip
-    longest = text.get("max_seq_length") or _settings(folders[0], "tokenizer_config.json").get("model_max_length")
-    return Embedder(
-        bundle=bundle,
-        poolings=_poolings(pool, folders[1]),
-        layers=tuple(_layer(kind, folder) for kind, folder in zip(kinds[2:], folders[2:])),
-        max_length=int(min(longest or bundle.config.max_length, bundle.config.max_length)),
-        lower_case=bool(text.get("do_lower_case")),
-        prompts=own.get("prompts") or {},
-        prompt=own.get("default_prompt_name"),
-        counts_prompt=pool.get("include_prompt", True),
+    modules = sentence_modules.read(root)
+    inside = [folder for folder, _ in modules]
+    root = names.folder(name, revision, weights="" in inside, folders=[folder for folder in inside if folder])
+    modules = [(kind, root / folder) for folder, kind in modules]
+    encoder = modules[0][1]
+    config = names.describe(encoder, published=True).config
+    pooling = sentence_modules.of_pooling(modules[1][1])
+    fields = {
+        **sentence_modules.of_model(root),
+        **sentence_modules.of_encoder(encoder, config.max_length),
+        **pooling,
+        "layers": sentence_modules.layers(modules[2:], config.width * len(pooling["poolings"])),
+    }
+    bundle = _encoder(encoder, compute)
+    try:
+        return Embedder(bundle=bundle, **fields)
+    except ValueError as error:
+        raise ValueError(f"{root}: {json_files.excerpt(error, 400)}") from None
+
+
+def _warn_of_mean(name: Any) -> None:
+    warnings.warn(
+        f"{name} has no {hub.MODULES}, which describes the vector of a text: it will be the mean over its tokens, for "
+        "which the model may not have been trained",
+        stacklevel=3,
     )
-
-
-ENCODERS = ("Transformer", "BERT", "RoBERTa", "DistilBERT", "ALBERT")  # the first module, and its older names
-LAYERS = ("Dense", "Dropout", "Normalize")
 
 
 def _encoder(name: str | os.PathLike[str], compute: Compute, revision: str | None = None) -> Bundle:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".* has no pooler/")  # it is not used
         return from_pretrained(name, task="base", compute=compute, revision=revision)
-
-
-def _settings(folder: Path, pattern: str = "config.json") -> dict[str, Any]:
-    """The settings in a module's file; none if there is no such file."""
-    file = next(iter(sorted(folder.glob(pattern))), None)
-    return {} if file is None else json.loads(file.read_bytes())
-
-
-def _poolings(settings: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
-    """A module's poolings, from one switch each or from a list of names."""
-    named = settings.get("pooling_mode")
-    if named is None:
-        named = [key.removeprefix("pooling_mode_") for key, on in settings.items() if on and key.startswith("pooling_")]
-    named = named.split("+") if isinstance(named, str) else named
-    named = {name if name in POOLINGS else name.removesuffix("s").removesuffix("_token") for name in named}
-    if not named or not named <= set(POOLINGS):
-        raise ValueError(f"{folder} pools by {', '.join(sorted(named)) or 'nothing'}: known are {', '.join(POOLINGS)}")
-    return tuple(name for name in POOLINGS if name in named)
-
-
-def _layer(kind: str, folder: Path) -> Callable[[jax.Array], jax.Array]:
-    """The function of vectors that one of `LAYERS` computes."""
-    match kind:
-        case "Normalize":
-            return lambda vectors_BE: (
-                vectors_BE / jnp.maximum(jnp.linalg.norm(vectors_BE, axis=-1, keepdims=True), 1e-12)
-            )
-        case "Dense":
-            return _dense(folder)
-    return lambda vectors_BE: vectors_BE  # dropout, which is only for training
-
-
-def _dense(folder: Path) -> Callable[[jax.Array], jax.Array]:
-    settings, tensors = _settings(folder), formats.read_folder(folder)
-    expected = {"linear.weight", "linear.bias"} if settings.get("bias", True) else {"linear.weight"}
-    if tensors.keys() != expected:
-        raise ValueError(f"{folder} holds {', '.join(sorted(tensors))}; expected are {', '.join(sorted(expected))}")
-    name = str(settings.get("activation_function", "Tanh")).rpartition(".")[2].lower()
-    activations = ACTIVATIONS | {"identity": lambda x: x, "sigmoid": jax.nn.sigmoid}
-    if name not in activations:
-        raise ValueError(f"{folder} has the activation {name!r}: known are {', '.join(activations)}")
-    weight_FE, bias_F = (np.asarray(tensors.get(f"linear.{key}", 0), np.float32) for key in ("weight", "bias"))
-    return lambda vectors_BE: activations[name](vectors_BE @ weight_FE.T + bias_F)

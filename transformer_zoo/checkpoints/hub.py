@@ -80,21 +80,20 @@ def resolve(
     raise formats.no_weights(f"{repo} on {constants.ENDPOINT}", files)
 
 
-def modules(folder: Path) -> dict[str, str]:
-    """The modules of a sentence-transformers model in their order: folder within this one -> name of the class.
+def modules(folder: Path) -> list[tuple[str, str]]:
+    """The modules of a sentence-transformers model in their order, each with its folder within this one and its class.
 
     Raises:
         ValueError: the file is no list of modules, or a module's folder is outside this one.
     """
     file = folder / MODULES
-    found = {}
-    for module in json_files.read(file, list):
-        where, kind = (module.get(key) for key in ("path", "type")) if isinstance(module, dict) else (None, None)
-        if not isinstance(where, str) or not isinstance(kind, str):
-            raise ValueError(f"{file} is not a list of modules, each with its path and type")
-        found[where.rstrip("/")] = kind.rpartition(".")[2]
-    if outside := [path for path in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
-        raise ValueError(f"{file} names folders outside its own: {json_files.excerpt(', '.join(outside), 200)}")
+    found = []
+    for i, module in enumerate(json_files.read(file, list)):
+        if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("path", "type")):
+            raise ValueError(f"{file}: module {i} is not an object with the texts path and type")
+        found.append((module["path"].rstrip("/"), module["type"]))
+    if outside := [path for path, _ in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
+        raise ValueError(f"{file} names folders outside its own: {json_files.excerpt(', '.join(outside))}")
     return found
 
 

@@ -253,6 +253,16 @@ class Tokenizer:
         """The id of a token in the vocabulary's own spelling, or None."""
         return self._backend.id_of(token)
 
+    def lower_cased(self) -> "Tokenizer":
+        """The same tokenizer with texts put in lower case first, save for the special tokens that they spell out.
+
+        Raises:
+            ValueError: a tokenizer that is not one of the `tokenizers` library.
+        """
+        if not isinstance(self._backend, _Library):
+            raise ValueError(f"texts are put in lower case for a tokenizer.json or a vocab.txt, not for {self.kind}")
+        return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages)
+
     def save(self, directory: str | Path) -> None:
         """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides."""
         directory = Path(directory)
@@ -1005,6 +1015,12 @@ class _Library:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         config |= {f"{role}_token": token for role, token in roles.items()}
         return {"tokenizer.json": self.serialized, "tokenizer_config.json": _json(config)}
+
+    def lower_cased(self) -> "_Library":
+        tokenizer = tokenizers.Tokenizer.from_str(self.serialized.decode())
+        others = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
+        return _Library(tokenizer.to_str())
 
     def __reduce__(self) -> tuple:
         return _Library, (self.serialized.decode(),)

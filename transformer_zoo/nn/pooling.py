@@ -3,6 +3,31 @@
 import jax
 import jax.numpy as jnp
 
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")
+"""The poolings of sentence-transformers, in the order in which it concatenates several of them by default."""
+
+
+def pool(name: str, hidden_BTD: jax.Array, counted_BT: jax.Array) -> jax.Array:
+    """One of `POOLINGS` over the tokens that count: [B, D].
+
+    Raises:
+        ValueError: an unknown pooling.
+    """
+    match name:
+        case "cls":
+            return first(hidden_BTD, counted_BT)
+        case "max":
+            return largest(hidden_BTD, counted_BT)
+        case "mean":
+            return mean(hidden_BTD, counted_BT)
+        case "mean_sqrt_len":
+            return mean(hidden_BTD, counted_BT, power=0.5)
+        case "weightedmean":
+            return mean(hidden_BTD, counted_BT * jnp.arange(1, counted_BT.shape[1] + 1))
+        case "lasttoken":
+            return last(jnp.where(counted_BT[..., None], hidden_BTD, 0), counted_BT)  # zero where none counts
+    raise ValueError(f"there is no pooling {name!r}: choose among {', '.join(POOLINGS)}")
+
 
 def first(hidden_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
     """The hidden state of the first real token: [B, D]. None: all tokens are real."""
