@@ -220,7 +220,7 @@ def test_an_empty_prompt_starts_a_text(case, tokenizer):
         return
     new = generate(m, [[tokenizer.bos_id]], max_new_tokens=6)[0]
     assert generate(m, "", max_new_tokens=6) == module.decode_text(tokenizer, new, [tokenizer.eos_id])
-    tokenizer = dataclasses.make_dataclass("NoStart", [("bos_id", object, None)])()
+    tokenizer = dataclasses.make_dataclass("NoStart", [("bos_id", object, None), ("before_text", tuple, ())])()
     with pytest.raises(ValueError, match="prompt 0 is empty"):
         generate(dataclasses.replace(m, tokenizer=tokenizer), "", max_new_tokens=6)
 

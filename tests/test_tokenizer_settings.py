@@ -440,6 +440,10 @@ def test_damaged_vocabularies(tmp_path, bpe):
     for name, content in (
         ("tokenizer.json", json.dumps(data | {"pre_tokenizer": {"type": "X" * 10**6}}).encode()),
         ("tokenizer.json", json.dumps(data | {"model": data["model"] | {"vocab": {"a": 2**31}}}).encode()),
+        (
+            "tokenizer.json",
+            json.dumps(data | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}).encode(),
+        ),
         ("tokenizer.json", b"\xff" * 100),
         ("vocab.json", b'{"a": "b"}'),
         ("vocab.json", b'{"a": 0, "b": 0}'),
@@ -453,6 +457,27 @@ def test_damaged_vocabularies(tmp_path, bpe):
         with pytest.raises(ValueError, match=f"{name} is not a tokenizer that can be read") as error:
             Tokenizer.load(folder)
         assert len(str(error.value)) < 1000
+
+
+def test_errors_of_the_library_are_named(tmp_path):
+    model = {"type": "WordPiece", "unk_token": "[X]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}
+    bare = library.Tokenizer(library.models.WordPiece({"a": 0}, unk_token="a"))
+    data = json.loads(bare.to_str()) | {"model": model | {"vocab": {"a": 0}}}
+    tokenizer = Tokenizer.load(written(tmp_path / "a", tokenizer__json=data))
+    assert tokenizer.encode("a").ids.tolist() == [0]
+    for read in (tokenizer.encode, lambda text: tokenizer.encode_bytes([text])):
+        with pytest.raises(ValueError, match=r"the tokenizers library failed, .* Missing \[X?U?N?K?\] token"):
+            read("b")
+
+
+def test_a_template_that_settings_contradict_is_followed_and_said(tmp_path, bpe):
+    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "add_bos_token": True}
+    folder = written(tmp_path / "a", tokenizer__json=json.loads(bpe._backend.serialized), tokenizer_config__json=config)
+    with pytest.warns(
+        UserWarning, match="sets add_bos_token to true, and the template of tokenizer.json does not add it"
+    ):
+        tokenizer = Tokenizer.load(folder)
+    assert tokenizer.encode("a", template=True).ids.tolist() == tokenizer.encode("a").ids.tolist()
 
 
 def test_a_line_too_many_is_named(tmp_path):
