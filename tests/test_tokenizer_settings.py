@@ -12,10 +12,12 @@ import tokenizers as library
 from test_seq2seq_tokenizers import T5_IDS, marian_table, model_file, written
 from test_tokenizers import SENTENCES
 
-from transformer_zoo import from_config
+from transformer_zoo import evaluate, from_config
 from transformer_zoo.data.packing import PackedTexts
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.embedding import Embedder
 from transformer_zoo.generation import generate
+from transformer_zoo.models import gpt2
 
 WORDS = [
     "[PAD]",
@@ -32,6 +34,7 @@ WORDS = [
     "文",
     "中文",
 ]
+SMALL = {"max_length": 16, "width": 8, "num_layers": 1, "num_heads": 1}
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
@@ -98,7 +101,7 @@ def test_training_reads_special_tokens_in_text(bpe):
 
 def test_prompts_have_the_frame_of_their_tokenizer(tmp_path, bpe):
     """What a template puts behind a text would end it, and is left out."""
-    m = from_config("gpt2", "gpt2").replace(params={})
+    m = from_config("gpt2", gpt2.Config(vocab_size=400, **SMALL))
     prompt = bpe.encode("Hello").ids.tolist()
     data = json.loads(bpe._backend.serialized)
     say = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
@@ -218,6 +221,21 @@ def test_byt5_has_the_sentinels_and_tokens_of_its_settings(tmp_path):
     ((ids, counts),) = tokenizer.encode_bytes(["é{x<go>"])
     assert ids.tolist() == encoding.ids.tolist() and counts.tolist() == [1, 1, 1, 1, 4]
     assert tokenizer.encode("a </s> b").ids.tolist() == [100, 1, 101]
+
+
+def test_a_token_that_the_model_lacks_is_an_error_where_it_is_met(tmp_path, bpe):
+    config = {"additional_special_tokens": ["<new>"]}
+    folder = written(tmp_path / "a", tokenizer__json=json.loads(bpe._backend.serialized), tokenizer_config__json=config)
+    m = from_config("gpt2", gpt2.Config(vocab_size=bpe.vocab_size, **SMALL)).replace(tokenizer=Tokenizer.load(folder))
+    (tmp_path / "a.txt").write_text("the <new> code")
+    message = f"is {bpe.vocab_size}, outside of the vocabulary"
+    assert len(generate._encode(m, ["the code"], None)[0])
+    with pytest.raises(ValueError, match=message):
+        m.generate("the <new> code", max_new_tokens=2)
+    with pytest.raises(ValueError, match=message):
+        Embedder(bundle=m, max_length=8)._tokens(["the code", "<new>"])
+    with pytest.raises(ValueError, match=message):
+        evaluate(m, source=f"text:{tmp_path}/*.txt", split="all", length=8, batch_size=1)
 
 
 # ---- the class of a tokenizer ---------------------------------------------------------------------------------------
@@ -438,12 +456,16 @@ def test_damaged_settings(name, content, message, tmp_path, bpe):
 def test_damaged_vocabularies(tmp_path, bpe):
     data = json.loads(bpe._backend.serialized)
     for name, content in (
-        ("tokenizer.json", json.dumps(data | {"pre_tokenizer": {"type": "X" * 10**6}}).encode()),
+        ("tokenizer.json", json.dumps(data | {"pre_tokenizer": {"type": "X" * 10**5}}).encode()),
         ("tokenizer.json", json.dumps(data | {"model": data["model"] | {"vocab": {"a": 2**31}}}).encode()),
+        (
+            "tokenizer.json",
+            json.dumps(data | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}).encode(),
+        ),
         ("tokenizer.json", b"\xff" * 100),
         ("vocab.json", b'{"a": "b"}'),
         ("vocab.json", b'{"a": 0, "b": 0}'),
-        ("spiece.model", b"nothing" * 10**5),
+        ("spiece.model", b"nothing" * 10**4),
         ("vocab.txt", b"\xff"),
     ):
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
@@ -453,6 +475,27 @@ def test_damaged_vocabularies(tmp_path, bpe):
         with pytest.raises(ValueError, match=f"{name} is not a tokenizer that can be read") as error:
             Tokenizer.load(folder)
         assert len(str(error.value)) < 1000
+
+
+def test_errors_of_the_library_are_named(tmp_path):
+    model = {"type": "WordPiece", "unk_token": "[X]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 9}
+    bare = library.Tokenizer(library.models.WordPiece({"a": 0}, unk_token="a"))
+    data = json.loads(bare.to_str()) | {"model": model | {"vocab": {"a": 0}}}
+    tokenizer = Tokenizer.load(written(tmp_path / "a", tokenizer__json=data))
+    assert tokenizer.encode("a").ids.tolist() == [0]
+    for read in (tokenizer.encode, lambda text: tokenizer.encode_bytes([text])):
+        with pytest.raises(ValueError, match=r"the tokenizers library failed, .* Missing \[X?U?N?K?\] token"):
+            read("b")
+
+
+def test_a_template_that_settings_contradict_is_followed_and_said(tmp_path, bpe):
+    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "add_bos_token": True}
+    folder = written(tmp_path / "a", tokenizer__json=json.loads(bpe._backend.serialized), tokenizer_config__json=config)
+    with pytest.warns(
+        UserWarning, match="sets add_bos_token to true, and the template of tokenizer.json does not add it"
+    ):
+        tokenizer = Tokenizer.load(folder)
+    assert tokenizer.encode("a", template=True).ids.tolist() == tokenizer.encode("a").ids.tolist()
 
 
 def test_a_line_too_many_is_named(tmp_path):

