@@ -316,7 +316,7 @@ def mixed(count: int) -> list[str]:
 def test_order_batches_and_programs(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
     """A text's result does not depend on the others; a long list has batches of one size and few programs."""
     m, texts = bundle(tokenizer, "sequence-classification", labels=("yes", "no")), mixed(70)
-    monkeypatch.setattr(prediction, "CHUNK", 16)
+    monkeypatch.setattr(engine, "CHUNK", 16)
     found = zoo.predict(m, texts, batch_size=8)
     assert program_of(m.model, prediction.reader_of(m))._cache_size() == 2  # rows of 16 and of 24 tokens
     scores = lambda results: [result["score"] for result in results]
@@ -325,6 +325,10 @@ def test_order_batches_and_programs(tokenizer: Tokenizer, monkeypatch: pytest.Mo
     np.testing.assert_allclose(scores(again), np.array(scores(found))[order], atol=1e-6)
     assert abs(zoo.predict(m, texts[41])["score"] - found[41]["score"]) < 1e-6
     assert zoo.predict(m, []) == []
+    with pytest.raises(ValueError, match=r"inputs\[70\]: text is empty"):
+        zoo.predict(m.replace(params={}), [*texts, ""])
+    with pytest.raises(ValueError, match="text 6 has a lone surrogate"):  # before anything is computed
+        zoo.predict(m.replace(params={}), [*texts, "\ud800"])
 
 
 @pytest.mark.parametrize("limit", [24, 384, 512, 1024, 2048, 8192, 100_000])

@@ -33,6 +33,7 @@ CLASSES = {
     "AutoConfig": "from_pretrained(name).config",
     "AutoTokenizer": "load_tokenizer(name)",
     "SentenceTransformer": "load_embedder(name)",
+    "pipeline": "predict(m, inputs)",
     "Trainer": "train(run)",
 }
 """Classes, and the function to call instead. The names are prefixes: `AutoModelForCausalLM` is an `AutoModel`."""

@@ -88,7 +88,7 @@ def pairs() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     ("problem", "classes"),
-    [(None, 3), ("multi_label_classification", 3), ("regression", 1), (None, 1), ("single_label_classification", 5)],
+    [(None, 3), ("multi_label_classification", 3), ("regression", 1)],
 )
 def test_sequence_classification(tmp_path: Path, family: Any, problem: str | None, classes: int):
     m, theirs = published(tmp_path, family, "SequenceClassification", num_labels=classes, problem_type=problem)
@@ -137,11 +137,14 @@ def test_question_answering(tmp_path: Path, family: Any):
     m, theirs = published(tmp_path, family, "QuestionAnswering")
     given = [{"question": question, "context": context} for question, context in pairs()]
     given += [{"question": "Who?", "context": context} for context in LONG]
+    compared = 0
     for no_answer in (False, True):
         for one, found in zip(given, zoo.predict(m, given, overlap=20, no_answer=no_answer), strict=True):
             expected, close = best_answer(theirs, family[1], **one, no_answer=no_answer)
             if not close:
                 assert_same(found, expected)
+                compared += 1
+    assert compared > 1.8 * len(given)
 
 
 def best_answer(

@@ -1,7 +1,7 @@
 """Runs rows of all lengths through a program, in batches of one size and of few lengths."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ Outputs = dict[str, np.ndarray]
 
 SHORTEST = 16  # length of the shortest rows that a program is compiled for; each next one is twice as long
 PROGRAMS = 8  # lengths for which programs are compiled, at most, where the model limits the length
+CHUNK = 512  # inputs that are sorted by length together
 
 
 def run(
@@ -46,6 +47,16 @@ def padded_length(tokens: int, limit: int | None) -> int:
         return max(SHORTEST, power_of_two(tokens))
     shortest = max(SHORTEST, power_of_two(limit) >> (PROGRAMS - 1))
     return min(max(shortest, power_of_two(tokens)), limit)
+
+
+def batch_size_for(rows: int, inputs: int, largest: int) -> int:
+    """Rows in a batch: the largest number, or a smaller one for a few rows. All chunks of inputs have the same."""
+    return largest if inputs > CHUNK else min(largest, power_of_two(rows))
+
+
+def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """The items, `CHUNK` at a time."""
+    return (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
 
 
 def power_of_two(number: int) -> int:

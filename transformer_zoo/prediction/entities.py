@@ -47,7 +47,7 @@ class Entities(RowReader):
         texts, length = [i.fields["text"] for i in inputs], self.length(m)
         found = []
         for one, encoding in zip(inputs, encode(m, texts, [None] * len(texts))):
-            room = len(encoding) if length is None else length
+            room = len(encoding) + 1 if length is None else length
             overlap = min(self.overlap, max(room - int((encoding.texts < 0).sum()) - 1, 0))
             kept = list(windows(encoding, 0, room, overlap))
             if len(kept) > 1 and self.aggregation == "none":

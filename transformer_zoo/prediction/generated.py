@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformer_zoo.generation.generate import generate
-from transformer_zoo.prediction.engine import power_of_two
+from transformer_zoo.prediction.engine import batch_size_for, chunks
 from transformer_zoo.prediction.reader import Input, Reader
 
 
@@ -25,17 +25,20 @@ class GeneratedTexts(Reader):
 
     required = ("text",)
 
-    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
-        texts, length = [i.fields["text"] for i in inputs], self.length(m)
-        sizes = [len(e) for e in m.tokenizer.encode_batch(texts, special=True, template=True)]
-        for one, size in zip(inputs, sizes):
-            if length is not None and size > length:
-                raise one.error(f"has {size} tokens, and the model {length} positions: shorten the text")
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
+        length, sized = self.length(m), []
+        for some in chunks(inputs):
+            texts = [one.fields["text"] for one in some]
+            for one, encoding in zip(some, m.tokenizer.encode_batch(texts, special=True, template=True)):
+                if length is not None and len(encoding) > length:
+                    raise one.error(f"has {len(encoding)} tokens, and the model {length} positions: shorten the text")
+                sized.append((len(encoding), one.fields["text"]))
         settings = {field.name: getattr(self, field.name) or None for field in dataclasses.fields(self)}
-        size = batch_size if full else min(batch_size, power_of_two(len(texts)))
-        written, order = [""] * len(texts), sorted(range(len(texts)), key=sizes.__getitem__)
-        for batch in (order[i : i + size] for i in range(0, len(order), size)):
-            new = generate(m, [texts[i] for i in batch + batch[-1:] * (size - len(batch))], **settings)
-            for i, text in zip(batch, new):
-                written[i] = text if isinstance(text, str) else text[0]
-        yield from ({"generated_text": text} for text in written)
+        for some in chunks(sized):
+            size = batch_size_for(len(some), len(inputs), batch_size)
+            written, order = [""] * len(some), sorted(range(len(some)), key=lambda i: some[i][0])
+            for batch in (order[i : i + size] for i in range(0, len(order), size)):
+                new = generate(m, [some[i][1] for i in batch + batch[-1:] * (size - len(batch))], **settings)
+                for i, text in zip(batch, new):
+                    written[i] = text if isinstance(text, str) else text[0]
+            yield from ({"generated_text": text} for text in written)

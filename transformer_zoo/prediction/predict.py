@@ -23,8 +23,6 @@ READERS: dict[str, type[Reader]] = {
     "seq2seq-lm": GeneratedTexts,
 }
 
-CHUNK = 1024  # inputs that are sorted by length together
-
 
 def predict(m: Any, inputs: Any, *, batch_size: int = 32, **settings: Any) -> Any:
     """What a model answers to texts, by its task.
@@ -88,8 +86,11 @@ def reader_of(m: Any, **settings: Any) -> Reader:
 
 
 def results(m: Any, reader: Reader, inputs: Sequence[Input], *, batch_size: int = 32) -> Iterator[Any]:
-    """The results of checked inputs, in their order; of as many inputs at a time as are sorted together."""
+    """The results of checked inputs, in their order, computed as they are asked for.
+
+    Raises:
+        ValueError: an input that the model cannot read, before any result.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-    for start in range(0, len(inputs), CHUNK):
-        yield from reader.results(m, inputs[start : start + CHUNK], batch_size, full=len(inputs) > CHUNK)
+    return reader.results(m, inputs, batch_size)

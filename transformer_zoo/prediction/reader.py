@@ -39,6 +39,8 @@ class Example:
     rows: Sequence[Row]
     about: Any = None
     """What else the reader needs to make a result."""
+    shortened: bool = False
+    """Tokens at its end are left out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,13 +63,9 @@ class Reader(abc.ABC):
                 raise ValueError(f"{field.name} is {value!r}: expected a value like {field.default!r}")
 
     @abc.abstractmethod
-    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
-        """The results of inputs, as plain JSON, in their order.
-
-        Args:
-            batch_size: rows at a time.
-            full: all batches have this size; otherwise a smaller one that suffices.
-        """
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
+        """The results of inputs, as plain JSON, in their order. What is wrong with an input is an error before the
+        first result."""
 
     @property
     def text_field(self) -> str:
@@ -133,17 +131,24 @@ class RowReader(Reader):
     def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> Any:
         """The result for an input, given the outputs of its rows."""
 
-    def results(self, m: Any, inputs: Sequence[Input], batch_size: int, full: bool) -> Iterator[Any]:
-        examples = self.examples(m, inputs)
+    def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
+        length = self.length(m)
+        examples = [example for some in engine.chunks(inputs) for example in self.examples(m, some)]
         for example in examples:
             for row in example.rows:
                 check_ids(row["tokens_BT"][None], m.config.vocab_size, example.input.name, "the model's vocabulary")
-        rows = [row for example in examples for row in example.rows]
-        size = batch_size if full else min(batch_size, engine.power_of_two(len(rows)))
-        params = jax.tree.map(jnp.asarray, m.params)
-        outputs = iter(engine.run(program_of(m.model, self), params, rows, size, self.length(m)))
-        for example in examples:
-            yield self.result(m, example, list(itertools.islice(outputs, len(example.rows))))
+        if count := sum(example.shortened for example in examples):
+            warnings.warn(
+                f"{count} of {len(inputs)} inputs are longer than the model's {length} tokens: their ends are left out",
+                stacklevel=2,
+            )
+        program, params = program_of(m.model, self), jax.tree.map(jnp.asarray, m.params)
+        for some in engine.chunks(examples):
+            rows = [row for example in some for row in example.rows]
+            size = engine.batch_size_for(len(rows), len(inputs), batch_size)
+            outputs = iter(engine.run(program, params, rows, size, length))
+            for example in some:
+                yield self.result(m, example, list(itertools.islice(outputs, len(example.rows))))
 
 
 @functools.lru_cache(maxsize=16)
@@ -170,17 +175,10 @@ def row(encoding: Encoding, kept: np.ndarray | slice = slice(None), **others: np
     return {"tokens_BT": encoding.ids[kept], "segments_BT": encoding.segments[kept], **others}
 
 
-def cut(encodings: Sequence[Encoding], length: int | None) -> list[np.ndarray]:
+def shorten(encodings: Sequence[Encoding], length: int | None) -> list[np.ndarray]:
     """The tokens that are kept of each text: those that exceed the length are cut off the end, of a pair from the
-    longer text. A warning says how many texts were cut."""
-    kept = [np.arange(len(e)) if length is None else shortened(e, length) for e in encodings]
-    shorter = sum(len(some) < len(e) for some, e in zip(kept, encodings))
-    if shorter:
-        warnings.warn(
-            f"{shorter} of {len(kept)} inputs are longer than the model's {length} tokens: their ends are left out",
-            stacklevel=2,
-        )
-    return kept
+    longer text."""
+    return [np.arange(len(e)) if length is None else shortened(e, length) for e in encodings]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

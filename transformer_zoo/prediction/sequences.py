@@ -1,13 +1,14 @@
 """Whole texts: their classes, whether one follows the other, and which of several continues them."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, cut, encode, row, softmax
+from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, shorten, softmax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,10 @@ class TextLabels(RowReader):
 
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         encodings = encode(m, *zip(*((i.fields["text"], i.fields.get("text_pair")) for i in inputs)))
-        kept = cut(encodings, self.length(m))
-        return [Example(one, [row(e, some)]) for one, e, some in zip(inputs, encodings, kept)]
+        kept = shorten(encodings, self.length(m))
+        return [
+            Example(one, [row(e, some)], shortened=len(some) < len(e)) for one, e, some in zip(inputs, encodings, kept)
+        ]
 
     def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         return {"logits_BC": read(model, params, batch).logits}
@@ -73,8 +76,13 @@ class Choices(RowReader):
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         pairs = [(i.fields["text"], choice) for i in inputs for choice in i.fields["choices"]]
         encodings = encode(m, *zip(*pairs))
-        rows = iter([row(e, some) for e, some in zip(encodings, cut(encodings, self.length(m)))])
-        return [Example(i, [next(rows) for _ in i.fields["choices"]]) for i in inputs]
+        parts = zip(encodings, shorten(encodings, self.length(m)))
+        found = []
+        for one in inputs:
+            own = list(itertools.islice(parts, len(one.fields["choices"])))
+            is_shortened = any(len(some) < len(e) for e, some in own)
+            found.append(Example(one, [row(e, some) for e, some in own], shortened=is_shortened))
+        return found
 
     def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         # A row is a question with one choice: the choices of a question need not lie in one batch.
