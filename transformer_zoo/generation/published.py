@@ -117,6 +117,8 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
         ignored["forced_bos_token_id"] = given.pop("forced_bos_token_id")
     if "min_new_tokens" in given:
         given.pop("min_length", None)
+    for name in {"suppress_tokens", "begin_suppress_tokens"} & given.keys():  # others are never generated
+        given[name] = [i for i in given[name] if not (isinstance(i, int) and i >= config.vocab_size)]
     kind = strategies.asked_for(given)
     others = {k.switch[0]: k for k in strategies.STRATEGIES if k.switch[0] not in kind.published_names()}
     ignored |= {key: given[key] for key, other in others.items() if other is not kind and other.is_asked_for(given)}
