@@ -108,6 +108,7 @@ def test_a_file_without_an_end_is_said(tmp_path):
         ({"do_sample": True, "top_k": -1}, "top_k=-1 must be a number of tokens"),
         ({"do_sample": True, "temperature": "hot"}, "temperature is a text"),
         ({"num_beams": 2.5}, "num_beams is a number"),
+        ({"num_beams": 2, "early_stopping": "x" * 10**5}, r"early_stopping=.*\(\d+,\d+ characters\)"),
         ({"num_beams": 2, "num_return_sequences": 3}, "search with more beams"),
         ({"bad_words_ids": [3]}, "not iterable"),
         ({"bad_words_ids": [[]]}, "at least one token"),
@@ -127,6 +128,7 @@ def test_settings_that_cannot_be_keep_nothing_from_loading(tmp_path, settings, m
         m = zoo.from_pretrained(folder)
     with pytest.raises(ValueError, match=rf"saved/{FILE}: .*{message}.*sampling=Greedy"):
         generate(m, [[1]], max_new_tokens=2)
+    assert len(str(pytest.raises(ValueError, generate, m, [[1]], max_new_tokens=2).value)) < 600
     if settings["eos_token_id"] == 5 and "temperature" in settings:
         assert generate(m, [[1]], max_new_tokens=2, sampling=Greedy()).shape == (1, 2)
     zoo.save_pretrained(tmp_path / "again", m)

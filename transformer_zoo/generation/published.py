@@ -126,11 +126,11 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
         ignored["num_return_sequences"] = given["num_return_sequences"]
     if ignored:
         names = ", ".join(f"{name}={excerpt(value)}" for name, value in ignored.items())
-        warnings.warn(f"{source} has {names}, which is not supported: the generated text may differ", stacklevel=4)
+        warnings.warn(f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=4)
     try:
         return kind.from_settings(given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {excerpt(error, 300)}") from error
 
 
 def write(strategy: Strategy, token_ids: TokenIds | None = None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _token_ids(settings: Mapping[str, Any], base: TokenIds, own: TokenIds, confi
     try:
         ids = TokenIds.read(settings, base)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {excerpt(error, 300)}") from error
     if not registry.is_encoder_decoder(config):
         return dataclasses.replace(ids, decoder_start=None, forced_bos=None)
     starts = (ids.decoder_start, ids.bos, own.decoder_start)
