@@ -225,11 +225,10 @@ WARPERS = [
 
 
 @pytest.mark.parametrize("settings", RULES, ids=str)
-@pytest.mark.parametrize("read", [1, 3])
-def test_a_rule_is_the_references(settings: dict[str, Any], read: int):
+def test_a_rule_is_the_references(settings: dict[str, Any]):
     """On random logits, after each number of new tokens."""
-    draw = np.random.default_rng(0)
-    max_new, tokens = 6, draw.integers(0, 10, (64, read + 6)).astype(np.int32)
+    read, max_new, draw = 1, 6, np.random.default_rng(0)
+    tokens = draw.integers(0, 10, (64, read + 6)).astype(np.int32)
     tokens[:, 1::2] = np.where(draw.random(tokens[:, 1::2].shape) < 0.5, 7, 4)
     source = draw.integers(0, 10, (64, 5)).astype(np.int32)
     settings = {"max_length": read + max_new} | settings
@@ -237,8 +236,6 @@ def test_a_rule_is_the_references(settings: dict[str, Any], read: int):
     changed = 0
     rules = LogitsRules(**{ours: settings[key] for ours, key in rule_names().items() if key in settings})
     ids = TokenIds(eos=(2, 5), forced_eos=tuple(settings.get("forced_eos_token_id", ())))
-    if read > 1:  # the reference forces a first token behind a single one
-        rules = dataclasses.replace(rules, forced_first=None)
     for n in range(max_new):
         logits = draw.standard_normal((64, 10)) * 3
         with jax.enable_x64(True), in_double():
@@ -251,7 +248,7 @@ def test_a_rule_is_the_references(settings: dict[str, Any], read: int):
             wanted = theirs(torch.tensor(tokens[:, : read + n]).long(), torch.tensor(logits)).numpy()
         np.testing.assert_allclose(np.asarray(ours), wanted, rtol=1e-12)
         changed += int((wanted != logits).sum())
-    assert changed > 0 or (read > 1 and "forced_bos_token_id" in settings)
+    assert changed > 0
 
 
 def rule_names() -> dict[str, str]:

@@ -126,7 +126,9 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
         ignored["num_return_sequences"] = given["num_return_sequences"]
     if ignored:
         names = ", ".join(f"{name}={excerpt(value)}" for name, value in ignored.items())
-        warnings.warn(f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=4)
+        warnings.warn(
+            f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=4
+        )
     try:
         return kind.from_settings(given)
     except (TypeError, ValueError) as error:
