@@ -114,8 +114,7 @@ def load(settings: Settings) -> Any:
         m = dataclasses.replace(m, params=params)
     else:
         sys.exit(f"error: {settings.model!r} is no folder and no preset: choose one of {', '.join(zoo.presets())}")
-    config = dataclasses.replace(m.config, eos_id=None)
-    return dataclasses.replace(m, model=m.model.clone(config=config), config=config)
+    return m.replace(token_ids=dataclasses.replace(zoo.TokenIds.of_model(m), eos=()))
 
 
 @dataclasses.dataclass

@@ -426,6 +426,8 @@ def test_generation_config_that_is_not_supported():
     with pytest.warns(UserWarning, match="forced_bos_token_id=9, num_return_sequences=2"):
         settings = {"forced_bos_token_id": 9, "num_return_sequences": 2, "min_length": 9}
         assert published.read(settings, config_of(False)) == Greedy(min_length=9)
+    settings = {"suppress_tokens": [7, 10**6]}  # never generated
+    assert published.read(settings, config_of(False)) == Greedy(suppressed=(7,))
 
 
 def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):

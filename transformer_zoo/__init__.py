@@ -27,6 +27,7 @@ _MODULES = {
     "Greedy": "generation.sampling",
     "Sample": "generation.sampling",
     "Beam": "generation.beam",
+    "TokenIds": "generation.token_ids",
     "Output": "nn.output",
     "Compute": "nn.compute",
     "make_mesh": "sharding",

@@ -225,11 +225,10 @@ WARPERS = [
 
 
 @pytest.mark.parametrize("settings", RULES, ids=str)
-@pytest.mark.parametrize("read", [1, 3])
-def test_a_rule_is_the_references(settings: dict[str, Any], read: int):
+def test_a_rule_is_the_references(settings: dict[str, Any]):
     """On random logits, after each number of new tokens."""
-    draw = np.random.default_rng(0)
-    max_new, tokens = 6, draw.integers(0, 10, (64, read + 6)).astype(np.int32)
+    read, max_new, draw = 1, 6, np.random.default_rng(0)
+    tokens = draw.integers(0, 10, (64, read + 6)).astype(np.int32)
     tokens[:, 1::2] = np.where(draw.random(tokens[:, 1::2].shape) < 0.5, 7, 4)
     source = draw.integers(0, 10, (64, 5)).astype(np.int32)
     settings = {"max_length": read + max_new} | settings
@@ -237,8 +236,6 @@ def test_a_rule_is_the_references(settings: dict[str, Any], read: int):
     changed = 0
     rules = LogitsRules(**{ours: settings[key] for ours, key in rule_names().items() if key in settings})
     ids = TokenIds(eos=(2, 5), forced_eos=tuple(settings.get("forced_eos_token_id", ())))
-    if read > 1:  # the reference forces a first token behind a single one
-        rules = dataclasses.replace(rules, forced_first=None)
     for n in range(max_new):
         logits = draw.standard_normal((64, 10)) * 3
         with jax.enable_x64(True), in_double():
@@ -251,7 +248,7 @@ def test_a_rule_is_the_references(settings: dict[str, Any], read: int):
             wanted = theirs(torch.tensor(tokens[:, : read + n]).long(), torch.tensor(logits)).numpy()
         np.testing.assert_allclose(np.asarray(ours), wanted, rtol=1e-12)
         changed += int((wanted != logits).sum())
-    assert changed > 0 or (read > 1 and "forced_bos_token_id" in settings)
+    assert changed > 0
 
 
 def rule_names() -> dict[str, str]:
@@ -274,3 +271,40 @@ def test_what_is_sampled_from_is_the_references(settings: dict[str, Any]):
 
 def test_the_families_are_at_least_eight():
     assert len(CASES) >= 8 and all(registry.generating_task(case.config) == case.task for case in CASES)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("saved", [case for case in CASES if case.family == "marian"], indirect=True, ids=["marian"])
+def test_a_prefix_and_scores_are_the_references(saved: Any, beams: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(generation, "BUCKET", 8)
+    folder, theirs = saved
+    rows = np.random.default_rng(5).integers(15, V, (ROWS, LENGTH))
+    prefix = np.random.default_rng(6).integers(15, V, (ROWS, 2))
+    rules = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 1}
+    settings = {
+        "eos_token_id": [11, 12],
+        "decoder_start_token_id": 1,
+        "forced_bos_token_id": 4,
+        "max_length": 9,
+    } | rules
+    settings |= {"num_beams": beams, "num_return_sequences": max(1, beams - 1), "length_penalty": 0.7}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    theirs.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    with in_double(), torch.no_grad():
+        out = theirs.generate(
+            input_ids=torch.tensor(rows), attention_mask=torch.ones((ROWS, LENGTH), dtype=torch.long),
+            decoder_input_ids=torch.tensor(prefix), return_dict_in_generate=True, output_scores=True,
+        )  # fmt: skip
+        log_probs = theirs.compute_transition_scores(
+            out.sequences, out.scores, getattr(out, "beam_indices", None), normalize_logits=beams == 1
+        ).numpy()
+    with jax.enable_x64(True):
+        m = zoo.from_pretrained(folder, dtype="float64", param_dtype="float64")
+        found = zoo.generate(m, rows, prefix=prefix, output_scores=True)
+    new = found.answers.reshape(-1, 6)
+    for i, row in enumerate(out.sequences[:, 3:].tolist()):
+        end = next((n + 1 for n, token in enumerate(row) if token in (11, 12)), len(row))
+        assert new[i, :end].tolist() == row[:end]
+        np.testing.assert_allclose(found.log_probs.reshape(-1, 6)[i, :end], log_probs[i, :end], atol=1e-9)
+    if beams > 1:
+        np.testing.assert_allclose(found.scores.reshape(-1), out.sequences_scores.numpy(), atol=1e-9)

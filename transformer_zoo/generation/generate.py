@@ -134,10 +134,8 @@ def generate(
     if prefix is not None:
         first = [] if language is None or sampling.forced_first is None else [sampling.forced_first]
         targets = _targets(m, prefix, len(rows), [token_ids.decoder_start, *first])
-        sampling, token_ids = (
-            dataclasses.replace(sampling, forced_first=None),
-            dataclasses.replace(token_ids, forced_bos=None),
-        )
+        sampling = dataclasses.replace(sampling, forced_first=None)
+        token_ids = dataclasses.replace(token_ids, forced_bos=None)
     read = max(map(np.size, targets or ([[0]] if is_encoder_decoder else rows)), default=0)
     max_new_tokens = max_new_tokens or _default_length(m, sampling, read)
     _check_rows(rows, config, max_new_tokens, read)
@@ -271,8 +269,9 @@ def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int, read: 
         is_encoder_decoder = registry.is_encoder_decoder(config)
         needed = max(len(row), read - 1 + max_new_tokens) if is_encoder_decoder else len(row) + max_new_tokens
         if config.max_length is not None and needed > config.max_length:
+            prefix = f", the longest prefix {read - 1}" if is_encoder_decoder and read > 1 else ""
             raise ValueError(
-                f"prompt {i} has {len(row)} tokens and max_new_tokens is {max_new_tokens}, and the model has "
+                f"prompt {i} has {len(row)} tokens{prefix} and max_new_tokens is {max_new_tokens}, and the model has "
                 f"{config.max_length} positions: shorten the prompt or ask for fewer tokens"
             )
 

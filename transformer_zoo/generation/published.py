@@ -117,6 +117,8 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
         ignored["forced_bos_token_id"] = given.pop("forced_bos_token_id")
     if "min_new_tokens" in given:
         given.pop("min_length", None)
+    for name in {"suppress_tokens", "begin_suppress_tokens"} & given.keys():  # others are never generated
+        given[name] = [i for i in given[name] if not (isinstance(i, int) and i >= config.vocab_size)]
     kind = strategies.asked_for(given)
     others = {k.switch[0]: k for k in strategies.STRATEGIES if k.switch[0] not in kind.published_names()}
     ignored |= {key: given[key] for key, other in others.items() if other is not kind and other.is_asked_for(given)}
@@ -124,11 +126,13 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
         ignored["num_return_sequences"] = given["num_return_sequences"]
     if ignored:
         names = ", ".join(f"{name}={excerpt(value)}" for name, value in ignored.items())
-        warnings.warn(f"{source} has {names}, which is not supported: the generated text may differ", stacklevel=4)
+        warnings.warn(
+            f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=4
+        )
     try:
         return kind.from_settings(given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {excerpt(error, 300)}") from error
 
 
 def write(strategy: Strategy, token_ids: TokenIds | None = None) -> dict[str, Any]:
@@ -146,7 +150,7 @@ def _token_ids(settings: Mapping[str, Any], base: TokenIds, own: TokenIds, confi
     try:
         ids = TokenIds.read(settings, base)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {excerpt(error, 300)}") from error
     if not registry.is_encoder_decoder(config):
         return dataclasses.replace(ids, decoder_start=None, forced_bos=None)
     starts = (ids.decoder_start, ids.bos, own.decoder_start)

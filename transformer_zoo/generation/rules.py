@@ -38,7 +38,8 @@ class LogitsRules:
             multiplied by it, and negative ones divided: above 1 the answer keeps to the source. 1: no change.
 
     Raises:
-        ValueError: a count below 0, a penalty that is not positive, an empty sequence, or a bias that is not a number.
+        ValueError: a count below 0, a penalty that is not positive, an empty sequence, a bias that is not a number, or
+            what is no token id.
     """
 
     min_new_tokens: int = 0
@@ -74,6 +75,9 @@ class LogitsRules:
             raise ValueError("bad_words and sequence_bias have sequences of at least one token")
         if any(math.isnan(bias) for _, bias in self.sequence_bias):
             raise ValueError(f"sequence_bias={self.sequence_bias}: a bias must be a number")
+        for name, ids in self.token_ids_by_setting().items():
+            if wrong := [i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)]:
+                raise ValueError(f"{name} has {wrong[0]!r} in it, which is no token id")
 
     def token_ids_by_setting(self) -> dict[str, list[int]]:
         """All token ids that each setting names."""
