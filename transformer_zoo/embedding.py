@@ -16,7 +16,7 @@ from transformer_zoo import json_files, names, registry, vectors
 from transformer_zoo.checkpoints import hub, sentence_modules
 from transformer_zoo.checkpoints.sentence_modules import Layer
 from transformer_zoo.data.tokenizers import ROLES, Tokenizer
-from transformer_zoo.nn import Compute
+from transformer_zoo.nn import Compute, checks
 from transformer_zoo.nn.pooling import POOLINGS, pool
 from transformer_zoo.pretrained import Bundle, choose_compute, from_pretrained
 
@@ -181,11 +181,13 @@ class Embedder:
     def _tokens(self, texts: Sequence[str], special: bool = True) -> list[np.ndarray]:
         """The tokens of each text with its special tokens, truncated to `max_length`."""
         rows = []
-        for encoding in self._tokenizer.encode_batch(texts, template=True, special=special):
+        for i, encoding in enumerate(self._tokenizer.encode_batch(texts, template=True, special=special)):
             of_text = np.flatnonzero(encoding.texts >= 0)
             excess = max(len(encoding) - self.max_length, 0)
             cut = of_text[:excess] if self.truncation_side == "left" else of_text[len(of_text) - excess :]
             rows.append(np.delete(encoding.ids, cut))
+            if len(rows[-1]):  # compiled programs check nothing
+                checks.check_ids(rows[-1][None], self.bundle.config.vocab_size, f"text {i}", "the vocabulary")
         return rows
 
     @functools.cached_property
