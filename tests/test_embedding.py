@@ -1,6 +1,8 @@
 """Texts to vectors: every pooling and module by hand; texts do not affect one another."""
 
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +243,8 @@ FAULTS = (
     ("modules.json", {"path": ""}, "modules.json is an object of 1, where a list is expected"),
     ("modules.json", [BERT, "x"], "modules.json: module 1 is not an object with the texts path and type"),
     ("modules.json", [BERT, {"path": "x"}], "modules.json: module 1 is not an object with the texts path and type"),
-    ("modules.json", [BERT | {"path": "../other"}], "names folders outside its own: ../other"),
-    ("modules.json", [BERT | {"path": "/etc"}], "names folders outside its own: /etc"),
+    ("modules.json", [BERT | {"path": "../other"}], "names a folder that cannot be within its own: '../other'"),
+    ("modules.json", [BERT | {"path": "/etc"}], "names a folder that cannot be within its own: '/etc'"),
     (
         "modules.json",
         [],
@@ -278,6 +280,64 @@ def test_each_fault_of_a_folder_is_one_error_that_names_it(bundle: Bundle, tmp_p
     write(tmp_path, "1_Pooling/config.json", {"include_prompt": True, "heads": 3})
     with pytest.warns(UserWarning, match="config.json has settings that are not known and not used: heads"):
         load_embedder(tmp_path)
+
+
+VALUES = (None, True, -1, 0, 3, 10**30, 1e400, float("nan"), "", "x" * 9999, "../..", [], [[]], ["mean"], {}, {"a": {}})
+
+
+def mutants(value: Any, draw: np.random.Generator) -> bytes:
+    """A file with one key or value changed, or with a byte changed, or cut off."""
+    kind, value = draw.integers(5), json.loads(json.dumps(value))
+    inner = value
+    while isinstance(inner, dict | list) and inner and kind < 3:
+        key = draw.choice(list(inner)) if isinstance(inner, dict) else int(draw.integers(len(inner)))
+        if draw.random() < 0.5 or not isinstance(inner[key], dict | list):
+            changed = VALUES[draw.integers(len(VALUES))]
+            inner[f"{key}s" if kind == 2 and isinstance(inner, dict) else key] = changed
+            break
+        inner = inner[key]
+    text = bytearray(json.dumps(value).encode())
+    if kind == 3:
+        text[draw.integers(len(text))] = draw.integers(256)
+    return bytes(text[: draw.integers(len(text))] if kind == 4 else text)
+
+
+def test_mutated_settings(tmp_path: Path):
+    """Each file of settings with something wrong in it is read, or is refused by one error that names it."""
+    dense, norm = tmp_path / "2_Dense", tmp_path / "3_LayerNorm"
+    files = {
+        "modules.json": [BERT, POOL, {"path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+                         {"path": "3_LayerNorm", "type": "sentence_transformers.models.LayerNorm"}],
+        "1_Pooling/config.json": {"pooling_mode": ["cls", "mean"], "include_prompt": True, MODES["max"]: False},
+        "2_Dense/config.json": {"in_features": 4, "out_features": 3, "activation_function": "torch.nn.ReLU"},
+        "3_LayerNorm/config.json": {"dimension": 3},
+        "sentence_bert_config.json": {"max_seq_length": 8, "do_lower_case": True, "processing_kwargs": {}},
+        "tokenizer_config.json": {"model_max_length": 512, "truncation_side": "left"},
+        "config_sentence_transformers.json": {"prompts": {"a": "b"}, "truncate_dim": 2, "similarity_fn_name": "dot"},
+    }  # fmt: skip
+    for name, value in files.items():
+        write(tmp_path / Path(name).parent, Path(name).name, value)
+    safetensors.write_folder(
+        dense, {"linear.weight": np.ones((3, 4), np.float32), "linear.bias": np.ones(3, np.float32)}
+    )
+    safetensors.write_folder(norm, {f"norm.{name}": np.ones(3, np.float32) for name in ("weight", "bias")})
+    draw, refused = np.random.default_rng(0), 0
+    for name, value in files.items():
+        for _ in range(int(os.environ.get("MUTANTS", "20"))):
+            (tmp_path / name).write_bytes(mutants(value, draw))
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    modules = sentence_modules.read(tmp_path)
+                    fields = sentence_modules.of_model(tmp_path) | sentence_modules.of_encoder(tmp_path, 40)
+                    fields |= sentence_modules.of_pooling(tmp_path / modules[1][0])
+                    sentence_modules.layers([(kind, tmp_path / folder) for folder, kind in modules[2:]], 4)
+                assert 1 <= fields["max_length"] <= 40
+            except (ValueError, FileNotFoundError) as error:
+                refused += 1
+                assert str(tmp_path) in str(error) and len(str(error)) < 700, error
+        write(tmp_path / Path(name).parent, Path(name).name, value)
+    assert refused > 30
 
 
 TORCH = {  # of -30, -2.5, -1, -0.2, 0, 0.3, 0.9, 2, 4, 30, as torch.nn computes them

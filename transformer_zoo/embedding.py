@@ -181,13 +181,13 @@ class Embedder:
     def _tokens(self, texts: Sequence[str], special: bool = True) -> list[np.ndarray]:
         """The tokens of each text with its special tokens, truncated to `max_length`."""
         rows = []
-        for number, encoding in enumerate(self._tokenizer.encode_batch(texts, template=True, special=special)):
+        for i, encoding in enumerate(self._tokenizer.encode_batch(texts, template=True, special=special)):
             of_text = np.flatnonzero(encoding.texts >= 0)
             excess = max(len(encoding) - self.max_length, 0)
             cut = of_text[:excess] if self.truncation_side == "left" else of_text[len(of_text) - excess :]
             rows.append(np.delete(encoding.ids, cut))
-            if rows[-1].size:  # compiled programs check nothing
-                checks.check_ids(rows[-1][None], self.bundle.config.vocab_size, f"text {number}", "the vocabulary")
+            if len(rows[-1]):  # compiled programs check nothing
+                checks.check_ids(rows[-1][None], self.bundle.config.vocab_size, f"text {i}", "the vocabulary")
         return rows
 
     @functools.cached_property

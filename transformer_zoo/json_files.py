@@ -65,9 +65,10 @@ def check(settings: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ..
             continue
         wide = (*allowed, int) if float in allowed else allowed
         if isinstance(value, bool) or not isinstance(value, wide):
-            faults.append(f"{key} is {describe(value)}, where {' or '.join(map(describe_kind, allowed))} is expected")
+            expected = " or ".join(map(describe_kind, allowed))
+            faults.append(f"{excerpt(key)} is {describe(value)}, where {expected} is expected")
     if faults:
-        raise ValueError(f"{name}: {'; '.join(faults)}")
+        raise ValueError(f"{name}: {excerpt('; '.join(faults), 500)}")
 
 
 def excerpt(value: Any, length: int = 80) -> str:

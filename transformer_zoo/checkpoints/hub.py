@@ -23,6 +23,7 @@ TOKENIZERS = (
     "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
 )  # fmt: skip
 MODULES = "modules.json"
+LONGEST_PATH = 255  # characters, which every file system allows
 REST = (
     "config.json", formats.ADAPTER, "generation_config.json", "*token*.json", *TOKENIZERS, "target_vocab.json",
     "chat_template.*", MODULES, "*sentence_*.json",
@@ -92,8 +93,10 @@ def modules(folder: Path) -> list[tuple[str, str]]:
         if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("path", "type")):
             raise ValueError(f"{file}: module {i} is not an object with the texts path and type")
         found.append((module["path"].rstrip("/"), module["type"]))
-    if outside := [path for path, _ in found if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts]:
-        raise ValueError(f"{file} names folders outside its own: {json_files.excerpt(', '.join(outside))}")
+    for path, _ in found:
+        parts = PurePosixPath(path).parts
+        if PurePosixPath(path).is_absolute() or ".." in parts or "\0" in path or len(path) > LONGEST_PATH:
+            raise ValueError(f"{file} names a folder that cannot be within its own: {json_files.excerpt(repr(path))}")
     return found
 
 
