@@ -286,7 +286,7 @@ class Languages:
         assert template and target
         return dataclasses.make_dataclass("Encoding", ["ids"])(np.array(self.frame(self.language_id(language))))
 
-    def encode_batch(self, texts, *, special, template, language):
+    def encode_batch(self, texts, *, template, language):
         self.asked.append(language)
         return [dataclasses.make_dataclass("Encoding", ["ids"])(np.array([20 + len(text), 1])) for text in texts]
 

@@ -240,7 +240,7 @@ def test_modules(tmp_path: Path):
 
     def check(changed: int) -> bool:
         found = attempt(file, lambda: hub.modules(tmp_path))
-        assert found is None or all(isinstance(part, str) for item in found.items() for part in item)
+        assert found is None or all(isinstance(part, str) for module in found for part in module)
         return found is None
 
     campaign(file, "modules.json", check)

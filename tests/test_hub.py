@@ -382,6 +382,7 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
     assert sum(path.endswith("/zoo/t5-too/revision/main") for _, path, _ in server.log) == 1
     assert requests == {
         *((repo, "config.json") for repo in ("zoo/t5", "zoo/bert", "zoo/odd", "zoo/t5-too", "zoo/bert-too")),
+        *((repo, "generation_config.json") for repo in ("zoo/t5", "zoo/t5-too")),
         *((repo, "model.safetensors") for repo in ("zoo/t5-too", "zoo/bert-too")),
     }
 
