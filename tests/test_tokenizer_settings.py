@@ -442,6 +442,11 @@ def test_all_files_of_a_tokenizer_survive(tmp_path, bpe):
         ("special_tokens_map.json", b"[" * 9999, "special_tokens_map.json is nested"),
         ("added_tokens.json", b'{"a": -1}', "added_tokens.json: the id of 'a' is a whole number .-1."),
         ("added_tokens.json", b'{"a": 99999999999}', "added_tokens.json: the id of 'a' is"),
+        (
+            "tokenizer_config.json",
+            b'{"extra_ids": 1000000000}',
+            "extra_ids is 1000000000, where 0 to 10000 is expected",
+        ),
         ("config.json", b'{"eos_token_id": "</s>"}', "config.json: eos_token_id is a text"),
     ],
 )
@@ -457,7 +462,7 @@ def test_damaged_vocabularies(tmp_path, bpe):
     data = json.loads(bpe._backend.serialized)
     for name, content in (
         ("tokenizer.json", json.dumps(data | {"pre_tokenizer": {"type": "X" * 10**5}}).encode()),
-        ("tokenizer.json", json.dumps(data | {"model": data["model"] | {"vocab": {"a": 2**31}}}).encode()),
+        ("tokenizer.json", json.dumps(data | {"model": data["model"] | {"vocab": {"a": 2**30}}}).encode()),
         (
             "tokenizer.json",
             json.dumps(data | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}).encode(),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, models, normalizers
@@ -125,7 +126,7 @@ class Cutter:
             raise ValueError("a sentencepiece model does not define a frame: add bos_id and eos_id yourself")
         frame = self.frame.of(self.languages.get(language or self.language)) if template else Frame()
         groups = (texts,) if pairs is None else (texts, pairs)
-        return [frame.around(*(self._cut_whole(text, special) for text in parts)) for parts in zip(*groups)]
+        return [frame.around(*parts) for parts in zip(*(self._cut_all(group, special) for group in groups))]
 
     @functools.cached_property
     def _splitters(self) -> tuple[tuple[Tokenizer, Tokenizer], np.ndarray]:
@@ -145,12 +146,16 @@ class Cutter:
             ids[places[content]] = i
         return tuple(splitters), ids
 
-    def _cut_whole(self, text: str, special: bool) -> Tokens:
-        """The tokens of a text: those that are whole, each a word, and between them each stretch of text by itself."""
+    def _cut_all(self, texts: list[str], special: bool) -> list[Tokens]:
+        """The tokens of each text, and of those that are whole too."""
         if not self.tokens:
-            return self.cut(text)
+            return [self.cut(text) for text in texts]
         splitters, ids = self._splitters
-        found = splitters[special].encode(text, add_special_tokens=False)
+        found = splitters[special].encode_batch(texts, add_special_tokens=False)
+        return [self._cut_between(text, encoding, ids) for text, encoding in zip(texts, found)]
+
+    def _cut_between(self, text: str, found: Any, ids: np.ndarray) -> Tokens:
+        """The whole tokens that were found in a text, each a word, and between them each stretch of text by itself."""
         if not any(found.ids):
             return self.cut(text)
         parts, words = [], 0
@@ -161,7 +166,7 @@ class Cutter:
         return joined(*parts)
 
     def encode_bytes(self, texts: list[str], special: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        encodings = (Frame().around(self._cut_whole(text, special)) for text in texts)
+        encodings = (Frame().around(tokens) for tokens in self._cut_all(texts, special))
         return [(e.ids, bytes_by_offsets(text, e)) for text, e in zip(texts, encodings)]
 
 

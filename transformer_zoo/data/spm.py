@@ -32,6 +32,12 @@ Usual = dict[str, tuple[str, ...]]
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """How a space is written in a piece."""
 
+LARGEST = 2**24
+"""More than any id: sixty times the largest vocabularies."""
+
+WHITE_SPACE = np.array([chr(code).isspace() for code in range(0x3002)])
+"""bool[code points]: which are white space; none behind them is."""
+
 MBART = (
     "ar_AR", "cs_CZ", "de_DE", "en_XX", "es_XX", "et_EE", "fi_FI", "fr_XX", "gu_IN", "hi_IN", "it_IT", "ja_XX", "kk_KZ",
     "ko_KR", "lt_LT", "lv_LV", "my_MM", "ne_NP", "nl_XX", "ro_RO", "ru_RU", "si_LK", "tr_TR", "vi_VN", "zh_CN",
@@ -150,7 +156,8 @@ class SentencePiece(Cutter):
             offsets[starts == ends, 1] = offsets[starts == ends, 0]
         begins = self._begins[ids]
         if self._trim:
-            word = np.array([i for i, character in enumerate(text) if not character.isspace()] + [len(text)], np.int32)
+            codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+            word = np.append(np.flatnonzero(~WHITE_SPACE[np.minimum(codes, len(WHITE_SPACE) - 1)]), len(text))
             starts = word[np.minimum(np.searchsorted(word, offsets[:, 0]), len(word) - 1)]
             offsets[:, 0] = np.where(begins, starts, offsets[:, 0])
         elif len(ids) and text[0].isspace():
@@ -504,7 +511,7 @@ def table_of(text: bytes, name: str) -> dict[str, int]:
     """
     table = json_files.parse(text, name)
     for token, i in table.items():
-        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < 2**31:
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < LARGEST:
             raise ValueError(f"{name}: {json_files.excerpt(token)!r} has {json_files.describe(i)} for an id")
     if len(set(table.values())) < len(table):
         seen: dict[int, str] = {}

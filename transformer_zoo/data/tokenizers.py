@@ -75,9 +75,6 @@ TEMPLATES = ("chat_template.jinja", "chat_template.json")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 """Settings of an added token."""
 
-LARGEST = 2**24
-"""More than any id: sixty times the largest vocabularies."""
-
 CUTTING = (
     "do_lower_case", "strip_accents", "tokenize_chinese_chars", "add_prefix_space", "keep_accents", "split_by_punct",
 )  # fmt: skip
@@ -94,6 +91,9 @@ KINDS = {
     "extra_special_tokens": (list, dict),
 }
 """What is read of the settings, and the types it must have."""
+
+MOST_EXTRA = 10_000
+"""Tokens that a setting may ask for without naming them."""
 
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
 """How the special token of a language is spelt in a tokenizer.json: `fr_XX`, `fra_Latn`."""
@@ -465,6 +465,9 @@ def _train_wordpiece(lower_case: bool, texts: list[str], vocab_size: int) -> Tok
 def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[str, dict[str, Any]]) -> Tokenizer:
     """A tokenizer from its own files, if it has any, and from those of the settings beside them and what they say."""
     config = settings["config.json"] | settings["special_tokens_map.json"] | settings["tokenizer_config.json"]
+    for setting in ("extra_ids", "offset"):
+        if not 0 <= (count := config.get(setting) or 0) <= MOST_EXTRA:
+            raise ValueError(f"{setting} is {count}, where 0 to {MOST_EXTRA} is expected")
     kind, (name, *_) = _class(settings), contents or ("",)
     if kind not in CLASSES or name == "tokenizer.json":
         read = READERS[name]
@@ -557,7 +560,7 @@ def _token(value: Any, special: bool, file: str) -> AddedToken:
 
 def _id(i: Any, content: str, file: str) -> int:
     number = int(i) if isinstance(i, str) and i.isdecimal() and len(i) < 9 else i
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < LARGEST:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < spm.LARGEST:
         raise ValueError(f"{file}: the id of {json_files.excerpt(content)!r} is {json_files.describe(i)}")
     return number
 
@@ -586,6 +589,8 @@ def _roles(settings: dict[str, dict[str, Any]], backend: Any, usual: Mapping[str
 
 def _from_tokenizer_json(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[_Library, Usual]":
     tokenizer = tokenizers.Tokenizer.from_str(contents[0].decode())
+    if (largest := max(tokenizer.get_vocab().values(), default=0)) >= spm.LARGEST:
+        raise ValueError(f"its largest id is {largest}, and ids below {spm.LARGEST} are read")
     tokenizer.no_truncation()  # published files hold the lengths that someone once used
     tokenizer.no_padding()
     return _Library(_with_added(tokenizer, added).to_str()), {}
@@ -981,8 +986,6 @@ class _Library:
         self._plain = tokenizers.Tokenizer.from_str(text)
         self._plain.encode_special_tokens = True  # the library's name for: as ordinary text
         self.vocab_size = 1 + max(self._special.get_vocab(with_added_tokens=True).values())
-        if self.vocab_size > LARGEST:
-            raise ValueError(f"the largest id is {self.vocab_size - 1}, and ids up to {LARGEST - 1} are read")
         self.tokens = self._special.get_added_tokens_decoder()
         special = {i: token.content for i, token in self.tokens.items() if token.special}
         self.languages = {token: i for i, token in special.items() if LANGUAGE_CODE.fullmatch(token)}

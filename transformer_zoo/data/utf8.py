@@ -65,8 +65,7 @@ class Utf8(Cutter):
 
     def encode_bytes(self, texts: list[str], special: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         pairs = []
-        for text in texts:
-            ids, offsets, _ = self._cut_whole(text, special)
+        for text, (ids, offsets, _) in zip(texts, self._cut_all(texts, special)):
             counts = np.ones(len(ids), np.int32)
             for place in np.flatnonzero((ids < BYTES.start) | (ids >= BYTES.stop)):
                 counts[place] = len(text[slice(*offsets[place])].encode())
