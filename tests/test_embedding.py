@@ -395,6 +395,7 @@ def test_layers(tmp_path: Path):
     dense, layer_norm = sentence_modules.layers(modules, 5)
     hidden_B2 = np.tanh(rows @ weight.T) + rows @ other.T
     np.testing.assert_allclose(dense(rows), hidden_B2, rtol=1e-6)
+    hidden_B2 = np.append(hidden_B2, [[0.001, -0.003]], axis=0)  # its variance is smaller than the epsilon
     centred = hidden_B2 - hidden_B2.mean(1, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * scale + shift
     np.testing.assert_allclose(layer_norm(hidden_B2), expected, rtol=1e-5)
