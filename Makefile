@@ -79,6 +79,6 @@ $(VENV)/.installed-test: $(VENV)/.python-$(VERSION) $(PINS)
 	@touch $(VENV)/.installed-demo $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-test
-	@echo "Installing torch and transformers into $(VENV), which only this comparison needs: once, some minutes."
+	@echo "Installing torch, transformers and sentence-transformers into $(VENV), which only this comparison needs: once, some minutes."
 	@$(PIP) -e '.[test,parity]'
 	@touch $@

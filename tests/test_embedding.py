@@ -219,6 +219,8 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path):
     for texts, options, message in (
         ("one text", {}, "give a list"),
         (["a", 3], {}, "text 1 is of the type int: give a list of strings"),
+        (["a"], {"prompt_name": "query"}, "unexpected keyword argument 'prompt_name'. Hugging Face's"),
+        (["a"], {"truncate_din": 3}, "unexpected keyword argument 'truncate_din'. Did you mean 'truncate_dim'"),
         (["a"], {"batch_size": 0}, "batch_size=0: it counts texts"),
         (["a"], {"truncate_dim": 17}, "truncate_dim=17: the vectors have 16 numbers"),
         (["a"], {"precision": "int8"}, "a single vector has no ranges"),
@@ -393,6 +395,7 @@ def test_layers(tmp_path: Path):
     dense, layer_norm = sentence_modules.layers(modules, 5)
     hidden_B2 = np.tanh(rows @ weight.T) + rows @ other.T
     np.testing.assert_allclose(dense(rows), hidden_B2, rtol=1e-6)
+    hidden_B2 = np.append(hidden_B2, [[0.001, -0.003]], axis=0)  # its variance is smaller than the epsilon
     centred = hidden_B2 - hidden_B2.mean(1, keepdims=True)
     expected = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * scale + shift
     np.testing.assert_allclose(layer_norm(hidden_B2), expected, rtol=1e-5)
@@ -468,5 +471,22 @@ def test_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[s
     np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy").shape, (3, 16))
     assert similar[0] == "1.000  a door  ~  a  door" and similar[2] == "1.000  a  door  ~  a door"
 
+    (tmp_path / "texts.txt").write_text("a\u2028door\n\nthe window\n", encoding="utf-8-sig")  # three lines, one empty
+    options = ["--input", str(tmp_path / "texts.txt"), "--truncate-dim", "5", "--precision", "ubinary"]
+    assert main(["embed", str(root), *options, "--prompt-text", "open "]) == 0
+    expected = embedder(["a\u2028door", "", "the window"], prompt_text="open ", truncate_dim=5, precision="ubinary")
+    assert capsys.readouterr().out == "".join(f"{byte}\n" for byte in expected[:, 0])
+    (tmp_path / "latin.txt").write_bytes("a\nna\xefve".encode("latin-1"))
+    (tmp_path / "empty.txt").write_bytes(b"")
+    for arguments, message in (
+        (["--input", str(tmp_path / "latin.txt")], "latin.txt is not text in UTF-8: byte 4 is 0xef"),
+        (["--input", str(tmp_path / "empty.txt")], "empty.txt is empty"),
+        (["a", "b", "--output", str(tmp_path / "no" / "x.npy")], f"there is no folder {tmp_path / 'no'}"),
+        (["a", "b", "--similar", "--precision", "int8"], "--similar compares float vectors"),
+        (["a", "b", "--prompt", "query"], "there is no prompt 'query': known are none"),
+        (["a", "b", "--truncate-dim", "17"], "truncate_dim=17: the vectors have 16 numbers"),
+    ):
+        assert main(["embed", str(root), *arguments]) == 1
+        assert message in capsys.readouterr().err
     assert main(["embed", str(root)]) == 1 and "give texts, or --input with a file" in capsys.readouterr().err
     assert main(["embed", str(root), "one", "--similar"]) == 1 and "at least two" in capsys.readouterr().err

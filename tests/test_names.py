@@ -264,6 +264,8 @@ def test_our_names_exist():
         assert re.search(r"\w+_B[STP]\b|\bcache\b|mutable", ours), ours
     for ours in hugging_face.LOAD.values():
         assert re.match(r"\w+", ours)[0] in inspect.signature(zoo.from_pretrained).parameters
+    for ours in hugging_face.EMBED.values():
+        assert re.match(r"\w+", ours)[0] in inspect.signature(zoo.Embedder.__call__).parameters
     for ours in hugging_face.CLASSES.values():
         assert re.match(r"\w+", ours)[0] in zoo.__all__
     assert "attention" in {field.name for field in dataclasses.fields(zoo.Compute)}
@@ -282,4 +284,4 @@ def test_the_readme_s_table_is_the_code_s():
     for theirs, ours in fields.items():
         assert set(re.findall(r"`config\.(\w+)`", ours)) == set(registry.fields_called(theirs)), theirs
     plain = {name: ours.replace("`", "") for name, ours in rows.items() if not name.startswith("config.")}
-    assert plain == hugging_face.CALL | hugging_face.LOAD | hugging_face.CLASSES
+    assert plain == hugging_face.CALL | hugging_face.LOAD | hugging_face.EMBED | hugging_face.CLASSES

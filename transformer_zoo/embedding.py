@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import json_files, names, registry, vectors
+from transformer_zoo import hugging_face, json_files, names, registry, vectors
 from transformer_zoo.checkpoints import hub, sentence_modules
 from transformer_zoo.checkpoints.sentence_modules import Layer
 from transformer_zoo.data.tokenizers import ROLES, Tokenizer
@@ -83,6 +83,7 @@ class Embedder:
         precision: str = "float32",
         ranges: Any = None,
         special: bool = True,
+        **unknown: Any,
     ) -> np.ndarray:
         """The vectors of texts, [N, D]. A text's vector does not depend on the other texts.
 
@@ -102,9 +103,10 @@ class Embedder:
             special: read special tokens where a text spells them out; otherwise they are ordinary characters.
 
         Raises:
-            TypeError: a single text instead of a list, or something that is no text.
+            TypeError: a single text instead of a list, something that is no text, or an unknown argument.
             ValueError: an unknown prompt or precision, a number out of its range, or a text that is not valid Unicode.
         """
+        hugging_face.refuse("the embedder", unknown, hugging_face.EMBED, Embedder.__call__.__kwdefaults__)
         if isinstance(texts, str):
             raise TypeError("texts is a single string: give a list of texts")
         texts = list(texts)

@@ -28,6 +28,9 @@ LOAD = {
 }
 """Arguments of `from_pretrained`."""
 
+EMBED = {"prompt_name": "prompt"}
+"""Arguments of an embedder's call."""
+
 CLASSES = {
     "AutoModel": 'from_pretrained(name, task="...")',
     "AutoConfig": "from_pretrained(name).config",
