@@ -840,6 +840,7 @@ CLASSES = {
     **_classes(_MODEL, spm.t5, "T5", "MT5"),
     **_classes(_MODEL, spm.albert, "Albert"),
     **_classes(_MODEL, spm.deberta, "DebertaV2"),
+    **_classes(_MODEL, spm.xlnet, "XLNet"),
     **_classes(_MODEL, spm.llama, "Llama"),
     **_classes(_MODEL, spm.fairseq, "XLMRoberta"),
     **_classes(_MODEL, spm.camembert, "Camembert"),
