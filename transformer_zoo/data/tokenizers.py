@@ -270,12 +270,16 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Reads a tokenizer from a folder, or from one of its files with what lies beside it.
 
-        Which tokens are special is taken from tokenizer_config.json, special_tokens_map.json, config.json and, where
-        these are silent, from the usual names.
+        How text is cut and ids are numbered follows from the class that tokenizer_config.json or config.json names, and
+        without one from the files that are there. A tokenizer.json comes first; settings of tokenizer_config.json such
+        as `do_lower_case` win over it. Which tokens are special is taken from tokenizer_config.json,
+        special_tokens_map.json, config.json and, where these are silent, from the usual names; tokens that are named or
+        added and that no vocabulary holds lie behind it.
 
         Raises:
             FileNotFoundError: no such path, or a folder with no tokenizer in a format that is read.
-            ValueError: a file that is damaged or that contradicts the others.
+            ValueError: a class that is not read, without a tokenizer.json; a file that is damaged or that contradicts
+                the others. The message names the file.
         """
         path = Path(path).expanduser()
         folder = path.parent if path.is_file() else path
