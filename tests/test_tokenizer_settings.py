@@ -365,6 +365,20 @@ def test_settings_of_words(tmp_path):
         assert tokens(Tokenizer.load(other), text) == ["Hello", "[UNK]", "中", "文"]
 
 
+def test_defaults_of_berts_class_win_over_a_cased_file(tmp_path):
+    """The reference gives these ids: hello, hello."""
+    bare = library.Tokenizer(library.models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    bare.normalizer = library.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    bare.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    files = {
+        "tokenizer__json": json.loads(bare.to_str()),
+        "tokenizer_config__json": {"tokenizer_class": "BertTokenizer"},
+    }
+    with pytest.warns(UserWarning, match="sets no do_lower_case, strip_accents, tokenize_chinese_chars: the defaults"):
+        tokenizer = Tokenizer.load(written(tmp_path / "a", **files))
+    assert tokenizer.encode("Hello Résumé").ids.tolist() == [5, 8]
+
+
 def test_a_space_in_front_of_bytes(tmp_path, bpe):
     config = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}
     folder = written(tmp_path / "a", tokenizer__json=json.loads(bpe._backend.serialized), tokenizer_config__json=config)

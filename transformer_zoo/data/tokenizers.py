@@ -881,7 +881,7 @@ MODEL_TYPES = {
 def _followed(text: bytes, kind: str | None, config: Mapping[str, Any]) -> bytes:
     """The tokenizer.json with the settings of tokenizer_config.json that say how text is cut, which win over it."""
     wanted = {name: config[name] for name in CUTTING if config.get(name) is not None}
-    follow = FOLLOWED.get(kind)
+    follow = FOLLOWED.get(kind, _follow_words if kind in CLASSES and CLASSES[kind].formats is _WORDS else None)
     if follow is None and wanted and (kind is None or kind in CLASSES):
         follow = _follow_files
     if follow is None:
@@ -903,6 +903,23 @@ def _follow_files(data: dict[str, Any], config: Mapping[str, Any]) -> None:
         for step in steps:
             if step.get("type") in ("ByteLevel", "RobertaProcessing"):
                 step["add_prefix_space"] = config["add_prefix_space"]
+
+
+def _follow_words(data: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """BERT's settings with the defaults of its class, which win over the file too. A warning says where they do."""
+    defaults = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    said, before = {**defaults, **config}, json.dumps(data.get("normalizer"))
+    _follow_files(data, config)
+    followed = json.dumps(data.get("normalizer"))
+    _follow_files(data, said)
+    if json.dumps(data.get("normalizer")) != followed:
+        silent = ", ".join(name for name in defaults if name not in config)
+        warnings.warn(
+            f"tokenizer.json has the normalizer {json_files.excerpt(before, 200)}, and tokenizer_config.json sets no "
+            f"{silent}: the defaults of its class are followed, as by transformers. Set them to what the model was "
+            "trained with",
+            stacklevel=5,
+        )
 
 
 def _follow_albert(data: dict[str, Any], config: Mapping[str, Any]) -> None:
