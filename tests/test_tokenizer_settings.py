@@ -302,6 +302,23 @@ def test_a_class_decides_what_a_model_file_means(tmp_path):
     assert camembert.encode("the", template=True).ids[[0, -1]].tolist() == [5, 6]
 
 
+def test_xlnet_and_bartpho(tmp_path):
+    model = model_file(unk_id=0, bos_id=1, eos_id=2, control_symbols=["<cls>", "<sep>", "<pad>", "<mask>"])
+    config = {"tokenizer_class": "XLNetTokenizer"}
+    xlnet = Tokenizer.load(written(tmp_path / "a", spiece__model=model, tokenizer_config__json=config))
+    encoding = xlnet.encode("the", "code", template=True)
+    a, b = len(xlnet.encode("the")), len(xlnet.encode("code"))
+    assert encoding.segments.tolist() == [0] * (a + 1) + [1] * (b + 1) + [2]
+    assert xlnet.tokens(encoding.ids[[a, -2, -1]]) == ["<sep>", "<sep>", "<cls>"]
+    config, model = {"tokenizer_class": "BartphoTokenizer"}, model_file()
+    files = {"sentencepiece__bpe__model": model, "dict__txt": "▁t 9\nh 5\n▁the 4\n".encode()}
+    bartpho = Tokenizer.load(written(tmp_path / "b", **files, tokenizer_config__json=config))
+    assert bartpho.vocab_size == 8 and bartpho.mask_id == 7
+    assert set(bartpho.encode("the code", template=True).ids.tolist()) <= {0, 2, 3, 4, 5, 6}
+    bartpho.save(tmp_path / "c")
+    assert Tokenizer.load(tmp_path / "c").fingerprint == bartpho.fingerprint
+
+
 def test_marian_with_two_tables(tmp_path):
     source, target = model_file(), model_file(["le renard brun saute par le chien"] * 9, 40)
     tables = marian_table(source), marian_table(target)
@@ -346,6 +363,20 @@ def test_settings_of_words(tmp_path):
             json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"})
         )
         assert tokens(Tokenizer.load(other), text) == ["Hello", "[UNK]", "中", "文"]
+
+
+def test_defaults_of_berts_class_win_over_a_cased_file(tmp_path):
+    """The reference gives these ids: hello, hello."""
+    bare = library.Tokenizer(library.models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    bare.normalizer = library.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    bare.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    files = {
+        "tokenizer__json": json.loads(bare.to_str()),
+        "tokenizer_config__json": {"tokenizer_class": "BertTokenizer"},
+    }
+    with pytest.warns(UserWarning, match="sets no do_lower_case, strip_accents, tokenize_chinese_chars: the defaults"):
+        tokenizer = Tokenizer.load(written(tmp_path / "a", **files))
+    assert tokenizer.encode("Hello Résumé").ids.tolist() == [5, 8]
 
 
 def test_a_space_in_front_of_bytes(tmp_path, bpe):

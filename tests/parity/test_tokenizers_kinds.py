@@ -33,7 +33,7 @@ CLASSES = {
     "wordpiece": "Bert", "cased": "Bert", "mpnet": "MPNet", "gpt2": "GPT2", "roberta": "Roberta", "deberta": "Deberta",
     "herbert": "Herbert", "clip": "CLIP", "t5": "T5", "mt5": "T5", "byt5": "ByT5", "albert": "Albert",
     "xlm-r": "XLMRoberta", "camembert": "Camembert", "deberta-v3": "DebertaV2", "pegasus": "Pegasus", "mbart": "MBart",
-    "mbart-50": "MBart50", "marian": "Marian", "bartpho": "Bartpho",
+    "mbart-50": "MBart50", "marian": "Marian", "bartpho": "Bartpho", "xlnet": "XLNet",
 }  # fmt: skip
 MASKS = {"mpnet": "<mask>", "roberta": "<mask>", "deberta": "[MASK]", "xlm-r": "<mask>", "camembert": "<mask>"}
 MODELS = (
@@ -48,6 +48,7 @@ MODELS = (
     "mbart-50",
     "marian",
     "bartpho",
+    "xlnet",
 )
 
 
@@ -108,6 +109,13 @@ def all_folders(tmp_path_factory, folders, framed, seq2seq_folders):  # noqa: F8
         f"{piece} 1\n" for piece in Tokenizer.load(written(root / "m", tokenizer__model=model)).tokens(range(3, 90))
     )
     found["bartpho"] = written(root / "bartpho", sentencepiece__bpe__model=model, dict__txt=names.encode())
+    ids = {
+        "unk_id": 0,
+        "bos_id": 1,
+        "eos_id": 2,
+        "control_symbols": ["<cls>", "<sep>", "<pad>", "<mask>", "<eod>", "<eop>"],
+    }
+    found["xlnet"] = written(root / "xlnet", spiece__model=model_file(**ids))
     return found
 
 
@@ -155,6 +163,8 @@ def equal(name, ours, theirs, plain):
         )
         if fast:
             np.testing.assert_array_equal(encoding.offsets, other["offset_mapping"], err_msg=repr(line))
+        if "token_type_ids" in other and name in ("wordpiece", "albert", "xlnet"):
+            assert encoding.segments.tolist() == other["token_type_ids"]
         assert ours.decode(encoding.ids) == theirs.decode(encoding.ids, skip_special_tokens=True), line
 
 

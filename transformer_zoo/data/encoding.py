@@ -46,6 +46,8 @@ class Frame:
     first: tuple[int, ...] = ()
     between: tuple[int, ...] = ()
     last: tuple[int, ...] = ()
+    closing: tuple[int, ...] = ()
+    """Behind all of these, in segment 2."""
     segments: bool = False
     """Whether the second text and what ends it are a segment of their own."""
 
@@ -72,6 +74,7 @@ class Frame:
                 add_frame(self.between, 0)
             add(tokens, number, number * self.segments)
         add_frame(self.last, (len(texts) - 1) * self.segments)
+        add_frame(self.closing, 2)
         ids, offsets, words, numbers, segments = (np.concatenate(column) for column in columns)
         return Encoding(ids=ids, offsets=offsets, texts=numbers, segments=segments, words=words)
 

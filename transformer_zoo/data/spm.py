@@ -362,6 +362,21 @@ def albert(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Sen
     return _with_cls(contents[0], added, Rewriting(quotes=True, accents=bool(keep), lower=bool(lower)))
 
 
+def xlnet(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
+    """XLNet's (Yang et al. 2019): a <sep> b <sep> <cls>, without accents and with plain quotation marks; small letters
+    if `do_lower_case` asks for them."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=contents[0])
+    for token in ("<cls>", "<sep>"):
+        if not _holds(processor, token):
+            raise ValueError(f"it has no {token}, which is in every sequence of its class")
+    cls, sep = map(processor.piece_to_id, ("<cls>", "<sep>"))
+    frame = Frame(between=(sep,), last=(sep,), closing=(cls,), segments=True)
+    rewriting = Rewriting(quotes=True, accents=False, lower=bool(config.get("do_lower_case")))
+    roles = {"cls": ("<cls>",), "sep": ("<sep>",), "pad": ("<pad>",), "mask": ("<mask>",)}
+    backend = SentencePiece(contents[0], extra=added, rewriting=rewriting, frame=frame)
+    return backend, _usual(processor) | roles
+
+
 def _with_cls(
     model: bytes, added: Added, rewriting: Rewriting | None, trim: bool = True
 ) -> tuple[SentencePiece, Usual]:

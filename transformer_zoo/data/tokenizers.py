@@ -280,12 +280,16 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Reads a tokenizer from a folder, or from one of its files with what lies beside it.
 
-        Which tokens are special is taken from tokenizer_config.json, special_tokens_map.json, config.json and, where
-        these are silent, from the usual names.
+        How text is cut and ids are numbered follows from the class that tokenizer_config.json or config.json names, and
+        without one from the files that are there. A tokenizer.json comes first; settings of tokenizer_config.json such
+        as `do_lower_case` win over it. Which tokens are special is taken from tokenizer_config.json,
+        special_tokens_map.json, config.json and, where these are silent, from the usual names; tokens that are named or
+        added and that no vocabulary holds lie behind it.
 
         Raises:
             FileNotFoundError: no such path, or a folder with no tokenizer in a format that is read.
-            ValueError: a file that is damaged or that contradicts the others.
+            ValueError: a class that is not read, without a tokenizer.json; a file that is damaged or that contradicts
+                the others. The message names the file.
         """
         path = Path(path).expanduser()
         folder = path.parent if path.is_file() else path
@@ -850,6 +854,7 @@ CLASSES = {
     **_classes(_MODEL, spm.t5, "T5", "MT5"),
     **_classes(_MODEL, spm.albert, "Albert"),
     **_classes(_MODEL, spm.deberta, "DebertaV2"),
+    **_classes(_MODEL, spm.xlnet, "XLNet"),
     **_classes(_MODEL, spm.llama, "Llama"),
     **_classes(_MODEL, spm.fairseq, "XLMRoberta"),
     **_classes(_MODEL, spm.camembert, "Camembert"),
@@ -886,7 +891,7 @@ MODEL_TYPES = {
 def _followed(text: bytes, kind: str | None, config: Mapping[str, Any]) -> bytes:
     """The tokenizer.json with the settings of tokenizer_config.json that say how text is cut, which win over it."""
     wanted = {name: config[name] for name in CUTTING if config.get(name) is not None}
-    follow = FOLLOWED.get(kind)
+    follow = FOLLOWED.get(kind, _follow_words if kind in CLASSES and CLASSES[kind].formats is _WORDS else None)
     if follow is None and wanted and (kind is None or kind in CLASSES):
         follow = _follow_files
     if follow is None:
@@ -908,6 +913,23 @@ def _follow_files(data: dict[str, Any], config: Mapping[str, Any]) -> None:
         for step in steps:
             if step.get("type") in ("ByteLevel", "RobertaProcessing"):
                 step["add_prefix_space"] = config["add_prefix_space"]
+
+
+def _follow_words(data: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """BERT's settings with the defaults of its class, which win over the file too. A warning says where they do."""
+    defaults = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
+    said, before = {**defaults, **config}, json.dumps(data.get("normalizer"))
+    _follow_files(data, config)
+    followed = json.dumps(data.get("normalizer"))
+    _follow_files(data, said)
+    if json.dumps(data.get("normalizer")) != followed:
+        silent = ", ".join(name for name in defaults if name not in config)
+        warnings.warn(
+            f"tokenizer.json has the normalizer {json_files.excerpt(before, 200)}, and tokenizer_config.json sets no "
+            f"{silent}: the defaults of its class are followed, as by transformers. Set them to what the model was "
+            "trained with",
+            stacklevel=5,
+        )
 
 
 def _follow_albert(data: dict[str, Any], config: Mapping[str, Any]) -> None:
