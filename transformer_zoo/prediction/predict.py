@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from transformer_zoo import trees
+from transformer_zoo import registry, trees
 from transformer_zoo.prediction.answers import Answers
 from transformer_zoo.prediction.entities import Entities
 from transformer_zoo.prediction.generated import GeneratedTexts
@@ -72,7 +72,8 @@ def reader_of(m: Any, **settings: Any) -> Reader:
     """
     task = m.model.task
     if task not in READERS:
-        raise ValueError(f"a model for the task {task!r} cannot predict: load it for one of {', '.join(READERS)}")
+        offered = [name for name in registry.module_of(m.config).PUBLISHED.tasks if name in READERS]
+        raise ValueError(f"a model for the task {task!r} cannot predict: load it for one of {', '.join(offered)}")
     if m.tokenizer is None:
         raise ValueError("the model has no tokenizer, which turns texts into tokens")
     known = [field.name for field in dataclasses.fields(READERS[task])]
