@@ -33,7 +33,7 @@ class Embedder:
     """The `POOLINGS` that are applied to its hidden states, in the order of their concatenation."""
     layers: tuple[Layer, ...] = ()
     """Functions of the pooled vectors [B, E], applied one after the other."""
-    max_length: int
+    max_length: int | None
     """Tokens of a text, special tokens included; longer texts are truncated."""
     truncation_side: Literal["left", "right"] = "right"
     """Where a text that is too long is cut off."""
@@ -53,7 +53,7 @@ class Embedder:
     def __post_init__(self) -> None:
         if self.bundle.tokenizer is None:
             raise FileNotFoundError("the model has no tokenizer, which an embedder of texts needs")
-        if registry.is_encoder_decoder(self.bundle.config):
+        if getattr(self.bundle.config, "num_decoder_layers", 0):
             family = registry.family_of(self.bundle.config)
             raise ValueError(f"{family} reads a source and writes a target: an embedder needs a model that only reads")
         if not self.poolings or not set(self.poolings) <= set(POOLINGS):
@@ -68,7 +68,7 @@ class Embedder:
             known = ", ".join(vectors.SIMILARITIES)
             raise ValueError(f"similarity_fn_name is {self.similarity_fn_name!r}: choose among {known}")
         frame = len(self._tokenizer.encode("", template=True))
-        if self.max_length <= frame:
+        if self.max_length is not None and self.max_length <= frame:
             raise ValueError(f"max_length is {self.max_length}: {frame} special tokens leave no room for a text")
 
     def __call__(
@@ -185,7 +185,7 @@ class Embedder:
         rows = []
         for i, encoding in enumerate(self._tokenizer.encode_batch(texts, template=True, special=special)):
             of_text = np.flatnonzero(encoding.texts >= 0)
-            excess = max(len(encoding) - self.max_length, 0)
+            excess = 0 if self.max_length is None else max(len(encoding) - self.max_length, 0)
             cut = of_text[:excess] if self.truncation_side == "left" else of_text[len(of_text) - excess :]
             rows.append(np.delete(encoding.ids, cut))
             if len(rows[-1]):  # compiled programs check nothing
@@ -198,7 +198,8 @@ class Embedder:
 
     def _length(self, tokens: int) -> int:
         """The padded length of a row with this number of tokens."""
-        return min(max(SHORTEST, 1 << max(tokens - 1, 0).bit_length()), self.max_length)
+        length = max(SHORTEST, 1 << max(tokens - 1, 0).bit_length())
+        return length if self.max_length is None else min(length, self.max_length)
 
 
 # One for all embedders, so that a second embedder of the same model compiles nothing.
@@ -207,7 +208,7 @@ def _program(
     params: Any, tokens_BT: Any, valid_BT: Any, counted_BT: Any,
     *, model: nn.Module, poolings: tuple[str, ...], layers: tuple[Layer, ...],
 ) -> jax.Array:  # fmt: skip
-    hidden_BTD = model.apply({"params": params}, tokens_BT, valid_BT=valid_BT).hidden_BTD
+    hidden_BTD = model.apply({"params": params}, tokens_BT, None, valid_BT, method="read").hidden_BTD
     pooled = [pool(name, hidden_BTD, counted_BT) for name in poolings]
     vectors_BE = jnp.concatenate(pooled, axis=-1).astype(jnp.float32)
     for layer in layers:

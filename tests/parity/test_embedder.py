@@ -47,6 +47,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # the kind of the tokenizer
     "deberta-v2": ("wordpiece", DEBERTA | {"position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}),
     "modernbert": ("wordpiece", SIZES | {"global_attn_every_n_layers": 2, "local_attention": 8, "pad_token_id": 0}),
     "gpt2": ("bpe", {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "t5": ("wordpiece", {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 48}),  # its encoder alone
 }
 E = 32
 MODULES = {  # of the families in turn

@@ -96,11 +96,11 @@ def of_model(root: Path) -> dict[str, Any]:
     }
 
 
-def of_encoder(folder: Path, longest: int) -> dict[str, Any]:
+def of_encoder(folder: Path, longest: int | None) -> dict[str, Any]:
     """The fields of an `Embedder` that the encoder's settings decide.
 
     Args:
-        longest: tokens of the longest text that the model can read.
+        longest: tokens of the longest text that the model can read; None: there is no limit.
     """
     file = next(iter(sorted(folder.glob("sentence_*_config.json"))), None)
     settings = {} if file is None else _settings(file, OF_ENCODER, ENCODER_SUPPORTS)
@@ -111,7 +111,7 @@ def of_encoder(folder: Path, longest: int) -> dict[str, Any]:
         if length is not None:
             if not length >= 1:
                 raise ValueError(f"{source}: the longest text has {length} tokens, and must have at least 1")
-            longest = int(min(length, longest))
+            longest = int(length if longest is None else min(length, longest))
             break
     return {
         "max_length": longest,
