@@ -1,6 +1,7 @@
 """Mutated files: none crashes, hangs, executes anything, fills the memory, is loaded wrongly in silence, or is refused
 without its name. Few mutants of each file by default; FUZZ=300 tries as many (`make fuzz`)."""
 
+import contextlib
 import copy
 import json
 import os
@@ -10,12 +11,12 @@ import sys
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import test_legacy as legacy
 from flax import serialization
 from test_pretrained import random as made
@@ -23,6 +24,8 @@ from test_pretrained import random as made
 import transformer_zoo as zoo
 from transformer_zoo import names, registry, trees
 from transformer_zoo.checkpoints import formats, hub, safetensors, weight_map
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation import published
 
 MUTANTS = int(os.environ.get("FUZZ", 20))
 SECONDS = 20
@@ -74,10 +77,10 @@ VALUES = (None, True, -1, 0, 1, 3, 10**6, 10**9, 10**30, 1e300, float("nan"), ""
 VALUES += ([[]] * 1000, {"a": 1}, ["gelu"], {"0": "a", "5": "a"}, "../../x", "\ud800", json.loads("[" * 90 + "]" * 90))
 
 
-def mutated(draw: random.Random, content: bytes) -> tuple[bytes, int]:
+def mutated(draw: random.Random, content: bytes, is_json: bool) -> tuple[bytes, int]:
     """Up to three changes of bytes, and how many bytes have changed where they stand; in JSON, mostly values in the
     place of others."""
-    if content[:1] in (b"{", b"[") and draw.random() < 0.7:
+    if is_json and draw.random() < 0.7:
         value = json.loads(content)
         for _ in range(draw.randint(1, 2)):
             replace(draw, value)
@@ -153,7 +156,7 @@ def as_flax(tensors: dict[str, np.ndarray]) -> bytes:
     return serialization.msgpack_serialize(tree)
 
 
-@contextmanager
+@contextlib.contextmanager
 def bounded(file: Path) -> Iterator[None]:
     """No action, no hang, and no more memory than ten times the folder (and what a small program takes)."""
 
@@ -188,18 +191,18 @@ def attempt(file: Path, read: Callable[[], Any]) -> Any:
             return None
 
 
-def campaign(file: Path, seed: str, check: Callable[[int], bool]) -> None:
+def campaign(file: Path, seed: str, check: Callable[[int], bool], share: float = 0.2) -> None:
     """Tries the mutants of a file; `check` is told how many bytes have changed where they stand, and returns whether
-    the mutant was refused."""
+    the mutant was refused, as more than this share must be."""
     draw, content, refused = random.Random(seed), file.read_bytes(), 0
     for number in range(MUTANTS):
-        mutant, changed = mutated(draw, content)
+        mutant, changed = mutated(draw, content, file.suffix == ".json")
         file.write_bytes(mutant)
         try:
             refused += check(changed)
         except Exception as error:
             raise AssertionError(f"mutant {number} of {file.name} ({seed}): {error!r:.500}") from error
-    assert refused > MUTANTS / 5, "so few are refused that the mutations must be harmless"
+    assert refused >= share * MUTANTS, "so few are refused that the mutations must be harmless"
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "index", *legacy.CONTAINERS, "msgpack"])
@@ -244,3 +247,60 @@ def test_modules(tmp_path: Path):
         return found is None
 
     campaign(file, "modules.json", check)
+
+
+GENERATION = {
+    "eos_token_id": [3, 5], "bos_token_id": 1, "pad_token_id": 0, "do_sample": True, "temperature": 0.7, "top_k": 20,
+    "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "bad_words_ids": [[7, 8], [9]],
+    "suppress_tokens": [11], "max_new_tokens": 20, "sequence_bias": [[[4, 5], -1.5]], "num_return_sequences": 2,
+}  # fmt: skip
+
+
+def test_generation_config(tmp_path: Path):
+    """It is read, or the model loads without its strategy."""
+    m = made("gpt2", "causal-lm")
+    file = tmp_path / published.FILE
+    file.write_text(json.dumps(GENERATION))
+
+    def check(changed: int) -> bool:
+        found = attempt(file, lambda: published.load(tmp_path, {}, m.config))
+        return found is None or isinstance(found.sampling, published.Refused)
+
+    campaign(file, published.FILE, check)
+
+
+LINE = "The window and the door of a house are open or shut, as its owner likes; [MASK] </s> 3.14"
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("tokenizer.json", 0.2), ("vocab.txt", 0.0), ("tokenizer_config.json", 0.0), ("spiece.model", 0.2)],
+)
+def test_tokenizer(tmp_path: Path, name: str, share: float):
+    """What is read of a damaged file has ids of its own vocabulary only; any line of vocab.txt is a token."""
+    if name == "spiece.model":
+        file = tmp_path / name
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([LINE] * 20), model_prefix=str(tmp_path / "spiece"), vocab_size=40, minloglevel=2,
+            pad_id=0, eos_id=1, unk_id=2, bos_id=-1, hard_vocab_limit=False,
+        )  # fmt: skip
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer"}))
+    else:
+        tokenizer = Tokenizer.train([LINE] * 20, 120, kind="wordpiece")
+        tokenizer.save(tmp_path)
+        (tmp_path / "vocab.txt").write_text("\n".join(tokenizer.tokens(range(tokenizer.vocab_size))) + "\n")
+        if name == "vocab.txt":
+            (tmp_path / "tokenizer.json").unlink()
+        file = tmp_path / name
+    expected = Tokenizer.load(tmp_path).encode(LINE).ids
+    assert len(expected) > 5
+
+    def check(changed: int) -> bool:
+        found = attempt(file, lambda: Tokenizer.load(tmp_path))
+        if found is not None:
+            with bounded(file), contextlib.suppress(ValueError):  # the library refuses some in use only
+                ids = found.encode(LINE).ids
+                assert not len(ids) or 0 <= ids.min() <= ids.max() < found.vocab_size
+        return found is None
+
+    campaign(file, name, check, share)
