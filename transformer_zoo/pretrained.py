@@ -129,7 +129,8 @@ def from_pretrained(
     compute = choose_compute(compute, dtype, param_dtype)
     described = names.describe(name, revision, published=True, family=family)
     model = described.model(task=task, labels=labels, compute=compute)
-    _shardings(model, mesh)  # refuses an impossible mesh before the download
+    if described.kind == "hub":
+        _shardings(model, mesh)  # refuses an impossible mesh before the download
 
     folder = described.weights()
     if verify:

@@ -341,8 +341,9 @@ def _storage(stream: BinaryIO, end: int, storage: Storage) -> int:
     start = stream.tell()
     if count != storage.size:
         raise ValueError(f"its storage {storage.key!r:.80} has {count} numbers, and its pickle gives {storage.size}")
-    if stream.seek(start + count * storage.dtype.itemsize) > end:
-        raise ValueError(f"it ends in the storage {storage.key!r:.80}: truncated")
+    if not 0 <= count * storage.dtype.itemsize <= end - start:
+        raise ValueError(f"its storage {storage.key!r:.80} has {count} numbers, and no room for them: truncated")
+    stream.seek(count * storage.dtype.itemsize, 1)
     return start
 
 
