@@ -173,15 +173,16 @@ SCORERS = [
 @pytest.mark.parametrize("case", SCORERS, ids=lambda case: f"{case.family}-{case.task}")
 def test_a_row_is_scored_by_its_first_or_last_real_token(case: families.Case):
     """Padding on either side, with any content, changes no score and not what the pooler returns: they are those of the
-    row alone. Of an encoder the head is run by itself, since hidden states are tested above."""
+    row alone. Of an encoder the head is run by itself, since hidden states are tested above; others run whole."""
     case, T = case.wide(), 5
-    if "source_BS" in case.takes:
-        text = np.append(families.without(case, case.tokens(1, T), "eos_id"), case.config.eos_id)
-        source_BS, valid_BS = (np.zeros((4, len(text) + PADDING), kind) for kind in (np.int32, bool))
-        for row, (side, fill) in enumerate((side, fill) for side in (0, PADDING) for fill in (1, case.config.eos_id)):
-            source_BS[row], valid_BS[row, side : side + len(text)] = fill, True
-            source_BS[row, valid_BS[row]] = text
-        logits_BC = families.apply(case.model, case.params(), source_BS, valid_BS=valid_BS).logits
+    if case.causal:
+        ids, end = case.ids[0], case.config.eos_id
+        text = np.append(families.without(case, case.tokens(1, T), "eos_id"), end)
+        tokens, valid = (np.zeros((4, len(text) + PADDING), kind) for kind in (np.int32, bool))
+        for row, (side, fill) in enumerate((side, fill) for side in (0, PADDING) for fill in (1, end)):
+            tokens[row], valid[row, side : side + len(text)] = fill, True
+            tokens[row, valid[row]] = text
+        logits_BC = families.apply(case.model, case.params(), **{ids: tokens, families.MASKS[ids]: valid}).logits
         assert families.difference(logits_BC, np.repeat(logits_BC[:1], 4, axis=0)) < EXACT
         return
     rows = lambda T: np.zeros((1, 2, T) if case.task == "multiple-choice" else (2, T), np.int32)
@@ -924,7 +925,7 @@ def test_configurations_that_contradict_themselves(family: str):
     for field in dataclasses.fields(good):
         value = getattr(good, field.name)
         if field.name in families.SMALL and value is not None:
-            for wrong in (0, -3) if field.default != 0 else (-3,):
+            for wrong in (-3,) if field.default == 0 or field.name in good.can_be_zero else (0, -3):
                 with pytest.raises(ValueError, match=f"{field.name}(=| is ){wrong}"):
                     dataclasses.replace(good, **{field.name: wrong})
         if field.name.endswith("dropout"):
