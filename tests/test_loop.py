@@ -398,9 +398,11 @@ def test_sigterm_saves_and_exits_with_0_and_ctrl_c_with_130(texts: Path, tmp_pat
         assert "the same command resumes it" in output and "Traceback" not in output
 
 
-def test_a_second_ctrl_c_does_not_wait() -> None:
+def test_a_second_ctrl_c_does_not_wait(request: pytest.FixtureRequest) -> None:
     console = quiet()
     stop = loop._Stop(console)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), stop:
         assert not stop.now(0)
         signal.raise_signal(signal.SIGINT)

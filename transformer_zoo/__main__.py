@@ -219,10 +219,11 @@ class Embed:
 
         from transformer_zoo import names
         from transformer_zoo.embedding import load_embedder
+        from transformer_zoo.prediction import files
 
         if (self.input is None) == (not self.texts):
             raise ValueError("give texts, or --input with a file that has one text a line")
-        texts = self.texts if self.input is None else _lines(self.input)
+        texts = self.texts if self.input is None else files.lines(self.input)
         if self.similar and len(texts) < 2:
             raise ValueError("--similar compares texts: give at least two")
         if self.similar and self.precision not in ("float32", "float16"):
@@ -342,23 +343,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a text file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not UTF-8, or is empty.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        found = error.object[error.start]
-        raise ValueError(f"{file} is not text in UTF-8: byte {error.start} is {found:#04x}") from None
-    if not text:
-        raise ValueError(f"{file} is empty")
-    return text.removesuffix("\n").split("\n")  # `splitlines` would also split at other characters
 
 
 def _load(name: str, dtype: str | None) -> Any:

@@ -21,18 +21,13 @@ def read(source: str, reader: Reader) -> list[Input]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown source, text that is not UTF-8, or an input that the task cannot use.
+        ValueError: an unknown source, a file that is empty or not UTF-8, or an input that the task cannot use.
     """
     file = Path(source).expanduser()
     if file.is_file() and file.suffix == ".jsonl":
         source = f"jsonl:{file}:{reader.text_field}"
     elif file.is_file():
-        try:
-            lines = file.read_bytes().decode().split("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8: byte {error.start}") from None
-        lines = lines[:-1] if lines[-1] == "" else lines
-        return [reader.check(line.rstrip("\r"), f"{file}, line {i}") for i, line in enumerate(lines, start=1)]
+        return [reader.check(text, f"{file}, line {i}") for i, text in enumerate(lines(file), start=1)]
     elif ":" not in source:
         raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as jsonl:GLOB:KEY")
     documents = sources.source(source, "all")
@@ -54,6 +49,22 @@ def write(m: Any, reader: Reader, inputs: list[Input], output: Path, *, batch_si
         for result in results(m, reader, inputs[done:], batch_size=batch_size):
             file.write(line(result) + "\n")
             yield
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        ValueError: it is not UTF-8, or is empty.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        found = error.object[error.start]
+        raise ValueError(f"{file} is not text in UTF-8: byte {error.start} is {found:#04x}") from None
+    if not text:
+        raise ValueError(f"{file} is empty")
+    return text.removesuffix("\n").split("\n")  # `splitlines` would also split at other characters
 
 
 def line(result: Any) -> str:
