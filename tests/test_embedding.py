@@ -488,5 +488,5 @@ def test_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[s
     ):
         assert main(["embed", str(root), *arguments]) == 1
         assert message in capsys.readouterr().err
-    assert main(["embed", str(root)]) == 1 and "give texts, or --input with a file" in capsys.readouterr().err
+    assert main(["embed", str(root)]) == 1 and "give either texts, or --input with a file" in capsys.readouterr().err
     assert main(["embed", str(root), "one", "--similar"]) == 1 and "at least two" in capsys.readouterr().err

@@ -400,6 +400,11 @@ def test_what_is_refused(tokenizer: Tokenizer):
         zoo.predict(small, "open")
 
 
+def test_a_name_is_no_model():
+    with pytest.raises(TypeError, match=r"a str for the model: pass what from_pretrained\(name\) returns"):
+        zoo.predict("bert-base-uncased", "a door")
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +429,7 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
     output.write_text('{"label": "old"}\n' + lines[1] + "\n" + lines[2][:9])
     assert main(whole) == 0
     assert labels(output.read_text()) == ["old", *expected[1:]]
+    assert "holds the results of 9 texts, 2 of which it had before" in capsys.readouterr().out
     output.write_text(output.read_text() + "{}\n")
     assert main(whole) == 1 and "has 10 lines, and there are 9 inputs" in capsys.readouterr().err
 
@@ -436,11 +442,21 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
 
     source.write_text("the door\n\na window\n", encoding="utf-8")
     for arguments, message in (
-        ([], "give --text, or --source with a file that has one text a line"),
+        ([], "give either --text, or --source with a file that has one text a line"),
         (["--source", str(source)], f"{source}, line 2: text is empty"),
         (["--source", "nowhere.txt"], "there is no file 'nowhere.txt'"),
         (["--text", "a", "--set", "top_k=3"], "--set: predict() has no setting 'top_k' for sequence-classification"),
         (["--text", "a", "--set", "top_k"], "--set top_k: give NAME=VALUE"),
+        (["--text", "a", "--source", str(source)], "give either --text, or --source"),
+        (["--source", str(source), "--output", str(tmp_path)], "is a folder: name a file"),
+        (["--source", str(source), "--output", str(tmp_path / "none" / "x")], "there is no folder"),
+        (["--source", str(source), "--output", str(source)], "is the file with the texts: name another one"),
     ):
         assert main([*command, *arguments]) == 1
         assert message in capsys.readouterr().err
+    # What no earlier call has written stays as it is.
+    for notes in ("my notes\nan unfinished line", "an unfinished line", "{}\n{}\nnotes\n"):
+        output.write_text(notes)
+        assert main([*command, "--text", "a", "--output", str(output)]) == 1
+        assert "is no result of an earlier call: name another file" in capsys.readouterr().err
+        assert output.read_text() == notes

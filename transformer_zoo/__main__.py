@@ -80,8 +80,8 @@ class Generate:
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     prompt: str = ""
     """The text to continue, or the source to read. Empty: the start of a text."""
-    max_new_tokens: int = 100
-    """The largest number of new tokens."""
+    max_new_tokens: int | None = None
+    """The largest number of new tokens. None: that of the model's generation_config.json, or else 128."""
     temperature: float | None = None
     """0: always the most probable token. Above 0: sample; the logits are divided by it. With neither this nor --beams,
     the strategy of the model's generation_config.json, or else 0."""
@@ -164,7 +164,9 @@ class Predict:
         from transformer_zoo.prediction.predict import reader_of, results
 
         if (self.source is None) == (not self.text):
-            raise ValueError("give --text, or --source with a file that has one text a line")
+            raise ValueError("give either --text, or --source with a file that has one text a line")
+        if self.output is not None:
+            files.check_output(self.output, self.source)
         m = _load(self.name, self.dtype)
         try:
             reader = reader_of(m, **dict(map(_setting, self.set)))
@@ -178,10 +180,12 @@ class Predict:
             for result in results(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))
             return 0
+        earlier = files.results_in(self.output)
         written = files.write(m, reader, inputs, self.output, batch_size=self.batch_size)
         for _ in track(written, "predicting", total=len(inputs), console=Console(stderr=True)):
             pass
-        print(f"{self.output} holds the results of {len(inputs)} texts")
+        before = f", {earlier} of which it had before" if earlier else ""
+        print(f"{self.output} holds the results of {len(inputs)} texts{before}")
         return 0
 
 
@@ -222,14 +226,14 @@ class Embed:
         from transformer_zoo.prediction import files
 
         if (self.input is None) == (not self.texts):
-            raise ValueError("give texts, or --input with a file that has one text a line")
+            raise ValueError("give either texts, or --input with a file that has one text a line")
+        if self.output is not None:
+            files.check_output(self.output, self.input)
         texts = self.texts if self.input is None else files.lines(self.input)
         if self.similar and len(texts) < 2:
             raise ValueError("--similar compares texts: give at least two")
         if self.similar and self.precision not in ("float32", "float16"):
             raise ValueError(f"--similar compares float vectors: leave out --precision {self.precision}")
-        if self.output is not None and not self.output.parent.is_dir():
-            raise FileNotFoundError(f"--output {self.output}: there is no folder {self.output.parent}")
         model = _load(self.name, self.dtype) if names.is_run(self.name) else self.name
         embedder = load_embedder(model, dtype=self.dtype or "float32")
         vectors_ND = embedder(

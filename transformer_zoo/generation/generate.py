@@ -108,6 +108,8 @@ def generate(
     sampling.check(config)
     stops = [stop] if isinstance(stop, (int, str)) else list(stop or ())
     stop_texts = [s for s in stops if isinstance(s, str)]
+    if "" in stop_texts:
+        raise ValueError("a text of stop is empty: it would end every answer at once")
     stop_ids = [s for s in stops if not isinstance(s, str)]
     if stop_ids:
         checks.check_ids(np.asarray(stop_ids)[None], config.vocab_size, "stop", "the vocabulary")

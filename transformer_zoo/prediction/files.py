@@ -39,9 +39,9 @@ def write(m: Any, reader: Reader, inputs: list[Input], output: Path, *, batch_si
     results of the first inputs: the others follow. A last line that was written only in part is written anew.
 
     Raises:
-        ValueError: the file has more lines than there are inputs.
+        ValueError: the file has other lines than results, or more than there are inputs.
     """
-    done = whole_lines(output)
+    done = results_in(output)
     if done > len(inputs):
         raise ValueError(f"{output} has {done} lines, and there are {len(inputs)} inputs: name another file")
     yield from (None for _ in range(done))
@@ -72,16 +72,48 @@ def line(result: Any) -> str:
     return json.dumps(result, ensure_ascii=False)
 
 
-def whole_lines(file: Path) -> int:
-    """The number of lines of a file, 0 if there is none. What stands behind the last line's end is cut off."""
+def results_in(file: Path) -> int:
+    """The number of results that a file has, a line each; 0 if there is none. What was written only in part of a last
+    one is cut off.
+
+    Raises:
+        ValueError: the file has something else.
+    """
     if not file.exists():
         return 0
-    lines = end = 0
+    count = end = 0
     with file.open("rb+") as stream:
-        for text in stream:
-            if text.endswith(b"\n"):
-                lines, end = lines + 1, end + len(text)
+        for count, text in enumerate(stream, start=1):
+            whole = text.endswith(b"\n")
+            if not (_is_json(text) if whole else text.startswith((b"{", b"["))):
+                raise ValueError(f"{file}, line {count} is no result of an earlier call: name another file")
+            end += len(text) if whole else 0
         stream.seek(0, os.SEEK_END)
         if stream.tell() > end:
+            count -= 1
             stream.truncate(end)
-    return lines
+    return count
+
+
+def check_output(output: Path, source: str | Path | None) -> None:
+    """Refuses a file for results that cannot be written, or that is the one with the texts.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        ValueError: it is a folder, or the source.
+    """
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder: name a file")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"--output {output}: there is no folder {output.parent}")
+    texts = None if source is None else Path(source).expanduser()
+    if texts is not None and texts.is_file() and output.exists() and output.samefile(texts):
+        raise ValueError(f"--output {output} is the file with the texts: name another one")
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -55,7 +55,7 @@ def predict(m: Any, inputs: Any, *, batch_size: int = 32, **settings: Any) -> An
     Raises:
         ValueError: a task without a reader, no tokenizer, a setting out of its range; an input that lacks fields or has
             others, an empty text, a text that is too long to be read whole or has tokens that the model lacks.
-        TypeError: an unknown setting.
+        TypeError: no model, or an unknown setting.
     """
     reader, single = reader_of(m, **settings), isinstance(inputs, str | Mapping)
     checked = [reader.check(value, f"inputs[{i}]") for i, value in enumerate([inputs] if single else inputs)]
@@ -70,6 +70,9 @@ def reader_of(m: Any, **settings: Any) -> Reader:
         ValueError: a task without a reader, no tokenizer, or a setting out of its range.
         TypeError: an unknown setting.
     """
+    if not hasattr(m, "model"):
+        kind = type(m).__name__
+        raise TypeError(f"predict() was given a {kind} for the model: pass what from_pretrained(name) returns")
     task = m.model.task
     if task not in READERS:
         offered = [name for name in registry.module_of(m.config).PUBLISHED.tasks if name in READERS]
