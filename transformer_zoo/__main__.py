@@ -181,7 +181,7 @@ class Predict:
                 print(files.line(result))
             return 0
         earlier = files.results_in(self.output)
-        written = files.write(m, reader, inputs, self.output, batch_size=self.batch_size)
+        written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size)
         for _ in track(written, "predicting", total=len(inputs), console=Console(stderr=True)):
             pass
         before = f", {earlier} of which it had before" if earlier else ""

@@ -34,14 +34,16 @@ def read(source: str, reader: Reader) -> list[Input]:
     return [reader.check(document, f"{source}, document {i}", others=True) for i, document in enumerate(documents)]
 
 
-def write(m: Any, reader: Reader, inputs: list[Input], output: Path, *, batch_size: int) -> Iterator[None]:
-    """Writes the result of each input as a line of JSON, and yields after each. Lines that the file has already are the
-    results of the first inputs: the others follow. A last line that was written only in part is written anew.
+def write(m: Any, reader: Reader, inputs: list[Input], output: Path, done: int, *, batch_size: int) -> Iterator[None]:
+    """Writes the result of each input as a line of JSON, and yields after each.
+
+    Args:
+        done: the number of results that the file has already (`results_in`), those of the first inputs: the others
+            follow.
 
     Raises:
-        ValueError: the file has other lines than results, or more than there are inputs.
+        ValueError: the file has more results than there are inputs.
     """
-    done = results_in(output)
     if done > len(inputs):
         raise ValueError(f"{output} has {done} lines, and there are {len(inputs)} inputs: name another file")
     yield from (None for _ in range(done))
