@@ -18,9 +18,8 @@ from transformer_zoo.checkpoints.sentence_modules import Layer
 from transformer_zoo.data.tokenizers import ROLES, Tokenizer
 from transformer_zoo.nn import Compute, checks
 from transformer_zoo.nn.pooling import POOLINGS, pool
+from transformer_zoo.prediction import engine
 from transformer_zoo.pretrained import Bundle, choose_compute, from_pretrained
-
-SHORTEST = 16  # length of the shortest rows that a program is compiled for; each next one is twice as long
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,19 +121,13 @@ class Embedder:
         # Refuses before anything is computed. A single vector has no ranges of its own.
         vectors.quantize_embeddings(vectors_ND[: len(texts) == 1], precision, ranges=ranges)
         prefix = self._prefix(prompt, prompt_text)
-        rows = self._tokens([prefix + text for text in texts], special)
+        tokens = self._tokens([prefix + text for text in texts], special)
         skipped = 0 if self.counts_prompt or not prefix else self._prompt_tokens(prefix, special)
 
-        order = np.argsort([len(row) for row in rows], kind="stable")
-        B = min(batch_size, 1 << max(len(rows) - 1, 0).bit_length())
-        for chunk in (order[i : i + B] for i in range(0, len(order), B)):
-            T = self._length(max(len(rows[i]) for i in chunk))
-            tokens_BT, valid_BT = np.zeros((B, T), np.int32), np.zeros((B, T), bool)
-            for row, i in enumerate(chunk):
-                tokens_BT[row, : len(rows[i])], valid_BT[row, : len(rows[i])] = rows[i], True
-            counted_BT = valid_BT & (np.arange(T) >= skipped)
-            vectors_BE = self._program(self.bundle.params, tokens_BT, valid_BT, counted_BT)
-            vectors_ND[chunk] = np.asarray(vectors_BE)[: len(chunk), :D]
+        rows = [{"tokens_BT": row, "counted_BT": np.arange(len(row)) >= skipped} for row in tokens]
+        params, B = jax.tree.map(jnp.asarray, self.bundle.params), min(batch_size, engine.power_of_two(len(rows)))
+        for i, outputs in enumerate(engine.run(self._program, params, rows, B, self.max_length)):
+            vectors_ND[i] = outputs["vectors_BE"][:D]
         if normalize_embeddings:
             vectors_ND = vectors.normalize(vectors_ND)
         return vectors.quantize_embeddings(vectors_ND, precision, ranges=ranges)
@@ -154,11 +147,12 @@ class Embedder:
 
     @functools.cached_property
     def _full_width(self) -> int:
-        row = jax.ShapeDtypeStruct((1, 1), jnp.int32), *[jax.ShapeDtypeStruct((1, 1), jnp.bool_)] * 2
-        return jax.eval_shape(self._program, self.bundle.params, *row).shape[-1]
+        dtypes = {"tokens_BT": jnp.int32, "counted_BT": jnp.bool_, "valid_BT": jnp.bool_}
+        batch = {name: jax.ShapeDtypeStruct((1, 1), dtype) for name, dtype in dtypes.items()}
+        return jax.eval_shape(self._program, self.bundle.params, batch)["vectors_BE"].shape[-1]
 
     @property
-    def _program(self) -> Callable[..., jax.Array]:
+    def _program(self) -> Callable[..., dict[str, jax.Array]]:
         return functools.partial(_program, model=self.bundle.model, poolings=self.poolings, layers=self.layers)
 
     def _prefix(self, prompt: str | None, prompt_text: str | None) -> str:
@@ -196,24 +190,20 @@ class Embedder:
     def _tokenizer(self) -> Tokenizer:
         return self.bundle.tokenizer.lower_cased() if self.lower_case else self.bundle.tokenizer
 
-    def _length(self, tokens: int) -> int:
-        """The padded length of a row with this number of tokens."""
-        length = max(SHORTEST, 1 << max(tokens - 1, 0).bit_length())
-        return length if self.max_length is None else min(length, self.max_length)
-
 
 # One for all embedders, so that a second embedder of the same model compiles nothing.
 @functools.partial(jax.jit, static_argnames=("model", "poolings", "layers"))
 def _program(
-    params: Any, tokens_BT: Any, valid_BT: Any, counted_BT: Any,
+    params: Any, batch: Mapping[str, jax.Array],
     *, model: nn.Module, poolings: tuple[str, ...], layers: tuple[Layer, ...],
-) -> jax.Array:  # fmt: skip
-    hidden_BTD = model.apply({"params": params}, tokens_BT, None, valid_BT, method="read").hidden_BTD
-    pooled = [pool(name, hidden_BTD, counted_BT) for name in poolings]
+) -> dict[str, jax.Array]:  # fmt: skip
+    """What is computed of a batch of rows, as `engine.run` takes it."""
+    hidden_BTD = model.apply({"params": params}, batch["tokens_BT"], None, batch["valid_BT"], method="read").hidden_BTD
+    pooled = [pool(name, hidden_BTD, batch["counted_BT"]) for name in poolings]
     vectors_BE = jnp.concatenate(pooled, axis=-1).astype(jnp.float32)
     for layer in layers:
         vectors_BE = layer(vectors_BE)
-    return vectors_BE
+    return {"vectors_BE": vectors_BE}
 
 
 def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Sequence[str], **settings: Any) -> np.ndarray:
