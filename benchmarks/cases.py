@@ -78,7 +78,7 @@ def _both(*batches: int, **kwargs: bool) -> tuple[PeerSetting, ...]:
 
 def _masked(name: str, model: str, length: int, batch: int, layers: int = 12, **kwargs: bool) -> Case:
     ours = (
-        Setting(batch=batch), Setting(batch=batch, unroll=layers), Setting(batch=2 * batch),
+        Setting(batch=batch, unroll=layers), Setting(batch=batch), Setting(batch=2 * batch),
         Setting(batch=batch, attention="xla"), Setting(batch=2 * batch, remat="dots"),
     )  # fmt: skip
     theirs = (*_both(batch), PeerSetting(batch=2 * batch, compiled="blocks"))
@@ -97,7 +97,7 @@ def _decode(batch: int) -> Case:
 _BERT, _MODERN = "bert-base-uncased", "modernbert-base"
 _SPARSE = PeerSetting(batch=64, compiled="blocks", sparse=True)
 CASES: tuple[Case, ...] = (
-    Case(name="attention", kind="attention", length=1024, weight=0.6),
+    Case(name="attention", kind="attention", length=1024),
     _masked("train BERT-base 128, all tokens", _BERT, 128, 256),
     _masked("train BERT-base 128, masked tokens", _BERT, 128, 256, masked=True),
     Case(

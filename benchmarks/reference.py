@@ -147,14 +147,14 @@ class Decode(Program):
         self.model.generation_config.pad_token_id = 0
 
     def call(self, setting: PeerSetting) -> Any:
-        tokens = self.tokens(setting.batch, self.prompt)
+        model, tokens = self.part(setting), self.tokens(setting.batch, self.prompt)
         settings = {"attention_mask": self.torch.ones_like(tokens), "do_sample": False, "max_new_tokens": self.new}
         if setting.cache == "static":
             settings["cache_implementation"] = "static"
 
         def write() -> None:
             with self.torch.inference_mode():
-                answers = self.model.generate(tokens, **settings)
+                answers = model.generate(tokens, **settings)
             if answers.shape[1] != self.prompt + self.new:
                 raise ValueError(f"{answers.shape[1] - self.prompt} new tokens instead of {self.new}")
 

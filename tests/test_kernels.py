@@ -202,6 +202,9 @@ def test_more_that_cudnn_refuses(monkeypatch):
         kernels.attend(*inputs(), implementation="cudnn")
     with pytest.raises(ValueError, match="at most 128, and is 160"):
         kernels.attend(*inputs(dtype=jnp.bfloat16, head_dim=160), implementation="cudnn")
+    with pytest.raises(ValueError, match="even numbers of queries and keys, and there are 383 and 383"):
+        odd = inputs(dtype=jnp.bfloat16, length=383)
+        kernels.attend(*odd, mask=Mask(valid_BS=RIGHT[:, :383]), implementation="cudnn")
 
 
 def test_an_unknown_implementation():
@@ -257,7 +260,10 @@ def test_what_cudnn_is_asked_for(monkeypatch, name):
     close(actual, expected, 2e-6)
     causal = MASKS[name].causal and MASKS[name].window is None
     assert asked["implementation"] == "cudnn" and asked["is_causal"] == causal
-    assert (asked["mask"] is None) == (name in ("all", "causal"))
+    if name in ("all", "causal"):
+        assert asked["mask"] is None
+    else:  # cuDNN broadcasts over rows and heads only
+        assert asked["mask"].shape in [(1, 1, T, T), (B, 1, T, T)]
 
 
 def test_grouped_queries_share_keys_and_values():

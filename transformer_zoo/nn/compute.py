@@ -29,7 +29,8 @@ class Compute:
     remat: str = "none"
     """Recomputed in the backward pass: none; dots: all except matrix products; full: all except the blocks' inputs."""
     unroll: int = 1
-    """Layers per iteration of the scan over layers. All of them: about 10 % faster on a CPU, slower to compile."""
+    """Layers per iteration of the scan over layers. All of them: slower to compile; about 10 % faster on a CPU, and
+    38 % for a train step of BERT-base on a GPU, where the scan copies each saved activation."""
 
     def __post_init__(self) -> None:
         for name in ("dtype", "param_dtype"):

@@ -85,8 +85,11 @@ def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
 
 def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
     """NVIDIA's fused attention. Conditions of the mask other than causality are passed as a matrix."""
+    T, S = q_BTHK.shape[1], k_BSGK.shape[1]
     causal = mask.causal and mask.window is None  # the reach of a window depends on causality
-    seen = (mask.replace(causal=False) if causal else mask).dense(q_BTHK.shape[1], k_BSGK.shape[1])
+    seen = (mask.replace(causal=False) if causal else mask).dense(T, S)
+    if seen is not None:
+        seen = jnp.broadcast_to(seen, (len(seen), 1, T, S))  # cuDNN reads a matrix for each row or one for all
     return jax.nn.dot_product_attention(
         _scaled(q_BTHK, scale), k_BSGK, v_BSGK, mask=seen, is_causal=causal, scale=1.0, implementation="cudnn"
     )
@@ -176,4 +179,7 @@ def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias:
             return f"it computes in float16 or bfloat16, and this is {dtype}"
         if K % 8 or K > 128:
             return f"the size of a head must be a multiple of 8, at most 128, and is {K}"
+        matrix = any(x is not None for x in (mask.valid_BS, mask.documents_BT, mask.window))
+        if matrix and (T % 2 or S % 2):
+            return f"with a matrix of the mask it needs even numbers of queries and keys, and there are {T} and {S}"
     return None

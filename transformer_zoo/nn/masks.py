@@ -33,7 +33,7 @@ class Mask:
         return self.window - 1 if self.causal else self.window // 2
 
     def dense(self, T: int, S: int) -> jax.Array | None:
-        """bool[B or 1, 1, T, S], or None if no key is masked."""
+        """bool[B or 1, 1, T or 1, S], or None if no key is masked."""
         conditions = []
         if self.causal:
             conditions.append((jnp.arange(S) <= self.offset + jnp.arange(T)[:, None])[None, None])
