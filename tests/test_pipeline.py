@@ -262,6 +262,9 @@ def test_state_of_other_rows_is_refused(source, tokenizer):
     for message, other in others.items():
         with pytest.raises(ValueError, match=message):
             other.set_state(state)
+    old = {**state, "settings": state["settings"] | {"tokenizer": "0123456789abcdef"}}  # of a run of an older version
+    with pytest.warns(UserWarning, match="by an older version, whose fingerprint of a tokenizer cannot be compared"):
+        pipeline(source, tokenizer).set_state(old)
     changed = pipeline(Documents(["short"] * 50), tokenizer)
     changed.set_state({**state, "row": 30})
     with pytest.raises(

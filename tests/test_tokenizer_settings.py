@@ -427,9 +427,43 @@ def test_settings_of_albert_and_deberta_beside_their_models(tmp_path):
         rewritten[name] = rewriting("É``")[0] if rewriting else None
         assert read(tokenizer.encode("É [SEP]"), "É [SEP]")[-1] == "[SEP]"
     assert rewritten == {"albert": 'e"', "accents": 'é"', "cased": 'E"', "deberta": "é``", "plain": None}
+    config = {"tokenizer_class": "DebertaV2Tokenizer", "add_prefix_space": False}
+    with pytest.warns(UserWarning, match="add_prefix_space is false .* spm.model reads a text with a space in front"):
+        Tokenizer.load(written(tmp_path / "s", spm__model=model, tokenizer_config__json=config))
+
+
+def test_deberta_divides_at_punctuation_beside_its_model(tmp_path):
+    """The pieces of transformers 5.23, and the same as from a tokenizer.json."""
+    ids = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]", "[MASK]"]}
     config = {"tokenizer_class": "DebertaV2Tokenizer", "split_by_punct": True}
-    with pytest.raises(ValueError, match="split_by_punct is set, which is followed beside a tokenizer.json only"):
-        Tokenizer.load(written(tmp_path / "p", spm__model=model, tokenizer_config__json=config))
+    model = model_file([*SENTENCES, "a, b , c", "x ( y ) z ? !"], 140, **ids)
+    tokenizer = Tokenizer.load(written(tmp_path / "p", spm__model=model, tokenizer_config__json=config))
+    text = "a, b , [MASK] (c) ! "
+    encoding = tokenizer.encode(text, template=True)
+    expected = "[CLS] ▁a ▁ , ▁b ▁ ▁ , [MASK] ▁ ▁ ( ▁c ▁ ) ▁ ▁ ! [SEP]"
+    assert tokenizer.tokens(encoding.ids) == expected.split()
+    assert read(encoding, text)[1:8] == ["a", ",", ",", " b", " ", ",", ","]
+    words = [-1, 0, 1, 1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9, 9, 10, 11, 11, -1]
+    assert encoding.words.tolist() == words
+    assert pickle.loads(pickle.dumps(tokenizer)).encode(text).ids.tolist() == encoding.ids[1:-1].tolist()
+    assert not len(tokenizer.encode("").ids) and not len(tokenizer.encode("  ").ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "without"),
+    [("Albert", "never"), ("XLMRoberta", "never"), ("Camembert", "never"), ("DebertaV2", "first"), ("T5", "always")],
+)
+def test_a_space_in_front_of_pieces(kind, without, tmp_path):
+    unigram = library.Tokenizer(library.models.Unigram([("<unk>", 0.0), ("▁", -3.0)], 0))
+    unigram.pre_tokenizer = library.pre_tokenizers.Metaspace()
+    unigram.decoder = library.decoders.Metaspace()
+    for wanted, scheme in ((True, "always"), (False, without)):
+        config = {"tokenizer_class": f"{kind}Tokenizer", "add_prefix_space": wanted}
+        folder = written(
+            tmp_path / str(wanted), tokenizer__json=json.loads(unigram.to_str()), tokenizer_config__json=config
+        )
+        read = Tokenizer.load(folder)._backend._special
+        assert read.pre_tokenizer.prepend_scheme == read.decoder.prepend_scheme == scheme
 
 
 # ---- what is saved, and what is damaged -----------------------------------------------------------------------------

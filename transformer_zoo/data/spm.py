@@ -7,7 +7,6 @@ tokens stand beside them: each function below that makes a tokenizer says it of 
 import dataclasses
 import difflib
 import functools
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from transformer_zoo import json_files
 from transformer_zoo.data.encoding import LANGUAGE, Cutter, Frame, Tokens, joined, one
@@ -51,6 +50,9 @@ MBART_50 = (
     "sl_SI",
 )  # fmt: skip
 """Those of mBART-50 (Tang et al. 2020, table 1)."""
+
+PUNCTUATION = pre_tokenizers.Punctuation("isolated")
+"""What divides a text at its punctuation marks, for `split_by_punct`."""
 
 CODE = re.compile(r">>([^\s<>]+)<<")
 """How Marian's models with several target languages are told which is wanted, at the beginning of the source."""
@@ -96,6 +98,7 @@ class SentencePiece(Cutter):
         outer: the id of each of the model's pieces; -1 where it has none. None: the model's own.
         extra: the tokens besides, and those of the model's pieces that are whole, by id.
         rewriting: how a text is rewritten before it is cut.
+        punctuation: each punctuation mark, and each stretch between them, is cut by itself.
         trim: the span of a token does not hold the space before it.
         frame, languages, language: as in `Cutter`.
 
@@ -112,6 +115,7 @@ class SentencePiece(Cutter):
         extra: Added | None = None,
         *,
         rewriting: Rewriting | None = None,
+        punctuation: bool = False,
         trim: bool = True,
         frame: Frame | None = None,
         languages: Mapping[str, int] | None = None,
@@ -120,10 +124,11 @@ class SentencePiece(Cutter):
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         size = self.processor.get_piece_size()
         outer, extra = list(range(size) if outer is None else outer), dict(extra or {})
-        settings = {"rewriting": rewriting, "trim": trim}
+        settings = {"rewriting": rewriting, "punctuation": punctuation, "trim": trim}
         settings |= {"frame": frame, "languages": languages, "language": language}
         self._arguments = (model, outer, extra), settings
-        self._rewriting, self._trim, self._outer = rewriting, trim, np.array(outer, np.int32)
+        self._rewriting, self._punctuation, self._trim = rewriting, punctuation, trim
+        self._outer = np.array(outer, np.int32)
         self._inner = {i: place for place, i in enumerate(outer) if i >= 0}
         for i, token in extra.items():
             if i in self._inner and (piece := self.processor.id_to_piece(self._inner[i])) != token.content:
@@ -134,9 +139,6 @@ class SentencePiece(Cutter):
         } | extra
         super().__init__(tokens, frame, languages, language, rewriting and rewriting.normalizer)
         self.vocab_size = 1 + max(*self._inner, *extra)
-        self.serialized = (
-            model + self._outer.tobytes() + repr((sorted(extra.items(), key=lambda item: item[0]), settings)).encode()
-        )
 
     @functools.cached_property
     def _begins(self) -> np.ndarray:
@@ -145,6 +147,19 @@ class SentencePiece(Cutter):
         return np.array([piece.startswith(SPACE) for piece in pieces])
 
     def cut(self, text: str) -> Tokens:
+        if not self._punctuation:
+            return self._cut(text)
+        parts, words = [self._cut("")], 0
+        for _, (start, stop) in PUNCTUATION.pre_tokenize_str(text.rstrip()):
+            found = [(start, self._cut(text[start:stop]))]
+            if text[stop - 1].isspace():  # a space before a mark is a piece, which the model alone leaves out
+                found.append((stop - 1, one(int(self._outer[self.processor.piece_to_id(SPACE)]), 1)))
+            for at, (ids, offsets, own) in found:
+                parts.append((ids, offsets + at, own + words))
+                words += int(own.max(initial=-1)) + 1
+        return joined(*parts)
+
+    def _cut(self, text: str) -> Tokens:
         read, spans = (text, None) if self._rewriting is None else self._rewriting(text)
         pieces = self.processor.encode(read, return_type="offset_mapping")
         ids = np.array(pieces["ids"], np.int32)
@@ -248,13 +263,6 @@ class Marian(SentencePiece):
         self._separate = target_table is not None
         self._arguments = source, target, table, target_table, extra
         self.vocab_size = max(1 + max(self._spelling), self.targets.vocab_size if self.targets else 0)
-        tables = (table, target_table) if self._separate else table
-        self.serialized = (
-            source
-            + (target or b"")
-            + json.dumps(tables).encode()
-            + (repr(sorted(extra.items())).encode() if extra else b"")
-        )
 
     def cut(self, text: str) -> Tokens:
         code = CODE.match(text) if self.languages else None
@@ -345,14 +353,10 @@ def llama(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Sent
 
 
 def deberta(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
-    """DeBERTa's of the second version on: [CLS] a [SEP] b [SEP]; small letters if `do_lower_case` asks for them.
-
-    Raises:
-        ValueError: `split_by_punct`, which is followed beside a tokenizer.json only.
-    """
-    if config.get("split_by_punct"):
-        raise ValueError("split_by_punct is set, which is followed beside a tokenizer.json only")
-    return _with_cls(contents[0], added, Rewriting(lower=True) if config.get("do_lower_case") else None, trim=False)
+    """DeBERTa's of the second version on: [CLS] a [SEP] b [SEP]; small letters if `do_lower_case` asks for them, and
+    punctuation marks by themselves if `split_by_punct` does."""
+    rewriting = Rewriting(lower=True) if config.get("do_lower_case") else None
+    return _with_cls(contents[0], added, rewriting, punctuation=bool(config.get("split_by_punct")), trim=False)
 
 
 def albert(contents: Sequence[bytes], config: Config, added: Added) -> tuple[SentencePiece, Usual]:
@@ -377,9 +381,7 @@ def xlnet(contents: Sequence[bytes], config: Config, added: Added) -> tuple[Sent
     return backend, _usual(processor) | roles
 
 
-def _with_cls(
-    model: bytes, added: Added, rewriting: Rewriting | None, trim: bool = True
-) -> tuple[SentencePiece, Usual]:
+def _with_cls(model: bytes, added: Added, rewriting: Rewriting | None, **settings: bool) -> tuple[SentencePiece, Usual]:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     for token in ("[CLS]", "[SEP]"):
         if not _holds(processor, token):
@@ -389,7 +391,7 @@ def _with_cls(
     if not _holds(processor, "[MASK]") and "[MASK]" not in {token.content for token in extra.values()}:
         extra[processor.get_piece_size()] = special_token("[MASK]")  # DeBERTa-v3's has none, and no file says so
     frame = Frame(first=(cls,), between=(sep,), last=(sep,), segments=True)
-    return SentencePiece(model, extra=extra, rewriting=rewriting, trim=trim, frame=frame), _usual(processor)
+    return SentencePiece(model, extra=extra, rewriting=rewriting, frame=frame, **settings), _usual(processor)
 
 
 def _holds(processor: sentencepiece.SentencePieceProcessor, piece: str) -> bool:

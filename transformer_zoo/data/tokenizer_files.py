@@ -433,8 +433,22 @@ def _follow_words(data: dict[str, Any], config: Mapping[str, Any]) -> None:
         )
 
 
+def _follow_space(data: dict[str, Any], config: Mapping[str, Any], without: str = "never") -> None:
+    """Whether a word that no space precedes begins with the mark of one. For T5, mBART, PEGASUS and XLNet it always
+    does, whatever their settings say.
+
+    Args:
+        without: the scheme of the library for a setting that is off.
+    """
+    for step in _steps(data.get("pre_tokenizer"), "pretokenizers") + _steps(data.get("decoder"), "decoders"):
+        if step.get("type") == "Metaspace" and "add_prefix_space" in config:
+            step["prepend_scheme"] = "always" if config["add_prefix_space"] else without
+            step.pop("add_prefix_space", None)  # an older name of the scheme
+
+
 def _follow_albert(data: dict[str, Any], config: Mapping[str, Any]) -> None:
     """ALBERT's: small letters, and accents."""
+    _follow_space(data, config)
     steps = _steps(data.get("normalizer"), "normalizers")
     types = [step.get("type") for step in steps]
     lower = config.get("do_lower_case", "Lowercase" in types)
@@ -447,6 +461,7 @@ def _follow_albert(data: dict[str, Any], config: Mapping[str, Any]) -> None:
 
 def _follow_deberta(data: dict[str, Any], config: Mapping[str, Any]) -> None:
     """DeBERTa's from the second version on: small letters, and punctuation marks by themselves."""
+    _follow_space(data, config, without="first")
     for name, part, inside, step in (
         ("do_lower_case", "normalizer", "normalizers", {"type": "Lowercase"}),
         ("split_by_punct", "pre_tokenizer", "pretokenizers", {"type": "Punctuation", "behavior": "Isolated"}),
@@ -472,6 +487,7 @@ def _steps(part: dict[str, Any] | None, inside: str) -> list[dict[str, Any]]:
 
 
 FOLLOWED = {
+    **dict.fromkeys(("XLMRobertaTokenizer", "CamembertTokenizer"), _follow_space),
     "AlbertTokenizer": _follow_albert,
     "DebertaV2Tokenizer": _follow_deberta,
     "CLIPTokenizer": _follow_clip,

@@ -8,6 +8,7 @@ Where a text spells out a special or an added token, such as `<|endoftext|>`, it
 reads it. `special=False` reads special tokens as ordinary characters, for the text of strangers.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -33,6 +34,7 @@ from transformer_zoo.data.tokenizer_files import (
     CLASSES,
     CUTTING,
     END_OF_TEXT,
+    FOLLOWED,
     FORMATS,
     GENERIC,
     READERS,
@@ -80,6 +82,16 @@ KINDS = {
 }
 """What is read of the settings, and the types it must have."""
 
+PROBE = (
+    "The quick Brown fox, doesn't  jump over 1,234.5 lazy dogs! na\u00efve cafe\u0301 Gr\u00f6\u00dfe \ufb01n \u2167 "
+    "\u0130\n\tdef f(x_1): return x**2 == y[0] # ``quoted''  [MASK]<mask></s>[SEP] <extra_id_0> \u6587\u5b57 \ud55c "
+    "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d \u0939\u093f\u0928\u094d \U0001f600\u3000\xa0\u200b\x07end "
+)
+"""A text of many kinds of characters, by which tokenizers are told apart."""
+
+FINGERPRINT = "does-"
+"""The beginning of each fingerprint; those of older versions hashed how a tokenizer was stored, and had none."""
+
 MOST_EXTRA = 10_000
 """Tokens that a setting may ask for without naming them."""
 
@@ -122,9 +134,17 @@ class Tokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A short hash of all that decides what it does."""
-        languages = repr(self._languages).encode() if any(self._languages) else b""
-        return hashlib.sha256(self._backend.serialized + languages).hexdigest()[:16]
+        """A short hash of what it does, in any layout of files and by any version of the libraries: how each id is
+        spelt, which tokens are whole, and the tokens of a text of many kinds of characters, alone and in its frame."""
+        backend, (source, target) = self._backend, self._languages
+        whole = [[i, token.content, token.special] for i, token in sorted(backend.tokens.items())]
+        does: list[Any] = [self.tokens(range(self.vocab_size)), whole, self._roles, source, target, self.languages]
+        for template in (False, True)[: 1 + backend.has_template]:
+            for pair in (None, PROBE[::-1]):
+                for how in ({"special": False}, {"special": True}, {"target": True}):
+                    encoding = self.encode(PROBE, pair, template=template, **how)
+                    does += [values.tolist() for values in dataclasses.astuple(encoding)]
+        return FINGERPRINT + hashlib.sha256(json.dumps(does).encode()).hexdigest()[:16]
 
     @functools.cached_property
     def sentinel_ids(self) -> tuple[int, ...]:
@@ -466,6 +486,12 @@ def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[s
             files["tokenizer_config.json"] = as_json(settings["tokenizer_config.json"] | {"tokenizer_class": kind})
     if name == "tokenizer.json":
         contents = contents | {name: followed(contents[name], kind, settings["tokenizer_config.json"])}
+    elif name.endswith(".model") and kind in FOLLOWED and config.get("add_prefix_space") is False:
+        warnings.warn(
+            "add_prefix_space is false in tokenizer_config.json, which is followed beside a tokenizer.json only: "
+            f"{name} reads a text with a space in front",
+            stacklevel=3,
+        )
     added, named = added_tokens(settings)
     backend, usual = read(list(contents.values()), config, added)
     more, size = {}, backend.vocab_size
@@ -545,6 +571,11 @@ def _checked(texts: Sequence[str]) -> list[str]:
                 f"text {place} has a lone surrogate at character {error.start}: not Unicode text"
             ) from None
     return list(texts)
+
+
+def is_old_fingerprint(fingerprint: Any) -> bool:
+    """Whether a fingerprint is by an older version, so that it cannot be compared with one of today."""
+    return isinstance(fingerprint, str) and not fingerprint.startswith(FINGERPRINT)
 
 
 def _hash(texts: Sequence[str]) -> str:

@@ -54,7 +54,6 @@ class Utf8(Cutter):
                 raise ValueError(f"the added token {token.content!r} cannot have id {i}, which is a byte's")
         super().__init__(tokens, Frame(between=(1,), last=(1,)))
         self.vocab_size = 1 + max(BYTES.stop - 1, *tokens)
-        self.serialized = f"UTF-8, {sorted(tokens.items())}".encode()
 
     def cut(self, text: str) -> Tokens:
         ids = np.frombuffer(text.encode(), np.uint8).astype(np.int32) + BYTES.start
