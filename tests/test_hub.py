@@ -147,6 +147,8 @@ def server(tmp_path: Path) -> Iterator[Hub]:
             "0_Transformer/pytorch_model.bin": b"\x80",
             "0_Transformer/onnx/model.safetensors": weights,
             "1_Pooling/config.json": b"{}",
+            "chat_template.jinja": b"",
+            "additional_chat_templates/tool_use.jinja": b"",
             "onnx/model.safetensors": weights,
         },
     }

@@ -5,6 +5,7 @@ Expected ids that are not obvious were computed once with transformers 5.23.
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -471,10 +472,18 @@ def test_a_space_in_front_of_pieces(kind, without, tmp_path):
 
 def test_all_files_of_a_tokenizer_survive(tmp_path, bpe):
     beside = {"chat_template__jinja": b"{{ messages }}", "special_tokens_map__json": {"eos_token": "<|endoftext|>"}}
+    beside["tokenizer_config__json"] = {"chat_template": [{"name": "default", "template": "{{ messages }}"}]}
     folder = written(tmp_path / "a", tokenizer__json=json.loads(bpe._backend.serialized), **old_files(bpe), **beside)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     Tokenizer.load(folder).save(tmp_path / "b")
-    for file in folder.iterdir():
-        assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes(), file.name
+    m = from_config("gpt2", gpt2.Config(vocab_size=400, **SMALL)).replace(tokenizer=Tokenizer.load(folder))
+    for _ in range(2):  # over the files of before, too
+        m.save_pretrained(tmp_path / "c")
+    for file in filter(Path.is_file, folder.rglob("*")):
+        for saved in ("b", "c"):
+            name = file.relative_to(folder)
+            assert (tmp_path / saved / name).read_bytes() == file.read_bytes(), name
     assert Tokenizer.load(tmp_path / "b").fingerprint == Tokenizer.load(folder).fingerprint
 
 

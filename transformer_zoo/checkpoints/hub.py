@@ -23,6 +23,7 @@ TOKENIZERS = (
     "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
 )  # fmt: skip
 MODULES = "modules.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 LONGEST_PATH = 255  # characters, which every file system allows
 REST = (
     "config.json", formats.ADAPTER, "generation_config.json", "*token*.json", *TOKENIZERS, "target_vocab.json",
@@ -139,7 +140,7 @@ def _hash_of(file: Path) -> str | None:
 
 def _download(repo: str, revision: str | None, patterns: Sequence[str], within: str = "") -> Path:
     """Fetches the files at the top of a repository, or in one of its folders, that match and are not in the cache."""
-    return Path(
+    snapshot = Path(
         huggingface_hub.snapshot_download(
             repo,
             revision=revision,
@@ -147,6 +148,9 @@ def _download(repo: str, revision: str | None, patterns: Sequence[str], within: 
             ignore_patterns=[within + "*/*"],
         )
     )
+    if not within and (snapshot / CHAT_TEMPLATE).is_file():  # there are others only beside this one
+        _download(repo, snapshot.name, ("*.jinja",), "additional_chat_templates/")
+    return snapshot
 
 
 def _explained(error: Exception, repo: str, revision: str | None, hint: str) -> Exception:

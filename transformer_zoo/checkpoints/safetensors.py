@@ -276,9 +276,9 @@ def staged(folder: str | Path) -> Iterator[Path]:
     try:
         try:
             yield temporary
-            new = sorted(temporary.iterdir())
+            new = sorted(file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file())
             for file in new:
-                _sync(file)
+                _sync(temporary / file)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -286,9 +286,10 @@ def staged(folder: str | Path) -> Iterator[Path]:
                 " are left; free some space or choose another folder",
             ) from error
         for file in new:
-            file.replace(folder / file.name)
+            (folder / file).parent.mkdir(exist_ok=True)
+            (temporary / file).replace(folder / file)
         for file in folder.iterdir():
-            if OWN_FILES.fullmatch(file.name) and file.name not in {one.name for one in new}:
+            if OWN_FILES.fullmatch(file.name) and Path(file.name) not in new:
                 file.unlink()
         _sync(folder)
     finally:

@@ -67,7 +67,7 @@ CONVENTIONS: Usual = {
 
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
-TEMPLATES = ("chat_template.jinja", "chat_template.json")
+TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 """Files of a tokenizer that are not read here, and are saved again."""
 
 KINDS = {
@@ -274,10 +274,12 @@ class Tokenizer:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in (self._backend.files(self._roles) | self._files).items():
-            partial = directory / f".{name}.{os.getpid()}"
+            file = directory / name
+            file.parent.mkdir(exist_ok=True)
+            partial = file.with_name(f".{file.name}.{os.getpid()}")
             try:
                 partial.write_bytes(content)
-                partial.replace(directory / name)
+                partial.replace(file)
             finally:
                 partial.unlink(missing_ok=True)
 
@@ -323,7 +325,8 @@ class Tokenizer:
                 f"and those that are read are {', '.join(CLASSES)}. It needs a tokenizer.json"
             )
         contents = {name: (folder / name).read_bytes() for name in there[0]}
-        beside = [*SETTINGS, *TEMPLATES]
+        templates = sorted(file for pattern in TEMPLATES for file in folder.glob(pattern))
+        beside = [*SETTINGS, *(str(file.relative_to(folder)) for file in templates)]
         if not path.is_file():
             beside += [name for names in there[1:] for name in names]
         files = {name: (folder / name).read_bytes() for name in beside if (folder / name).is_file()} | contents
