@@ -350,6 +350,14 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
     # transformers 5 writes that every T5 is tied; the tensors show that this one is not.
     settings = json.loads(server.repos["zoo/t5"]["config.json"]) | {"tie_word_embeddings": True}
     server.repos["zoo/t5"]["config.json"] = json.dumps(settings).encode()
+    # A table of sinusoids of this size is no tensor, and is not made before the tensors are there to compare it with.
+    sizes = {"vocab_size": 90, "d_model": 16, "max_position_embeddings": 24, "pad_token_id": 0}
+    sizes |= {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "decoder_start_token_id": 0}
+    save_pretrained(tmp_path / "made" / "vast", from_config("marian", sizes, task="seq2seq-lm"))
+    server.repos["zoo/vast"] = {file.name: file.read_bytes() for file in (tmp_path / "made" / "vast").iterdir()}
+    settings = json.loads(server.repos["zoo/vast"]["config.json"]) | {"max_position_embeddings": 10**8}
+    server.repos["zoo/vast"]["config.json"] = json.dumps(settings).encode()
     server.repos["zoo/odd"] = server.repos["zoo/bert"] | {"config.json": b'{"model_type": "brt"}'}
 
     refused = [
@@ -364,6 +372,7 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
         ({"name": "zoo/t5", "task": "base", "torch_dtype": "float16"}, "TypeError", "is dtype and param_dtype here"),
         ({"name": "zoo/bert", "mesh": {"tensor": 4}}, "ValueError", "does not divide"),
         ({"name": "zoo/odd"}, "ValueError", "model_type 'brt' is not read"),
+        ({"name": "zoo/vast", "mesh": {"tensor": -1}}, "ValueError", "its weights: max_position_embeddings is"),
         ({"embedder": "zoo/bert", "dtype": "bf16"}, "ValueError", "dtype is 'bf16'"),
     ]  # fmt: skip
     described = [({"model": "zoo/t5"}, "", "t5 seq2seq-lm True"), ({"model": "zoo/bert"}, "", "bert masked-lm None")]
@@ -383,9 +392,12 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
     # All files of one load are of one commit, though the branch may move meanwhile: it is looked up once.
     assert sum(path.endswith("/zoo/t5-too/revision/main") for _, path, _ in server.log) == 1
     assert requests == {
-        *((repo, "config.json") for repo in ("zoo/t5", "zoo/bert", "zoo/odd", "zoo/t5-too", "zoo/bert-too")),
-        *((repo, "generation_config.json") for repo in ("zoo/t5", "zoo/t5-too")),
-        *((repo, "model.safetensors") for repo in ("zoo/t5-too", "zoo/bert-too")),
+        *(
+            (repo, "config.json")
+            for repo in ("zoo/t5", "zoo/bert", "zoo/odd", "zoo/vast", "zoo/t5-too", "zoo/bert-too")
+        ),
+        *((repo, "generation_config.json") for repo in ("zoo/t5", "zoo/vast", "zoo/t5-too")),
+        *((repo, "model.safetensors") for repo in ("zoo/vast", "zoo/t5-too", "zoo/bert-too")),
     }
 
 

@@ -129,8 +129,9 @@ def from_pretrained(
     compute = choose_compute(compute, dtype, param_dtype)
     described = names.describe(name, revision, published=True, family=family)
     model = described.model(task=task, labels=labels, compute=compute)
-    if described.kind == "hub":
-        _shardings(model, mesh)  # refuses an impossible mesh before the download
+    # An impossible mesh is refused before the download, unless only the weights can show if the sizes are possible.
+    if described.kind == "hub" and weight_map.oversized(described.family, described.config, {}) is None:
+        _shardings(model, mesh)
 
     folder = described.weights()
     if verify:

@@ -260,18 +260,24 @@ def check_sizes(family: ModuleType, config: Any, tensors: Mapping[str, Any], sou
     Raises:
         ValueError: a size beyond the numbers in all tensors together, or more layers than tensors.
     """
+    if (fault := oversized(family, config, tensors)) is not None:
+        raise ValueError(f"{source} does not describe its weights: {fault}")
+
+
+def oversized(family: ModuleType, config: Any, tensors: Mapping[str, Any]) -> str | None:
+    """A size of a configuration that is too large for the tensors and for any model that needs no tensors to be
+    believed. None: there is none."""
     total = sum(math.prod(x.shape) for x in tensors.values())
     for field in dataclasses.fields(config):
         value, layers = getattr(config, field.name), field.name.endswith("layers")
         most, what = (max(len(tensors), DEEPEST), "tensors") if layers else (max(total, LARGEST), "numbers")
         if type(value) is int and not field.name.endswith("_id") and value > most:
-            raise ValueError(
-                f"{source} does not describe its weights: {family.PUBLISHED.config[field.name].name} is {value:,}, and "
-                f"they are {len(tensors) if layers else total:,} {what}"
-            )
+            name = family.PUBLISHED.config[field.name].name
+            return f"{name} is {value:,}, and they are {len(tensors) if layers else total:,} {what}"
     positions = getattr(config, "max_length", None) or 0
     if positions * config.width > max(total, LARGEST_TABLE):  # of sinusoids, which are no tensor
-        raise ValueError(f"{source} does not describe its weights: {positions:,} positions for {total:,} numbers")
+        return f"{positions:,} positions for {total:,} numbers"
+    return None
 
 
 def num_labels(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str | None) -> int | None:
