@@ -258,6 +258,12 @@ def test_labels_in_another_order_are_permuted(classifier: Path):
     assert_same(quietly(classifier / "again"), found)
 
 
+def test_labels_that_are_spelt_otherwise_are_suggested(classifier: Path):
+    meant = "its labels are bad, so-so, good. Did you mean 'bad' for 'BAD', 'so-so' for 'So so'\\?"
+    with pytest.warns(UserWarning, match=meant):
+        zoo.from_pretrained(classifier, labels=("BAD", "So so", "good"))
+
+
 @pytest.mark.parametrize("labels", [("bad", "so-so", "best"), ("a", "b"), 2])
 def test_other_labels_get_a_fresh_head(classifier: Path, labels: Any):
     """One that has as many, too: its scores would be called by names that they were not trained for."""

@@ -143,6 +143,9 @@ def test_entities(tokenizer: Tokenizer):
     raw = entities(m, text, (1, 0.8), (0, 0.6), (0, 0.9), (3, 0.5), (0, 0.7), (0, 0.9), aggregation="none")
     assert raw == [("B-PER", 0.8, 1, "ann", 0, 3), ("B-LOC", 0.5, 4, "new", 11, 14)]
     everything = entities(m, text, *[(0, 0.9)] * 6, ignored=[])
+    for name, hint in (("per", "Did you mean 'PER'"), ("PERS", "Did you mean 'PER'"), ("xyzzy", TAGS[-1])):
+        with pytest.raises(ValueError, match=rf"ignored: the model has no class '{name}': it has O, .*{hint}"):
+            zoo.predict(m, text, ignored=name)
     assert everything == [("O", 0.9, "ann lee in new york.", 0, 20)]
 
 

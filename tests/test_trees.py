@@ -61,3 +61,4 @@ def test_select_refuses_a_pattern_that_matches_nothing():
 def test_nearest():
     assert trees.nearest("gtp2", ["bert", "gpt2"]) == " Did you mean 'gpt2'?"
     assert trees.nearest("zzz", ["bert", "gpt2"]) == "" == trees.nearest("x", [])
+    assert trees.nearest("IN-PUT", ["OUTPUT", "in put"]) == " Did you mean 'in put'?"

@@ -184,7 +184,11 @@ def _with_labels(
     if TASKS[task].scores != "labels" or wanted.labels == config.labels:
         return wanted, tensors, ""
     if (order := names.order_of(wanted.labels, config.labels)) is None:
-        return wanted, tensors, f"; its labels are {json_files.excerpt(', '.join(config.labels), 200)}"
+        own = json_files.excerpt(", ".join(config.labels), 200)
+        meant = {name: trees.respelt(name, config.labels) for name in wanted.labels if name not in config.labels}
+        pairs = ", ".join(f"{other!r} for {name!r}" for name, other in meant.items() if other)
+        hint = f". Did you mean {json_files.excerpt(pairs, 200)}?" if pairs else ""
+        return wanted, tensors, f"; its labels are {own}{hint}"
     return wanted, weight_map.reordered(family, config, tensors, task, order), ""
 
 

@@ -64,5 +64,12 @@ def select(patterns: Iterable[str], paths: Iterable[str]) -> frozenset[str]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the most similar known name, or nothing if none is similar."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    known = list(known)
+    close = respelt(name, known) or next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+    return f" Did you mean {close!r}?" if close else ""
+
+
+def respelt(name: str, known: Iterable[str]) -> str | None:
+    """The known name from which another differs only in case, spaces, `_` or `-`, if there is one."""
+    plain = lambda text: re.sub(r"[\s_-]", "", text).casefold()
+    return next((other for other in known if plain(other) == plain(name)), None)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
+from transformer_zoo import trees
 from transformer_zoo.data.encoding import Encoding
 from transformer_zoo.data.labelled import windows
 from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
@@ -30,13 +31,15 @@ class Entities(RowReader):
     next entity. The others first give the tokens of a word one class: that of the first token, of the mean of the
     probabilities, or of the token with the highest probability."""
     ignored: tuple[str, ...] = ("O",)
-    """Classes that are left out."""
+    """Classes that are left out, by what the result calls them; a text stands for one. "O" need not be a class."""
     overlap: int = 32
     """Tokens that consecutive rows of a long text have in common."""
 
     required = ("text",)
 
     def __post_init__(self) -> None:
+        if isinstance(self.ignored, str):
+            object.__setattr__(self, "ignored", (self.ignored,))
         super().__post_init__()
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation is {self.aggregation!r}: choose one of {', '.join(get_args(Aggregation))}")
@@ -44,6 +47,11 @@ class Entities(RowReader):
             raise ValueError(f"overlap is {self.overlap}: it must be at least 0")
 
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
+        known = dict.fromkeys(["O", *m.config.labels, *map(_group, m.config.labels)])
+        for name in self.ignored:
+            if name not in known:
+                classes, hint = ", ".join(m.config.labels), trees.nearest(name, known)
+                raise ValueError(f"ignored: the model has no class {name!r}: it has {classes}.{hint}")
         texts, length = [i.fields["text"] for i in inputs], self.length(m)
         found = []
         for one, encoding in zip(inputs, encode(m, texts, [None] * len(texts))):
@@ -168,10 +176,15 @@ def _kind(label: str) -> str:
     return label[2:] if label.startswith(("B-", "I-")) else label
 
 
+def _group(label: str) -> str:
+    """What an entity of a class is called."""
+    return label.split("-", 1)[-1]
+
+
 def _joined(tokenizer: Any, text: str, labels: Sequence[str], group: list[_Part]) -> dict[str, Any]:
     tokens = [token for part in group for token in part.tokens]
     return {
-        "entity_group": labels[group[0].label].split("-", 1)[-1],
+        "entity_group": _group(labels[group[0].label]),
         "score": float(np.mean([part.score for part in group])),
         "word": _word(tokenizer, text, tokens), "start": tokens[0].start, "end": tokens[-1].end,
     }  # fmt: skip
