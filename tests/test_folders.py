@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import time
 import tracemalloc
 import warnings
@@ -149,6 +150,23 @@ def test_a_tied_tensor_that_no_shard_holds(tmp_path: Path):
     safetensors.write_folder(tmp_path / "other", tensors)
     (tmp_path / "other" / "model.safetensors").replace(tmp_path / shard)
     with pytest.raises(ValueError, match="missing:  transformer.ln_f.bias"):
+        zoo.from_pretrained(tmp_path)
+
+
+def test_errors_about_tensors_name_their_file(tmp_path: Path):
+    """Of shards the one, by the line of each tensor."""
+    zoo.save_pretrained(tmp_path, random("bert", "masked-lm"), max_shard_bytes=4000)
+    tensors = safetensors.read_folder(tmp_path)
+    size = json.loads((tmp_path / "config.json").read_text())["intermediate_size"]
+    edit(tmp_path, intermediate_size=size + 1)
+    with pytest.raises(ValueError) as caught:
+        zoo.from_pretrained(tmp_path)
+    name = "bert.encoder.layer.0.intermediate.dense.bias"
+    (line,) = (line for line in str(caught.value).splitlines() if name in line)
+    assert re.search(rf"misshapen:  {name}  \[\d+\], expected .*  in {tensors[name].file.name}$", line)
+    assert len({tensor.file for tensor in tensors.values()}) > 3
+    edit(tmp_path, intermediate_size=size, num_hidden_layers=1)
+    with pytest.raises(ValueError, match=r"unexpected:  bert.*layer\.1\..*  in model-\d+-of-\d+\.safetensors"):
         zoo.from_pretrained(tmp_path)
 
 

@@ -29,6 +29,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from transformer_zoo import json_files, trees
+from transformer_zoo.checkpoints import safetensors
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.tasks import TASKS
 
@@ -102,12 +103,13 @@ def load(
             if not found:
                 faults.setdefault("missing", []).append(f"{names.written(theirs)}  (for {row.ours})")
             elif len(found) > 1:
-                faults.setdefault("there twice", []).append(f"{' and '.join(found)}  (for {row.ours})")
-            elif tuple(tensors[found[0]].shape) != row.shape:
-                is_not = f"{list(tensors[found[0]].shape)}, expected {list(row.shape)} ({row.left})"
-                faults.setdefault("misshapen", []).append(f"{found[0]}  {is_not}")
-            elif not jnp.issubdtype(tensors[found[0]].dtype, jnp.floating):
-                faults.setdefault("not of floating point", []).append(f"{found[0]}  {tensors[found[0]].dtype}")
+                both = " and ".join(f"{name}{_where(tensors[name])}" for name in found)
+                faults.setdefault("there twice", []).append(f"{both}  (for {row.ours})")
+            elif tuple((tensor := tensors[found[0]]).shape) != row.shape:
+                is_not = f"{list(tensor.shape)}, expected {list(row.shape)} ({row.left})"
+                faults.setdefault("misshapen", []).append(f"{found[0]}  {is_not}{_where(tensor)}")
+            elif not jnp.issubdtype(tensor.dtype, jnp.floating):
+                faults.setdefault("not of floating point", []).append(f"{found[0]}  {tensor.dtype}{_where(tensor)}")
             used.setdefault(row.ours, []).extend(found)
     allowed, needless = names.pattern(inactive), []
     for name in sorted(set(tensors).difference(*used.values())):
@@ -121,10 +123,11 @@ def load(
         if faults.keys() == {UNEXPECTED} and not any(map(names.in_body, faults[UNEXPECTED])):
             advice = 'The body alone can be loaded, without them: task="base".'
         raise ValueError(
-            f"{source} does not fit {family.PUBLISHED.model_type} for the task {task!r}:\n{_listing(faults)}\n{advice}"
+            f"{source} does not fit {family.PUBLISHED.model_type} for the task {task!r}:\n"
+            f"{_listing(faults, tensors)}\n{advice}"
         )
     if needless:
-        listed = f"{_listing({'not used': needless})}"
+        listed = f"{_listing({'not used': needless}, tensors)}"
         warnings.warn(f"{source} holds tensors that are no parameters of the model:\n{listed}", stacklevel=3)
 
     params = {}
@@ -453,10 +456,15 @@ def _same_bytes(one: Any, other: Any) -> bool:
     return np.array_equal(a, b)
 
 
-def _listing(faults: Mapping[str, Sequence[str]]) -> str:
+def _where(tensor: Any) -> str:
+    """The end of a line about a tensor: the file that holds it, if it is of a file."""
+    return f"  in {tensor.file.name}" if isinstance(tensor, safetensors.Tensor) else ""
+
+
+def _listing(faults: Mapping[str, Sequence[str]], tensors: Mapping[str, Any]) -> str:
     lines = []
     for kind, found in faults.items():
-        lines += [f"  {kind}:  {json_files.excerpt(name, 300)}" for name in found[:LISTED]]
+        lines += [f"  {kind}:  {json_files.excerpt(name, 300)}{_where(tensors.get(name))}" for name in found[:LISTED]]
         lines += [f"  {kind}:  and {len(found) - LISTED} more"] if len(found) > LISTED else []
     return "\n".join(lines)
 
