@@ -107,8 +107,16 @@ def describe(
     root = folder(name, revision, weights=False)
     settings, source = config_map.read_file(root), str(root / config_map.CONFIG)
     module, settings = _family(family, settings, root, source)
+    try:
+        config = config_map.read(module, settings, source)
+    except ValueError as error:
+        others = _families_of(settings)
+        if not others or module in map(registry.family, others):
+            raise
+        hint = f'Its architecture {config_map.architecture(settings)} is one of family="{others[0]}": give that'
+        raise ValueError(f"{error}. {hint}") from error
     return Described(
-        name=name, kind="folder" if local.is_dir() else "hub", config=config_map.read(module, settings, source),
+        name=name, kind="folder" if local.is_dir() else "hub", config=config,
         task=config_map.saved_for(module, settings), folder=root, settings=settings,
     )  # fmt: skip
 
@@ -124,11 +132,11 @@ def _family(
     found = settings.get("model_type")
     if name is not None:
         own = registry.family(name).PUBLISHED.model_types
-        if found is not None and found not in own:
+        if found is not None and found not in own and name not in _families_of(settings):
             raise ValueError(
                 f"{source} has the model_type {json_files.excerpt(repr(found))}, and {name} reads {' or '.join(own)}"
             )
-        return registry.family(name), {**settings, "model_type": found or own[0]}
+        return registry.family(name), {**settings, "model_type": found if found in own else own[0]}
     if found is None:
         raise ValueError(f"{source} names no model_type: give the family. {_proposal(settings, root)}")
     try:
@@ -137,13 +145,18 @@ def _family(
         raise ValueError(f"{source}: {error}") from error
 
 
+def _families_of(settings: Mapping[str, Any]) -> list[str]:
+    """The families that the class in a config.json is one of."""
+    first, names = config_map.architecture(settings), registry.families()
+    return [name for name in names if first and first in registry.family(name).PUBLISHED.all_class_names]
+
+
 def _proposal(settings: Mapping[str, Any], root: Path) -> str:
     """The families that a config.json without `model_type` may be of: by its class, or else by the names of the
     tensors in a local folder."""
-    first, modules = config_map.architecture(settings), {name: registry.family(name) for name in registry.families()}
-    found = [name for name, module in modules.items() if first in module.PUBLISHED.all_class_names]
-    if first is not None and found:
-        return f'Its architecture {first} is one of family="{found[0]}"'
+    if found := _families_of(settings):
+        return f'Its architecture {config_map.architecture(settings)} is one of family="{found[0]}"'
+    modules = {name: registry.family(name) for name in registry.families()}
     with contextlib.suppress(OSError, ValueError):
         tensors = formats.read_folder(root)
         fits = {name: weight_map.known(module, tensors) for name, module in modules.items()}

@@ -103,8 +103,8 @@ def load(
             if not found:
                 faults.setdefault("missing", []).append(f"{names.written(theirs)}  (for {row.ours})")
             elif len(found) > 1:
-                both = " and ".join(f"{name}{_where(tensors[name])}" for name in found)
-                faults.setdefault("there twice", []).append(f"{both}  (for {row.ours})")
+                where = _where(*(tensors[name] for name in found))
+                faults.setdefault("there twice", []).append(f"{' and '.join(found)}  (for {row.ours}){where}")
             elif tuple((tensor := tensors[found[0]]).shape) != row.shape:
                 is_not = f"{list(tensor.shape)}, expected {list(row.shape)} ({row.left})"
                 faults.setdefault("misshapen", []).append(f"{found[0]}  {is_not}{_where(tensor)}")
@@ -456,9 +456,10 @@ def _same_bytes(one: Any, other: Any) -> bool:
     return np.array_equal(a, b)
 
 
-def _where(tensor: Any) -> str:
-    """The end of a line about a tensor: the file that holds it, if it is of a file."""
-    return f"  in {tensor.file.name}" if isinstance(tensor, safetensors.Tensor) else ""
+def _where(*tensors: Any) -> str:
+    """The end of a line about tensors: the files that hold them, if they are of files."""
+    files = dict.fromkeys(tensor.file.name for tensor in tensors if isinstance(tensor, safetensors.Tensor))
+    return f"  in {' and '.join(files)}" if files else ""
 
 
 def _listing(faults: Mapping[str, Sequence[str]], tensors: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from transformer_zoo.nn.positions import sinusoids
 from transformer_zoo.nn.transformer import DecoderBlock, EncoderBlock, Transformer, TransformerConfig
 from transformer_zoo.nn.transformer import init_cache as init_cache
 from transformer_zoo.published import bart_layout
+from transformer_zoo.published.spec import Key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,13 @@ PUBLISHED = bart_layout.published(
     model_type="marian",
     class_prefix="Marian",
     classes={"seq2seq-lm": "MTModel"},
-    config=bart_layout.config(pad_id=58100, eos_id=0, decoder_start_id=58100),
+    config=bart_layout.config(pad_id=58100, eos_id=0, decoder_start_id=None)
+    | {
+        # The first files leave it out: their targets start with padding, as all of Marian's do.
+        "decoder_start_id": Key(
+            "decoder_start_token_id", None, lambda i, keys: keys["pad_token_id"] if i is None else i
+        ),
+    },
     fixed=bart_layout.fixed(norm_first=False, learned_positions=False) | {"share_encoder_decoder_embeddings": True},
     ignored=bart_layout.IGNORED_SINUSOIDS,
     constants=_constants,

@@ -6,7 +6,9 @@ classifier of sequences has its own hidden layer where BERT uses the pooler.
 """
 
 import dataclasses
-from typing import Literal
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 
@@ -63,6 +65,17 @@ class Model(PostNormEncoder):
         })  # fmt: skip
 
 
+def _pad_id(value: Any, settings: Mapping[str, Any]) -> Any:
+    """The id of padding. Other libraries take every token of this id for padding, whose position is another one."""
+    if value is not None and value == settings.get("bos_token_id"):
+        warnings.warn(
+            f"config.json has {value!r} for pad_token_id and for bos_token_id: transformers then numbers positions "
+            "otherwise than this library. Published models have 1 and 0: set pad_token_id to that of the training",
+            stacklevel=4,
+        )
+    return value
+
+
 PUBLISHED = Published(
     model_type="roberta",
     class_prefix="Roberta",
@@ -74,7 +87,7 @@ PUBLISHED = Published(
             read=lambda rows, settings: rows - settings["pad_token_id"] - 1,
             write=lambda length, config: length + config.first_position,
         ),
-        "pad_id": Key("pad_token_id", 1),
+        "pad_id": Key("pad_token_id", 1, _pad_id),
     },
     fixed=bert_layout.FIXED,
     prefix="roberta.",
