@@ -301,6 +301,7 @@ def test_tokenizer(tmp_path: Path, name: str, share: float):
             with bounded(file), contextlib.suppress(ValueError):  # the library refuses some in use only
                 ids = found.encode(LINE).ids
                 assert not len(ids) or 0 <= ids.min() <= ids.max() < found.vocab_size
+                assert found.fingerprint
         return found is None
 
     campaign(file, name, check, share)

@@ -137,8 +137,9 @@ class Tokenizer:
         """A short hash of what it does, in any layout of files and by any version of the libraries: how each id is
         spelt, which tokens are whole, and the tokens of a text of many kinds of characters, alone and in its frame."""
         backend, (source, target) = self._backend, self._languages
+        spelt = [[i, token] for i in range(self.vocab_size) if (token := backend.token(i)) is not None]
         whole = [[i, token.content, token.special] for i, token in sorted(backend.tokens.items())]
-        does: list[Any] = [self.tokens(range(self.vocab_size)), whole, self._roles, source, target, self.languages]
+        does: list[Any] = [spelt, whole, self._roles, source, target, self.languages]
         for template in (False, True)[: 1 + backend.has_template]:
             for pair in (None, PROBE[::-1]):
                 for how in ({"special": False}, {"special": True}, {"target": True}):
