@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from transformer_zoo import trees
+from transformer_zoo import json_files, trees
 from transformer_zoo.data.encoding import Encoding
 from transformer_zoo.data.labelled import windows
 from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
@@ -50,7 +50,7 @@ class Entities(RowReader):
         known = dict.fromkeys(["O", *m.config.labels, *map(_group, m.config.labels)])
         for name in self.ignored:
             if name not in known:
-                classes, hint = ", ".join(m.config.labels), trees.nearest(name, known)
+                classes, hint = json_files.excerpt(", ".join(m.config.labels), 300), trees.nearest(name, known)
                 raise ValueError(f"ignored: the model has no class {name!r}: it has {classes}.{hint}")
         texts, length = [i.fields["text"] for i in inputs], self.length(m)
         found = []
