@@ -31,14 +31,14 @@ class Entities(RowReader):
     next entity. The others first give the tokens of a word one class: that of the first token, of the mean of the
     probabilities, or of the token with the highest probability."""
     ignored: tuple[str, ...] = ("O",)
-    """Classes that are left out, by what the result calls them; a text stands for one. "O" need not be a class."""
+    """Classes that are left out."""
     overlap: int = 32
     """Tokens that consecutive rows of a long text have in common."""
 
     required = ("text",)
 
     def __post_init__(self) -> None:
-        if isinstance(self.ignored, str):
+        if isinstance(self.ignored, str):  # one class, as on the command line
             object.__setattr__(self, "ignored", (self.ignored,))
         super().__post_init__()
         if self.aggregation not in get_args(Aggregation):
