@@ -57,6 +57,7 @@ def loaded(tmp_path, settings, config, **of_config):
     [
         ({"eos_token_id": [59, 24]}, {"eos": (59, 24)}),
         ({"eos_token_id": 24}, {"eos": (24,)}),
+        ({"eos_token_id": [24.0, 3], "pad_token_id": 5.0}, {"eos": (24, 3), "pad": 5}),
         ({"eos_token_id": None}, {"eos": ()}),
         ({"eos_token_id": 2, "decoder_start_token_id": 7, "forced_bos_token_id": 8, "forced_eos_token_id": [9, 2],
           "pad_token_id": 4, "bos_token_id": 5},
@@ -117,6 +118,9 @@ def test_a_file_without_an_end_is_said(tmp_path):
         ({"sequence_bias": [[[3], float("nan")]]}, "a bias must be a number"),
         ({"eos_token_id": "</s>"}, "eos_token_id is '</s>', where a token id or a list of them is expected"),
         ({"decoder_start_token_id": [1, 2]}, r"decoder_start_token_id is \[1, 2\], where a token id is expected"),
+        ({"bos_token_id": True}, "bos_token_id is True, where a token id is expected"),
+        ({"eos_token_id": [2.5]}, r"eos_token_id is \[2.5\], where a token id or a list"),
+        ({"forced_eos_token_id": 10**30}, "forced_eos_token_id is 10+, where a token id or a list"),
     ],
 )
 def test_settings_that_cannot_be_keep_nothing_from_loading(tmp_path, settings, message):
@@ -196,6 +200,44 @@ def test_a_start_and_forced_tokens(bart):
     assert (new[:, 0] == 11).all() and (new[:, -1] == 12).all()
     with pytest.raises(ValueError, match=r"decoder_start_token_id\[0, 0\] is 900, outside of the vocabulary"):
         generate(bart.replace(token_ids=TokenIds(decoder_start=900)), ROWS, max_new_tokens=2)
+
+
+def test_a_first_token_is_forced_behind_a_single_one():
+    """As in the reference, by the checkpoint's id; a strategy's own is forced behind any prompt."""
+    gpt2 = random_model("gpt2", eos_id=None).replace(token_ids=TokenIds(forced_bos=11))
+    rows, rules = [[5], [5, 9, 30]], {"begin_suppressed": tuple(range(60)), "max_new_tokens": 2}
+    new = generate(gpt2, rows, sampling=Greedy(**rules))
+    assert new[0, 0] == 11 and new[0, 1] >= 60 and new[1, 0] >= 60  # those suppressed at the beginning come after it
+    assert (generate(gpt2, rows, max_new_tokens=1, sampling=Greedy(forced_first=12)) == 12).all()
+    assert (generate(gpt2, rows, max_new_tokens=1, forced_bos_token_id=13)[:, 0] == 13).tolist() == [True, False]
+
+
+def test_token_ids_and_lengths_of_a_call(bart):
+    free = generate(bart, ROWS, max_new_tokens=8)
+    ends = [int(free[0, 2]), np.int32(free[1, 4])]
+    for given in (ends, (*map(float, ends),), np.asarray(ends)):
+        new = generate(bart, ROWS, max_length=9, eos_token_id=given, pad_token_id=0, use_cache=True, num_beam_groups=1)
+        ended = bart.replace(token_ids=TokenIds(eos=tuple(map(int, ends)), decoder_start=6))
+        assert (new == generate(ended, ROWS, max_new_tokens=8)).all()
+    assert (new != free).any()
+    started = bart.replace(token_ids=TokenIds(decoder_start=9, forced_eos=(12, 13)))
+    named = generate(bart, ROWS, max_new_tokens=3, decoder_start_token_id=9, forced_eos_token_id=[12, 13])
+    assert (named == generate(started, ROWS, max_new_tokens=3)).all()
+
+
+def test_a_call_takes_the_rest_from_the_file(tmp_path):
+    """Settings that wait in a file for a strategy which a call then asks for."""
+    config = small("gpt2", eos_id=7)
+    settings = {"temperature": 0.6, "top_p": 0.9, "length_penalty": 0.5, "eos_token_id": 7, "no_repeat_ngram_size": 2}
+    read = loaded(tmp_path, settings, config)
+    m = Bundle(None, None, config, sampling=read.sampling, generation=read)
+    assert read.sampling == Greedy(no_repeat_ngram_size=2)
+    sample = Sample(temperature=0.6, top_p=0.9, top_k=50, no_repeat_ngram_size=2)
+    assert published.build(m, {"do_sample": True}) == sample
+    assert published.build(m, {"temperature": 0.7}) == dataclasses.replace(sample, temperature=0.7)
+    assert published.build(m, {"num_beams": 3}) == Beam(num_beams=3, length_penalty=0.5, no_repeat_ngram_size=2)
+    other = m.replace(sampling=Greedy())  # not the file's
+    assert published.build(other, {"do_sample": True}) == Sample(top_k=50)
 
 
 def test_a_prefix_of_the_target(bart):

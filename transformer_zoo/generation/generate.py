@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo import registry, trees
-from transformer_zoo.generation import forward, strategies
+from transformer_zoo.generation import forward, published
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
-from transformer_zoo.generation.token_ids import TokenIds
+from transformer_zoo.generation.token_ids import KEYS, TokenIds
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
 
@@ -24,8 +24,8 @@ DEFAULT_NEW_TOKENS = 128  # where neither the call nor the checkpoint has a numb
 # Arguments of other libraries, and ours.
 RENAMED = {
     "attention_mask": "valid_BT", "input_ids": "prompts", "inputs": "prompts", "generation_config": "sampling",
-    "stop_strings": "stop", "eos_token_id": "stop", "max_length": "max_new_tokens, which excludes the prompt",
-    "min_length": "min_new_tokens", "decoder_input_ids": "prefix", "return_dict_in_generate": "output_scores",
+    "stop_strings": "stop, before which the text is cut off", "decoder_input_ids": "prefix",
+    "return_dict_in_generate": "output_scores",
 }  # fmt: skip
 
 
@@ -85,7 +85,11 @@ def generate(
         **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
             top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True (beam search),
             num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, repetition_penalty=1.2,
-            bad_words_ids=[[7, 8]], or do_sample=False. All others are those of `m.sampling`, as in `strategies.build`.
+            bad_words_ids=[[7, 8]], max_length=20, or do_sample=False. All others are those of `m.sampling` and of the
+            checkpoint's generation_config.json. They mean what they mean in transformers: sampling without top_k is
+            among the 50 most probable tokens, and top_k=0 among all. But a temperature asks for sampling. Also token
+            ids in place of the checkpoint's: eos_token_id=[2, 5], decoder_start_token_id, forced_bos_token_id (forced
+            behind a single token of the decoder only), forced_eos_token_id, bos_token_id.
 
     Returns:
         For text the new text, without the token or text that ended it: a string for a string, a list for a list. For
@@ -99,12 +103,16 @@ def generate(
             contradict one another or are out of their range, a prefix for a decoder.
         TypeError: an unknown argument, or `sampling` together with single settings.
     """
-    config, token_ids = m.model.config, TokenIds.of_model(m)
+    config = m.model.config
     is_encoder_decoder = registry.is_encoder_decoder(config)
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
+    if max_new_tokens is not None and settings.get("max_length") is not None:
+        raise ValueError("max_new_tokens and max_length, which counts the prompt too: give one of them")
     _check_model(m.model)
-    sampling = _strategy(m, sampling, settings)
+    ids = {key: settings.pop(key) for key in KEYS if key in settings}
+    m = dataclasses.replace(m, token_ids=TokenIds.read(ids, TokenIds.of_model(m))) if ids else m
+    sampling, token_ids = _strategy(m, sampling, settings), TokenIds.of_model(m)
     sampling.check(config)
     stops = [stop] if isinstance(stop, (int, str)) else list(stop or ())
     stop_texts = [s for s in stops if isinstance(s, str)]
@@ -137,7 +145,6 @@ def generate(
         first = [] if language is None or sampling.forced_first is None else [sampling.forced_first]
         targets = _targets(m, prefix, len(rows), [token_ids.decoder_start, *first])
         sampling = dataclasses.replace(sampling, forced_first=None)
-        token_ids = dataclasses.replace(token_ids, forced_bos=None)
     read = max(map(np.size, targets or ([[0]] if is_encoder_decoder else rows)), default=0)
     max_new_tokens = max_new_tokens or _default_length(m, sampling, read)
     _check_rows(rows, config, max_new_tokens, read)
@@ -168,8 +175,13 @@ def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
     """The strategy that the arguments of `generate` ask for."""
     for name in settings.keys() & RENAMED:
         raise TypeError(f"generate has no argument {name!r}: pass {RENAMED[name]}")
+    for name, neutral in published.UNSUPPORTED.items():
+        if name in settings and settings[name] not in (None, neutral):
+            raise ValueError(f"{name}={settings[name]!r} is not supported: leave it out")
+    known = {"use_cache", *published.UNSUPPORTED}  # those of them that are left change nothing
+    settings = {name: value for name, value in settings.items() if name not in known}
     if sampling is None:
-        return strategies.build(settings, m.sampling) if settings else m.sampling
+        return published.build(m, settings) if settings else m.sampling
     if settings:
         raise TypeError(f"sampling and {', '.join(settings)}: put all settings into `sampling`, or leave it out")
     if not isinstance(sampling, Strategy):

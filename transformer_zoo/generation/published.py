@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,7 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
     ignored |= {
         name: given[name] for name, neutral in UNSUPPORTED.items() if given.get(name) and given[name] != neutral
     }
-    if not registry.is_encoder_decoder(config) and "forced_bos_token_id" in given:  # forced after a single token only
-        ignored["forced_bos_token_id"] = given.pop("forced_bos_token_id")
+    given.pop("forced_bos_token_id", None)  # one of the token ids
     if "min_new_tokens" in given:
         given.pop("min_length", None)
     for name in {"suppress_tokens", "begin_suppress_tokens"} & given.keys():  # others are never generated
@@ -135,6 +134,13 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
         raise ValueError(f"{source}: {excerpt(error, 300)}") from error
 
 
+def build(m: Any, settings: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> Strategy:
+    """`strategies.build` over the strategy of a `Bundle`, and the generation_config.json that it was read from."""
+    read = m.generation
+    kept = read is not None and read.sampling == m.sampling and not isinstance(m.sampling, Refused)
+    return strategies.build(settings, m.sampling, file=read.settings if kept else {}, spell=spell)
+
+
 def write(strategy: Strategy, token_ids: TokenIds | None = None) -> dict[str, Any]:
     """The settings of a generation_config.json that asks for this strategy, with these token ids."""
     settings = {name: _as_json(value) for name, value in strategy.to_settings().items()}
@@ -152,7 +158,7 @@ def _token_ids(settings: Mapping[str, Any], base: TokenIds, own: TokenIds, confi
     except ValueError as error:
         raise ValueError(f"{source}: {excerpt(error, 300)}") from error
     if not registry.is_encoder_decoder(config):
-        return dataclasses.replace(ids, decoder_start=None, forced_bos=None)
+        return dataclasses.replace(ids, decoder_start=None)
     starts = (ids.decoder_start, ids.bos, own.decoder_start)
     return dataclasses.replace(ids, decoder_start=next((i for i in starts if i is not None), None))
 

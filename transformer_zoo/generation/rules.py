@@ -31,7 +31,8 @@ class LogitsRules:
         bad_words: sequences of token ids that are never generated. A single token that ends a text is no bad word.
         sequence_bias: pairs of a sequence of token ids and a number, which is added to the logit of the sequence's
             last token where the tokens before it are the rest of the sequence. A mapping is taken too.
-        forced_first: the id of the first new token. None: the checkpoint's `TokenIds.forced_bos`, if any.
+        forced_first: the id of the first new token, whatever the decoder has read. None: the checkpoint's
+            `TokenIds.forced_bos`, if any.
         repetition_penalty: positive logits of tokens that the decoder has read or generated are divided by it, and
             negative ones multiplied (Keskar et al. 2019, section 4.1, with the sign respected). 1: no penalty.
         encoder_repetition_penalty: positive logits of the tokens of the source, or of a decoder's prompt, are
@@ -120,6 +121,9 @@ class LogitsRules:
         read = jnp.concatenate([prompt_BT, new_BR], axis=1), T - valid_BT.sum(axis=1), T + n
         source = source_BS, S - valid_BS.sum(axis=1), S
         first = token_ids.forced_bos if self.forced_first is None else self.forced_first
+        forces_B = jnp.full(len(valid_BT), first is not None)
+        if self.forced_first is None:  # as in the reference, behind a single token
+            forces_B &= valid_BT.sum(axis=1) == 1
         if self.sequence_bias:
             logits_BV = bias_sequences(logits_BV, *read, biases=dict(self.sequence_bias))
         if self.encoder_repetition_penalty != 1:
@@ -139,12 +143,13 @@ class LogitsRules:
         if self.suppressed:
             logits_BV = logits_BV.at[:, np.asarray(self.suppressed)].set(-jnp.inf)
         if self.begin_suppressed:
-            begins = n == (0 if first is None else 1)
-            logits_BV = logits_BV.at[:, np.asarray(self.begin_suppressed)].min(jnp.where(begins, -jnp.inf, jnp.inf))
-        for index, forced in ((0, () if first is None else (first,)), (max_new - 1, token_ids.forced_eos)):
+            begins_B1 = (n == forces_B)[:, None]
+            logits_BV = logits_BV.at[:, np.asarray(self.begin_suppressed)].min(jnp.where(begins_B1, -jnp.inf, jnp.inf))
+        firsts = () if first is None else (first,)
+        for now, forced in (((n == 0) & forces_B[:, None], firsts), (n == max_new - 1, token_ids.forced_eos)):
             if forced:
                 forced_V = jnp.where(jnp.isin(jnp.arange(logits_BV.shape[1]), np.asarray(forced)), 0, -jnp.inf)
-                logits_BV = jnp.where(n == index, forced_V, logits_BV)
+                logits_BV = jnp.where(now, forced_V, logits_BV)
         return logits_BV
 
 
