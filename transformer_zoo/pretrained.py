@@ -158,10 +158,7 @@ def from_pretrained(
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
     m = Bundle(model, params, config, _tokenizer(folder) if tokenizer else None, fresh)
-    if model.task != registry.generating_task(config):
-        return m
-    generation = published.load(folder, described.settings, config)
-    return m.replace(sampling=generation.sampling, token_ids=generation.token_ids, generation=generation)
+    return with_generation(m, folder, described.settings)
 
 
 def _with_labels(
@@ -302,9 +299,7 @@ def _write(
     with safetensors.staged(directory) as folder:
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        if model.task == registry.generating_task(model.config):
-            decoding = json.dumps(_generation_settings(bundle), indent=2) + "\n"
-            (folder / published.FILE).write_text(decoding, encoding="utf-8")
+        save_generation(folder, bundle)
         if tokenizer is not None:
             tokenizer.save(folder)
 
@@ -363,6 +358,28 @@ def _tokenizer(folder: Path) -> Any:
                 stacklevel=3,
             )
         return None
+
+
+def with_generation(m: Bundle, folder: Path, settings: Mapping[str, Any]) -> Bundle:
+    """A model that generates as the files of a folder ask for; another model as it is.
+
+    Args:
+        settings: the keys of config.json, which count where the folder has no generation_config.json.
+
+    Raises:
+        ValueError: generation_config.json is not a JSON object.
+    """
+    if m.model.task != registry.generating_task(m.config):
+        return m
+    generation = published.load(folder, settings, m.config)
+    return m.replace(sampling=generation.sampling, token_ids=generation.token_ids, generation=generation)
+
+
+def save_generation(folder: Path, bundle: Bundle) -> None:
+    """Writes generation_config.json for a model that generates."""
+    if bundle.model.task == registry.generating_task(bundle.config):
+        text = json.dumps(_generation_settings(bundle), indent=2) + "\n"
+        (folder / published.FILE).write_text(text, encoding="utf-8")
 
 
 def _generation_settings(bundle: Bundle) -> dict[str, Any]:

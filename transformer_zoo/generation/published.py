@@ -82,7 +82,7 @@ def load(folder: Path, settings: Mapping[str, Any], config: Any) -> Generation:
             warnings.warn(
                 f"{source} has no eos_token_id, so no token ends a text: config.json's, {ends}, does not count. Add it "
                 f"to the file, or pass stop={[*own.eos]}",
-                stacklevel=3,
+                stacklevel=4,
             )
     else:
         known = {*_settings(), *UNSUPPORTED, *token_ids.KEYS}
@@ -92,7 +92,7 @@ def load(folder: Path, settings: Mapping[str, Any], config: Any) -> Generation:
         ids = _token_ids(settings, base, own, config, source)
         return Generation(sampling=read(settings, config, source), token_ids=ids, settings=settings)
     except ValueError as error:
-        warnings.warn(f"{error}: `generate` will need a strategy of its own", stacklevel=3)
+        warnings.warn(f"{error}: `generate` will need a strategy of its own", stacklevel=4)
         return Generation(sampling=Refused(fault=str(error)), token_ids=own, settings=settings)
 
 
@@ -126,7 +126,7 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
     if ignored:
         names = ", ".join(f"{name}={excerpt(value)}" for name, value in ignored.items())
         warnings.warn(
-            f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=4
+            f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=5
         )
     try:
         return kind.from_settings(given)
