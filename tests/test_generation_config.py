@@ -96,6 +96,32 @@ def test_a_config_json_with_several_ends():
             assert read.eos_id == expected
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_several_ends_of_a_config_json_are_kept(tmp_path, family):
+    """Where there is no generation_config.json: in `generate`, in the saved folder, and in what is loaded from it."""
+    zoo.save_pretrained(tmp_path / "a", random_model(family, eos_id=7))
+    (tmp_path / "a" / FILE).unlink()
+    config = tmp_path / "a" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [7, 3]}))
+    m = zoo.from_pretrained(tmp_path / "a")
+    zoo.save_pretrained(tmp_path / "b", m)
+    assert json.loads((tmp_path / "b" / FILE).read_text())["eos_token_id"] == [7, 3]
+    assert m.token_ids == zoo.from_pretrained(tmp_path / "b").token_ids and m.token_ids.eos == (7, 3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "bart"])
+def test_a_classifier_keeps_the_token_ids_of_its_config_json(tmp_path, family):
+    """The reference scores a row of GPT-2 by the token before its padding."""
+    zoo.save_pretrained(tmp_path, random_model(family, task="sequence-classification"))
+    config, ids = tmp_path / "config.json", {"pad_token_id": 4, "bos_token_id": 5}
+    config.write_text(json.dumps(json.loads(config.read_text()) | ids))
+    zoo.save_pretrained(tmp_path, zoo.from_pretrained(tmp_path))
+    assert json.loads(config.read_text()).items() >= ids.items() and not (tmp_path / FILE).exists()
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"bos_token_id": "x"}))
+    with pytest.warns(UserWarning, match="config.json: bos_token_id is 'x', where a token id is expected"):
+        zoo.from_pretrained(tmp_path)
+
+
 def test_a_file_without_an_end_is_said(tmp_path):
     with pytest.warns(UserWarning, match=rf"{FILE} has no eos_token_id, so no token ends a text: .* 7, does not count"):
         assert loaded(tmp_path, {"num_beams": 2}, small("gpt2", eos_id=7)).token_ids.eos == ()

@@ -294,8 +294,12 @@ def _write(
     model, tokenizer = bundle.model, bundle.tokenizer
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     settings = config_map.write(family, model.config, model.task, dtypes.pop() if len(dtypes) == 1 else None)
+    kept = TokenIds.of_model(bundle)
+    ids = {"bos_token_id": kept.bos, "pad_token_id": kept.pad}
     if tokenizer is not None:
-        settings = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id} | settings
+        own = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+        ids = {key: ids[key] if value is None else value for key, value in own.items()}
+    settings = {key: x for key, x in ids.items() if tokenizer is not None or x is not None} | settings
     with safetensors.staged(directory) as folder:
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -361,7 +365,7 @@ def _tokenizer(folder: Path) -> Any:
 
 
 def with_generation(m: Bundle, folder: Path, settings: Mapping[str, Any]) -> Bundle:
-    """A model that generates as the files of a folder ask for; another model as it is.
+    """A model that generates as the files of a folder ask for; another model with the token ids of its config.json.
 
     Args:
         settings: the keys of config.json, which count where the folder has no generation_config.json.
@@ -370,7 +374,8 @@ def with_generation(m: Bundle, folder: Path, settings: Mapping[str, Any]) -> Bun
         ValueError: generation_config.json is not a JSON object.
     """
     if m.model.task != registry.generating_task(m.config):
-        return m
+        ids, own = published.config_ids(settings, m.config), TokenIds.of_config(m.config)
+        return m if ids == own else m.replace(token_ids=ids)
     generation = published.load(folder, settings, m.config)
     return m.replace(sampling=generation.sampling, token_ids=generation.token_ids, generation=generation)
 

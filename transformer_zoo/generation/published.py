@@ -96,6 +96,18 @@ def load(folder: Path, settings: Mapping[str, Any], config: Any) -> Generation:
         return Generation(sampling=Refused(fault=str(error)), token_ids=own, settings=settings)
 
 
+def config_ids(settings: Mapping[str, Any], config: Any) -> TokenIds:
+    """The token ids of a config.json, over those of the Config. A warning names what is no token id."""
+    own = TokenIds.of_config(config)
+    try:
+        return TokenIds.read({key: settings[key] for key in token_ids.KEYS if settings.get(key) is not None}, own)
+    except ValueError as error:
+        warnings.warn(
+            f"config.json: {excerpt(error, 300)}: the token ids that the model lacks are left out", stacklevel=4
+        )
+        return own
+
+
 def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strategy:
     """The strategy of a generation_config.json. A warning names the settings that are not supported.
 
