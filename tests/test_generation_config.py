@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 import toy
 
 import transformer_zoo as zoo
@@ -421,3 +422,19 @@ def test_a_prompt_with_special_tokens(monkeypatch):
             warnings.simplefilter("error")
             generate(m.replace(token_ids=TokenIds(bos=4)), text, max_new_tokens=1)
         assert seen.pop()[0].tolist() == (expected if text else [4])
+
+
+def test_a_prompt_in_its_tokenizers_frame(tmp_path, monkeypatch):
+    """All of it, as in the reference: also what stands behind the text."""
+    Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 300).save(tmp_path)
+    file = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    end = file.token_to_id("<|endoftext|>")
+    template = {"single": "<|endoftext|> $A <|endoftext|>", "special_tokens": [("<|endoftext|>", end)]}
+    file.post_processor = tokenizers.processors.TemplateProcessing(**template)
+    file.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, seen = Tokenizer.load(tmp_path), []
+    config = small("gpt2", vocab_size=tokenizer.vocab_size, eos_id=end)
+    m = Bundle(registry.family("gpt2").Model(config), None, config, tokenizer)
+    monkeypatch.setattr(generation, "_run", lambda m, rows, *_: seen.extend(rows) or np.zeros((2, 1, 1), np.int32))
+    generate(m, ["read", ""], max_new_tokens=1)
+    assert [row.tolist() for row in seen] == [[end, *tokenizer.encode("read").ids, end], [end]]

@@ -300,8 +300,8 @@ def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
 
 
 def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarray]:
-    """Texts as rows of token ids: sources in the tokenizer's frame; prompts behind what the frame puts in front, but
-    without what would end them. An empty prompt is the token that starts a text, if there is one."""
+    """Texts as rows of token ids, in the tokenizer's frame where one is known. An empty prompt is what the frame puts in
+    front, or else the token that starts a text, if there is one."""
     if (tokenizer := m.tokenizer) is None:
         raise ValueError("the model has no tokenizer: pass token ids instead of text")
     if registry.is_encoder_decoder(m.model.config):
@@ -311,7 +311,8 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
         raise ValueError(f"source_language={language!r}: a decoder has no source: leave it out")
     first, starts = tokenizer.before_text, (TokenIds.of_model(m).bos, tokenizer.bos_id)
     start = first if len(first) else [token for token in starts if token is not None][:1]
-    return [np.asarray([*first, *tokenizer.encode(text).ids] if text else start, np.int32) for text in texts]
+    encodings = tokenizer.encode_batch(texts, template=tokenizer.has_template)
+    return [encoding.ids if text else np.asarray(start, np.int32) for text, encoding in zip(texts, encodings)]
 
 
 def decode_text(
