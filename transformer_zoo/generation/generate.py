@@ -300,8 +300,8 @@ def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
 
 
 def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarray]:
-    """Texts as rows of token ids, in the tokenizer's frame where one is known. An empty prompt is what the frame puts in
-    front, or else the token that starts a text, if there is one."""
+    """Texts as rows of token ids, in the tokenizer's frame where one is known. An empty prompt is what the frame puts
+    in front, or else the token that starts a text, if there is one."""
     if (tokenizer := m.tokenizer) is None:
         raise ValueError("the model has no tokenizer: pass token ids instead of text")
     if registry.is_encoder_decoder(m.model.config):
