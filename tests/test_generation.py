@@ -517,6 +517,8 @@ def test_another_strategy_under_the_same_rules():
         ({"num_beams": 3, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "do_sample": False}, Greedy(),
          Beam(num_beams=3)),
         ({"temperature": 1.0}, Greedy(), Sample(top_k=50)),
+        ({"min_new_tokens": 0, "min_length": 5}, Greedy(max_new_tokens=4), Greedy(max_new_tokens=4)),
+        ({"min_new_tokens": 0}, Greedy(min_length=3, max_length=4), Greedy(max_length=4)),
         ({"max_length": 9, "min_length": 2}, Greedy(max_new_tokens=4, min_new_tokens=1),
          Greedy(max_length=9, min_length=2)),
         ({"temperature": 0.8}, Sample(top_k=50), Sample(temperature=0.8, top_k=50)),

@@ -67,12 +67,18 @@ def build(
             )
         ways = ", or ".join(f"{spell(name)} as well, such as {value}" for name, value in (k.example for k in owners))
         raise ValueError(f"{spell(wrong[0])} is a setting of {owned}: give {ways}")
-    # A number of tokens that is asked for is not overridden by one that is not.
-    lengths = {f"{least}_new_tokens": None for least in ("max", "min") if f"{least}_length" in asked}
+    # What is asked for overrides what is not; and a number of new tokens, 0 too, one that counts the prompt.
+    overridden = {}
+    for bound in ("max", "min"):
+        new, length = f"{bound}_new_tokens", f"{bound}_length"
+        if asked.get(new) is not None:
+            overridden[length] = None
+        elif asked.get(length) is not None:
+            overridden[new] = None
     own = {ours: key for ours, key in kind.published_names().items() if not hasattr(base, ours)}
     lacking = kind.assumed | {ours: file[key] for ours, key in own.items() if file.get(key) is not None}
     given = {name: value for name, value in asked.items() if name not in other}
-    return kind.from_strategy(base, **({} if type(base) is kind else lacking) | lengths | given)
+    return kind.from_strategy(base, **({} if type(base) is kind else lacking) | given | overridden)
 
 
 def _is_neutral(name: str, asked: Mapping[str, Any]) -> bool:
