@@ -406,6 +406,7 @@ def test_generation_config_is_written_as_it_was_read():
         {"num_beams": 4},
         {"max_new_tokens": 30, "temperature": 0.6, "do_sample": True, "top_k": 0},
         {"suppress_tokens": [7], "begin_suppress_tokens": [3]},
+        {"max_length": 9, "stop_strings": ["a", "b"]},
         {},
     ):
         written = published.write(published.read(settings, config_of(True)))
@@ -418,7 +419,7 @@ def config_of(is_encoder_decoder):
 
 def test_generation_config_that_is_not_supported():
     with pytest.warns(
-        UserWarning, match=r"stopping_strings=x, penalty_alpha=0.6, stop_strings=\['a'\], do_sample=True, which is not"
+        UserWarning, match=r"stopping_strings=x, penalty_alpha=0.6, do_sample=True, stop_strings=\['a'\], which is not"
     ):
         settings = {"penalty_alpha": 0.6, "stop_strings": ["a"], "num_beams": 2, "do_sample": True}
         settings |= {"stopping_strings": "x", "use_cache": True, "top_h": None, "num_beam_groups": 1}

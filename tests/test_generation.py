@@ -244,6 +244,28 @@ def test_stop_texts(case, tokenizer, monkeypatch):
     assert read(stop=["path", "never there", "ead("]) == "def r"
 
 
+def test_stop_strings(case, tokenizer, monkeypatch):
+    """A row ends with the token that completes the first of these texts, which may begin in a decoder's prompt."""
+    m, is_encoder_decoder = with_text(case, tokenizer), registry.is_encoder_decoder(case.config)
+    new = tokenizer.encode(" read(path): return").ids
+    monkeypatch.setattr(module, "_run", lambda *_: np.array(new)[None, None])
+    monkeypatch.setattr(module, "_scores", lambda m, rows, new, counts, *_: (counts, new))
+    prompt = tokenizer.encode("def").ids
+    for texts, shortest in (
+        (["eturn", "th)"], "th)"),
+        ("th", "th"),
+        (["never"], "return"),
+        ("f r" if not is_encoder_decoder else "r", "r"),
+    ):
+        found = generate(m, "def", max_new_tokens=len(new), stop_strings=texts, output_scores=True)
+        count = int(found.log_probs[0])
+        assert shortest in found.answers and found.answers.strip() == tokenizer.decode(new[:count]).strip()
+        assert count == 1 or shortest not in tokenizer.decode(new[: count - 1])
+        assert found.scores[0].tolist() == [*new[:count]] + [new[count - 1]] * (len(new) - count)
+    ids = generate(m, [prompt], max_new_tokens=len(new), sampling=Greedy(stop_strings="th"))
+    assert len(set(ids[0].tolist()[-3:])) == 1 and ids[0, 0] == new[0]
+
+
 # ---- bad requests
 
 
@@ -555,7 +577,9 @@ def test_settings_by_name(settings, base, expected):
         ({"temprature": 0.8}, TypeError, "there is no setting temprature. Did you mean 'temperature'?"),
         ({"attention_mask": None}, TypeError, "no argument 'attention_mask': pass valid_BT"),
         ({"max_length": 9}, ValueError, "max_new_tokens and max_length, which counts the prompt too: give one of them"),
-        ({"stop_strings": "."}, TypeError, "no argument 'stop_strings': pass stop"),
+        ({"stop_strings": [""]}, ValueError, r"stop_strings=\[''\] must be texts that are not empty"),
+        ({"stop_strings": "."}, ValueError, "the model has no tokenizer, which texts need"),
+        ({"stop_strings": ".", "num_beams": 2}, ValueError, "is a setting of Beam, and stop_strings of Sample"),
         ({"num_beam_groups": 2}, ValueError, "num_beam_groups=2 is not supported"),
         ({"eos_token_id": "</s>"}, ValueError, "eos_token_id is '</s>', where a token id or a list of them is"),
         ({"bos_token_id": [1]}, ValueError, r"bos_token_id is \[1\], where a token id is expected"),

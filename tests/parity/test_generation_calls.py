@@ -22,6 +22,7 @@ import transformers  # noqa: E402
 import transformer_zoo as zoo  # noqa: E402
 from parity import reference  # noqa: E402
 from parity.test_generation_config import CASES, in_double, unlikely  # noqa: E402
+from transformer_zoo.data.tokenizers import Tokenizer  # noqa: E402
 from transformer_zoo.generation import generate as generation  # noqa: E402
 
 CALLS = int(os.environ.get("GENERATION_CALLS", "1"))
@@ -187,3 +188,39 @@ def test_lengths_that_count_the_prompt(saved: Any, monkeypatch: pytest.MonkeyPat
             assert found[: len(wanted)] == wanted and set(found[len(wanted) :]) <= {END}
         lengths.add(len(new[0]))
     assert len(lengths) == 4 if theirs.config.is_encoder_decoder else 3
+
+
+def test_stop_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From the file and from the call: the same tokens, greedy and sampled."""
+    monkeypatch.setattr(generation, "BUCKET", 8)
+    words = ["def", "read", "path", "return", "open", "class", "close", "self", "import", "value"]
+    texts = [" ".join(random.Random(i).choices(words, k=8)) for i in range(40)]
+    tokenizer = Tokenizer.train(texts, 300)
+    case = BY_FAMILY["gpt2"].sized(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id)
+    with jax.enable_x64(True):
+        theirs = reference.build(case, seed=2)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.mul_(2 if parameter.ndim > 1 else 1)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    rows = [tokenizer.encode(text).ids.tolist()[:4] for text in texts[:5]]
+    parts = [i for i in range(tokenizer.vocab_size) if not tokenizer.decode([i]).isascii()]  # parts of a character
+    only = {"suppress_tokens": [*parts, tokenizer.eos_id]}
+    free = expected(theirs, rows, {"max_new_tokens": 8, "do_sample": False} | only, [])
+    found = [tokenizer.decode(new) for (new,) in free]
+    stops = [text[len(text) // 2 :][:2] for text in found[:3]] + [tokenizer.decode([rows[3][-1]])[-1] + found[3][:1]]
+    their_tokenizer, shortest = transformers.AutoTokenizer.from_pretrained(tmp_path), []
+    for asked in ({}, {"do_sample": True, "top_k": 3}):
+        call = {"max_new_tokens": 8, "stop_strings": stops} | asked | only
+        file = {"eos_token_id": None, "stop_strings": stops} | asked | only
+        (tmp_path / "generation_config.json").write_text(json.dumps(file))
+        answers = [expected(theirs, [row], call | {"tokenizer": their_tokenizer}, [])[0][0] for row in rows]
+        least = lambda key, logits: jnp.argmin(jnp.where(jnp.isfinite(logits), logits, jnp.inf))
+        with jax.enable_x64(True), mock.patch("jax.random.categorical", least):
+            m = zoo.from_pretrained(tmp_path, dtype="float64", param_dtype="float64")
+            for new in (zoo.generate(m, rows, max_new_tokens=8), zoo.generate(m, rows, **call)):
+                for row, wanted in zip(new.tolist(), answers):
+                    assert row[: len(wanted)] == wanted and set(row[len(wanted) :]) <= {wanted[-1]}
+        shortest.append(min(map(len, answers)))
+    assert max(shortest) < 8

@@ -26,7 +26,7 @@ WITHOUT_EFFECT = {
 # Keys that change the tokens and that no strategy has, with the values that change nothing.
 UNSUPPORTED = {
     "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0, "token_healing": False,
-    "exponential_decay_length_penalty": None, "stop_strings": None, "force_words_ids": None, "constraints": None,
+    "exponential_decay_length_penalty": None, "force_words_ids": None, "constraints": None,
     "top_h": None, "watermarking_config": None, "max_time": None, "dola_layers": None,
 }  # fmt: skip
 _KINDS = {
@@ -36,6 +36,7 @@ _KINDS = {
     "max_length": int, "min_new_tokens": int, "min_length": int, "no_repeat_ngram_size": int,
     "encoder_no_repeat_ngram_size": int, "repetition_penalty": float, "encoder_repetition_penalty": float,
     "suppress_tokens": list, "begin_suppress_tokens": list, "bad_words_ids": list, "sequence_bias": list,
+    "stop_strings": (str, list),
 }  # fmt: skip
 
 
@@ -133,8 +134,9 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
     kind = strategies.asked_for(given)
     others = {k.switch[0]: k for k in strategies.STRATEGIES if k.switch[0] not in kind.published_names()}
     ignored |= {key: given[key] for key, other in others.items() if other is not kind and other.is_asked_for(given)}
-    if given.get("num_return_sequences", 1) != 1 and "num_return_sequences" not in kind.published_names():
-        ignored["num_return_sequences"] = given["num_return_sequences"]
+    for name, neutral in (("num_return_sequences", 1), ("stop_strings", [])):
+        if given.get(name, neutral) != neutral and name not in kind.published_names():
+            ignored[name] = given[name]
     if ignored:
         names = ", ".join(f"{name}={excerpt(value)}" for name, value in ignored.items())
         warnings.warn(

@@ -12,7 +12,24 @@ from transformer_zoo.generation.strategy import DecodeInputs, Strategy, repeat_r
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenByToken(Strategy):
-    """A strategy that never revises a token: a subclass has `choose`."""
+    """A strategy that never revises a token: a subclass has `choose`.
+
+    Attributes:
+        stop_strings: texts, or one: a row ends with the token that completes one of them, which stays in the answer.
+            The model then needs a tokenizer. All `max_new_tokens` are generated, and what follows is dropped.
+
+    Raises:
+        ValueError: an empty text, or what is no text.
+    """
+
+    stop_strings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        texts = (self.stop_strings,) if isinstance(self.stop_strings, str) else tuple(self.stop_strings)
+        if not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"stop_strings={self.stop_strings!r} must be texts that are not empty")
+        object.__setattr__(self, "stop_strings", texts)
 
     @property
     def answers(self) -> int:
