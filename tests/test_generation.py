@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import warnings
 
 import families
@@ -504,6 +505,15 @@ def test_settings_out_of_range(settings):
         Sample(**settings)
 
 
+def test_numbers_of_other_types():
+    """Those of numpy, and whole ones with a decimal point."""
+    settings = {"temperature": np.float32(0.5), "top_k": np.int64(3), "no_repeat_ngram_size": 2.0}
+    found = strategies.build(settings)
+    assert found == Sample(temperature=0.5, top_k=3, no_repeat_ngram_size=2)
+    assert json.dumps(published.write(found)) == json.dumps(published.write(Sample(**settings)))
+    assert type(found.no_repeat_ngram_size) is type(found.top_k) is int
+
+
 def test_samplings_are_values():
     assert hash(Sample(top_k=3)) == hash(Sample(top_k=3)) and Sample(top_k=3) == Sample(top_k=3) != Sample(top_k=4)
     assert hash(Greedy()) == hash(Greedy()) and Greedy() == Greedy()
@@ -581,6 +591,13 @@ def test_settings_by_name(settings, base, expected):
         ({"stop_strings": "."}, ValueError, "the model has no tokenizer, which texts need"),
         ({"stop_strings": ".", "num_beams": 2}, ValueError, "is a setting of Beam, and stop_strings of Sample"),
         ({"num_beam_groups": 2}, ValueError, "num_beam_groups=2 is not supported"),
+        ({"temperature": "hot"}, ValueError, "temperature='hot' must be a number"),
+        ({"no_repeat_ngram_size": 2.5}, ValueError, "no_repeat_ngram_size=2.5 must be a whole number"),
+        ({"min_new_tokens": True}, ValueError, "min_new_tokens=True must be a whole number"),
+        ({"do_sample": "yes"}, ValueError, "do_sample='yes' must be True or False"),
+        ({"suppress_tokens": 5}, ValueError, "suppressed=5 must be token ids"),
+        ({"sequence_bias": [[3, 2.0]]}, ValueError, r"sequence_bias=\[\[3, 2.0\]\] must be pairs of a sequence"),
+        ({"num_beams": 2, "early_stopping": 1}, ValueError, "early_stopping=1: choose False, True or 'never'"),
         ({"eos_token_id": "</s>"}, ValueError, "eos_token_id is '</s>', where a token id or a list of them is"),
         ({"bos_token_id": [1]}, ValueError, r"bos_token_id is \[1\], where a token id is expected"),
         ({"pad_token_id": True}, ValueError, "pad_token_id is True, where a token id is expected"),

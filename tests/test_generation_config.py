@@ -138,7 +138,7 @@ def test_a_file_without_an_end_is_said(tmp_path):
         ({"num_beams": 2.5}, "num_beams is a number"),
         ({"num_beams": 2, "early_stopping": "x" * 10**5}, r"early_stopping=.*\(\d+,\d+ characters\)"),
         ({"num_beams": 2, "num_return_sequences": 3}, "search with more beams"),
-        ({"bad_words_ids": [3]}, "not iterable"),
+        ({"bad_words_ids": [3]}, r"bad_words=\[3\] must be sequences of token ids"),
         ({"bad_words_ids": [[]]}, "at least one token"),
         ({"suppress_tokens": [1.5]}, "suppressed has 1.5 in it, which is no token id"),
         ({"num_beams": 2, "length_penalty": float("inf")}, "length_penalty=inf must be a finite number"),
@@ -229,7 +229,7 @@ def test_a_start_and_forced_tokens(bart):
         generate(bart.replace(token_ids=TokenIds(decoder_start=900)), ROWS, max_new_tokens=2)
 
 
-def test_a_first_token_is_forced_behind_a_single_one():
+def test_a_first_token_is_forced_behind_a_single_one(tmp_path):
     """As in the reference, by the checkpoint's id; a strategy's own is forced behind any prompt."""
     gpt2 = random_model("gpt2", eos_id=None).replace(token_ids=TokenIds(forced_bos=11))
     rows, rules = [[5], [5, 9, 30]], {"begin_suppressed": tuple(range(60)), "max_new_tokens": 2}
@@ -237,6 +237,10 @@ def test_a_first_token_is_forced_behind_a_single_one():
     assert new[0, 0] == 11 and new[0, 1] >= 60 and new[1, 0] >= 60  # those suppressed at the beginning come after it
     assert (generate(gpt2, rows, max_new_tokens=1, sampling=Greedy(forced_first=12)) == 12).all()
     assert (generate(gpt2, rows, max_new_tokens=1, forced_bos_token_id=13)[:, 0] == 13).tolist() == [True, False]
+    with pytest.raises(ValueError, match="decoder_start_token_id is what an encoder-decoder's answers start with"):
+        generate(gpt2, rows, max_new_tokens=1, decoder_start_token_id=3)
+    with pytest.warns(UserWarning, match="forced_first=12, which generation_config.json forces behind a single token"):
+        zoo.save_pretrained(tmp_path, gpt2.replace(sampling=Greedy(forced_first=12)))
 
 
 def test_token_ids_and_lengths_of_a_call(bart):

@@ -107,12 +107,14 @@ def generate(
     """
     config = m.model.config
     is_encoder_decoder = registry.is_encoder_decoder(config)
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
+    if max_new_tokens is not None and (not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 1):
+        raise ValueError(f"max_new_tokens={max_new_tokens!r}: ask for a whole number, at least 1")
     if max_new_tokens is not None and settings.get("max_length") is not None:
         raise ValueError("max_new_tokens and max_length, which counts the prompt too: give one of them")
     _check_model(m.model)
     ids = {key: settings.pop(key) for key in KEYS if key in settings}
+    if not is_encoder_decoder and ids.get("decoder_start_token_id") is not None:
+        raise ValueError("decoder_start_token_id is what an encoder-decoder's answers start with: leave it out")
     m = dataclasses.replace(m, token_ids=TokenIds.read(ids, TokenIds.of_model(m))) if ids else m
     sampling, token_ids = _strategy(m, sampling, settings), TokenIds.of_model(m)
     sampling.check(config)

@@ -26,10 +26,10 @@ class TokenByToken(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        texts = (self.stop_strings,) if isinstance(self.stop_strings, str) else tuple(self.stop_strings)
-        if not all(isinstance(text, str) and text for text in texts):
+        texts = (self.stop_strings,) if isinstance(self.stop_strings, str) else self.stop_strings
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
             raise ValueError(f"stop_strings={self.stop_strings!r} must be texts that are not empty")
-        object.__setattr__(self, "stop_strings", texts)
+        object.__setattr__(self, "stop_strings", tuple(texts))
 
     @property
     def answers(self) -> int:
@@ -126,7 +126,7 @@ class Sample(TokenByToken):
                 object.__setattr__(self, name, None)
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature} must be positive: for the limit of 0 there is Greedy()")
-        if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 1):
+        if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} must be a number of tokens, at least 1: None keeps all")
         for name in ("top_p", "typical_p"):
             if (share := getattr(self, name)) is not None and not 0 < share <= 1:
@@ -136,7 +136,7 @@ class Sample(TokenByToken):
         for name in ("epsilon_cutoff", "eta_cutoff"):
             if not 0 <= (least := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={least} must lie in [0, 1): 0 keeps all")
-        if self.num_return_sequences != int(self.num_return_sequences) or self.num_return_sequences < 1:
+        if self.num_return_sequences < 1:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} must be a number of answers, at least 1"
             )

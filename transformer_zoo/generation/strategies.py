@@ -53,6 +53,9 @@ def build(
             raise TypeError(f"there is no setting {spell(name)}.{trees.nearest(name, names)}")
     asked = _with_temperature({names[name]: value for name, value in settings.items()}, spell)
     switches = dict(kind.switch for kind in STRATEGIES)
+    for name in [name for name, off in switches.items() if off is False and name in asked]:
+        if asked[name] not in (True, False, None):
+            raise ValueError(f"{spell(name)}={asked[name]!r} must be True or False")
     kind = asked_for(asked)
     if kind is Greedy:  # nothing is asked for: the base's own strategy, unless the settings switch it off
         kind = asked_for(base.to_settings() | asked) if switches.keys() & asked else type(base)

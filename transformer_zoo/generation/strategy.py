@@ -65,7 +65,7 @@ class Strategy(LogitsRules):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_new_tokens", "max_length"):
-            if (count := getattr(self, name)) is not None and (count != int(count) or count < 1):
+            if (count := getattr(self, name)) is not None and count < 1:
                 raise ValueError(f"{name}={count} must be a number of tokens, at least 1")
 
     def decode(self, inputs: DecodeInputs) -> jax.Array:
