@@ -384,9 +384,10 @@ def save_generation(folder: Path, bundle: Bundle) -> None:
     """Writes generation_config.json for a model that generates."""
     if bundle.model.task == registry.generating_task(bundle.config):
         if not registry.is_encoder_decoder(bundle.config) and bundle.sampling.forced_first is not None:
+            token = bundle.sampling.forced_first
             warnings.warn(
-                f"forced_first={bundle.sampling.forced_first}, which {published.FILE} forces behind a single token only: "
-                "what is loaded again does not force it behind longer prompts",
+                f"forced_first={token}, which {published.FILE} forces behind a single token only: "
+                "the saved model does not force it behind longer prompts",
                 stacklevel=4,
             )
         text = json.dumps(_generation_settings(bundle), indent=2) + "\n"
