@@ -380,7 +380,7 @@ def test_what_a_model_has_not(beam, message, monkeypatch):
              "no_repeat_ngram_size": 3, "forced_bos_token_id": 0, "forced_eos_token_id": 2},
             True,
             Beam(num_beams=4, length_penalty=2.0, early_stopping=True, min_length=56, no_repeat_ngram_size=3,
-                 forced_first=0, max_length=142),
+                 max_length=142),
         ),
         (  # Marian
             {"num_beams": 6, "bad_words_ids": [[89], [3]], "renormalize_logits": True, "forced_eos_token_id": 3},
@@ -405,7 +405,8 @@ def test_generation_config_is_written_as_it_was_read():
         {"min_new_tokens": 2, "repetition_penalty": 1.2, "max_length": 50, "num_beams": 3, "length_penalty": 0.5},
         {"num_beams": 4},
         {"max_new_tokens": 30, "temperature": 0.6, "do_sample": True, "top_k": 0},
-        {"suppress_tokens": [7], "forced_bos_token_id": 3},
+        {"suppress_tokens": [7], "begin_suppress_tokens": [3]},
+        {"max_length": 9, "stop_strings": ["a", "b"]},
         {},
     ):
         written = published.write(published.read(settings, config_of(True)))
@@ -418,12 +419,12 @@ def config_of(is_encoder_decoder):
 
 def test_generation_config_that_is_not_supported():
     with pytest.warns(
-        UserWarning, match=r"stopping_strings=x, penalty_alpha=0.6, stop_strings=\['a'\], do_sample=True, which is not"
+        UserWarning, match=r"stopping_strings=x, penalty_alpha=0.6, do_sample=True, stop_strings=\['a'\], which is not"
     ):
         settings = {"penalty_alpha": 0.6, "stop_strings": ["a"], "num_beams": 2, "do_sample": True}
         settings |= {"stopping_strings": "x", "use_cache": True, "top_h": None, "num_beam_groups": 1}
         assert published.read(settings, config_of(True)) == Beam(num_beams=2)
-    with pytest.warns(UserWarning, match="forced_bos_token_id=9, num_return_sequences=2"):
+    with pytest.warns(UserWarning, match="has num_return_sequences=2, which is not"):
         settings = {"forced_bos_token_id": 9, "num_return_sequences": 2, "min_length": 9}
         assert published.read(settings, config_of(False)) == Greedy(min_length=9)
     settings = {"suppress_tokens": [7, 10**6]}  # never generated

@@ -226,8 +226,8 @@ def test_what_cannot_be_done(capsys, folder, tmp_path):
     assert "the model has 64 positions" in fault(capsys, 1, "generate", folder, "--max-new-tokens", "99")
     needs = "--top-k is a setting of Sample: give --temperature as well, such as 0.8"
     assert needs in fault(capsys, 1, "generate", folder, "--top-k", "3")
-    needs = "--answers is a setting of Beam: give --beams as well, such as 4"
+    needs = "--answers is a setting of Beam and Sample: give --beams as well, such as 4, or --temperature as well"
     assert needs in fault(capsys, 1, "generate", folder, "--answers", "3")
     both = "--beams is a setting of Beam, and --temperature of Sample: give the settings of one of them"
-    assert both in fault(capsys, 1, "generate", folder, "--beams", "3", "--temperature", "1")
+    assert both in fault(capsys, 1, "generate", folder, "--beams", "3", "--temperature", "0.9")
     assert "temperature=-1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")

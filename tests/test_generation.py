@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import warnings
 
 import families
@@ -244,6 +245,28 @@ def test_stop_texts(case, tokenizer, monkeypatch):
     assert read(stop=["path", "never there", "ead("]) == "def r"
 
 
+def test_stop_strings(case, tokenizer, monkeypatch):
+    """A row ends with the token that completes the first of these texts, which may begin in a decoder's prompt."""
+    m, is_encoder_decoder = with_text(case, tokenizer), registry.is_encoder_decoder(case.config)
+    new = tokenizer.encode(" read(path): return").ids
+    monkeypatch.setattr(module, "_run", lambda *_: np.array(new)[None, None])
+    monkeypatch.setattr(module, "_scores", lambda m, rows, new, counts, *_: (counts, new))
+    prompt = tokenizer.encode("def").ids
+    for texts, shortest in (
+        (["eturn", "th)"], "th)"),
+        ("th", "th"),
+        (["never"], "return"),
+        ("f r" if not is_encoder_decoder else "r", "r"),
+    ):
+        found = generate(m, "def", max_new_tokens=len(new), stop_strings=texts, output_scores=True)
+        count = int(found.log_probs[0])
+        assert shortest in found.answers and found.answers.strip() == tokenizer.decode(new[:count]).strip()
+        assert count == 1 or shortest not in tokenizer.decode(new[: count - 1])
+        assert found.scores[0].tolist() == [*new[:count]] + [new[count - 1]] * (len(new) - count)
+    ids = generate(m, [prompt], max_new_tokens=len(new), sampling=Greedy(stop_strings="th"))
+    assert len(set(ids[0].tolist()[-3:])) == 1 and ids[0, 0] == new[0]
+
+
 # ---- bad requests
 
 
@@ -474,12 +497,21 @@ def test_equal_tokens_are_not_parted():
 @pytest.mark.parametrize(
     "settings",
     [{"temperature": 0.0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": float("inf")},
-     {"top_k": 0}, {"top_k": 1.5}, {"top_p": 0.0}, {"top_p": 1.1}],
+     {"top_k": -1}, {"top_k": 1.5}, {"top_p": 0.0}, {"top_p": 1.1}],
     ids=str,
 )  # fmt: skip
 def test_settings_out_of_range(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Sample(**settings)
+
+
+def test_numbers_of_other_types():
+    """Those of numpy, and whole ones with a decimal point."""
+    settings = {"temperature": np.float32(0.5), "top_k": np.int64(3), "no_repeat_ngram_size": 2.0}
+    found = strategies.build(settings)
+    assert found == Sample(temperature=0.5, top_k=3, no_repeat_ngram_size=2)
+    assert json.dumps(published.write(found)) == json.dumps(published.write(Sample(**settings)))
+    assert type(found.no_repeat_ngram_size) is type(found.top_k) is int
 
 
 def test_samplings_are_values():
@@ -505,15 +537,30 @@ def test_another_strategy_under_the_same_rules():
     ("settings", "base", "expected"),
     [
         ({}, Beam(), Beam()),
-        ({"temperature": 0.8, "top_p": 0.9}, Greedy(), Sample(temperature=0.8, top_p=0.9)),
+        ({"temperature": 0.8, "top_p": 0.9}, Greedy(), Sample(temperature=0.8, top_p=0.9, top_k=50)),
+        ({"do_sample": True}, Greedy(), Sample(top_k=50)),
+        ({"do_sample": True}, Sample(), Sample()),  # a file that asks for all tokens
+        ({"do_sample": True, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1}, Greedy(), Sample()),
+        ({"do_sample": True, "top_k": None}, Greedy(), Sample()),
+        ({"top_p": 1.0, "typical_p": 1.0, "min_p": 0, "epsilon_cutoff": 0.0, "length_penalty": 1.0,
+          "early_stopping": False, "num_return_sequences": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0},
+         Greedy(), Greedy()),
+        ({"do_sample": False, "temperature": 1.0, "top_k": 50, "num_beams": 1}, Greedy(), Greedy()),
+        ({"num_beams": 3, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "do_sample": False}, Greedy(),
+         Beam(num_beams=3)),
+        ({"temperature": 1.0}, Greedy(), Sample(top_k=50)),
+        ({"min_new_tokens": 0, "min_length": 5}, Greedy(max_new_tokens=4), Greedy(max_new_tokens=4)),
+        ({"min_new_tokens": 0}, Greedy(min_length=3, max_length=4), Greedy(max_length=4)),
+        ({"max_length": 9, "min_length": 2}, Greedy(max_new_tokens=4, min_new_tokens=1),
+         Greedy(max_length=9, min_length=2)),
         ({"temperature": 0.8}, Sample(top_k=50), Sample(temperature=0.8, top_k=50)),
-        ({"temperature": 0.8}, Beam(suppressed=(3,)), Sample(temperature=0.8, suppressed=(3,))),
+        ({"temperature": 0.8}, Beam(suppressed=(3,)), Sample(temperature=0.8, suppressed=(3,), top_k=50)),
         ({"temperature": 0}, Sample(top_k=50, min_new_tokens=2), Greedy(min_new_tokens=2)),
         ({"temperature": 0}, Beam(), Greedy()),
         ({"temperature": 0, "num_beams": 3}, Sample(), Beam(num_beams=3)),
         ({"top_k": 9}, Sample(temperature=0.5), Sample(temperature=0.5, top_k=9)),
         ({"top_k": None}, Sample(temperature=0.5, top_k=50), Sample(temperature=0.5)),
-        ({"do_sample": True}, Beam(), Sample()),
+        ({"do_sample": True}, Beam(), Sample(top_k=50)),
         ({"do_sample": False}, Sample(top_k=50), Greedy()),
         ({"do_sample": False, "temperature": None, "top_p": None}, Sample(), Greedy()),
         ({"do_sample": False}, Beam(), Beam()),
@@ -523,7 +570,7 @@ def test_another_strategy_under_the_same_rules():
         ({"num_beams": 3, "num_return_sequences": 2}, Greedy(), Beam(num_beams=3, num_return_sequences=2)),
         ({"num_return_sequences": 2}, Beam(), Beam(num_return_sequences=2)),
         ({"num_beams": 1}, Beam(), Greedy()),
-        ({"num_beams": 1, "do_sample": True}, Greedy(), Sample()),
+        ({"num_beams": 1, "do_sample": True}, Greedy(), Sample(top_k=50)),
         ({"num_beams": 1}, Sample(top_k=9), Sample(top_k=9)),
         ({"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}, Sample(top_k=9),
          Sample(top_k=9, repetition_penalty=1.2, no_repeat_ngram_size=3)),
@@ -539,7 +586,26 @@ def test_settings_by_name(settings, base, expected):
     [
         ({"temprature": 0.8}, TypeError, "there is no setting temprature. Did you mean 'temperature'?"),
         ({"attention_mask": None}, TypeError, "no argument 'attention_mask': pass valid_BT"),
-        ({"max_length": 9}, TypeError, "no argument 'max_length': pass max_new_tokens"),
+        ({"max_length": 9}, ValueError, "max_new_tokens and max_length, which counts the prompt too: give one of them"),
+        ({"stop_strings": [""]}, ValueError, r"stop_strings=\[''\] must be texts that are not empty"),
+        ({"stop_strings": "."}, ValueError, "the model has no tokenizer, which texts need"),
+        ({"stop_strings": ".", "num_beams": 2}, ValueError, "is a setting of Beam, and stop_strings of Sample"),
+        ({"num_beam_groups": 2}, ValueError, "num_beam_groups=2 is not supported"),
+        ({"temperature": "hot"}, ValueError, "temperature='hot' must be a number"),
+        ({"no_repeat_ngram_size": 2.5}, ValueError, "no_repeat_ngram_size=2.5 must be a whole number"),
+        ({"min_new_tokens": True}, ValueError, "min_new_tokens=True must be a whole number"),
+        ({"do_sample": "yes"}, ValueError, "do_sample='yes' must be True or False"),
+        ({"suppress_tokens": 5}, ValueError, "suppressed=5 must be token ids"),
+        ({"sequence_bias": [[3, 2.0]]}, ValueError, r"sequence_bias=\[\[3, 2.0\]\] must be pairs of a sequence"),
+        ({"num_beams": 2, "early_stopping": 1}, ValueError, "early_stopping=1: choose False, True or 'never'"),
+        ({"eos_token_id": "</s>"}, ValueError, "eos_token_id is '</s>', where a token id or a list of them is"),
+        ({"bos_token_id": [1]}, ValueError, r"bos_token_id is \[1\], where a token id is expected"),
+        ({"pad_token_id": True}, ValueError, "pad_token_id is True, where a token id is expected"),
+        ({"num_return_sequences": 3}, ValueError,
+         "is a setting of Beam and Sample: give num_beams as well, such as 4, or temperature as well, such as 0.8"),
+        ({"top_k": 50}, ValueError, "top_k is a setting of Sample: give temperature as well"),
+        ({"early_stopping": True, "num_beams": 1}, ValueError, "early_stopping is a setting of Beam: give num_beams"),
+        ({"num_beams": 4, "top_k": 7}, ValueError, "num_beams is a setting of Beam, and top_k of Sample"),
         ({"sampling": Greedy(), "top_k": 3}, TypeError, "sampling and top_k: put all settings into `sampling`"),
         ({"num_beams": 4, "temperature": 0.7}, ValueError,
          "num_beams is a setting of Beam, and temperature of Sample: give the settings of one of them"),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 import toy
 
 import transformer_zoo as zoo
@@ -57,6 +58,7 @@ def loaded(tmp_path, settings, config, **of_config):
     [
         ({"eos_token_id": [59, 24]}, {"eos": (59, 24)}),
         ({"eos_token_id": 24}, {"eos": (24,)}),
+        ({"eos_token_id": [24.0, 3], "pad_token_id": 5.0}, {"eos": (24, 3), "pad": 5}),
         ({"eos_token_id": None}, {"eos": ()}),
         ({"eos_token_id": 2, "decoder_start_token_id": 7, "forced_bos_token_id": 8, "forced_eos_token_id": [9, 2],
           "pad_token_id": 4, "bos_token_id": 5},
@@ -95,6 +97,32 @@ def test_a_config_json_with_several_ends():
             assert read.eos_id == expected
 
 
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_several_ends_of_a_config_json_are_kept(tmp_path, family):
+    """Where there is no generation_config.json: in `generate`, in the saved folder, and in what is loaded from it."""
+    zoo.save_pretrained(tmp_path / "a", random_model(family, eos_id=7))
+    (tmp_path / "a" / FILE).unlink()
+    config = tmp_path / "a" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [7, 3]}))
+    m = zoo.from_pretrained(tmp_path / "a")
+    zoo.save_pretrained(tmp_path / "b", m)
+    assert json.loads((tmp_path / "b" / FILE).read_text())["eos_token_id"] == [7, 3]
+    assert m.token_ids == zoo.from_pretrained(tmp_path / "b").token_ids and m.token_ids.eos == (7, 3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "bart"])
+def test_a_classifier_keeps_the_token_ids_of_its_config_json(tmp_path, family):
+    """The reference scores a row of GPT-2 by the token before its padding."""
+    zoo.save_pretrained(tmp_path, random_model(family, task="sequence-classification"))
+    config, ids = tmp_path / "config.json", {"pad_token_id": 4, "bos_token_id": 5}
+    config.write_text(json.dumps(json.loads(config.read_text()) | ids))
+    zoo.save_pretrained(tmp_path, zoo.from_pretrained(tmp_path))
+    assert json.loads(config.read_text()).items() >= ids.items() and not (tmp_path / FILE).exists()
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"bos_token_id": "x"}))
+    with pytest.warns(UserWarning, match="config.json: bos_token_id is 'x', where a token id is expected"):
+        zoo.from_pretrained(tmp_path)
+
+
 def test_a_file_without_an_end_is_said(tmp_path):
     with pytest.warns(UserWarning, match=rf"{FILE} has no eos_token_id, so no token ends a text: .* 7, does not count"):
         assert loaded(tmp_path, {"num_beams": 2}, small("gpt2", eos_id=7)).token_ids.eos == ()
@@ -110,13 +138,16 @@ def test_a_file_without_an_end_is_said(tmp_path):
         ({"num_beams": 2.5}, "num_beams is a number"),
         ({"num_beams": 2, "early_stopping": "x" * 10**5}, r"early_stopping=.*\(\d+,\d+ characters\)"),
         ({"num_beams": 2, "num_return_sequences": 3}, "search with more beams"),
-        ({"bad_words_ids": [3]}, "not iterable"),
+        ({"bad_words_ids": [3]}, r"bad_words=\[3\] must be sequences of token ids"),
         ({"bad_words_ids": [[]]}, "at least one token"),
         ({"suppress_tokens": [1.5]}, "suppressed has 1.5 in it, which is no token id"),
         ({"num_beams": 2, "length_penalty": float("inf")}, "length_penalty=inf must be a finite number"),
         ({"sequence_bias": [[[3], float("nan")]]}, "a bias must be a number"),
         ({"eos_token_id": "</s>"}, "eos_token_id is '</s>', where a token id or a list of them is expected"),
         ({"decoder_start_token_id": [1, 2]}, r"decoder_start_token_id is \[1, 2\], where a token id is expected"),
+        ({"bos_token_id": True}, "bos_token_id is True, where a token id is expected"),
+        ({"eos_token_id": [2.5]}, r"eos_token_id is \[2.5\], where a token id or a list"),
+        ({"forced_eos_token_id": 10**30}, "forced_eos_token_id is 10+, where a token id or a list"),
     ],
 )
 def test_settings_that_cannot_be_keep_nothing_from_loading(tmp_path, settings, message):
@@ -196,6 +227,48 @@ def test_a_start_and_forced_tokens(bart):
     assert (new[:, 0] == 11).all() and (new[:, -1] == 12).all()
     with pytest.raises(ValueError, match=r"decoder_start_token_id\[0, 0\] is 900, outside of the vocabulary"):
         generate(bart.replace(token_ids=TokenIds(decoder_start=900)), ROWS, max_new_tokens=2)
+
+
+def test_a_first_token_is_forced_behind_a_single_one(tmp_path):
+    """As in the reference, by the checkpoint's id; a strategy's own is forced behind any prompt."""
+    gpt2 = random_model("gpt2", eos_id=None).replace(token_ids=TokenIds(forced_bos=11))
+    rows, rules = [[5], [5, 9, 30]], {"begin_suppressed": tuple(range(60)), "max_new_tokens": 2}
+    new = generate(gpt2, rows, sampling=Greedy(**rules))
+    assert new[0, 0] == 11 and new[0, 1] >= 60 and new[1, 0] >= 60  # those suppressed at the beginning come after it
+    assert (generate(gpt2, rows, max_new_tokens=1, sampling=Greedy(forced_first=12)) == 12).all()
+    assert (generate(gpt2, rows, max_new_tokens=1, forced_bos_token_id=13)[:, 0] == 13).tolist() == [True, False]
+    with pytest.raises(ValueError, match="decoder_start_token_id is what an encoder-decoder's answers start with"):
+        generate(gpt2, rows, max_new_tokens=1, decoder_start_token_id=3)
+    with pytest.warns(UserWarning, match="forced_first=12, which generation_config.json forces behind a single token"):
+        zoo.save_pretrained(tmp_path, gpt2.replace(sampling=Greedy(forced_first=12)))
+
+
+def test_token_ids_and_lengths_of_a_call(bart):
+    free = generate(bart, ROWS, max_new_tokens=8)
+    ends = [int(free[0, 2]), np.int32(free[1, 4])]
+    for given in (ends, (*map(float, ends),), np.asarray(ends)):
+        new = generate(bart, ROWS, max_length=9, eos_token_id=given, pad_token_id=0, use_cache=True, num_beam_groups=1)
+        ended = bart.replace(token_ids=TokenIds(eos=tuple(map(int, ends)), decoder_start=6))
+        assert (new == generate(ended, ROWS, max_new_tokens=8)).all()
+    assert (new != free).any()
+    started = bart.replace(token_ids=TokenIds(decoder_start=9, forced_eos=(12, 13)))
+    named = generate(bart, ROWS, max_new_tokens=3, decoder_start_token_id=9, forced_eos_token_id=[12, 13])
+    assert (named == generate(started, ROWS, max_new_tokens=3)).all()
+
+
+def test_a_call_takes_the_rest_from_the_file(tmp_path):
+    """Settings that wait in a file for a strategy which a call then asks for."""
+    config = small("gpt2", eos_id=7)
+    settings = {"temperature": 0.6, "top_p": 0.9, "length_penalty": 0.5, "eos_token_id": 7, "no_repeat_ngram_size": 2}
+    read = loaded(tmp_path, settings, config)
+    m = Bundle(None, None, config, sampling=read.sampling, generation=read)
+    assert read.sampling == Greedy(no_repeat_ngram_size=2)
+    sample = Sample(temperature=0.6, top_p=0.9, top_k=50, no_repeat_ngram_size=2)
+    assert published.build(m, {"do_sample": True}) == sample
+    assert published.build(m, {"temperature": 0.7}) == dataclasses.replace(sample, temperature=0.7)
+    assert published.build(m, {"num_beams": 3}) == Beam(num_beams=3, length_penalty=0.5, no_repeat_ngram_size=2)
+    other = m.replace(sampling=Greedy())  # not the file's
+    assert published.build(other, {"do_sample": True}) == Sample(top_k=50)
 
 
 def test_a_prefix_of_the_target(bart):
@@ -353,3 +426,19 @@ def test_a_prompt_with_special_tokens(monkeypatch):
             warnings.simplefilter("error")
             generate(m.replace(token_ids=TokenIds(bos=4)), text, max_new_tokens=1)
         assert seen.pop()[0].tolist() == (expected if text else [4])
+
+
+def test_a_prompt_in_its_tokenizers_frame(tmp_path, monkeypatch):
+    """All of it, as in the reference: also what stands behind the text."""
+    Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 300).save(tmp_path)
+    file = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    end = file.token_to_id("<|endoftext|>")
+    template = {"single": "<|endoftext|> $A <|endoftext|>", "special_tokens": [("<|endoftext|>", end)]}
+    file.post_processor = tokenizers.processors.TemplateProcessing(**template)
+    file.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, seen = Tokenizer.load(tmp_path), []
+    config = small("gpt2", vocab_size=tokenizer.vocab_size, eos_id=end)
+    m = Bundle(registry.family("gpt2").Model(config), None, config, tokenizer)
+    monkeypatch.setattr(generation, "_run", lambda m, rows, *_: seen.extend(rows) or np.zeros((2, 1, 1), np.int32))
+    generate(m, ["read", ""], max_new_tokens=1)
+    assert [row.tolist() for row in seen] == [[end, *tokenizer.encode("read").ids, end], [end]]

@@ -42,6 +42,7 @@ from transformer_zoo.data import sources
 from transformer_zoo.data.pipeline import Pipeline
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation import evaluate
+from transformer_zoo.generation.beam import Beam
 from transformer_zoo.models import bert, gpt2
 from transformer_zoo.objectives import CausalLM, Pretraining, SequenceClassification
 from transformer_zoo.resolve import resolve
@@ -240,16 +241,23 @@ def test_a_loss_that_is_not_finite_is_named_and_ends_the_run(texts: Path, tmp_pa
 
 
 def test_a_run_begins_with_the_weights_of_another(texts: Path, tmp_path: Path) -> None:
-    """For the same task all of them; for another all except its head, which a warning names."""
+    """For the same task all of them; for another all except its head, which a warning names. And how they generate."""
     first = tiny(texts, tmp_path / "first", training=Training(steps=3, batch_size=8))
     loop.train(first, quiet())
     trained = runs.load_run(tmp_path / "first")
+    assert trained.generation is None
+    trained.save_pretrained(tmp_path / "published")
+    settings = {"eos_token_id": [0, 5], "num_beams": 2, "top_k": 7, "max_length": 20}
+    (tmp_path / "published" / "generation_config.json").write_text(json.dumps(settings))
     still = Optimizer(peak_lr=1e-30, weight_decay=0.0)
-    second = tiny(texts, tmp_path / "second", init_from=str(tmp_path / "first"), optimizer=still)
+    second = tiny(texts, tmp_path / "second", init_from=str(tmp_path / "published"), optimizer=still)
     loop.train(dataclasses.replace(second, training=Training(steps=1, batch_size=8)), quiet())
     again = runs.load_run(tmp_path / "second")
     assert again.config == trained.config and again.tokenizer.fingerprint == trained.tokenizer.fingerprint
     assert jax.tree.all(jax.tree.map(np.array_equal, again.params, trained.params))
+    assert again.sampling == Beam(num_beams=2, max_length=20) and again.token_ids.eos == (0, 5)
+    runs.load(tmp_path / "second").save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "generation_config.json").read_text()) == settings
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def under_rules(logits, rules: LogitsRules, read, new, max_new, stops, token_ids
     """The logits or log probabilities of the next token under the rules, in plain numpy. The prompt is the source."""
     ids, scores, whole = token_ids, np.array(logits, float), [*read, *new]
     ends_with = lambda words: len(whole) >= len(words) and whole[len(whole) - len(words) :] == words
-    first = ids.forced_bos if rules.forced_first is None else rules.forced_first
+    first = rules.forced_first if rules.forced_first is not None else ids.forced_bos if len(read) == 1 else None
     for words, bias in rules.sequence_bias:
         scores[words[-1]] += bias if ends_with([*words[:-1]]) else 0
     for tokens, penalty in ((read, 1 / rules.encoder_repetition_penalty), (whole, rules.repetition_penalty)):

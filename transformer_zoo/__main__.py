@@ -86,7 +86,8 @@ class Generate:
     """0: always the most probable token. Above 0: sample; the logits are divided by it. With neither this nor --beams,
     the strategy of the model's generation_config.json, or else 0."""
     top_k: int | None = None
-    """Sample from this many tokens, the most probable ones."""
+    """Sample from this many tokens, the most probable ones; 0: from all. None: as in
+    generation_config.json, or else 50."""
     top_p: float | None = None
     """Sample from the fewest tokens that together have this probability."""
     beams: int | None = None
@@ -113,7 +114,7 @@ class Generate:
     def __call__(self) -> int:
         import transformer_zoo as zoo
         from transformer_zoo import registry
-        from transformer_zoo.generation import strategies
+        from transformer_zoo.generation import published
 
         options = {"num_beams": "beams", "num_return_sequences": "answers"}  # setting -> option, where the names differ
         names = (
@@ -124,7 +125,7 @@ class Generate:
         settings = {name: value for name, value in settings.items() if value is not None}
         m = _load(self.name, self.dtype)
         spell = lambda name: "--" + options.get(name, name).replace("_", "-")
-        sampling = strategies.build(settings, m.sampling, spell=spell)
+        sampling = published.build(m, settings, spell=spell)
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
             language=self.language, source_language=self.source_language,

@@ -20,7 +20,7 @@ from transformer_zoo.data import sources
 from transformer_zoo.data.seq2seq import text_in
 from transformer_zoo.evaluation import bleu, rouge, write
 from transformer_zoo.evaluation.source import default_length, evaluate, objective_of
-from transformer_zoo.generation import strategies
+from transformer_zoo.generation import published
 from transformer_zoo.objectives import Seq2SeqLM
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
@@ -134,7 +134,7 @@ def _evaluate(chosen: _Evaluate) -> int:
     # Errors in the settings of --write are raised before anything is measured.
     to_write = _to_write(chosen, bundle, objective, documents)
     if chosen.beams is not None:
-        sampling = strategies.build({"num_beams": chosen.beams, "do_sample": False}, bundle.sampling)
+        sampling = published.build(bundle, {"num_beams": chosen.beams, "do_sample": False})
         bundle = dataclasses.replace(bundle, sampling=sampling)
     report = evaluate(
         bundle, source=documents, objective=objective, length=length, packing=data.packing,

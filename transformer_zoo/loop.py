@@ -24,6 +24,7 @@ from transformer_zoo.data.rows import Rows
 from transformer_zoo.data.sources import Source
 from transformer_zoo.diagnosis import first_not_finite
 from transformer_zoo.evaluation import evaluate
+from transformer_zoo.pretrained import save_generation
 from transformer_zoo.resolve import Resolved, load_weights, resolve
 
 Batch = dict[str, jax.Array]
@@ -70,7 +71,8 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
         console.print(f"resuming from step {step}")
     else:
         state = _first_state(resolved)
-    resolved = dataclasses.replace(resolved, bundle=None)  # frees its weights, which are in the state
+    if resolved.bundle is not None:  # frees its weights, which are in the state
+        resolved = dataclasses.replace(resolved, bundle=resolved.bundle.replace(params=None))
     _describe(resolved)
     record = _writers(run, directory, step)
 
@@ -141,7 +143,7 @@ def _first_state(resolved: Resolved) -> training.TrainState:
 
 
 def _describe(resolved: Resolved) -> None:
-    """Writes the tokenizer and run.json.
+    """Writes the tokenizer, generation_config.json and run.json.
 
     Raises:
         ValueError: a process does not see the folder.
@@ -150,6 +152,8 @@ def _describe(resolved: Resolved) -> None:
     if jax.process_index() == 0:
         if not (directory / "tokenizer").is_dir():
             resolved.tokenizer.save(directory / "tokenizer")
+        if resolved.bundle is not None and resolved.bundle.generation is not None:
+            save_generation(directory, resolved.bundle)
         runs.write(resolved.run)
     multihost_utils.sync_global_devices("run.json is written")
     if not multihost_utils.process_allgather(np.array(names.is_run(directory))).all():

@@ -159,10 +159,7 @@ def from_pretrained(
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
     m = Bundle(model, params, config, _tokenizer(folder) if tokenizer else None, fresh)
-    if model.task != registry.generating_task(config):
-        return m
-    generation = published.load(folder, described.settings, config)
-    return m.replace(sampling=generation.sampling, token_ids=generation.token_ids, generation=generation)
+    return with_generation(m, folder, described.settings)
 
 
 def _with_labels(
@@ -302,14 +299,16 @@ def _write(
     model, tokenizer = bundle.model, bundle.tokenizer
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     settings = config_map.write(family, model.config, model.task, dtypes.pop() if len(dtypes) == 1 else None)
+    kept = TokenIds.of_model(bundle)
+    ids = {"bos_token_id": kept.bos, "pad_token_id": kept.pad}
     if tokenizer is not None:
-        settings = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id} | settings
+        own = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+        ids = {key: ids[key] if value is None else value for key, value in own.items()}
+    settings = {key: x for key, x in ids.items() if tokenizer is not None or x is not None} | settings
     with safetensors.staged(directory) as folder:
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        if model.task == registry.generating_task(model.config):
-            decoding = json.dumps(_generation_settings(bundle), indent=2) + "\n"
-            (folder / published.FILE).write_text(decoding, encoding="utf-8")
+        save_generation(folder, bundle)
         if tokenizer is not None:
             tokenizer.save(folder)
 
@@ -368,6 +367,36 @@ def _tokenizer(folder: Path) -> Any:
                 stacklevel=3,
             )
         return None
+
+
+def with_generation(m: Bundle, folder: Path, settings: Mapping[str, Any]) -> Bundle:
+    """A model that generates as the files of a folder ask for; another model with the token ids of its config.json.
+
+    Args:
+        settings: the keys of config.json, which count where the folder has no generation_config.json.
+
+    Raises:
+        ValueError: generation_config.json is not a JSON object.
+    """
+    if m.model.task != registry.generating_task(m.config):
+        ids, own = published.config_ids(settings, m.config), TokenIds.of_config(m.config)
+        return m if ids == own else m.replace(token_ids=ids)
+    generation = published.load(folder, settings, m.config)
+    return m.replace(sampling=generation.sampling, token_ids=generation.token_ids, generation=generation)
+
+
+def save_generation(folder: Path, bundle: Bundle) -> None:
+    """Writes generation_config.json for a model that generates."""
+    if bundle.model.task == registry.generating_task(bundle.config):
+        if not registry.is_encoder_decoder(bundle.config) and bundle.sampling.forced_first is not None:
+            token = bundle.sampling.forced_first
+            warnings.warn(
+                f"forced_first={token}, which {published.FILE} forces behind a single token only: "
+                "the saved model does not force it behind longer prompts",
+                stacklevel=4,
+            )
+        text = json.dumps(_generation_settings(bundle), indent=2) + "\n"
+        (folder / published.FILE).write_text(text, encoding="utf-8")
 
 
 def _generation_settings(bundle: Bundle) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 run.json        every setting, versions, devices, git revision
 tokenizer/      the tokenizer
+generation_config.json      how the first weights generate, where they have such a file
 checkpoints/    training state by step
 metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
 """
@@ -28,10 +29,11 @@ from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation import published
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.objectives import OBJECTIVES
-from transformer_zoo.pretrained import Bundle, choose_compute, completed, from_pretrained
+from transformer_zoo.pretrained import Bundle, choose_compute, completed, from_pretrained, with_generation
 
 PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -236,7 +238,8 @@ def load_run(
     checkpoints.close()
     if not whole:
         model, params = run.objective.result(model, params)
-    return Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
+    bundle = Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
+    return with_generation(bundle, directory, {}) if (directory / published.FILE).is_file() else bundle
 
 
 def _flat(run: Run) -> dict[str, Any]:

@@ -155,10 +155,15 @@ class Tokenizer:
             ids.append(found[0])
         return tuple(ids)
 
+    @property
+    def has_template(self) -> bool:
+        """Whether it is known what it adds to a text: nothing says so beside a bare sentencepiece model."""
+        return self._backend.has_template
+
     @functools.cached_property
     def before_text(self) -> np.ndarray:
         """int32[n]: the tokens that a template puts in front of a text; none where no template is known."""
-        if not self._backend.has_template:
+        if not self.has_template:
             return np.zeros(0, np.int32)
         encoding = self.encode("a", template=True)
         return encoding.ids[: int(np.argmax(encoding.texts >= 0))]

@@ -46,11 +46,11 @@ class Beam(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_beams != int(self.num_beams) or self.num_beams < 1:
+        if self.num_beams < 1:
             raise ValueError(f"num_beams={self.num_beams} must be a number of beams, at least 1")
         if not math.isfinite(self.length_penalty):
             raise ValueError(f"length_penalty={self.length_penalty} must be a finite number")
-        if self.early_stopping not in (False, True, "never"):
+        if not isinstance(self.early_stopping, bool | str) or self.early_stopping not in (False, True, "never"):
             raise ValueError(f"early_stopping={self.early_stopping!r}: choose False, True or 'never'")
         if not 1 <= self.num_return_sequences <= self.num_beams:
             raise ValueError(

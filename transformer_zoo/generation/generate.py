@@ -1,5 +1,6 @@
 """`generate`: prefill, then decode with the cache, in one compiled program."""
 
+import bisect
 import contextlib
 import dataclasses
 import functools
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo import registry, trees
-from transformer_zoo.generation import forward, strategies
+from transformer_zoo.generation import forward, published
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
-from transformer_zoo.generation.token_ids import TokenIds
+from transformer_zoo.generation.token_ids import KEYS, TokenIds
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
 
@@ -24,8 +25,7 @@ DEFAULT_NEW_TOKENS = 128  # where neither the call nor the checkpoint has a numb
 # Arguments of other libraries, and ours.
 RENAMED = {
     "attention_mask": "valid_BT", "input_ids": "prompts", "inputs": "prompts", "generation_config": "sampling",
-    "stop_strings": "stop", "eos_token_id": "stop", "max_length": "max_new_tokens, which excludes the prompt",
-    "min_length": "min_new_tokens", "decoder_input_ids": "prefix", "return_dict_in_generate": "output_scores",
+    "decoder_input_ids": "prefix", "return_dict_in_generate": "output_scores",
 }  # fmt: skip
 
 
@@ -74,7 +74,8 @@ def generate(
             length_penalty=, ...)`, each with constraints (`LogitsRules`) such as `no_repeat_ngram_size=3`. None:
             `m.sampling`, the strategy of the checkpoint's generation_config.json, and greedy decoding if it has none.
         seed: of the random numbers; equal seeds give equal answers.
-        stop: further token ids that end a row. With text prompts also texts: the answer is cut off before the first.
+        stop: further token ids that end a row. With text prompts also texts: the answer is cut off before the first
+            (and behind it by the setting `stop_strings`).
         valid_BT: for an array of ids, which are real; the others are padding, on either side.
         language: for a multilingual model, the code of the language to generate, such as "fr_XX".
         source_language: the code of the texts' language, where the tokenizer marks it.
@@ -84,8 +85,13 @@ def generate(
         output_scores: also return log probabilities and scores, as `Generated`. It decodes the answers a second time.
         **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
             top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True (beam search),
-            num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, repetition_penalty=1.2,
-            bad_words_ids=[[7, 8]], or do_sample=False. All others are those of `m.sampling`, as in `strategies.build`.
+            num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, max_length=20,
+            repetition_penalty=1.2, bad_words_ids=[[7, 8]], stop_strings=["."], or do_sample=False. All others are those
+            of `m.sampling` and of the checkpoint's generation_config.json. They mean what they mean in transformers:
+            sampling without top_k is among the 50 most probable tokens, and top_k=0 among all. But a temperature asks
+            for sampling, and sampling replaces a checkpoint's beam search. Also token ids in place of the checkpoint's:
+            eos_token_id=[2, 5], decoder_start_token_id, forced_bos_token_id (forced where the decoder has read a single
+            token), forced_eos_token_id, bos_token_id; pad_token_id, which nothing here needs.
 
     Returns:
         For text the new text, without the token or text that ended it: a string for a string, a list for a list. For
@@ -99,12 +105,18 @@ def generate(
             contradict one another or are out of their range, a prefix for a decoder.
         TypeError: an unknown argument, or `sampling` together with single settings.
     """
-    config, token_ids = m.model.config, TokenIds.of_model(m)
+    config = m.model.config
     is_encoder_decoder = registry.is_encoder_decoder(config)
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
+    if max_new_tokens is not None and (not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 1):
+        raise ValueError(f"max_new_tokens={max_new_tokens!r}: ask for a whole number, at least 1")
+    if max_new_tokens is not None and settings.get("max_length") is not None:
+        raise ValueError("max_new_tokens and max_length, which counts the prompt too: give one of them")
     _check_model(m.model)
-    sampling = _strategy(m, sampling, settings)
+    ids = {key: settings.pop(key) for key in KEYS if key in settings}
+    if not is_encoder_decoder and ids.get("decoder_start_token_id") is not None:
+        raise ValueError("decoder_start_token_id is what an encoder-decoder's answers start with: leave it out")
+    m = dataclasses.replace(m, token_ids=TokenIds.read(ids, TokenIds.of_model(m))) if ids else m
+    sampling, token_ids = _strategy(m, sampling, settings), TokenIds.of_model(m)
     sampling.check(config)
     stops = [stop] if isinstance(stop, (int, str)) else list(stop or ())
     stop_texts = [s for s in stops if isinstance(s, str)]
@@ -137,26 +149,38 @@ def generate(
         first = [] if language is None or sampling.forced_first is None else [sampling.forced_first]
         targets = _targets(m, prefix, len(rows), [token_ids.decoder_start, *first])
         sampling = dataclasses.replace(sampling, forced_first=None)
-        token_ids = dataclasses.replace(token_ids, forced_bos=None)
     read = max(map(np.size, targets or ([[0]] if is_encoder_decoder else rows)), default=0)
     max_new_tokens = max_new_tokens or _default_length(m, sampling, read)
     _check_rows(rows, config, max_new_tokens, read)
 
     m = dataclasses.replace(m, token_ids=token_ids)
+    befores = rows if not is_encoder_decoder else [row[1:] for row in targets] if targets else [[]] * len(rows)
+    stop_strings = getattr(sampling, "stop_strings", ())
+    if stop_strings and m.tokenizer is None:
+        raise ValueError(
+            f"stop_strings={[*stop_strings]}: the model has no tokenizer, which texts need: pass stop_strings=None"
+        )
     new_BNT = _run(m, rows, max_new_tokens, sampling, seed, stop_ids, targets)
-    several = new_BNT.shape[1] > 1
+    several, counts_BN = new_BNT.shape[1] > 1, np.full(new_BNT.shape[:2], new_BNT.shape[2])
+    if stop_strings:
+        new_BNT = new_BNT.copy()
+        for i, j in np.ndindex(*counts_BN.shape):
+            count = counts_BN[i, j] = _count_until(m.tokenizer, new_BNT[i, j], befores[i], stop_strings)
+            new_BNT[i, j, count:] = new_BNT[i, j, count - 1]
     answers: Any = new_BNT if several else new_BNT[:, 0]
     if is_text:
-        befores = rows if not is_encoder_decoder else [row[1:] for row in targets] if targets else [[]] * len(rows)
         answers = [
-            [decode_text(m.tokenizer, new, stop_ids, before, stop_texts) for new in new_NT]
-            for before, new_NT in zip(befores, new_BNT)
+            [
+                decode_text(m.tokenizer, new[:count], stop_ids, before, stop_texts)
+                for new, count in zip(new_NT, counts_N)
+            ]
+            for before, new_NT, counts_N in zip(befores, new_BNT, counts_BN)
         ]
         answers = answers if several else [answer for (answer,) in answers]
         answers = answers[0] if isinstance(prompts, str) else answers
     if not output_scores:
         return answers
-    log_probs, scores = _scores(m, rows, new_BNT, sampling, stop_ids, targets)
+    log_probs, scores = _scores(m, rows, new_BNT, counts_BN, sampling, stop_ids, targets)
     return Generated(
         answers=answers,
         log_probs=log_probs if several else log_probs[:, 0],
@@ -168,8 +192,13 @@ def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
     """The strategy that the arguments of `generate` ask for."""
     for name in settings.keys() & RENAMED:
         raise TypeError(f"generate has no argument {name!r}: pass {RENAMED[name]}")
+    for name, neutral in published.UNSUPPORTED.items():
+        if name in settings and settings[name] not in (None, neutral):
+            raise ValueError(f"{name}={settings[name]!r} is not supported: leave it out")
+    known = {"use_cache", *published.UNSUPPORTED}  # those of them that are left change nothing
+    settings = {name: value for name, value in settings.items() if name not in known}
     if sampling is None:
-        return strategies.build(settings, m.sampling) if settings else m.sampling
+        return published.build(m, settings) if settings else m.sampling
     if settings:
         raise TypeError(f"sampling and {', '.join(settings)}: put all settings into `sampling`, or leave it out")
     if not isinstance(sampling, Strategy):
@@ -288,8 +317,8 @@ def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
 
 
 def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarray]:
-    """Texts as rows of token ids: sources in the tokenizer's frame; prompts behind what the frame puts in front, but
-    without what would end them. An empty prompt is the token that starts a text, if there is one."""
+    """Texts as rows of token ids, in the tokenizer's frame where one is known. An empty prompt is what the frame puts
+    in front, or else the token that starts a text, if there is one."""
     if (tokenizer := m.tokenizer) is None:
         raise ValueError("the model has no tokenizer: pass token ids instead of text")
     if registry.is_encoder_decoder(m.model.config):
@@ -299,7 +328,8 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
         raise ValueError(f"source_language={language!r}: a decoder has no source: leave it out")
     first, starts = tokenizer.before_text, (TokenIds.of_model(m).bos, tokenizer.bos_id)
     start = first if len(first) else [token for token in starts if token is not None][:1]
-    return [np.asarray([*first, *tokenizer.encode(text).ids] if text else start, np.int32) for text in texts]
+    encodings = tokenizer.encode_batch(texts, template=tokenizer.has_template)
+    return [encoding.ids if text else np.asarray(start, np.int32) for text, encoding in zip(texts, encodings)]
 
 
 def decode_text(
@@ -325,6 +355,19 @@ def decode_text(
     return text[: min((at for stop in stop_texts if (at := text.find(stop)) >= 0), default=len(text))]
 
 
+def _count_until(tokenizer: Any, new: np.ndarray, before: Sequence[int], texts: Sequence[str]) -> int:
+    """The number of new tokens up to the first one that completes one of these texts, which may begin in the prompt and
+    be special tokens; all if none does."""
+    spell = lambda n: tokenizer.decode([i for i in (*before, *new[:n]) if i < tokenizer.vocab_size], special=True)
+    read = len(spell(0))
+
+    def has_text(n: int) -> bool:
+        whole = spell(n)
+        return any(text in whole[max(0, read - len(text) + 1) :] for text in texts)
+
+    return min(bisect.bisect_left(range(len(new) + 1), True, key=has_text), len(new))
+
+
 def _run(
     m: Any,
     rows: list[np.ndarray],
@@ -345,16 +388,19 @@ def _scores(
     m: Any,
     rows: list[np.ndarray],
     new_BNT: np.ndarray,
+    counts_BN: np.ndarray,
     sampling: Strategy,
     stop_ids: list[int],
     targets: list[np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float[B, N, T], float[B, N]: log probabilities of new tokens, and scores of the answers."""
+    """float[B, N, T], float[B, N]: log probabilities of new tokens, 0 behind the first counts_BN of them, and scores of
+    the answers."""
     T = new_BNT.shape[-1]
     arguments, static, device = _prepared(m, rows, T, sampling, 0, stop_ids, targets)
     new_BNR = np.pad(new_BNT, ((0, 0), (0, 0), (0, static["room"] - T)), mode="edge")
     with device:
         log_prob_BNT = np.asarray(_compiled_scores(new_BNR, *arguments, **static))[..., :T]
+        log_prob_BNT = np.where(np.arange(T) < counts_BN[..., None], log_prob_BNT, 0)
         ended_BNT = np.isin(new_BNT, stop_ids)
         length_BN = np.where(ended_BNT.any(axis=-1), ended_BNT.argmax(axis=-1) + 1, T)
         return log_prob_BNT, np.asarray(sampling.score(log_prob_BNT.sum(axis=-1), length_BN))
@@ -381,8 +427,9 @@ def _prepared(
     sharding = jax.tree.leaves(params)[0].sharding
     device, *others = sharding.device_set
     by_layer = not others and device.platform == "cpu"
-    # The lengths are an argument: strategies that differ in them alone share a program.
-    sampling = dataclasses.replace(sampling, max_new_tokens=None, max_length=None)
+    # Strategies that differ in these alone share a program.
+    outside = {"max_new_tokens": None, "max_length": None, "stop_strings": ()}
+    sampling = dataclasses.replace(sampling, **{name: x for name, x in outside.items() if hasattr(sampling, name)})
     arguments = (
         _by_layer(params, device) if by_layer else params, *_padded(rows, S), jax.random.key(seed),
         np.int32(max_new), np.asarray(stop_ids, np.int32), *(() if targets is None else _padded(targets, T)),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ WITHOUT_EFFECT = {
 # Keys that change the tokens and that no strategy has, with the values that change nothing.
 UNSUPPORTED = {
     "num_beam_groups": 1, "diversity_penalty": 0.0, "penalty_alpha": 0.0, "guidance_scale": 1.0, "token_healing": False,
-    "exponential_decay_length_penalty": None, "stop_strings": None, "force_words_ids": None, "constraints": None,
+    "exponential_decay_length_penalty": None, "force_words_ids": None, "constraints": None,
     "top_h": None, "watermarking_config": None, "max_time": None, "dola_layers": None,
 }  # fmt: skip
 _KINDS = {
@@ -36,6 +36,7 @@ _KINDS = {
     "max_length": int, "min_new_tokens": int, "min_length": int, "no_repeat_ngram_size": int,
     "encoder_no_repeat_ngram_size": int, "repetition_penalty": float, "encoder_repetition_penalty": float,
     "suppress_tokens": list, "begin_suppress_tokens": list, "bad_words_ids": list, "sequence_bias": list,
+    "stop_strings": (str, list),
 }  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def load(folder: Path, settings: Mapping[str, Any], config: Any) -> Generation:
             warnings.warn(
                 f"{source} has no eos_token_id, so no token ends a text: config.json's, {ends}, does not count. Add it "
                 f"to the file, or pass stop={[*own.eos]}",
-                stacklevel=3,
+                stacklevel=4,
             )
     else:
         known = {*_settings(), *UNSUPPORTED, *token_ids.KEYS}
@@ -92,8 +93,20 @@ def load(folder: Path, settings: Mapping[str, Any], config: Any) -> Generation:
         ids = _token_ids(settings, base, own, config, source)
         return Generation(sampling=read(settings, config, source), token_ids=ids, settings=settings)
     except ValueError as error:
-        warnings.warn(f"{error}: `generate` will need a strategy of its own", stacklevel=3)
+        warnings.warn(f"{error}: `generate` will need a strategy of its own", stacklevel=4)
         return Generation(sampling=Refused(fault=str(error)), token_ids=own, settings=settings)
+
+
+def config_ids(settings: Mapping[str, Any], config: Any) -> TokenIds:
+    """The token ids of a config.json, over those of the Config. A warning names what is no token id."""
+    own = TokenIds.of_config(config)
+    try:
+        return TokenIds.read({key: settings[key] for key in token_ids.KEYS if settings.get(key) is not None}, own)
+    except ValueError as error:
+        warnings.warn(
+            f"config.json: {excerpt(error, 300)}: the token ids that the model lacks are left out", stacklevel=4
+        )
+        return own
 
 
 def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strategy:
@@ -113,8 +126,7 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
     ignored |= {
         name: given[name] for name, neutral in UNSUPPORTED.items() if given.get(name) and given[name] != neutral
     }
-    if not registry.is_encoder_decoder(config) and "forced_bos_token_id" in given:  # forced after a single token only
-        ignored["forced_bos_token_id"] = given.pop("forced_bos_token_id")
+    given.pop("forced_bos_token_id", None)  # one of the token ids
     if "min_new_tokens" in given:
         given.pop("min_length", None)
     for name in {"suppress_tokens", "begin_suppress_tokens"} & given.keys():  # others are never generated
@@ -122,17 +134,25 @@ def read(settings: Mapping[str, Any], config: Any, source: str = FILE) -> Strate
     kind = strategies.asked_for(given)
     others = {k.switch[0]: k for k in strategies.STRATEGIES if k.switch[0] not in kind.published_names()}
     ignored |= {key: given[key] for key, other in others.items() if other is not kind and other.is_asked_for(given)}
-    if given.get("num_return_sequences", 1) != 1 and "num_return_sequences" not in kind.published_names():
-        ignored["num_return_sequences"] = given["num_return_sequences"]
+    for name, neutral in (("num_return_sequences", 1), ("stop_strings", [])):
+        if given.get(name, neutral) != neutral and name not in kind.published_names():
+            ignored[name] = given[name]
     if ignored:
         names = ", ".join(f"{name}={excerpt(value)}" for name, value in ignored.items())
         warnings.warn(
-            f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=4
+            f"{source} has {excerpt(names, 600)}, which is not supported: the generated text may differ", stacklevel=5
         )
     try:
         return kind.from_settings(given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source}: {excerpt(error, 300)}") from error
+
+
+def build(m: Any, settings: Mapping[str, Any], *, spell: Callable[[str], str] = str) -> Strategy:
+    """`strategies.build` over the strategy of a `Bundle`, and the generation_config.json that it was read from."""
+    read = m.generation
+    kept = read is not None and read.sampling == m.sampling and not isinstance(m.sampling, Refused)
+    return strategies.build(settings, m.sampling, file=read.settings if kept else {}, spell=spell)
 
 
 def write(strategy: Strategy, token_ids: TokenIds | None = None) -> dict[str, Any]:
@@ -152,7 +172,7 @@ def _token_ids(settings: Mapping[str, Any], base: TokenIds, own: TokenIds, confi
     except ValueError as error:
         raise ValueError(f"{source}: {excerpt(error, 300)}") from error
     if not registry.is_encoder_decoder(config):
-        return dataclasses.replace(ids, decoder_start=None, forced_bos=None)
+        return dataclasses.replace(ids, decoder_start=None)
     starts = (ids.decoder_start, ids.bos, own.decoder_start)
     return dataclasses.replace(ids, decoder_start=next((i for i in starts if i is not None), None))
 

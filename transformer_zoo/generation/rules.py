@@ -1,14 +1,19 @@
 """Constraints on the generated tokens, as changes of the next token's logits. Every strategy has them."""
 
 import dataclasses
+import functools
 import math
+import types
+import typing
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo.generation.token_ids import TokenIds
+from transformer_zoo.json_files import excerpt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,15 +36,16 @@ class LogitsRules:
         bad_words: sequences of token ids that are never generated. A single token that ends a text is no bad word.
         sequence_bias: pairs of a sequence of token ids and a number, which is added to the logit of the sequence's
             last token where the tokens before it are the rest of the sequence. A mapping is taken too.
-        forced_first: the id of the first new token. None: the checkpoint's `TokenIds.forced_bos`, if any.
+        forced_first: the id of the first new token, whatever the decoder has read. None: the checkpoint's
+            `TokenIds.forced_bos`, if any.
         repetition_penalty: positive logits of tokens that the decoder has read or generated are divided by it, and
             negative ones multiplied (Keskar et al. 2019, section 4.1, with the sign respected). 1: no penalty.
         encoder_repetition_penalty: positive logits of the tokens of the source, or of a decoder's prompt, are
             multiplied by it, and negative ones divided: above 1 the answer keeps to the source. 1: no change.
 
     Raises:
-        ValueError: a count below 0, a penalty that is not positive, an empty sequence, a bias that is not a number, or
-            what is no token id.
+        ValueError: a count below 0, a penalty that is not positive, an empty sequence, a bias that is not a number, a
+            value of another type, or what is no token id.
     """
 
     min_new_tokens: int = 0
@@ -55,22 +61,29 @@ class LogitsRules:
     encoder_repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, kind in _numbers(type(self)).items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _as_number(name, value, kind))
         for name in ("min_new_tokens", "min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"):
-            if (count := getattr(self, name)) != int(count) or count < 0:
+            if (count := getattr(self, name)) < 0:
                 raise ValueError(f"{name}={count} must be a number of tokens, at least 0")
         for name in ("repetition_penalty", "encoder_repetition_penalty"):
             if not 0 < (penalty := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name}={penalty} must be positive: 1 is no penalty")
         # Lists and mappings are not hashable.
-        biases = self.sequence_bias.items() if isinstance(self.sequence_bias, Mapping) else self.sequence_bias
-        normal = {
-            "suppressed": tuple(self.suppressed),
-            "begin_suppressed": tuple(self.begin_suppressed),
-            "bad_words": tuple(map(tuple, self.bad_words)),
-            "sequence_bias": tuple((tuple(words), float(bias)) for words, bias in biases),
-        }
-        for name, value in normal.items():
-            object.__setattr__(self, name, value)
+        words_and_bias = lambda pair: (tuple(pair[0]), float(pair[1]))
+        for name, of_each, expected in (
+            ("suppressed", lambda i: i, "token ids"),
+            ("begin_suppressed", lambda i: i, "token ids"),
+            ("bad_words", tuple, "sequences of token ids"),
+            ("sequence_bias", words_and_bias, "pairs of a sequence of token ids and a number"),
+        ):
+            value = getattr(self, name)
+            try:
+                normal = tuple(map(of_each, value.items() if isinstance(value, Mapping) else value))
+            except (TypeError, ValueError, LookupError):
+                raise ValueError(f"{name}={excerpt(repr(value))} must be {expected}") from None
+            object.__setattr__(self, name, normal)
         if not all(self.bad_words) or not all(words for words, _ in self.sequence_bias):
             raise ValueError("bad_words and sequence_bias have sequences of at least one token")
         if any(math.isnan(bias) for _, bias in self.sequence_bias):
@@ -120,6 +133,9 @@ class LogitsRules:
         read = jnp.concatenate([prompt_BT, new_BR], axis=1), T - valid_BT.sum(axis=1), T + n
         source = source_BS, S - valid_BS.sum(axis=1), S
         first = token_ids.forced_bos if self.forced_first is None else self.forced_first
+        forces_B = jnp.full(len(valid_BT), first is not None)
+        if self.forced_first is None:  # as in the reference, behind a single token
+            forces_B &= valid_BT.sum(axis=1) == 1
         if self.sequence_bias:
             logits_BV = bias_sequences(logits_BV, *read, biases=dict(self.sequence_bias))
         if self.encoder_repetition_penalty != 1:
@@ -139,13 +155,37 @@ class LogitsRules:
         if self.suppressed:
             logits_BV = logits_BV.at[:, np.asarray(self.suppressed)].set(-jnp.inf)
         if self.begin_suppressed:
-            begins = n == (0 if first is None else 1)
-            logits_BV = logits_BV.at[:, np.asarray(self.begin_suppressed)].min(jnp.where(begins, -jnp.inf, jnp.inf))
-        for index, forced in ((0, () if first is None else (first,)), (max_new - 1, token_ids.forced_eos)):
+            begins_B1 = (n == forces_B)[:, None]
+            logits_BV = logits_BV.at[:, np.asarray(self.begin_suppressed)].min(jnp.where(begins_B1, -jnp.inf, jnp.inf))
+        firsts = () if first is None else (first,)
+        for now, forced in (((n == 0) & forces_B[:, None], firsts), (n == max_new - 1, token_ids.forced_eos)):
             if forced:
                 forced_V = jnp.where(jnp.isin(jnp.arange(logits_BV.shape[1]), np.asarray(forced)), 0, -jnp.inf)
-                logits_BV = jnp.where(n == index, forced_V, logits_BV)
+                logits_BV = jnp.where(now, forced_V, logits_BV)
         return logits_BV
+
+
+@functools.cache
+def _numbers(cls: type) -> dict[str, type]:
+    """The fields that are numbers, and their types."""
+    hints = typing.get_type_hints(cls)
+    kinds = {
+        name: typing.get_args(hint)[0] if isinstance(hint, types.UnionType) else hint for name, hint in hints.items()
+    }
+    return {field.name: kinds[field.name] for field in dataclasses.fields(cls) if kinds[field.name] in (int, float)}
+
+
+def _as_number(name: str, value: Any, kind: type) -> int | float:
+    """A number of this type from what may be numpy's; a whole number may have a decimal point.
+
+    Raises:
+        ValueError: it is none.
+    """
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or kind is int and value % 1:
+        expected = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name}={excerpt(repr(value))} must be {expected}")
+    return int(value) if kind is int else value.item() if isinstance(value, np.generic) else value
 
 
 def penalize_repeats(

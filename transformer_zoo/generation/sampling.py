@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,24 @@ from transformer_zoo.generation.strategy import DecodeInputs, Strategy, repeat_r
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenByToken(Strategy):
-    """A strategy that never revises a token: a subclass has `choose`."""
+    """A strategy that never revises a token: a subclass has `choose`.
+
+    Attributes:
+        stop_strings: texts, or one: a row ends with the token that completes one of them, which stays in the answer.
+            The model then needs a tokenizer. All `max_new_tokens` are generated, and what follows is dropped.
+
+    Raises:
+        ValueError: an empty text, or what is no text.
+    """
+
+    stop_strings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        texts = (self.stop_strings,) if isinstance(self.stop_strings, str) else self.stop_strings
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"stop_strings={self.stop_strings!r} must be texts that are not empty")
+        object.__setattr__(self, "stop_strings", tuple(texts))
 
     @property
     def answers(self) -> int:
@@ -74,12 +91,13 @@ class Sample(TokenByToken):
 
     Attributes:
         temperature: the logits are divided by it; near 0 is nearly greedy.
-        top_k: only the k most probable tokens (Fan et al. 2018, section 5.4), and those equal to the k-th. None: all.
+        top_k: only the k most probable tokens (Fan et al. 2018, section 5.4), and those equal to the k-th. None or 0:
+            all.
         top_p: only the nucleus (Holtzman et al. 2020, section 3.1): the tokens such that the more probable ones have
-            less than p of the probability. Equal tokens are all in or all out. None: all.
-        min_p: only tokens of at least this part of the largest probability (Nguyen et al. 2024). None: all.
+            less than p of the probability. Equal tokens are all in or all out. None or 1: all.
+        min_p: only tokens of at least this part of the largest probability (Nguyen et al. 2024). None or 0: all.
         typical_p: only the typical tokens (Meister et al. 2023): those whose log probability is nearest to the negated
-            entropy, until they have this much of the probability; it may exclude the most probable one. None: all.
+            entropy, until they have this much of the probability; it may exclude the most probable one. None or 1: all.
         epsilon_cutoff: only tokens of at least this probability, and the most probable one. 0: all.
         eta_cutoff: likewise, min(eta, sqrt(eta) exp(-entropy)) (Hewitt et al. 2022). 0: all.
         num_return_sequences: answers to each prompt, each with random numbers of its own.
@@ -90,6 +108,7 @@ class Sample(TokenByToken):
 
     switch: ClassVar[tuple[str, Any]] = ("do_sample", False)
     example: ClassVar[tuple[str, Any]] = ("temperature", 0.8)
+    assumed: ClassVar[Mapping[str, Any]] = {"top_k": 50}
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -102,9 +121,12 @@ class Sample(TokenByToken):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name, neutral in (("top_k", 0), ("top_p", 1), ("min_p", 0), ("typical_p", 1)):
+            if getattr(self, name) == neutral:
+                object.__setattr__(self, name, None)
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature} must be positive: for the limit of 0 there is Greedy()")
-        if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 1):
+        if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} must be a number of tokens, at least 1: None keeps all")
         for name in ("top_p", "typical_p"):
             if (share := getattr(self, name)) is not None and not 0 < share <= 1:
@@ -114,15 +136,10 @@ class Sample(TokenByToken):
         for name in ("epsilon_cutoff", "eta_cutoff"):
             if not 0 <= (least := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={least} must lie in [0, 1): 0 keeps all")
-        if self.num_return_sequences != int(self.num_return_sequences) or self.num_return_sequences < 1:
+        if self.num_return_sequences < 1:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} must be a number of answers, at least 1"
             )
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """The strategy of a generation_config.json, where a missing top_k is 50, as in the reference, and 0 is all."""
-        return super().from_settings({**settings, "top_k": settings.get("top_k", 50) or None})
 
     def to_settings(self) -> dict[str, Any]:
         """As in `Strategy`."""
@@ -151,7 +168,7 @@ class Sample(TokenByToken):
             logits_BV = _keep_largest(logits_BV, jax.nn.softmax(logits_BV, axis=-1), self.top_p)
         if self.min_p is not None:
             logits_BV = _keep_probable(logits_BV, self.min_p * _largest_probability(logits_BV))
-        if self.typical_p is not None and self.typical_p < 1:
+        if self.typical_p is not None:
             logits_BV = keep_typical(logits_BV, self.typical_p)
         if self.epsilon_cutoff:
             logits_BV = _keep_probable(logits_BV, self.epsilon_cutoff)

@@ -56,6 +56,8 @@ class Strategy(LogitsRules):
     """The key of generation_config.json that asks for the strategy, and the value with which it does not."""
     example: ClassVar[tuple[str, Any]] = ("", None)
     """A setting that asks for the strategy, for error messages."""
+    assumed: ClassVar[Mapping[str, Any]] = {}
+    """Settings that a file or a call means where it lacks them, as in the reference; not those of the constructor."""
 
     max_new_tokens: int | None = None
     max_length: int | None = None
@@ -63,7 +65,7 @@ class Strategy(LogitsRules):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_new_tokens", "max_length"):
-            if (count := getattr(self, name)) is not None and (count != int(count) or count < 1):
+            if (count := getattr(self, name)) is not None and count < 1:
                 raise ValueError(f"{name}={count} must be a number of tokens, at least 1")
 
     def decode(self, inputs: DecodeInputs) -> jax.Array:
@@ -112,6 +114,14 @@ class Strategy(LogitsRules):
         return {field.name: field.metadata.get("published", field.name) for field in dataclasses.fields(cls)}
 
     @classmethod
+    def is_neutral(cls, name: str, value: Any) -> bool:
+        """Whether a setting with this value changes nothing."""
+        try:
+            return value is None or getattr(cls(**{name: value}), name) == getattr(cls(), name)
+        except (TypeError, ValueError):  # out of its range
+            return False
+
+    @classmethod
     def is_asked_for(cls, settings: Mapping[str, Any]) -> bool:
         """Whether settings, by the keys of generation_config.json, ask for this strategy."""
         key, off = cls.switch
@@ -120,7 +130,8 @@ class Strategy(LogitsRules):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """The strategy of a generation_config.json."""
-        return cls(**{ours: settings[key] for ours, key in cls.published_names().items() if key in settings})
+        given = {ours: settings[key] for ours, key in cls.published_names().items() if key in settings}
+        return cls(**{**cls.assumed, **given})
 
     def to_settings(self) -> dict[str, Any]:
         """The generation_config.json that asks for this strategy: only the settings that differ from the defaults."""

@@ -18,7 +18,8 @@ class TokenIds:
         eos: the ids that end a row; none if it is empty.
         pad: the padding of other libraries; generation here needs none.
         decoder_start: what an encoder-decoder's targets start with. None: a language.
-        forced_bos: the first new token of an encoder-decoder, unless the target has a prefix. None: any.
+        forced_bos: the first new token of a row of which the decoder has read a single token: an encoder-decoder's
+            start, or a prompt of one token. None: any.
         forced_eos: the last new token of a row of the largest length is one of these; any if it is empty.
     """
 
@@ -48,12 +49,7 @@ class TokenIds:
             ValueError: a value that is no id.
         """
         given = {name: settings[_key(name)] for name in cls._names() if _key(name) in settings}
-        for name, value in given.items():
-            ids = value if name in _SEVERAL and isinstance(value, list) else [] if value is None else [value]
-            if any(type(i) is not int for i in ids):
-                expected = "a token id or a list of them" if name in _SEVERAL else "a token id"
-                raise ValueError(f"{_key(name)} is {value!r}, where {expected} is expected")
-        return dataclasses.replace(base or cls(), **{name: _as_field(name, value) for name, value in given.items()})
+        return dataclasses.replace(base or cls(), **{name: _read(name, value) for name, value in given.items()})
 
     def write(self) -> dict[str, Any]:
         """The keys of a generation_config.json. Without ends, it says so with null."""
@@ -76,10 +72,21 @@ class TokenIds:
 KEYS = tuple(f"{name}_token_id" for name in TokenIds._names())
 """The keys of generation_config.json."""
 _SEVERAL = ("eos", "forced_eos")
+_NUMBERS = (int, float, np.integer, np.floating)
 
 
 def _key(name: str) -> str:
     return f"{name}_token_id"
+
+
+def _read(name: str, value: Any) -> Any:
+    """The field from a file's or a call's value. A whole number may have a decimal point: 2.0 is 2 in JSON."""
+    several = name in _SEVERAL and isinstance(value, list | tuple | np.ndarray)
+    ids = [*value] if several else [] if value is None else [value]
+    if any(isinstance(i, bool) or not isinstance(i, _NUMBERS) or i % 1 or abs(i) >= 2**31 for i in ids):
+        expected = "a token id or a list of them" if name in _SEVERAL else "a token id"
+        raise ValueError(f"{_key(name)} is {value!r}, where {expected} is expected")
+    return _as_field(name, [*map(int, ids)] if several else int(value) if ids else None)
 
 
 def _as_field(name: str, value: Any) -> Any:
