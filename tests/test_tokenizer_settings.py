@@ -101,7 +101,7 @@ def test_training_reads_special_tokens_in_text(bpe):
 
 
 def test_prompts_have_the_frame_of_their_tokenizer(tmp_path, bpe):
-    """What a template puts behind a text would end it, and is left out."""
+    """Also what it puts behind a text. An empty prompt is what stands in front."""
     m = from_config("gpt2", gpt2.Config(vocab_size=400, **SMALL))
     prompt = bpe.encode("Hello").ids.tolist()
     data = json.loads(bpe._backend.serialized)
@@ -113,9 +113,10 @@ def test_prompts_have_the_frame_of_their_tokenizer(tmp_path, bpe):
         "json": written(tmp_path / "json", tokenizer__json=data | {"post_processor": frame}),
         "files": written(tmp_path / "files", **old_files(bpe), tokenizer_config__json={"add_bos_token": True}),
     }
-    for folder in folders.values():
-        tokenizer = Tokenizer.load(folder)
-        for text, row in (("Hello", [0, *prompt]), ("", [0]), ("Hello<|endoftext|>", [0, *prompt, 0])):
+    for name, behind in (("json", [0]), ("files", [])):
+        tokenizer = Tokenizer.load(folders[name])
+        framed = (("Hello", [0, *prompt, *behind]), ("", [0]), ("Hello<|endoftext|>", [0, *prompt, 0, *behind]))
+        for text, row in framed:
             assert [ids.tolist() for ids in generate._encode(m.replace(tokenizer=tokenizer), [text], None)] == [row]
     assert Tokenizer.load(folders["files"]).encode("Hello", template=True).ids.tolist() == [0, *prompt]
     rows = generate._encode(m.replace(tokenizer=bpe), ["Hello<|endoftext|>"], None)

@@ -88,10 +88,10 @@ def generate(
             num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, max_length=20,
             repetition_penalty=1.2, bad_words_ids=[[7, 8]], stop_strings=["."], or do_sample=False. All others are those
             of `m.sampling` and of the checkpoint's generation_config.json. They mean what they mean in transformers:
-            sampling without top_k is among the 50 most probable tokens, and top_k=0 among all. But a temperature asks
-            for sampling, and sampling replaces a checkpoint's beam search. Also token ids in place of the checkpoint's:
-            eos_token_id=[2, 5], decoder_start_token_id, forced_bos_token_id (forced where the decoder has read a single
-            token), forced_eos_token_id, bos_token_id; pad_token_id, which nothing here needs.
+            sampling without top_k is among the 50 most probable tokens, and top_k=0 among all. Unlike there, a
+            temperature asks for sampling, and sampling replaces beam search. Also token ids in place of those of the
+            checkpoint: eos_token_id=[2, 5], decoder_start_token_id, forced_bos_token_id (forced where the decoder has
+            read a single token), forced_eos_token_id, bos_token_id; pad_token_id, which nothing here needs.
 
     Returns:
         For text the new text, without the token or text that ended it: a string for a string, a list for a list. For
