@@ -15,7 +15,7 @@ from transformer_zoo import sharding
 from transformer_zoo.__main__ import main
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.models import bart, bert, gpt2, t5
-from transformer_zoo.prediction import engine
+from transformer_zoo.prediction import engine, files, record
 from transformer_zoo.prediction import predict as prediction
 from transformer_zoo.prediction.reader import program_of, softmax
 from transformer_zoo.pretrained import Bundle, save_pretrained
@@ -430,8 +430,10 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(whole) == 0
     assert labels(output.read_text()) == ["old", *expected[1:]]
     assert "holds the results of 9 texts, 2 of which it had before" in capsys.readouterr().out
-    output.write_text(output.read_text() + "{}\n")
+    long = output.read_text() + "{}\n"
+    output.write_text(long)
     assert main(whole) == 1 and "has 10 lines, and there are 9 inputs" in capsys.readouterr().err
+    assert output.read_text() == long
 
     # JSON lines, with fields that the task does not use; the text may have another name.
     for key, name in (("text", str(tmp_path / "a.jsonl")), ("review", f"jsonl:{tmp_path}/a.jsonl:review")):
@@ -440,10 +442,22 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
         assert main([*command, "--source", name]) == 0
         assert labels(capsys.readouterr().out) == expected
 
-    source.write_text("the door\n\na window\n", encoding="utf-8")
+    # A blank line has a result too, so that results stay beside their texts.
+    source.write_text("\n".join(["", *texts[:2], " \t", texts[2]]), encoding="utf-8")
+    output.unlink()
+    for kept in (0, 1, 2, 4):
+        lines = output.read_text().splitlines(keepends=True) if kept else []
+        output.write_text("".join(lines[:kept]))
+        with pytest.warns(UserWarning, match=f"2 of 5 texts are blank, such as {source}, line 1: their result is null"):
+            assert main(whole) == 0
+        found = [json.loads(line) and json.loads(line)["label"] for line in output.read_text().splitlines()]
+        assert found == [None, *expected[:2], None, expected[2]]
+    capsys.readouterr()
+
+    source.write_text("\n \n", encoding="utf-8")
     for arguments, message in (
         ([], "give either --text, or --source with a file that has one text a line"),
-        (["--source", str(source)], f"{source}, line 2: text is empty"),
+        (["--source", str(source)], f"{source} has blank texts only, such as {source}, line 1"),
         (["--source", "nowhere.txt"], "there is no file 'nowhere.txt'"),
         (["--text", "a", "--set", "top_k=3"], "--set: predict() has no setting 'top_k' for sequence-classification"),
         (["--text", "a", "--set", "top_k"], "--set top_k: give NAME=VALUE"),
@@ -460,3 +474,45 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
         assert main([*command, "--text", "a", "--output", str(output)]) == 1
         assert "is no result of an earlier call: name another file" in capsys.readouterr().err
         assert output.read_text() == notes
+
+
+def test_only_the_same_results_are_continued(tokenizer: Tokenizer, tmp_path: Path):
+    """What differs is named, and the file stays as it is."""
+    m, output = bundle(tokenizer, "masked-lm"), tmp_path / "masks.jsonl"
+    words = ["a [MASK]", "the [MASK]", "in [MASK]"]
+
+    def begin(m: Bundle = m, texts: list[str] = words, **settings: Any) -> int:
+        reader = prediction.reader_of(m, **settings)
+        inputs = [reader.check(text, f"text {i}") for i, text in enumerate(texts)]
+        return files.begin(output, record.of(m, reader, inputs, model="m", source="words.txt"), inputs)
+
+    assert begin() == 0 and begin(top_k=2) == 0  # as long as there is no result
+    output.write_text("[]\n[1")
+    low = m.model.clone(compute=zoo.Compute(dtype="bfloat16"))
+    for arguments, message in (
+        ({}, "  settings.top_k: 2, now 5\n"),
+        ({"m": m.replace(params=families.random_params(m.model, 1, 0.5)), "top_k": 2}, "  parameters: [0-9a-f]{60}"),
+        ({"m": m.replace(config=dataclasses.replace(m.config, norm_epsilon=0.5)), "top_k": 2},
+         "  config.norm_epsilon: 1e-12, now 0.5\n"),
+        ({"m": m.replace(model=low), "top_k": 2}, "  dtype: float32, now bfloat16\n"),
+        ({"texts": ["the [MASK]", *words[1:]], "top_k": 2}, "  inputs: the texts of words.txt, now others"),
+        ({"texts": words[:2], "top_k": 2}, "  inputs: 3, now 2\n"),
+    ):  # fmt: skip
+        expected = f"{output} has results of m that were made otherwise, and cannot be continued:\n{message}"
+        with pytest.raises(ValueError, match=expected):
+            begin(**arguments)
+        assert output.read_text() == "[]\n[1"
+    assert begin(texts=[*words, "[MASK]"], top_k=2) == 1 and output.read_text() == "[]\n"  # a longer list goes on
+    assert begin(texts=[*words, "[MASK]", "is [MASK]"], top_k=2) == 1
+
+    beside = record.file_of(output)
+    for text, message in (("[", "is not JSON"), ('{"count": "x"}', "count is a text"), ("{}", "lacks count, inputs")):
+        beside.write_text(text)
+        with pytest.raises(ValueError, match=f"{beside}:? {message}"):
+            begin(top_k=2)
+    beside.unlink()
+    for text in ("[]\n", "{"):
+        output.write_text(text)
+        with pytest.raises(ValueError, match="masks.jsonl has results, and there is no masks.jsonl.record.json beside"):
+            begin(top_k=2)
+        assert output.read_text() == text

@@ -147,7 +147,8 @@ class Predict:
     """Instead of `text`, a file with one text a line, or a source as in a recipe, such as jsonl:reviews.jsonl:review.
     The fields of JSON lines are those of the task, such as question and context."""
     output: Path | None = None
-    """The file for the results, in the order of the texts. Where it has lines already, the texts after them follow.
+    """The file for the results, a line for each text in their order, null for a blank one. Where it has lines already,
+    the texts after them follow, if the file beside it, OUTPUT.record.json, tells of the same model, settings and texts.
     None: they are printed."""
     set: tuple[str, ...] = ()
     """Settings of the task, as NAME=VALUE: top_k=3 aggregation=none."""
@@ -160,8 +161,8 @@ class Predict:
         from rich.console import Console
         from rich.progress import track
 
-        from transformer_zoo.prediction import files
-        from transformer_zoo.prediction.predict import reader_of, results
+        from transformer_zoo.prediction import files, record
+        from transformer_zoo.prediction.predict import reader_of
 
         if (self.source is None) == (not self.text):
             raise ValueError("give either --text, or --source with a file that has one text a line")
@@ -177,10 +178,11 @@ class Predict:
         else:
             inputs = files.read(self.source, reader)
         if self.output is None:
-            for result in results(m, reader, inputs, batch_size=self.batch_size):
+            for result in files.results_of(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))
             return 0
-        earlier = files.results_in(self.output)
+        made = record.of(m, reader, inputs, model=self.name, source=self.source or "--text")
+        earlier = files.begin(self.output, made, inputs)
         written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size)
         for _ in track(written, "predicting", total=len(inputs), console=Console(stderr=True)):
             pass

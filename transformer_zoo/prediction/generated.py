@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.prediction.engine import batch_size_for, chunks
 from transformer_zoo.prediction.reader import Input, Reader
 
@@ -24,6 +25,11 @@ class GeneratedTexts(Reader):
     """The code of the text's language, for a tokenizer that marks it."""
 
     required = ("text",)
+
+    def made_with(self, m: Any) -> dict[str, Any]:
+        strategy, ids = m.sampling, TokenIds.of_model(m)
+        generation = {"strategy": type(strategy).__name__, **dataclasses.asdict(strategy), **dataclasses.asdict(ids)}
+        return super().made_with(m) | {"generation": generation}
 
     def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
         length, sized = self.length(m), []

@@ -67,10 +67,24 @@ class Reader(abc.ABC):
         """The results of inputs, as plain JSON, in their order. What is wrong with an input is an error before the
         first result."""
 
+    def made_with(self, m: Any) -> dict[str, Any]:
+        """What decides the results besides the model and the inputs: the settings."""
+        return dataclasses.asdict(self)
+
     @property
     def text_field(self) -> str:
         """The first field that holds a text."""
         return next(field for field in (*self.required, *self.optional) if field not in self.lists)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a plain string is an input."""
+        return len(self.required) == 1 and self.required[0] not in self.lists
+
+    def is_blank(self, document: str | Mapping[str, Any]) -> bool:
+        """Whether a document has an empty text, or one of white space only, where a text is all that is needed."""
+        text = document if isinstance(document, str) else document.get(self.text_field)
+        return self.takes_text and isinstance(text, str) and not text.strip()
 
     def length(self, m: Any) -> int | None:
         """The number of tokens in the longest row. None: there is no limit."""
@@ -87,13 +101,12 @@ class Reader(abc.ABC):
         Raises:
             ValueError: another type, missing or unknown fields, or an empty text.
         """
-        plain = len(self.required) == 1 and self.required[0] not in self.lists
-        if isinstance(value, str) and plain:
+        if isinstance(value, str) and self.takes_text:
             value = {self.required[0]: value}
         known = (*self.required, *self.optional)
         if not isinstance(value, Mapping) or not set(self.required) <= value.keys():
             given = f"the fields {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
-            form = f"{'a text, or ' if plain else ''}a dictionary with {' and '.join(self.required)}"
+            form = f"{'a text, or ' if self.takes_text else ''}a dictionary with {' and '.join(self.required)}"
             more = f" (and possibly {', '.join(self.optional)})" if self.optional else ""
             raise ValueError(f"{name} is {given}: expected {form}{more}")
         if unknown := [field for field in value if field not in known and not others]:
