@@ -217,8 +217,9 @@ def test_bfloat16(bundle: Bundle, tmp_path: Path):
 def test_what_is_refused(bundle: Bundle, tmp_path: Path):
     embedder = Embedder(bundle=bundle, max_length=40)
     for texts, options, message in (
-        ("one text", {}, "give a list"),
-        (["a", 3], {}, "text 1 is of the type int: give a list of strings"),
+        ("one text", {}, r"texts is 'one text' \(str\): expected a list of texts"),
+        (["a", 3], {}, r"texts\[1\] is 3 \(int\): expected a text"),
+        (iter(["a", 3]), {}, r"texts\[1\] is 3 \(int\): expected a text"),
         (["a"], {"prompt_name": "query"}, "unexpected keyword argument 'prompt_name'. Hugging Face's"),
         (["a"], {"truncate_din": 3}, "unexpected keyword argument 'truncate_din'. Did you mean 'truncate_dim'"),
         (["a"], {"batch_size": 0}, "batch_size=0: it counts texts"),

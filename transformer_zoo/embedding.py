@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import hugging_face, json_files, names, registry, vectors
+from transformer_zoo import arguments, hugging_face, json_files, names, registry, vectors
 from transformer_zoo.checkpoints import hub, sentence_modules
 from transformer_zoo.checkpoints.sentence_modules import Layer
 from transformer_zoo.data.tokenizers import ROLES, Tokenizer
@@ -50,6 +50,7 @@ class Embedder:
     """How its vectors are compared: one of `vectors.SIMILARITIES`."""
 
     def __post_init__(self) -> None:
+        arguments.check(type(self), vars(self))
         if self.bundle.tokenizer is None:
             raise FileNotFoundError("the model has no tokenizer, which an embedder of texts needs")
         if getattr(self.bundle.config, "num_decoder_layers", 0):
@@ -72,7 +73,7 @@ class Embedder:
 
     def __call__(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         prompt: str | None = None,
         prompt_text: str | None = None,
@@ -102,16 +103,13 @@ class Embedder:
             special: read special tokens where a text spells them out; otherwise they are ordinary characters.
 
         Raises:
-            TypeError: a single text instead of a list, something that is no text, or an unknown argument.
+            TypeError: a single text instead of a list, an argument of another type, or an unknown argument.
             ValueError: an unknown prompt or precision, a number out of its range, or a text that is not valid Unicode.
         """
+        arguments.check(Embedder.__call__, locals())
         hugging_face.refuse("the embedder", unknown, hugging_face.EMBED, Embedder.__call__.__kwdefaults__)
-        if isinstance(texts, str):
-            raise TypeError("texts is a single string: give a list of texts")
         texts = list(texts)
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"text {i} is of the type {type(text).__name__}: give a list of strings")
+        arguments.check(Embedder.__call__, {"texts": texts})  # an iterator's as well
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: it counts texts, at least 1")
         if truncate_dim is not None and not 1 <= truncate_dim <= self._full_width:
@@ -206,7 +204,7 @@ def _program(
     return {"vectors_BE": vectors_BE}
 
 
-def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Sequence[str], **settings: Any) -> np.ndarray:
+def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Iterable[str], **settings: Any) -> np.ndarray:
     """The vectors of texts, [N, D]: `load_embedder(model)(texts, **settings)`. To embed more texts later, keep the
     embedder.
 
@@ -219,6 +217,7 @@ def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Sequence[str
     Raises:
         TypeError, ValueError: as a call of an `Embedder`; and the errors of `load_embedder`.
     """
+    arguments.check(embed, locals())
     embedder = model if isinstance(model, Embedder) else load_embedder(model)
     return embedder(texts, **settings)
 
@@ -238,7 +237,9 @@ def load_embedder(
         FileNotFoundError: a module's settings or weights, or the tokenizer, are missing.
         ValueError: an unknown module, a setting that is not known or not supported, or weights that do not fit.
         PermissionError, ConnectionError: as `from_pretrained`.
+        TypeError: an argument of another type.
     """
+    arguments.check(load_embedder, locals())
     if isinstance(name, Bundle):
         _warn_of_mean("a model by itself")
         return Embedder(bundle=name, max_length=name.config.max_length)

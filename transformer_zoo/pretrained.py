@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer_zoo import hugging_face, json_files, names, registry, sharding, trees
+from transformer_zoo import arguments, hugging_face, json_files, names, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
@@ -123,8 +123,10 @@ def from_pretrained(
         ValueError: an unknown family or task, a configuration that is not supported, a dtype that contradicts
             `compute`, a mesh that does not divide the parameters, damaged files, or weights that do not fit the
             configuration.
-        TypeError: an unknown argument; for one of Hugging Face's `from_pretrained`, the message has our name.
+        TypeError: an argument of another type, or an unknown one; for one of Hugging Face's `from_pretrained`, the
+            message has our name.
     """
+    arguments.check(from_pretrained, locals())
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
     described = names.describe(name, revision, published=True, family=family)
@@ -254,8 +256,9 @@ def from_config(
 
     Raises:
         ValueError: an unknown family, preset or task, or a configuration that is not supported.
-        TypeError: `config` is of another type, or another family's.
+        TypeError: an argument of another type, or a `config` of another family.
     """
+    arguments.check(from_config, locals())
     model = names.build(_config(family, config), task, choose_compute(compute, dtype, param_dtype))
     mesh = None if mesh is None else sharding.adopt_mesh(mesh)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
@@ -272,7 +275,9 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     Raises:
         ValueError: the parameters do not have the model's shapes.
         OSError: the files could not be written; those that were there before are unchanged.
+        TypeError: an argument of another type.
     """
+    arguments.check(save_pretrained, locals())
     model = bundle.model
     family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
@@ -336,7 +341,9 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: no such path or model, or no tokenizer in it; and the hub's errors, as `from_pretrained`.
+        TypeError: a name of another type.
     """
+    arguments.check(load_tokenizer, locals())
     from transformer_zoo.data.tokenizers import Tokenizer
 
     path = Path(name).expanduser()

@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer_zoo import arguments, names, registry, sharding, trees
 from transformer_zoo import config as configuration
-from transformer_zoo import names, registry, sharding, trees
 from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
@@ -218,7 +218,9 @@ def load_run(
 
     Raises:
         FileNotFoundError: no run, or no checkpoint (of that step).
+        TypeError: an argument of another type.
     """
+    arguments.check(load_run, locals())
     directory, run = Path(directory).expanduser(), read(directory)
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")

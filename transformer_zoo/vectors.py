@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from transformer_zoo import arguments
+
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 CALIBRATED = ("int8", "uint8")
@@ -60,7 +62,9 @@ def quantize_embeddings(
 
     Raises:
         ValueError: an unknown precision, vectors that are no floats, or ranges that are not wanted or do not fit.
+        TypeError: a precision of another type.
     """
+    arguments.check(quantize_embeddings, locals())
     vectors_ND = np.asarray(vectors_ND)
     if precision not in PRECISIONS:
         raise ValueError(f"there is no precision {precision!r}: choose among {', '.join(PRECISIONS)}")

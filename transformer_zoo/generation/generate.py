@@ -6,13 +6,13 @@ import functools
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import registry, trees
+from transformer_zoo import arguments, registry, trees
 from transformer_zoo.generation import forward, strategies
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import TokenIds
@@ -43,11 +43,11 @@ class Generated:
 
 
 def generate(
-    m: Any,
+    m: arguments.Loaded,
     prompts: str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray | jax.Array,
     *,
     max_new_tokens: int | None = None,
-    sampling: Strategy | None = None,
+    sampling: Annotated[Strategy, "Greedy(), Sample(temperature=, ...) or Beam(num_beams=, ...)"] | None = None,
     seed: int = 0,
     stop: int | str | Sequence[int | str] | None = None,
     valid_BT: Any = None,
@@ -97,8 +97,9 @@ def generate(
         ValueError: an empty batch or prompt, ids outside of the vocabulary, more tokens than the model has positions,
             text without a tokenizer, a model without a language model's output, an unknown language, settings that
             contradict one another or are out of their range, a prefix for a decoder.
-        TypeError: an unknown argument, or `sampling` together with single settings.
+        TypeError: an argument of another type, an unknown one, or `sampling` together with single settings.
     """
+    arguments.check(generate, locals())
     config, token_ids = m.model.config, TokenIds.of_model(m)
     is_encoder_decoder = registry.is_encoder_decoder(config)
     if max_new_tokens is not None and max_new_tokens < 1:
@@ -172,8 +173,6 @@ def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
         return strategies.build(settings, m.sampling) if settings else m.sampling
     if settings:
         raise TypeError(f"sampling and {', '.join(settings)}: put all settings into `sampling`, or leave it out")
-    if not isinstance(sampling, Strategy):
-        raise TypeError(f"sampling={sampling!r}: pass Greedy(), Sample(temperature=, ...) or Beam(num_beams=, ...)")
     return sampling
 
 

@@ -47,6 +47,11 @@ def check_ids(ids_BT: Any, size: int, name: str, of: str) -> None:
         raise ValueError(f"{name} has shape {np.shape(ids_BT)}: expected [batch, length], neither of them zero")
     if not hasattr(ids_BT, "dtype"):
         raise ValueError(f"{name} is a {type(ids_BT).__name__}: expected an array of integers, as np.asarray makes it")
+    if not isinstance(ids_BT.dtype, np.dtype):
+        kind = type(ids_BT).__name__
+        raise ValueError(
+            f"{name} is a {kind} of {ids_BT.dtype}: expected an array of numpy or JAX, as np.asarray makes it"
+        )
     if not np.issubdtype(ids_BT.dtype, np.integer):
         raise ValueError(f"{name} is {ids_BT.dtype}: expected integers")
     if (values := concrete(ids_BT)) is not None and (values.min() < 0 or values.max() >= size):

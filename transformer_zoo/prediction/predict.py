@@ -1,10 +1,10 @@
 """`predict`, and the readers by task."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transformer_zoo import registry, trees
+from transformer_zoo import arguments, registry, trees
 from transformer_zoo.prediction.answers import Answers
 from transformer_zoo.prediction.entities import Entities
 from transformer_zoo.prediction.generated import GeneratedTexts
@@ -24,7 +24,9 @@ READERS: dict[str, type[Reader]] = {
 }
 
 
-def predict(m: Any, inputs: Any, *, batch_size: int = 32, **settings: Any) -> Any:
+def predict(
+    m: arguments.Loaded, inputs: str | Mapping[str, Any] | Iterable[Any], *, batch_size: int = 32, **settings: Any
+) -> Any:
     """What a model answers to texts, by its task.
 
     | task | an input | its result |
@@ -55,24 +57,22 @@ def predict(m: Any, inputs: Any, *, batch_size: int = 32, **settings: Any) -> An
     Raises:
         ValueError: a task without a reader, no tokenizer, a setting out of its range; an input that lacks fields or has
             others, an empty text, a text that is too long to be read whole or has tokens that the model lacks.
-        TypeError: no model, or an unknown setting.
+        TypeError: an argument or a setting of another type, or an unknown setting.
     """
+    arguments.check(predict, locals())
     reader, single = reader_of(m, **settings), isinstance(inputs, str | Mapping)
     checked = [reader.check(value, f"inputs[{i}]") for i, value in enumerate([inputs] if single else inputs)]
     found = list(results(m, reader, checked, batch_size=batch_size))
     return found[0] if single else found
 
 
-def reader_of(m: Any, **settings: Any) -> Reader:
+def reader_of(m: arguments.Loaded, **settings: Any) -> Reader:
     """The reader of a model's task with these settings.
 
     Raises:
         ValueError: a task without a reader, no tokenizer, or a setting out of its range.
-        TypeError: an unknown setting.
+        TypeError: an unknown setting, or one of another type.
     """
-    if not hasattr(m, "model"):
-        kind = type(m).__name__
-        raise TypeError(f"predict() was given a {kind} for the model: pass what from_pretrained(name) returns")
     task = m.model.task
     if task not in READERS:
         offered = [name for name in registry.module_of(m.config).PUBLISHED.tasks if name in READERS]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_zoo import arguments
 from transformer_zoo.data.encoding import Encoding
 from transformer_zoo.data.labelled import shortened
 from transformer_zoo.nn.checks import check_ids
@@ -55,12 +56,10 @@ class Reader(abc.ABC):
     """Those fields that hold several texts."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if kind is tuple and isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-            elif not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-                raise ValueError(f"{field.name} is {value!r}: expected a value like {field.default!r}")
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        arguments.check(type(self), vars(self))
 
     @abc.abstractmethod
     def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
