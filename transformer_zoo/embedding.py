@@ -52,7 +52,7 @@ class Embedder:
     def __post_init__(self) -> None:
         arguments.check(type(self), vars(self))
         if self.bundle.tokenizer is None:
-            raise FileNotFoundError("the model has no tokenizer, which an embedder of texts needs")
+            raise FileNotFoundError(registry.no_tokenizer(self.bundle))
         if getattr(self.bundle.config, "num_decoder_layers", 0):
             family = registry.family_of(self.bundle.config)
             raise ValueError(f"{family} reads a source and writes a target: an embedder needs a model that only reads")

@@ -45,6 +45,8 @@ class Bundle:
     generation: published.Generation | None = None
     """The checkpoint's generation_config.json and what was read from it: it is saved as it was while `sampling` and
     `token_ids` are still these."""
+    no_tokenizer: str = ""
+    """Why the checkpoint has no tokenizer, for errors. Empty: it has one, or the model is of no checkpoint."""
 
     def __call__(self, *inputs: Any, **arguments: Any) -> Any:
         """`model.apply` with the parameters: the arguments are those of the model's call and of `apply` (`rngs`, ...).
@@ -159,7 +161,8 @@ def from_pretrained(
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
-    m = Bundle(model, params, config, _tokenizer(folder) if tokenizer else None, fresh)
+    own, cause = _tokenizer(folder) if tokenizer else (None, "it was loaded with tokenizer=False")
+    m = Bundle(model, params, config, own, fresh, no_tokenizer=cause)
     if model.task != registry.generating_task(config):
         return m
     generation = published.load(folder, described.settings, config)
@@ -352,24 +355,23 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
     return Tokenizer.load(path if path.exists() else names.folder(name, weights=False))
 
 
-def _tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder. None: it has none, or one that cannot be read, of which a warning tells."""
+def _tokenizer(folder: Path) -> tuple[Any, str]:
+    """The tokenizer of a folder. None: it has none, or one that cannot be read, of which a warning tells; and why."""
     files = [file for file in (*hub.TOKENIZERS, "tokenizer_config.json") if (folder / file).is_file()]
     if not files:
-        return None
+        return None, f"there is none in {folder}"
     from transformer_zoo.data.tokenizers import Tokenizer  # a slow import, for models with text only
 
     try:
-        return Tokenizer.load(folder)
+        return Tokenizer.load(folder), ""
     except Exception as error:  # whatever is wrong with it, the weights are good without
-        # ByT5's tokenizer has no other file; any other tokenizer needs one.
-        if not (isinstance(error, FileNotFoundError) and files == ["tokenizer_config.json"]):
-            warnings.warn(
-                f"{folder}: the tokenizer cannot be read, so that the model takes and gives token ids only: "
-                f"{type(error).__name__}: {json_files.excerpt(error, 500)}",
-                stacklevel=3,
-            )
-        return None
+        fault = f"{type(error).__name__}: {json_files.excerpt(error, 500)}"
+        warnings.warn(
+            f"{folder}: the tokenizer cannot be read, so that the model takes and gives token ids only: {fault}",
+            stacklevel=3,
+        )
+        only = " (only its tokenizer_config.json is there)" if files == ["tokenizer_config.json"] else ""
+        return None, f"that of {folder} cannot be read{only}: {fault}"
 
 
 def _generation_settings(bundle: Bundle) -> dict[str, Any]:

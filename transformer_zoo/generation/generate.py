@@ -221,7 +221,7 @@ def _in_language(
     with the last token (the decoder then starts with it), or nowhere (the source's frame then has it).
     """
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError(f"language={code!r}: the model has no tokenizer, which knows the languages")
+        raise ValueError(f"language={code!r}: {registry.no_tokenizer(m)}")
     token, token_ids = tokenizer.language_id(code), TokenIds.of_model(m)
     frame = [int(i) for i in tokenizer.encode("", template=True, target=True, language=code).ids]
     if token not in frame:
@@ -247,7 +247,7 @@ def _targets(m: Any, prefix: Any, count: int, start: list[int]) -> list[np.ndarr
         raise ValueError(f"there are {count} prompts and {len(rows)} prefixes: pass one for each")
     if any(isinstance(row, str) for row in rows):
         if m.tokenizer is None:
-            raise ValueError("the model has no tokenizer: pass token ids instead of text")
+            raise ValueError(registry.no_tokenizer(m, "Pass token ids instead of text"))
         rows = [encoding.ids for encoding in m.tokenizer.encode_batch(rows, special=True, target=True)]
     rows = [np.asarray(row, np.int32 if not len(row) else None) for row in rows]
     for i, row in enumerate(rows):
@@ -290,7 +290,7 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
     """Texts as rows of token ids: sources in the tokenizer's frame; prompts behind what the frame puts in front, but
     without what would end them. An empty prompt is the token that starts a text, if there is one."""
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError("the model has no tokenizer: pass token ids instead of text")
+        raise ValueError(registry.no_tokenizer(m, "Pass token ids instead of text"))
     if registry.is_encoder_decoder(m.model.config):
         encodings = tokenizer.encode_batch(texts, template=True, language=language)
         return [encoding.ids for encoding in encodings]

@@ -78,7 +78,7 @@ def reader_of(m: arguments.Loaded, **settings: Any) -> Reader:
         offered = [name for name in registry.module_of(m.config).PUBLISHED.tasks if name in READERS]
         raise ValueError(f"a model for the task {task!r} cannot predict: load it for one of {', '.join(offered)}")
     if m.tokenizer is None:
-        raise ValueError("the model has no tokenizer, which turns texts into tokens")
+        raise ValueError(registry.no_tokenizer(m))
     known = [field.name for field in dataclasses.fields(READERS[task])]
     for name in settings:
         if name not in known:
