@@ -174,8 +174,12 @@ def test_entities_of_long_texts(tokenizer: Tokenizer):
     found = of_outputs(m, text, "logits_BTC", scored(*first), scored(*second), overlap=8)
     assert [(e["word"], round(e["score"], 6)) for e in found] == [("ann lee", 0.8)]
     assert text[found[0]["start"] : found[0]["end"]] == "ann lee"
-    with pytest.raises(ValueError, match=r"inputs\[0\] has 34 tokens and the model 24 positions"):
-        zoo.predict(m, text, aggregation="none")
+    second[4] = (3, 0.95)  # the token before, of which the first row is less sure
+    found = of_outputs(m, text, "logits_BTC", scored(*first), scored(*second), overlap=8, aggregation="none")
+    raw = [(e["entity"], round(e["score"], 6), e["index"], e["word"], text[e["start"] : e["end"]]) for e in found]
+    assert raw == [("B-LOC", 0.95, 18, ".", "."), ("B-PER", 0.8, 19, "ann", "ann"), ("I-PER", 0.8, 20, "lee", "lee")]
+    everything = zoo.predict(m, text, aggregation="none", ignored=[])
+    assert [token["index"] for token in everything] == list(range(1, 33))
 
 
 def spans(length: int, *best: tuple[int, int, float]) -> np.ndarray:
@@ -240,6 +244,28 @@ def test_masks(tokenizer: Tokenizer):
                 changed = np.where(np.arange(len(ids)) == position, filling["token"], ids)
                 kept = [i for i in changed if 0 < i < len(WORDS)]
                 assert filling["sequence"] == body.tokenizer.decode(kept, special=len(positions) > 1)
+
+
+def test_targets(tokenizer: Tokenizer):
+    """Only these tokens are scored, by their probability among all."""
+    m, text = bundle(tokenizer, "masked-lm"), "the [MASK] is open."
+    (position,) = np.flatnonzero(tokenizer.encode(text, template=True).ids == tokenizer.mask_id)
+    scores = softmax(logits_of(m, text)[position])
+    ids = [WORDS.index(word) for word in ("door", "##dow", "Ann".lower())]
+    found = zoo.predict(m, text, targets=["door", "##dow", "Ann", 6], top_k=9)
+    assert [one["token"] for one in found] == sorted(ids, key=lambda i: -scores[i])
+    np.testing.assert_allclose([one["score"] for one in found], scores[[one["token"] for one in found]], rtol=1e-4)
+    assert zoo.predict(m, text, targets=["door", "##dow", "ann"], top_k=1) == found[:1]
+    for target, message in (
+        ("window", "targets: 'window' is no single token of the vocabulary, but win ##dow"),
+        ("zebra", r"targets: 'zebra' is no single token of the vocabulary, but \[UNK\]"),
+        ("", "targets: '' is no single token of the vocabulary, but nothing"),
+        (64, "targets: 64 is outside of the vocabulary, which has 0 to 63"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            zoo.predict(m, text, targets=["door", target])
+    with pytest.raises(TypeError, match=r"targets is 'door' \(str\): expected a tuple of texts or whole numbers"):
+        zoo.predict(m, text, targets="door")
 
 
 def test_continuations(tokenizer: Tokenizer):
@@ -385,7 +411,7 @@ def test_what_is_refused(tokenizer: Tokenizer):
         zoo.predict(bundle(tokenizer, "base"), "a")
     with pytest.raises(ValueError, match="has no tokenizer"):
         zoo.predict(m.replace(tokenizer=None), "a")
-    with pytest.raises(TypeError, match="no setting 'topk' for masked-lm: it has batch_size, top_k. Did you mean"):
+    with pytest.raises(TypeError, match="no setting 'topk' for masked-lm: it has batch_size, top_k, targets. Did"):
         zoo.predict(body, "a [MASK]", topk=3)
     with pytest.raises(ValueError, match="top_k is 0: it must be at least 1"):
         zoo.predict(body, "a [MASK]", top_k=0)
@@ -393,6 +419,14 @@ def test_what_is_refused(tokenizer: Tokenizer):
         zoo.predict(body, "a [MASK]", top_k="3")
     with pytest.raises(ValueError, match="aggregation is 'all': choose one of none, simple"):
         zoo.predict(bundle(tokenizer, "token-classification"), "a", aggregation="all")
+    reader = bundle(tokenizer, "question-answering")
+    with pytest.raises(ValueError, match="row_length is 25, and the model has 24 positions"):
+        zoo.predict(reader, {"question": "where", "context": "a door"}, row_length=25)
+    long = "the door . " * 9
+    with pytest.raises(ValueError, match=r"inputs\[1\] has rows with room for 19 tokens of its text, and overlap is"):
+        zoo.predict(reader, [{"question": "where ?", "context": text} for text in ("a door", long)], overlap=19)
+    with pytest.raises(ValueError, match=r"inputs\[0\] has rows with room for 22 tokens of its text, and overlap is"):
+        zoo.predict(bundle(tokenizer, "token-classification", labels=TAGS), long, overlap=32)
     with pytest.raises(ValueError, match="batch_size is 0"):
         zoo.predict(m, "a", batch_size=0)
     small = m.replace(config=dataclasses.replace(m.config, vocab_size=6))

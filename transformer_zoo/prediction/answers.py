@@ -8,10 +8,21 @@ import jax
 import numpy as np
 
 from transformer_zoo.data.encoding import Encoding
-from transformer_zoo.data.labelled import windows
 from transformer_zoo.nn.checks import check_sizes
-from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
+from transformer_zoo.prediction.reader import (
+    Example,
+    Input,
+    Outputs,
+    RowReader,
+    check_overlap,
+    encode,
+    row,
+    softmax,
+    windows_of,
+)  # fmt: skip
 from transformer_zoo.prediction.sequences import read
+
+ROW_LENGTH, OVERLAP = 384, 128  # by default, as in the reference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,30 +44,35 @@ class Answers(RowReader):
     least of all windows. For models that have learned it from questions without an answer."""
     answer_length: int = 15
     """The largest number of tokens of an answer."""
-    row_length: int = 384
-    """Tokens of question and window together."""
-    overlap: int = 128
-    """Tokens that consecutive windows have in common; at most half of what is left beside the question."""
+    row_length: int | None = None
+    """Tokens of question and window together. None: 384, or the model's positions if it has fewer."""
+    overlap: int | None = None
+    """Tokens that consecutive windows have in common. None: 128, or half of what is left beside the question."""
 
     required = ("question", "context")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sizes(self, "top_k", "answer_length", "row_length")
-        if self.overlap < 0:
-            raise ValueError(f"overlap is {self.overlap}: it must be at least 0")
+        check_overlap(self.overlap)
+
+    def for_model(self, m: Any) -> "Answers":
+        positions = super().length(m)
+        if self.row_length is not None and positions is not None and self.row_length > positions:
+            raise ValueError(f"row_length is {self.row_length}, and the model has {positions} positions")
+        return self
 
     def length(self, m: Any) -> int:
-        return min(self.row_length, super().length(m) or self.row_length)
+        return self.row_length or min(ROW_LENGTH, super().length(m) or ROW_LENGTH)
 
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         length, found = self.length(m), []
         texts = zip(*((i.fields["question"], i.fields["context"]) for i in inputs))
         for one, encoding in zip(inputs, encode(m, *texts)):
             others = int((encoding.texts != 1).sum())
-            if (room := length - others) < 1:
+            if length - others < 1:
                 raise one.error(f"has a question of {others} tokens with its frame, and a row has {length} tokens")
-            kept = list(windows(encoding, 1, length, min(self.overlap, room // 2)))
+            kept = windows_of(one, encoding, 1, length, self.overlap, OVERLAP)
             found.append(Example(one, [row(encoding, some) for some in kept], (encoding, kept)))
         return found
 

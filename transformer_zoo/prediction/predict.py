@@ -86,7 +86,7 @@ def reader_of(m: arguments.Loaded, **settings: Any) -> Reader:
                 f"predict() has no setting {name!r} for {task}: it has {', '.join(['batch_size', *known])}."
                 f"{trees.nearest(name, known)}"
             )
-    return READERS[task](**settings)
+    return READERS[task](**settings).for_model(m)
 
 
 def results(m: Any, reader: Reader, inputs: Sequence[Input], *, batch_size: int = 32) -> Iterator[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from transformer_zoo import arguments
 from transformer_zoo.data.encoding import Encoding
-from transformer_zoo.data.labelled import shortened
+from transformer_zoo.data.labelled import shortened, windows
 from transformer_zoo.nn.checks import check_ids
 from transformer_zoo.prediction import engine
 from transformer_zoo.prediction.engine import Outputs, Row
@@ -60,6 +60,14 @@ class Reader(abc.ABC):
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
         arguments.check(type(self), vars(self))
+
+    def for_model(self, m: Any) -> "Reader":
+        """The reader, with settings that depend on a model settled.
+
+        Raises:
+            ValueError: settings that do not fit the model.
+        """
+        return self
 
     @abc.abstractmethod
     def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
@@ -185,6 +193,36 @@ def encode(m: Any, texts: Sequence[str], pairs: Sequence[str | None]) -> list[En
 def row(encoding: Encoding, kept: np.ndarray | slice = slice(None), **others: np.ndarray) -> Row:
     """The row of these tokens of an encoding."""
     return {"tokens_BT": encoding.ids[kept], "segments_BT": encoding.segments[kept], **others}
+
+
+def check_overlap(overlap: int | None) -> None:
+    """Raises ValueError for a negative overlap."""
+    if overlap is not None and overlap < 0:
+        raise ValueError(f"overlap is {overlap}: it must be at least 0")
+
+
+def windows_of(
+    one: Input, encoding: Encoding, text: int, length: int | None, overlap: int | None, usual: int
+) -> list[np.ndarray]:
+    """The tokens of each row of an input: a piece of one of its texts, and all that stands around it.
+
+    Args:
+        text: which one, 0 or 1.
+        length: the largest number of tokens in a row. None: there is no limit.
+        overlap: tokens of the text that consecutive rows have in common. None: the usual number, or half a piece.
+
+    Raises:
+        ValueError: no room for a token of the text that the row before does not have.
+    """
+    size = int((encoding.texts == text).sum())
+    room = size if length is None else length - (len(encoding) - size)
+    if size <= room:
+        return [np.arange(len(encoding))]
+    if overlap is None:
+        overlap = min(usual, room // 2)
+    if overlap >= room:
+        raise one.error(f"has rows with room for {max(room, 0)} tokens of its text, and overlap is {overlap}")
+    return list(windows(encoding, text, length, overlap))
 
 
 def shorten(encodings: Sequence[Encoding], length: int | None) -> list[np.ndarray]:
