@@ -14,6 +14,7 @@ import transformer_zoo as zoo
 from transformer_zoo import sharding
 from transformer_zoo.__main__ import main
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation import generate as generation
 from transformer_zoo.models import bart, bert, gpt2, t5
 from transformer_zoo.prediction import engine, files, record
 from transformer_zoo.prediction import predict as prediction
@@ -304,7 +305,7 @@ def test_next_sentences(tokenizer: Tokenizer):
     assert not of_outputs(m, given, "logits_BC", [1.0, 2.0])["is_next"]
 
 
-def test_generated_texts():
+def test_generated_texts(monkeypatch: pytest.MonkeyPatch):
     """Those of `generate` for each text by itself, in the order of the texts."""
     texts = ["the door is open", "a window", "the door is shut, the window is open", "shut"]
     own = Tokenizer.train(texts * 3, 400, kind="t5")
@@ -317,6 +318,14 @@ def test_generated_texts():
     assert found == [{"generated_text": text} for text in expected]
     assert len(set(expected)) > 1
     assert zoo.predict(m, texts[::-1], batch_size=2, max_new_tokens=6) == found[::-1]
+
+    monkeypatch.setattr(generation, "BUCKET", 4)
+    before, many = generation._compiled_on_cpu._cache_size(), [" ".join(["door"] * n) for n in (1, 3, 5, 6, 7)]
+    lengths = {len(own.encode(text, template=True)) for text in many}
+    assert len(zoo.predict(m, many, batch_size=1, max_new_tokens=3)) == 5
+    programs = generation._compiled_on_cpu._cache_size() - before
+    assert programs == len({max(4, 2 ** int(np.ceil(np.log2(n)))) for n in lengths}) == 3
+    assert len({generation._doubled(n) for n in range(1, 4 * 2**7 + 1)}) == 8  # BUCKET is 32: sources of 4,096 tokens
 
 
 def test_an_encoder_decoder_classifies(tokenizer: Tokenizer):
@@ -362,6 +371,9 @@ def test_few_lengths(limit: int):
     lengths = {engine.padded_length(tokens, limit) for tokens in range(1, limit + 1)}
     assert len(lengths) <= 8 and max(lengths) == limit
     assert all(engine.padded_length(tokens, limit) >= tokens for tokens in range(1, limit + 1, 7))
+    rows = [{"tokens_BT": np.zeros(n)} for n in (3, limit - 1)]
+    assert engine.limit_of(rows, limit) == limit and limit - 1 <= engine.limit_of(rows, None) < 2 * limit
+    assert engine.limit_of([], None) == 1
 
 
 def test_on_a_mesh(tokenizer: Tokenizer):

@@ -124,7 +124,8 @@ class Embedder:
 
         rows = [{"tokens_BT": row, "counted_BT": np.arange(len(row)) >= skipped} for row in tokens]
         params, B = jax.tree.map(jnp.asarray, self.bundle.params), min(batch_size, engine.power_of_two(len(rows)))
-        for i, outputs in enumerate(engine.run(self._program, params, rows, B, self.max_length)):
+        limit = engine.limit_of(rows, self.max_length)
+        for i, outputs in enumerate(engine.run(self._program, params, rows, B, limit)):
             vectors_ND[i] = outputs["vectors_BE"][:D]
         if normalize_embeddings:
             vectors_ND = vectors.normalize(vectors_ND)

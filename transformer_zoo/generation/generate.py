@@ -373,6 +373,8 @@ def _prepared(
     is_encoder_decoder, positions = registry.is_encoder_decoder(config), config.max_length
     source, target = max(map(len, rows)), max(map(len, targets or [[0]]))
     room, S, T = _round_up(max_new), _round_up(source), 1 if targets is None else _round_up(target)
+    if is_encoder_decoder:  # sources of a file are of all lengths, and have no room in the cache
+        S = _doubled(source)
     if positions is not None:  # the last new token takes none
         room = min(room, positions - (target - 1 if is_encoder_decoder else source))
         S, T = min(S, positions if is_encoder_decoder else positions - room), min(T, positions - room + 1)
@@ -415,6 +417,11 @@ def lower(
 
 def _round_up(n: int) -> int:
     return -(-n // BUCKET) * BUCKET
+
+
+def _doubled(n: int) -> int:
+    """The smallest of BUCKET, 2 BUCKET, 4 BUCKET, ... that is not smaller."""
+    return BUCKET << (-(-n // BUCKET) - 1).bit_length()
 
 
 def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:

@@ -163,10 +163,11 @@ class RowReader(Reader):
                 stacklevel=2,
             )
         program, params = program_of(m.model, self), jax.tree.map(jnp.asarray, m.params)
+        limit = engine.limit_of((row for example in examples for row in example.rows), length)
         for some in engine.chunks(examples):
             rows = [row for example in some for row in example.rows]
             size = engine.batch_size_for(len(rows), len(inputs), batch_size)
-            outputs = iter(engine.run(program, params, rows, size, length))
+            outputs = iter(engine.run(program, params, rows, size, limit))
             for example in some:
                 yield self.result(m, example, list(itertools.islice(outputs, len(example.rows))))
 
