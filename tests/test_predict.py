@@ -40,7 +40,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def bundle(tokenizer: Tokenizer, task: str, **settings: Any) -> Bundle:
     """A small BERT of random numbers."""
     sizes = {"vocab_size": 64, "max_length": 24, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 24}
-    config = bert.Config(**sizes, **settings)
+    config = bert.Config(**sizes | settings)
     model = bert.Model(config, task=task)
     return Bundle(model, families.random_params(model, 0, 0.5), config, tokenizer)
 
@@ -362,8 +362,9 @@ def test_order_batches_and_programs(tokenizer: Tokenizer, monkeypatch: pytest.Mo
     assert zoo.predict(m, []) == []
     with pytest.raises(ValueError, match=r"inputs\[70\]: text is empty"):
         zoo.predict(m.replace(params={}), [*texts, ""])
-    with pytest.raises(ValueError, match="text 6 has a lone surrogate"):  # before anything is computed
-        zoo.predict(m.replace(params={}), [*texts, "\ud800"])
+    with pytest.raises(ValueError, match=r"inputs\[70\]: text has a lone surrogate at character 1"):
+        zoo.predict(m.replace(params={}), [*texts, "a\ud800"])  # before anything is computed
+    assert engine.batch_size_for(16, 16, 10**9) == 16 and engine.batch_size_for(40, 700, 10**9) == 16
 
 
 @pytest.mark.parametrize("limit", [24, 384, 512, 1024, 2048, 8192, 100_000])
@@ -383,6 +384,31 @@ def test_on_a_mesh(tokenizer: Tokenizer):
     on_mesh = m.replace(params=jax.device_put(m.params, shardings))
     scores = lambda m: [result["score"] for result in zoo.predict(m, mixed(6))]
     np.testing.assert_allclose(scores(on_mesh), scores(m), atol=1e-6)
+
+
+ODD = (
+    "\U0001f642\U0001f469\u200d\U0001f467", "\u05e9\u05dc\u05d5\u05dd \u0645\u0631", "door", "door " * 22,
+    "door " * 23, "x" * 10_000, "the door . " * 900, "\x01\x02\x7f", "\0", "the\0door", "\u200d", "\ufeff",
+    "e\u0301\u0301", "[SEP][CLS][PAD]", "\tthe door\t", "\ufb01 \ufb00", "\u0130stanbul",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.* inputs are longer")
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_odd_texts(tokenizer: Tokenizer, kind: str):
+    """They have results, which are plain JSON, and whose characters are those of the text."""
+    own = tokenizer if kind == "wordpiece" else Tokenizer.train(["the door is open"] * 3, 290, kind="roberta")
+    model = lambda task, **settings: bundle(own, task, **{"vocab_size": 320} | settings)
+    plain = lambda results: json.loads(json.dumps(results, allow_nan=False)) == results and len(results) == len(ODD)
+    assert plain(zoo.predict(model("sequence-classification", labels=LABELS), list(ODD)))
+    m = model("token-classification", labels=TAGS)
+    for aggregation in ("none", "simple", "average"):
+        assert plain(found := zoo.predict(m, list(ODD), aggregation=aggregation, ignored=[]))
+        for text, entities in zip(ODD, found):
+            assert all(0 <= one["start"] < one["end"] <= len(text) for one in entities)
+    m = model("question-answering")
+    assert plain(found := zoo.predict(m, [{"question": "where ?", "context": text} for text in ODD]))
+    assert all(text[one["start"] : one["end"]] == one["answer"] for text, one in zip(ODD, found))
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ class Answers(RowReader):
     def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> dict[str, Any] | list[dict[str, Any]]:
         context, (encoding, windows_) = example.input.fields["context"], example.about
         scores: dict[tuple[int, int], float] = {}
+        words = _words(encoding)
         nothing = 1.0
         for kept, output in zip(windows_, outputs):
             inside = encoding.texts[kept] == 1
@@ -90,7 +91,7 @@ class Answers(RowReader):
             nothing = min(nothing, float(start_T[0] * end_T[0]))
             start_T, end_T = start_T * inside, end_T * inside
             for first, last, score in self._spans(start_T, end_T):
-                span = _characters(context, encoding, kept[first], kept[last])
+                span = _without_space(context, int(words[kept[first], 0]), int(words[kept[last], 1]))
                 scores[span] = max(scores.get(span, 0.0), score)
         found = [
             {"answer": context[start:end], "score": score, "start": start, "end": end}
@@ -112,14 +113,18 @@ class Answers(RowReader):
                 yield int(first), int(last), float(scores_TT[first, last])
 
 
-def _characters(context: str, encoding: Encoding, first: int, last: int) -> tuple[int, int]:
-    """The span of the words from one token of the context to another, without white space around it."""
+def _words(encoding: Encoding) -> np.ndarray:
+    """int32[n, 2]: the characters of the context, first and one past the last, of the word that each token is of."""
+    found = encoding.offsets.copy()
+    of_words = np.flatnonzero((encoding.texts == 1) & (encoding.words >= 0))
+    _, first, word = np.unique(encoding.words[of_words], return_index=True, return_inverse=True)
+    last = np.zeros_like(first)
+    last[word] = np.arange(len(of_words))  # of those of a word, the last one counts
+    found[of_words] = np.stack([found[of_words[first], 0], found[of_words[last], 1]], axis=1)[word]
+    return found
 
-    def word(token: int) -> np.ndarray:
-        number = encoding.words[token]
-        same = (encoding.texts == 1) & (encoding.words == number)
-        return encoding.offsets[same if number >= 0 else slice(token, token + 1)]
 
-    start, end = int(word(first)[0, 0]), int(word(last)[-1, 1])
+def _without_space(context: str, start: int, end: int) -> tuple[int, int]:
+    """A span of the context without white space around it."""
     inside = context[start:end]
     return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())

@@ -54,7 +54,7 @@ def padded_length(tokens: int, limit: int) -> int:
 
 def batch_size_for(rows: int, inputs: int, largest: int) -> int:
     """Rows in a batch: the largest number, or a smaller one for a few rows. All chunks of inputs have the same."""
-    return largest if inputs > CHUNK else min(largest, power_of_two(rows))
+    return min(largest, CHUNK if inputs > CHUNK else power_of_two(rows))
 
 
 def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -106,7 +106,7 @@ class Reader(abc.ABC):
             others: leave out fields that the task does not use, rather than refuse them.
 
         Raises:
-            ValueError: another type, missing or unknown fields, or an empty text.
+            ValueError: another type, missing or unknown fields, or a text that is empty or not Unicode.
         """
         if isinstance(value, str) and self.takes_text:
             value = {self.required[0]: value}
@@ -133,6 +133,11 @@ class Reader(abc.ABC):
                 raise ValueError(f"{name}: {field} is {type(text).__name__}, where a text is expected")
             if not text or not several and not text.strip():
                 raise ValueError(f"{name}: {field} is empty")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                fault = f"{field} has a lone surrogate at character {error.start}: it is not Unicode text"
+                raise ValueError(f"{name}: {fault}") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
