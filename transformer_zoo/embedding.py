@@ -224,7 +224,11 @@ def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Iterable[str
 
 
 def load_embedder(
-    name: str | os.PathLike[str] | Bundle, *, dtype: str = "float32", revision: str | None = None
+    name: str | os.PathLike[str] | Bundle,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    family: str | None = None,
 ) -> Embedder:
     """The embedder of a folder or a repository of sentence-transformers. For any other model, the mean of the hidden
     states, with a warning.
@@ -233,6 +237,7 @@ def load_embedder(
         name: a folder or a hub id, with a modules.json or as `from_pretrained` takes it; or a model itself.
         dtype: precision of parameters and computation. The vectors are float32.
         revision: branch, tag or commit of the hub's repository.
+        family: the encoder's, for a config.json without `model_type`, as in `from_pretrained`.
 
     Raises:
         FileNotFoundError: a module's settings or weights, or the tokenizer, are missing.
@@ -242,13 +247,14 @@ def load_embedder(
     """
     arguments.check(load_embedder, locals())
     if isinstance(name, Bundle):
+        names.check_family("the model", name.config, family)
         _warn_of_mean("a model by itself")
         return Embedder(bundle=name, max_length=name.config.max_length)
     compute = choose_compute(None, dtype, dtype)
     root = names.folder(name, revision, weights=False)
     if not (root / hub.MODULES).is_file():
         _warn_of_mean(name)
-        bundle = _encoder(name, compute, revision)
+        bundle = _encoder(name, compute, revision, family)
         return Embedder(bundle=bundle, **sentence_modules.of_encoder(root, bundle.config.max_length))
 
     modules = sentence_modules.read(root)
@@ -256,7 +262,7 @@ def load_embedder(
     root = names.folder(name, revision, weights="" in inside, folders=[folder for folder in inside if folder])
     modules = [(kind, root / folder) for folder, kind in modules]
     encoder = modules[0][1]
-    config = names.describe(encoder, published=True).config
+    config = names.describe(encoder, published=True, family=family).config
     pooling = sentence_modules.of_pooling(modules[1][1])
     fields = {
         **sentence_modules.of_model(root),
@@ -264,7 +270,7 @@ def load_embedder(
         **pooling,
         "layers": sentence_modules.layers(modules[2:], config.width * len(pooling["poolings"])),
     }
-    bundle = _encoder(encoder, compute)
+    bundle = _encoder(encoder, compute, family=family)
     try:
         return Embedder(bundle=bundle, **fields)
     except ValueError as error:
@@ -279,7 +285,9 @@ def _warn_of_mean(name: Any) -> None:
     )
 
 
-def _encoder(name: str | os.PathLike[str], compute: Compute, revision: str | None = None) -> Bundle:
+def _encoder(
+    name: str | os.PathLike[str], compute: Compute, revision: str | None = None, family: str | None = None
+) -> Bundle:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".* has no pooler/")  # it is not used
-        return from_pretrained(name, task="base", compute=compute, revision=revision)
+        return from_pretrained(name, task="base", compute=compute, revision=revision, family=family)

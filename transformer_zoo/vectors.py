@@ -1,6 +1,8 @@
 """Vectors of texts: how similar they are, and with fewer bits a number."""
 
 import warnings
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,13 +87,28 @@ def quantize_embeddings(
     return (levels_ND - (128 if precision == "int8" else 0)).astype(precision)
 
 
+def read_ranges(file: Path) -> np.ndarray:
+    """The array in a file of numpy's.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} holds no numpy array: {error}") from None
+
+
 def _ranges(vectors_ND: np.ndarray, precision: str, ranges: Any, calibration_embeddings: Any) -> np.ndarray:
     """[2, D], float32."""
     size = vectors_ND.shape[1]
     if ranges is not None and calibration_embeddings is not None:
         raise ValueError("ranges and calibration_embeddings: give one of them")
     if ranges is not None:
-        ranges = np.asarray(ranges, np.float32)
+        try:
+            ranges = np.asarray(ranges, np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"ranges must be numbers [2, {size}]: {error}") from None
         if ranges.shape != (2, size):
             raise ValueError(f"ranges must be [2, {size}]: these are {list(ranges.shape)}")
         if not (ranges[0] <= ranges[1]).all():
