@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,6 +13,7 @@ import pytest
 
 import transformer_zoo as zoo
 from transformer_zoo import arguments
+from transformer_zoo.data.tokenizers import Tokenizer
 
 
 def call(
@@ -26,6 +27,7 @@ def call(
     path: str | os.PathLike[str] = "",
     inputs: Iterable[Any] = (),
     m: arguments.Loaded | None = None,
+    prompts: Mapping[str, str] | None = None,
     **others: str,
 ) -> None:
     arguments.check(call, locals())
@@ -57,7 +59,8 @@ def test_what_is_of_a_type():
         call(size=size)
     for rate in (1, 0.5, np.float32(0.5), np.int8(1)):
         call(rate=rate)
-    call(flag=np.True_, texts=iter("ab"), side="top", names=("a",), path=os.curdir, inputs=[1, "a"], m=None, other=3)
+    call(flag=np.True_, texts=iter("ab"), side="top", names=("a",), path=os.curdir, inputs=[1, "a"], m=None)
+    call(prompts={"a": "b"}, other=3)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,8 @@ def test_what_is_of_a_type():
         ({"names": ["a"]}, "names is a list of 1: expected a tuple of texts"),
         ({"path": 3}, "path is 3 (int): expected a text or a path"),
         ({"inputs": b"a"}, "inputs is b'a' (bytes): expected a list"),
+        ({"prompts": ["a"]}, "prompts is a list of 1: expected a dictionary or None"),
+        ({"prompts": {"a": "b", "c": 3}}, "prompts['c'] is 3 (int): expected a text"),
         ({"m": "gpt2"}, "m is 'gpt2' (str): expected a model, as from_pretrained(name) returns it or None"),
         ({"size": "a", "rate": None}, "size is 'a' (str): expected a whole number or None; rate is None: expected a n"),
     ],
@@ -101,6 +106,7 @@ WRONG = (None, True, 2.5, "3", b"3", object(), [1, "a"], [[["a"]]], np.ones(3), 
 CALLS = [getattr(zoo, name) for name in zoo.__all__[1:]]
 CALLS = [call for call in CALLS if isinstance(call, types.FunctionType) and arguments._hints(call)]
 CALLS += [zoo.Embedder.__call__, zoo.Embedder, zoo.Compute]
+CALLS += [Tokenizer.encode, Tokenizer.encode_batch, Tokenizer.decode]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__qualname__)

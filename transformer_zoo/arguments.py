@@ -3,14 +3,12 @@
 import functools
 import itertools
 import numbers
-import os
 import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, Union, get_args, get_origin
 
-import jax
 import numpy as np
 
 
@@ -30,10 +28,11 @@ SCALARS = {int: numbers.Integral, float: numbers.Real, bool: (bool, np.bool_), s
 KINDS = {int: "iu", float: "iuf", bool: "b", str: "UT"}  # of the dtypes of their arrays
 CONTAINERS = (Sequence, Iterable, tuple)
 NO_LISTS = (str, bytes, bytearray, Mapping, set, frozenset)  # one can iterate over them, but not over a list's items
-PHRASES = {
-    int: ("a whole number", "whole numbers"), float: ("a number", "numbers"), bool: ("True or False", "True and False"),
-    str: ("a text", "texts"), types.NoneType: ("None", "None"), os.PathLike: ("a path", "paths"),
-    Mapping: ("a dictionary", "dictionaries"), np.ndarray: ("an array", "arrays"), jax.Array: ("an array", "arrays"),
+PHRASES = {  # by the names of types: of one value, and of several
+    "int": ("a whole number", "whole numbers"), "float": ("a number", "numbers"), "str": ("a text", "texts"),
+    "bool": ("True or False", "True and False"), "NoneType": ("None", "None"), "PathLike": ("a path", "paths"),
+    "Mapping": ("a dictionary", "dictionaries"), "Callable": ("a function", "functions"),
+    "ndarray": ("an array", "arrays"), "Array": ("an array", "arrays"),
 }  # fmt: skip
 
 
@@ -115,6 +114,9 @@ def _is_of(value: Any, hint: Any) -> bool:
 
 def _fault_of_items(value: Any, hint: Any, name: str, depth: int) -> _Fault | None:
     """What is wrong with the items of a value that is of the type."""
+    if get_origin(hint) is Mapping:
+        (_, item), items = get_args(hint), value.items()
+        return next((fault for key, x in items if (fault := _fault(x, item, f"{name}[{key!r}]", depth + 1))), None)
     if get_origin(hint) not in CONTAINERS or not isinstance(value, Sized):
         return None
     if (kind := _kind(value)) is not None:
@@ -165,7 +167,7 @@ def _phrase(hint: Any, plural: bool = False) -> str:
     if kind is Literal:
         return " or ".join(map(repr, get_args(hint)))
     name = kind.__name__
-    one, several = PHRASES.get(kind) or (f"{'an' if name[0] in 'AEIOU' else 'a'} {name}", f"{name}s")
+    one, several = PHRASES.get(name) or (f"{'an' if name[0] in 'AEIOU' else 'a'} {name}", f"{name}s")
     return several if plural else one
 
 

@@ -27,7 +27,7 @@ def similarity(vectors_ND: Any, others_MD: Any, name: str = "cosine") -> np.ndar
     """
     if name not in SIMILARITIES:
         raise ValueError(f"there is no similarity {name!r}: choose among {', '.join(SIMILARITIES)}")
-    a_ND, b_MD = (np.atleast_2d(np.asarray(x, np.float32)) for x in (vectors_ND, others_MD))
+    a_ND, b_MD = (np.atleast_2d(_numbers(x, of)) for x, of in ((vectors_ND, "vectors_ND"), (others_MD, "others_MD")))
     if a_ND.ndim != 2 or b_MD.ndim != 2 or a_ND.shape[1] != b_MD.shape[1]:
         raise ValueError(f"vectors [N, D] and [M, D] are compared: these have the shapes {a_ND.shape} and {b_MD.shape}")
     match name:
@@ -87,6 +87,17 @@ def quantize_embeddings(
     return (levels_ND - (128 if precision == "int8" else 0)).astype(precision)
 
 
+def _numbers(x: Any, name: str) -> np.ndarray:
+    """What a caller gives, as float32."""
+    try:
+        found = np.asarray(x, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    if x is None:  # numpy takes it for a number
+        raise ValueError(f"{name} must be an array of numbers, not None")
+    return found
+
+
 def read_ranges(file: Path) -> np.ndarray:
     """The array in a file of numpy's.
 
@@ -105,10 +116,7 @@ def _ranges(vectors_ND: np.ndarray, precision: str, ranges: Any, calibration_emb
     if ranges is not None and calibration_embeddings is not None:
         raise ValueError("ranges and calibration_embeddings: give one of them")
     if ranges is not None:
-        try:
-            ranges = np.asarray(ranges, np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"ranges must be numbers [2, {size}]: {error}") from None
+        ranges = _numbers(ranges, "ranges")
         if ranges.shape != (2, size):
             raise ValueError(f"ranges must be [2, {size}]: these are {list(ranges.shape)}")
         if not (ranges[0] <= ranges[1]).all():

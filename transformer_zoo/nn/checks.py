@@ -43,10 +43,10 @@ def check_target(config: Any, target_BT: Any, target_valid_BT: Any, target_docum
 
 def check_ids(ids_BT: Any, size: int, name: str, of: str) -> None:
     """Raises ValueError unless `ids_BT` is a non-empty integer array [B, T] with values in [0, size)."""
-    if np.ndim(ids_BT) != 2 or 0 in np.shape(ids_BT):
-        raise ValueError(f"{name} has shape {np.shape(ids_BT)}: expected [batch, length], neither of them zero")
     if not hasattr(ids_BT, "dtype"):
         raise ValueError(f"{name} is a {type(ids_BT).__name__}: expected an array of integers, as np.asarray makes it")
+    if np.ndim(ids_BT) != 2 or 0 in np.shape(ids_BT):
+        raise ValueError(f"{name} has shape {np.shape(ids_BT)}: expected [batch, length], neither of them zero")
     if not isinstance(ids_BT.dtype, np.dtype):
         kind = type(ids_BT).__name__
         raise ValueError(
