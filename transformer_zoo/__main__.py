@@ -176,9 +176,12 @@ class Predict(OfFamily):
             raise ValueError("give either --text, or --source with a file that has one text a line")
         if self.output is not None:
             files.check_output(self.output, self.source)
+        settings = dict(map(_setting, self.set))
+        if "batch_size" in settings:
+            raise ValueError("--set batch_size: give --batch-size")
         m = _load(self.name, self.dtype, self.family)
         try:
-            reader = reader_of(m, **dict(map(_setting, self.set)))
+            reader = reader_of(m, **settings)
         except TypeError as error:
             raise ValueError(f"--set: {error}") from None
         if self.source is None:

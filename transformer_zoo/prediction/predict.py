@@ -48,8 +48,8 @@ def predict(
         m: a model with its parameters and tokenizer, as `from_pretrained` returns it.
         inputs: an input or a list of them. An input is a text or a dictionary of texts.
         batch_size: rows at a time.
-        **settings: those of the task, such as top_k, aggregation (token-classification), no_answer, answer_length and
-            overlap (question-answering). They are the fields of its reader.
+        **settings: those of the task, such as top_k, targets (masked-lm), aggregation (token-classification),
+            no_answer, answer_length and overlap (question-answering). They are the fields of its reader.
 
     Returns:
         The result, of plain JSON types; for a list of inputs, the list of their results in the same order.

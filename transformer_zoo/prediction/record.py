@@ -86,7 +86,7 @@ def check_same(output: Path, before: Record, now: Record, inputs: Sequence[Input
     if before["count"] > len(inputs):
         lines.append(f"  inputs: {before['count']}, now {len(inputs)}")
     elif before["inputs"] != _digest_of(inputs[: before["count"]]):
-        lines.append(f"  inputs: the texts of {_short(before['source'])}, now others ({_short(now['source'])})")
+        lines.append(f"  inputs: texts of {_short(before['source'])}, now others of {_short(now['source'])}")
     if lines:
         raise ValueError(
             f"{output} has results of {_short(before['model'])} that were made otherwise, and cannot be continued:\n"
@@ -107,7 +107,7 @@ def _digest_of(inputs: Sequence[Input | None]) -> str:
     digest = hashlib.sha256()
     for one in inputs:
         digest.update(json.dumps(None if one is None else dict(one.fields)).encode() + b"\n")
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _digest_of_parameters(params: trees.Tree) -> str:
@@ -116,4 +116,4 @@ def _digest_of_parameters(params: trees.Tree) -> str:
         x = np.ascontiguousarray(x)
         digest.update(f"{path} {x.dtype} {x.shape}\n".encode())
         digest.update(x.reshape(-1).view(np.uint8))
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
