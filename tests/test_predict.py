@@ -571,7 +571,7 @@ def test_only_the_same_results_are_continued(tokenizer: Tokenizer, tmp_path: Pat
     low = m.model.clone(compute=zoo.Compute(dtype="bfloat16"))
     for arguments, message in (
         ({}, "  settings.top_k: 2, now 5\n"),
-        ({"m": m.replace(params=families.random_params(m.model, 1, 0.5)), "top_k": 2}, "  parameters: [0-9a-f]{32}, now "),
+        ({"m": m.replace(params=families.random_params(m.model, 1, 0.5)), "top_k": 2}, "  parameters: [0-9a-f]{32}, "),
         ({"m": m.replace(config=dataclasses.replace(m.config, norm_epsilon=0.5)), "top_k": 2},
          "  config.norm_epsilon: 1e-12, now 0.5\n"),
         ({"m": m.replace(model=low), "top_k": 2}, "  dtype: float32, now bfloat16\n"),
