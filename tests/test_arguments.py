@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import transformer_zoo as zoo
-from transformer_zoo import arguments
+from transformer_zoo import arguments, config
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.models import bert, gpt2
 
 
 def call(
@@ -100,6 +101,18 @@ def test_what_is_of_a_type():
 def test_what_is_not(given: dict[str, Any], message: str):
     with pytest.raises(TypeError, match=re.escape(message)):
         call(**given)
+
+
+def test_settings():
+    """Of runs, architectures and objectives: by the same check."""
+    for settings, name in (
+        (lambda: config.Training(steps="3"), "steps"), (lambda: config.Training(batch_size=True), "batch_size"),
+        (lambda: config.Data(source=3), "source"), (lambda: config.Mesh(data="x"), "data"),
+        (lambda: config.Optimizer(peak_lr="x"), "peak_lr"), (lambda: config.Run(model=0, objective=0, data=3), "data"),
+        (lambda: gpt2.Config(num_layers=2.5), "num_layers"), (lambda: bert.Config(labels=["a", "b"]), "labels"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=f"^{name} is .*: expected a"):
+            settings()
 
 
 WRONG = (None, True, 2.5, "3", b"3", object(), [1, "a"], [[["a"]]], np.ones(3), {"a": 1}, iter("ab"), print)

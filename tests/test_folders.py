@@ -306,7 +306,7 @@ def test_labels_and_tasks_of_a_run(monkeypatch: pytest.MonkeyPatch):
     """By the same rules."""
     trained = labelled("bad", "so-so", "good")
     monkeypatch.setattr(names, "is_run", lambda name: True)
-    monkeypatch.setattr(runs, "read", lambda name: SimpleNamespace(compute=trained.model.compute))
+    monkeypatch.setattr(runs, "read", lambda name: SimpleNamespace(compute=trained.model.compute, model=trained.config))
     monkeypatch.setattr(runs, "load_run", lambda *_, **__: trained)
     found = runs.load("runs/mine", labels=("good", "bad", "so-so"))
     assert found.fresh == () and scores(found) == scores(trained)

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer_zoo import arguments
+
 
 def concrete(x: Any) -> np.ndarray | None:
     """The value on the host; None under a transformation, or if other processes hold parts of the array."""
@@ -68,14 +70,16 @@ def check_like(x: Any, tokens_BT: Any, name: str) -> None:
 
 
 def check_sizes(settings: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is at least 1, or None."""
+    """Raises ValueError unless each of these fields is at least 1, or None; TypeError for a field of a wrong type."""
+    arguments.check(type(settings), vars(settings))
     for name in names:
         if (size := getattr(settings, name)) is not None and size < 1:
             raise ValueError(f"{name} is {size}: it must be at least 1")
 
 
 def check_rates(settings: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is in [0, 1), or None."""
+    """Raises ValueError unless each of these fields is in [0, 1), or None; TypeError for a field of a wrong type."""
+    arguments.check(type(settings), vars(settings))
     for name in names:
         if (rate := getattr(settings, name)) is not None and not 0 <= rate < 1:
             raise ValueError(f"{name} is {rate}: it must be at least 0 and less than 1")
