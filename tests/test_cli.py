@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -171,6 +172,31 @@ def test_a_run_is_a_model_too(capsys, run, tmp_path):
     for path, x in whole.items():
         np.testing.assert_array_equal(half[path], np.asarray(x).astype("bfloat16").astype(np.float32))
     assert out_of(capsys, "generate", run, "--max-new-tokens", "3", "--dtype", "bfloat16")
+
+
+def test_a_family_for_a_config_without_one(capsys, folder, run, tmp_path, monkeypatch):
+    from transformer_zoo import fit
+
+    shutil.copytree(folder, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["model_type"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    old, expected = str(tmp_path / "old"), zoo.from_pretrained(folder)
+    assert "names no model_type: give the family" in fault(capsys, 1, "info", old)
+    assert "gpt2, causal-lm" in " ".join(out_of(capsys, "info", old, "--family", "gpt2").split())
+    text = zoo.generate(expected, "def", max_new_tokens=3)
+    options = ["--family", "gpt2", "--prompt", "def", "--max-new-tokens", "3"]
+    assert out_of(capsys, "generate", old, *options) == f"def{text}\n"
+    out_of(capsys, "convert", old, str(tmp_path / "new"), "--family", "gpt2")
+    assert zoo.from_pretrained(tmp_path / "new").config == expected.config
+    seen = []
+    monkeypatch.setattr(fit, "main_writing", lambda model, writing, topology: seen.append(model) or 0)
+    assert main(["fit", old, "--topology", "v5e:2x2", "--family", "gpt2"]) == 0 and seen == [expected.model]
+    for command in (["info", run], ["generate", run], ["embed", run, "a"], ["info", "gpt2"]):
+        message = fault(capsys, 1, *command, "--family", "bert")
+        assert f"{command[1]} is of the family gpt2, and not of 'bert': leave it out" in message
+    fit_recipe = ["fit", "configs/x.py", "--topology", "v5e:4x4", "--family", "bert"]
+    assert "--family is for a model's name, and configs/x.py is a recipe" in fault(capsys, 1, *fit_recipe)
 
 
 def test_fit_is_the_train_step_s(monkeypatch):

@@ -217,8 +217,9 @@ def test_bfloat16(bundle: Bundle, tmp_path: Path):
 def test_what_is_refused(bundle: Bundle, tmp_path: Path):
     embedder = Embedder(bundle=bundle, max_length=40)
     for texts, options, message in (
-        ("one text", {}, "give a list"),
-        (["a", 3], {}, "text 1 is of the type int: give a list of strings"),
+        ("one text", {}, r"texts is 'one text' \(str\): expected a list of texts"),
+        (["a", 3], {}, r"texts\[1\] is 3 \(int\): expected a text"),
+        (iter(["a", 3]), {}, r"texts\[1\] is 3 \(int\): expected a text"),
         (["a"], {"prompt_name": "query"}, "unexpected keyword argument 'prompt_name'. Hugging Face's"),
         (["a"], {"truncate_din": 3}, "unexpected keyword argument 'truncate_din'. Did you mean 'truncate_dim'"),
         (["a"], {"batch_size": 0}, "batch_size=0: it counts texts"),
@@ -476,6 +477,18 @@ def test_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["embed", str(root), *options, "--prompt-text", "open "]) == 0
     expected = embedder(["a\u2028door", "", "the window"], prompt_text="open ", truncate_dim=5, precision="ubinary")
     assert capsys.readouterr().out == "".join(f"{byte}\n" for byte in expected[:, 0])
+    # Ranges of one call are those of another.
+    numbers, quantized = embedder(["a door", "the window"]), tmp_path / "int8.npy"
+    options = ["--precision", "int8", "--output", str(quantized)]
+    assert main(["embed", str(root), "a door", "the window", *options]) == 0
+    assert "int8.ranges.npy holds their ranges" in capsys.readouterr().out
+    ranges = np.load(tmp_path / "int8.ranges.npy")
+    np.testing.assert_array_equal(np.load(quantized), zoo.quantize_embeddings(numbers, "int8", ranges=ranges))
+    np.testing.assert_allclose(ranges, [numbers.min(0), numbers.max(0)], atol=1e-6)
+    options += ["--ranges", str(tmp_path / "int8.ranges.npy")]
+    assert main(["embed", str(root), "a door", *options]) == 0 and capsys.readouterr().out.count("\n") == 1
+    np.testing.assert_array_equal(np.load(quantized), zoo.quantize_embeddings(numbers[:1], "int8", ranges=ranges))
+
     (tmp_path / "latin.txt").write_bytes("a\nna\xefve".encode("latin-1"))
     (tmp_path / "empty.txt").write_bytes(b"")
     for arguments, message in (
@@ -483,6 +496,11 @@ def test_command(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["--input", str(tmp_path / "empty.txt")], "empty.txt is empty"),
         (["a", "b", "--output", str(tmp_path / "no" / "x.npy")], f"there is no folder {tmp_path / 'no'}"),
         (["a", "b", "--similar", "--precision", "int8"], "--similar compares float vectors"),
+        (["a", "--precision", "int8"], "--precision int8 of a single text needs --ranges"),
+        (["a", "--precision", "int8", "--ranges", str(tmp_path / "latin.txt")], "latin.txt holds no numpy array"),
+        (["a", "--precision", "int8", "--ranges", str(tmp_path / "none.npy")], "none.npy"),
+        (["a", "--precision", "int8", "--ranges", str(quantized)], "ranges must be [2, 16]: these are [1, 16]"),
+        (["a", "--ranges", str(tmp_path / "int8.ranges.npy")], "precision='float32' needs no ranges"),
         (["a", "b", "--prompt", "query"], "there is no prompt 'query': known are none"),
         (["a", "b", "--truncate-dim", "17"], "truncate_dim=17: the vectors have 16 numbers"),
     ):

@@ -120,7 +120,26 @@ def test_a_tokenizer_that_cannot_be_read(body: Path):
         found = zoo.from_pretrained(body)
     assert found.tokenizer is None
     assert_same(found, expected)
-    assert_same(quietly(body, tokenizer=False), expected)
+    without = quietly(body, tokenizer=False)
+    assert_same(without, expected)
+    (body / "tokenizer.json").unlink()
+    (body / "tokenizer_config.json").write_text("{}")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        settings_only = zoo.from_pretrained(body)
+    (body / "tokenizer_config.json").unlink()
+    for m, cause in (
+        (found, f"that of {body} cannot be read: ValueError: {body}/tokenizer.json is not a tokenizer"),
+        (
+            settings_only,
+            f"that of {body} cannot be read .only its tokenizer_config.json is there.: FileNotFoundError",
+        ),
+        (without, "it was loaded with tokenizer=False. Give it one"),
+        (quietly(body), f"there is none in {body}"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"has no tokenizer, which turns texts into tokens, since {cause}"):
+            zoo.Embedder(bundle=m, max_length=8)
+        with pytest.raises(ValueError, match=f"has no tokenizer, which turns texts into tokens, since {cause}"):
+            zoo.predict(m.replace(model=m.model.clone(task="masked-lm")), "a")
 
 
 EXTRA = {
@@ -335,7 +354,7 @@ def test_labels_and_tasks_of_a_run(monkeypatch: pytest.MonkeyPatch):
     """By the same rules."""
     trained = labelled("bad", "so-so", "good")
     monkeypatch.setattr(names, "is_run", lambda name: True)
-    monkeypatch.setattr(runs, "read", lambda name: SimpleNamespace(compute=trained.model.compute))
+    monkeypatch.setattr(runs, "read", lambda name: SimpleNamespace(compute=trained.model.compute, model=trained.config))
     monkeypatch.setattr(runs, "load_run", lambda *_, **__: trained)
     found = runs.load("runs/mine", labels=("good", "bad", "so-so"))
     assert found.fresh == () and scores(found) == scores(trained)

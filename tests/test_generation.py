@@ -279,8 +279,13 @@ def test_stop_strings(case, tokenizer, monkeypatch):
         ([[1], []], {}, "prompt 1 is empty"),
         ([[1], [2, 90]], {}, r"prompt 1\[0, 1\] is 90, outside of the vocabulary"),
         ([[-1]], {}, "is -1, outside of the vocabulary"),
-        ([[1.0, 2.0]], {}, "expected integers"),
-        ([1, 2, 3], {}, "prompt 0 is not a row of token ids"),
+        ([[1.0, 2.0]], {}, r"prompts\[0\]\[0\] is 1.0 \(float\): expected a whole number"),
+        (np.ones((1, 2)), {}, "prompt 0 is float64: expected integers"),
+        ([1, 2, 3], {}, r"prompts\[0\] is 1 \(int\): expected a text or a list of whole numbers"),
+        (np.ones(3, int), {}, "prompt 0 is not a row of token ids"),
+        (["a", [1]], {}, r"prompts\[1\] is a list of 1: expected a text"),
+        ([[1]], {"max_new_tokens": 3.5}, r"max_new_tokens is 3.5 \(float\): expected a whole number or None"),
+        ([[1]], {"seed": "a"}, r"seed is 'a' \(str\): expected a whole number"),
         ("text", {}, "no tokenizer"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
         ([[1]], {"stop": "\n"}, "texts end text prompts only"),
@@ -291,7 +296,7 @@ def test_stop_strings(case, tokenizer, monkeypatch):
 )
 def test_bad_requests(case, prompts, change, message, monkeypatch):
     monkeypatch.setattr(module, "_run", None)  # nothing is computed
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         generate(bundle(case), prompts, **{"max_new_tokens": 1} | change)
 
 

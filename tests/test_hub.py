@@ -367,7 +367,7 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
         ({"name": "zoo/bert", "param_dtype": "float64"}, "ValueError", "JAX_ENABLE_X64=1"),
         ({"name": "zoo/bert", "dtype": "float16", "compute": {}}, "ValueError", "'float32' in compute: give one"),
         ({"name": "zoo/bert", "labels": ["a", "a"]}, "ValueError", "none twice"),
-        ({"name": "zoo/bert", "labels": "good"}, "TypeError", "the single string 'good'"),
+        ({"name": "zoo/bert", "labels": "good"}, "TypeError", "labels is 'good' (str): expected a whole"),
         ({"name": "zoo/t5", "labels": 3, "task": "causal-lm"}, "ValueError", "t5 has no task 'causal-lm'"),
         ({"name": "zoo/t5", "task": "base", "torch_dtype": "float16"}, "TypeError", "is dtype and param_dtype here"),
         ({"name": "zoo/bert", "mesh": {"tensor": 4}}, "ValueError", "does not divide"),

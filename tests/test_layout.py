@@ -13,8 +13,8 @@ from transformer_zoo import registry
 PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
 LEVELS = (
-    ("trees", "pages", "json_files", "vectors"),
-    ("sharding", "hugging_face"),
+    ("trees", "pages", "json_files", "arguments"),
+    ("sharding", "hugging_face", "vectors"),
     ("nn", "published"),
     ("models",),
     ("registry", "heads"),

@@ -186,7 +186,7 @@ def test_what_cannot_be_evaluated(m: zoo.Bundle, notes: str):
     ):
         with pytest.raises(ValueError, match=message):
             zoo.evaluate(m, source=notes, **changes)
-    with pytest.raises(ValueError, match="came without a tokenizer"):
+    with pytest.raises(ValueError, match="has no tokenizer"):
         zoo.evaluate(m.replace(tokenizer=None), source=notes)
 
 

@@ -14,8 +14,9 @@ import transformer_zoo as zoo
 from transformer_zoo import sharding
 from transformer_zoo.__main__ import main
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation import generate as generation
 from transformer_zoo.models import bart, bert, gpt2, t5
-from transformer_zoo.prediction import engine
+from transformer_zoo.prediction import engine, files, record
 from transformer_zoo.prediction import predict as prediction
 from transformer_zoo.prediction.reader import program_of, softmax
 from transformer_zoo.pretrained import Bundle, save_pretrained
@@ -39,7 +40,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def bundle(tokenizer: Tokenizer, task: str, **settings: Any) -> Bundle:
     """A small BERT of random numbers."""
     sizes = {"vocab_size": 64, "max_length": 24, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 24}
-    config = bert.Config(**sizes, **settings)
+    config = bert.Config(**sizes | settings)
     model = bert.Model(config, task=task)
     return Bundle(model, families.random_params(model, 0, 0.5), config, tokenizer)
 
@@ -177,8 +178,12 @@ def test_entities_of_long_texts(tokenizer: Tokenizer):
     found = of_outputs(m, text, "logits_BTC", scored(*first), scored(*second), overlap=8)
     assert [(e["word"], round(e["score"], 6)) for e in found] == [("ann lee", 0.8)]
     assert text[found[0]["start"] : found[0]["end"]] == "ann lee"
-    with pytest.raises(ValueError, match=r"inputs\[0\] has 34 tokens and the model 24 positions"):
-        zoo.predict(m, text, aggregation="none")
+    second[4] = (3, 0.95)  # the token before, of which the first row is less sure
+    found = of_outputs(m, text, "logits_BTC", scored(*first), scored(*second), overlap=8, aggregation="none")
+    raw = [(e["entity"], round(e["score"], 6), e["index"], e["word"], text[e["start"] : e["end"]]) for e in found]
+    assert raw == [("B-LOC", 0.95, 18, ".", "."), ("B-PER", 0.8, 19, "ann", "ann"), ("I-PER", 0.8, 20, "lee", "lee")]
+    everything = zoo.predict(m, text, aggregation="none", ignored=[])
+    assert [token["index"] for token in everything] == list(range(1, 33))
 
 
 def spans(length: int, *best: tuple[int, int, float]) -> np.ndarray:
@@ -245,6 +250,28 @@ def test_masks(tokenizer: Tokenizer):
                 assert filling["sequence"] == body.tokenizer.decode(kept, special=len(positions) > 1)
 
 
+def test_targets(tokenizer: Tokenizer):
+    """Only these tokens are scored, by their probability among all."""
+    m, text = bundle(tokenizer, "masked-lm"), "the [MASK] is open."
+    (position,) = np.flatnonzero(tokenizer.encode(text, template=True).ids == tokenizer.mask_id)
+    scores = softmax(logits_of(m, text)[position])
+    ids = [WORDS.index(word) for word in ("door", "##dow", "Ann".lower())]
+    found = zoo.predict(m, text, targets=["door", "##dow", "Ann", 6], top_k=9)
+    assert [one["token"] for one in found] == sorted(ids, key=lambda i: -scores[i])
+    np.testing.assert_allclose([one["score"] for one in found], scores[[one["token"] for one in found]], rtol=1e-4)
+    assert zoo.predict(m, text, targets=["door", "##dow", "ann"], top_k=1) == found[:1]
+    for target, message in (
+        ("window", "targets: 'window' is no single token of the vocabulary, but win ##dow"),
+        ("zebra", r"targets: 'zebra' is no single token of the vocabulary, but \[UNK\]"),
+        ("", "targets: '' is no single token of the vocabulary, but nothing"),
+        (64, "targets: 64 is outside of the vocabulary, which has 0 to 63"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            zoo.predict(m, text, targets=["door", target])
+    with pytest.raises(TypeError, match=r"targets is 'door' \(str\): expected a tuple of texts or whole numbers"):
+        zoo.predict(m, text, targets="door")
+
+
 def test_continuations(tokenizer: Tokenizer):
     bare = Tokenizer.train(["the door is open, the window is shut"], 280)
     config = gpt2.Config(vocab_size=bare.vocab_size, max_length=24, width=16, num_layers=1, num_heads=2)
@@ -281,7 +308,7 @@ def test_next_sentences(tokenizer: Tokenizer):
     assert not of_outputs(m, given, "logits_BC", [1.0, 2.0])["is_next"]
 
 
-def test_generated_texts():
+def test_generated_texts(monkeypatch: pytest.MonkeyPatch):
     """Those of `generate` for each text by itself, in the order of the texts."""
     texts = ["the door is open", "a window", "the door is shut, the window is open", "shut"]
     own = Tokenizer.train(texts * 3, 400, kind="t5")
@@ -294,6 +321,14 @@ def test_generated_texts():
     assert found == [{"generated_text": text} for text in expected]
     assert len(set(expected)) > 1
     assert zoo.predict(m, texts[::-1], batch_size=2, max_new_tokens=6) == found[::-1]
+
+    monkeypatch.setattr(generation, "BUCKET", 4)
+    before, many = generation._compiled_on_cpu._cache_size(), [" ".join(["door"] * n) for n in (1, 3, 5, 6, 7)]
+    lengths = {len(own.encode(text, template=True)) for text in many}
+    assert len(zoo.predict(m, many, batch_size=1, max_new_tokens=3)) == 5
+    programs = generation._compiled_on_cpu._cache_size() - before
+    assert programs == len({max(4, 2 ** int(np.ceil(np.log2(n)))) for n in lengths}) == 3
+    assert len({generation._doubled(n) for n in range(1, 4 * 2**7 + 1)}) == 8  # BUCKET is 32: sources of 4,096 tokens
 
 
 def test_an_encoder_decoder_classifies(tokenizer: Tokenizer):
@@ -330,8 +365,9 @@ def test_order_batches_and_programs(tokenizer: Tokenizer, monkeypatch: pytest.Mo
     assert zoo.predict(m, []) == []
     with pytest.raises(ValueError, match=r"inputs\[70\]: text is empty"):
         zoo.predict(m.replace(params={}), [*texts, ""])
-    with pytest.raises(ValueError, match="text 6 has a lone surrogate"):  # before anything is computed
-        zoo.predict(m.replace(params={}), [*texts, "\ud800"])
+    with pytest.raises(ValueError, match=r"inputs\[70\]: text has a lone surrogate at character 1"):
+        zoo.predict(m.replace(params={}), [*texts, "a\ud800"])  # before anything is computed
+    assert engine.batch_size_for(16, 16, 10**9) == 16 and engine.batch_size_for(40, 700, 10**9) == 16
 
 
 @pytest.mark.parametrize("limit", [24, 384, 512, 1024, 2048, 8192, 100_000])
@@ -339,6 +375,9 @@ def test_few_lengths(limit: int):
     lengths = {engine.padded_length(tokens, limit) for tokens in range(1, limit + 1)}
     assert len(lengths) <= 8 and max(lengths) == limit
     assert all(engine.padded_length(tokens, limit) >= tokens for tokens in range(1, limit + 1, 7))
+    rows = [{"tokens_BT": np.zeros(n)} for n in (3, limit - 1)]
+    assert engine.limit_of(rows, limit) == limit and limit - 1 <= engine.limit_of(rows, None) < 2 * limit
+    assert engine.limit_of([], None) == 1
 
 
 def test_on_a_mesh(tokenizer: Tokenizer):
@@ -348,6 +387,31 @@ def test_on_a_mesh(tokenizer: Tokenizer):
     on_mesh = m.replace(params=jax.device_put(m.params, shardings))
     scores = lambda m: [result["score"] for result in zoo.predict(m, mixed(6))]
     np.testing.assert_allclose(scores(on_mesh), scores(m), atol=1e-6)
+
+
+ODD = (
+    "\U0001f642\U0001f469\u200d\U0001f467", "\u05e9\u05dc\u05d5\u05dd \u0645\u0631", "door", "door " * 22,
+    "door " * 23, "x" * 10_000, "the door . " * 900, "\x01\x02\x7f", "\0", "the\0door", "\u200d", "\ufeff",
+    "e\u0301\u0301", "[SEP][CLS][PAD]", "\tthe door\t", "\ufb01 \ufb00", "\u0130stanbul",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.* inputs are longer")
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_odd_texts(tokenizer: Tokenizer, kind: str):
+    """They have results, which are plain JSON, and whose characters are those of the text."""
+    own = tokenizer if kind == "wordpiece" else Tokenizer.train(["the door is open"] * 3, 290, kind="roberta")
+    model = lambda task, **settings: bundle(own, task, **{"vocab_size": 320} | settings)
+    plain = lambda results: json.loads(json.dumps(results, allow_nan=False)) == results and len(results) == len(ODD)
+    assert plain(zoo.predict(model("sequence-classification", labels=LABELS), list(ODD)))
+    m = model("token-classification", labels=TAGS)
+    for aggregation in ("none", "simple", "average"):
+        assert plain(found := zoo.predict(m, list(ODD), aggregation=aggregation, ignored=[]))
+        for text, entities in zip(ODD, found):
+            assert all(0 <= one["start"] < one["end"] <= len(text) for one in entities)
+    m = model("question-answering")
+    assert plain(found := zoo.predict(m, [{"question": "where ?", "context": text} for text in ODD]))
+    assert all(text[one["start"] : one["end"]] == one["answer"] for text, one in zip(ODD, found))
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
@@ -388,14 +452,22 @@ def test_what_is_refused(tokenizer: Tokenizer):
         zoo.predict(bundle(tokenizer, "base"), "a")
     with pytest.raises(ValueError, match="has no tokenizer"):
         zoo.predict(m.replace(tokenizer=None), "a")
-    with pytest.raises(TypeError, match="no setting 'topk' for masked-lm: it has batch_size, top_k. Did you mean"):
+    with pytest.raises(TypeError, match="no setting 'topk' for masked-lm: it has batch_size, top_k, targets. Did"):
         zoo.predict(body, "a [MASK]", topk=3)
     with pytest.raises(ValueError, match="top_k is 0: it must be at least 1"):
         zoo.predict(body, "a [MASK]", top_k=0)
-    with pytest.raises(ValueError, match="top_k is '3': expected a value like 5"):
+    with pytest.raises(TypeError, match=r"top_k is '3' \(str\): expected a whole number"):
         zoo.predict(body, "a [MASK]", top_k="3")
     with pytest.raises(ValueError, match="aggregation is 'all': choose one of none, simple"):
         zoo.predict(bundle(tokenizer, "token-classification"), "a", aggregation="all")
+    reader = bundle(tokenizer, "question-answering")
+    with pytest.raises(ValueError, match="row_length is 25, and the model has 24 positions"):
+        zoo.predict(reader, {"question": "where", "context": "a door"}, row_length=25)
+    long = "the door . " * 9
+    with pytest.raises(ValueError, match=r"inputs\[1\] has rows with room for 19 tokens of its text, and overlap is"):
+        zoo.predict(reader, [{"question": "where ?", "context": text} for text in ("a door", long)], overlap=19)
+    with pytest.raises(ValueError, match=r"inputs\[0\] has rows with room for 22 tokens of its text, and overlap is"):
+        zoo.predict(bundle(tokenizer, "token-classification", labels=TAGS), long, overlap=32)
     with pytest.raises(ValueError, match="batch_size is 0"):
         zoo.predict(m, "a", batch_size=0)
     small = m.replace(config=dataclasses.replace(m.config, vocab_size=6))
@@ -404,7 +476,7 @@ def test_what_is_refused(tokenizer: Tokenizer):
 
 
 def test_a_name_is_no_model():
-    with pytest.raises(TypeError, match=r"a str for the model: pass what from_pretrained\(name\) returns"):
+    with pytest.raises(TypeError, match=r"m is 'bert-base-uncased' \(str\): expected a model, as from_pretrained"):
         zoo.predict("bert-base-uncased", "a door")
 
 
@@ -433,8 +505,10 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(whole) == 0
     assert labels(output.read_text()) == ["old", *expected[1:]]
     assert "holds the results of 9 texts, 2 of which it had before" in capsys.readouterr().out
-    output.write_text(output.read_text() + "{}\n")
+    long = output.read_text() + "{}\n"
+    output.write_text(long)
     assert main(whole) == 1 and "has 10 lines, and there are 9 inputs" in capsys.readouterr().err
+    assert output.read_text() == long
 
     # JSON lines, with fields that the task does not use; the text may have another name.
     for key, name in (("text", str(tmp_path / "a.jsonl")), ("review", f"jsonl:{tmp_path}/a.jsonl:review")):
@@ -443,13 +517,33 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
         assert main([*command, "--source", name]) == 0
         assert labels(capsys.readouterr().out) == expected
 
-    source.write_text("the door\n\na window\n", encoding="utf-8")
+    # A blank line has a result too, so that results stay beside their texts.
+    source.write_text("\n".join(["", *texts[:2], " \t", texts[2]]), encoding="utf-8")
+    output.unlink()
+    for kept in (0, 1, 2, 4):
+        lines = output.read_text().splitlines(keepends=True) if kept else []
+        output.write_text("".join(lines[:kept]))
+        with pytest.warns(UserWarning, match=f"2 of 5 texts are blank, such as {source}, line 1: their result is null"):
+            assert main(whole) == 0
+        found = [json.loads(line) and json.loads(line)["label"] for line in output.read_text().splitlines()]
+        assert found == [None, *expected[:2], None, expected[2]]
+    capsys.readouterr()
+
+    (tmp_path / "a.jsonl").write_text('{"text": "a door"}\n\n{"text": " "}\n', encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 of 2 texts are blank, such as .*a.jsonl:text, document 1"):
+        assert main([*command, "--source", str(tmp_path / "a.jsonl")]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "null"
+
+    source.write_text("\n \n", encoding="utf-8")
+    (tmp_path / "deep.jsonl").write_text("[" * 99_999, encoding="utf-8")
     for arguments, message in (
         ([], "give either --text, or --source with a file that has one text a line"),
-        (["--source", str(source)], f"{source}, line 2: text is empty"),
+        (["--source", str(source)], f"{source} has blank texts only, such as {source}, line 1"),
         (["--source", "nowhere.txt"], "there is no file 'nowhere.txt'"),
         (["--text", "a", "--set", "top_k=3"], "--set: predict() has no setting 'top_k' for sequence-classification"),
         (["--text", "a", "--set", "top_k"], "--set top_k: give NAME=VALUE"),
+        (["--text", "a", "--set", "batch_size=3"], "--set batch_size: give --batch-size"),
+        (["--source", str(tmp_path / "deep.jsonl")], "deep.jsonl, line 1: not JSON"),
         (["--text", "a", "--source", str(source)], "give either --text, or --source"),
         (["--source", str(source), "--output", str(tmp_path)], "is a folder: name a file"),
         (["--source", str(source), "--output", str(tmp_path / "none" / "x")], "there is no folder"),
@@ -463,3 +557,45 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
         assert main([*command, "--text", "a", "--output", str(output)]) == 1
         assert "is no result of an earlier call: name another file" in capsys.readouterr().err
         assert output.read_text() == notes
+
+
+def test_only_the_same_results_are_continued(tokenizer: Tokenizer, tmp_path: Path):
+    """What differs is named, and the file stays as it is."""
+    m, output = bundle(tokenizer, "masked-lm"), tmp_path / "masks.jsonl"
+    words = ["a [MASK]", "the [MASK]", "in [MASK]"]
+
+    def begin(m: Bundle = m, texts: list[str] = words, **settings: Any) -> int:
+        reader = prediction.reader_of(m, **settings)
+        inputs = [reader.check(text, f"text {i}") for i, text in enumerate(texts)]
+        return files.begin(output, record.of(m, reader, inputs, model="m", source="words.txt"), inputs)
+
+    assert begin() == 0 and begin(top_k=2) == 0  # as long as there is no result
+    output.write_text("[]\n[1")
+    low = m.model.clone(compute=zoo.Compute(dtype="bfloat16"))
+    for arguments, message in (
+        ({}, "  settings.top_k: 2, now 5\n"),
+        ({"m": m.replace(params=families.random_params(m.model, 1, 0.5)), "top_k": 2}, "  parameters: [0-9a-f]{32}, "),
+        ({"m": m.replace(config=dataclasses.replace(m.config, norm_epsilon=0.5)), "top_k": 2},
+         "  config.norm_epsilon: 1e-12, now 0.5\n"),
+        ({"m": m.replace(model=low), "top_k": 2}, "  dtype: float32, now bfloat16\n"),
+        ({"texts": ["the [MASK]", *words[1:]], "top_k": 2}, "  inputs: texts of words.txt, now others of words.txt\n"),
+        ({"texts": words[:2], "top_k": 2}, "  inputs: 3, now 2\n"),
+    ):  # fmt: skip
+        expected = f"{output} has results of m that were made otherwise, and cannot be continued:\n{message}"
+        with pytest.raises(ValueError, match=expected):
+            begin(**arguments)
+        assert output.read_text() == "[]\n[1"
+    assert begin(texts=[*words, "[MASK]"], top_k=2) == 1 and output.read_text() == "[]\n"  # a longer list goes on
+    assert begin(texts=[*words, "[MASK]", "is [MASK]"], top_k=2) == 1
+
+    beside = record.file_of(output)
+    for text, message in (("[", "is not JSON"), ('{"count": "x"}', "count is a text"), ("{}", "lacks count, inputs")):
+        beside.write_text(text)
+        with pytest.raises(ValueError, match=f"{beside}:? {message}"):
+            begin(top_k=2)
+    beside.unlink()
+    for text in ("[]\n", "{"):
+        output.write_text(text)
+        with pytest.raises(ValueError, match="masks.jsonl has results, and there is no masks.jsonl.record.json beside"):
+            begin(top_k=2)
+        assert output.read_text() == text

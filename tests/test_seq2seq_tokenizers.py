@@ -325,10 +325,14 @@ def test_files_of_one_family_are_not_those_of_another(folders):
 
 
 def test_a_model_comes_with_the_tokenizer_that_needs_no_file(folders, tmp_path):
-    assert pretrained._tokenizer(folders["byt5"]).kind == pretrained.load_tokenizer(folders["byt5"]).kind == "bytes"
-    assert pretrained._tokenizer(folders["opus"]).kind == "sentencepiece"
+    for name, kind in (("byt5", "bytes"), ("opus", "sentencepiece")):
+        found, cause = pretrained._tokenizer(folders[name])
+        assert found.kind == pretrained.load_tokenizer(folders[name]).kind == kind and not cause
     # The settings of a tokenizer whose files are not there are none.
-    assert pretrained._tokenizer(written(tmp_path / "a", tokenizer_config__json={"do_lower_case": True})) is None
+    settings = written(tmp_path / "a", tokenizer_config__json={"do_lower_case": True})
+    with pytest.warns(UserWarning, match="the tokenizer cannot be read"):
+        found, cause = pretrained._tokenizer(settings)
+    assert found is None and "only its tokenizer_config.json is there" in cause
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -31,6 +31,9 @@ def test_similarity(name: str, expected: list[list[float]]):
 def test_what_is_not_compared():
     with pytest.raises(ValueError, match="no similarity 'l2': choose among cosine, dot, euclidean, manhattan"):
         similarity(A, B, "l2")
+    for wrong in ("a", None, [["a"]], [[1.0], [2.0, 3.0]]):
+        with pytest.raises(ValueError, match="others_MD must be an array of numbers"):
+            similarity(A, wrong)
     with pytest.raises(ValueError, match=r"have the shapes \(2, 2\) and \(2, 3\)"):
         similarity(A, B.T)
 

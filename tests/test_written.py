@@ -118,7 +118,7 @@ def test_what_cannot_be_written(bundle):
         write(bundle, SpanCorruption(), EXAMPLES, length=LENGTH)
     with pytest.raises(ValueError, match="no field 'source': it has en, fr, note"):
         write(bundle, Seq2SeqLM(), EXAMPLES, length=LENGTH)
-    with pytest.raises(ValueError, match="came without a tokenizer"):
+    with pytest.raises(ValueError, match="has no tokenizer"):
         write(dataclasses.replace(bundle, tokenizer=None), OBJECTIVE, EXAMPLES, length=LENGTH)
     base = dataclasses.replace(bundle, model=bundle.model.clone(task="base"))
     with pytest.raises(ValueError, match="'base' does not generate"):

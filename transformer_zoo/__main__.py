@@ -18,6 +18,14 @@ Name = tyro.conf.Positional[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OfFamily:
+    """A command about a model by name."""
+
+    family: str | None = None
+    """The model's family, as `list` shows them, for a config.json without model_type. None: config.json has one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class List:
     """The families and their published models."""
 
@@ -39,7 +47,7 @@ class List:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Info:
+class Info(OfFamily):
     """A model's configuration, its parameters and the memory they take. No weights are read."""
 
     name: Name
@@ -51,7 +59,7 @@ class Info:
 
         from transformer_zoo import registry, runs, trees
 
-        model = runs.model(self.name)
+        model = runs.model(self.name, self.family)
         family = registry.family_of(model.config)
         fields = Table("setting", "value", title=f"{self.name}: {family}, {model.task}")
         for field in dataclasses.fields(model.config):
@@ -73,7 +81,7 @@ class Info:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generate:
+class Generate(OfFamily):
     """Continues a text; an encoder-decoder generates a new text from it."""
 
     name: Name
@@ -123,7 +131,7 @@ class Generate:
         )  # fmt: skip
         settings = {name: getattr(self, options.get(name, name)) for name in names}
         settings = {name: value for name, value in settings.items() if value is not None}
-        m = _load(self.name, self.dtype)
+        m = _load(self.name, self.dtype, self.family)
         spell = lambda name: "--" + options.get(name, name).replace("_", "-")
         sampling = published.build(m, settings, spell=spell)
         answers = zoo.generate(
@@ -137,7 +145,7 @@ class Generate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predict:
+class Predict(OfFamily):
     """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each."""
 
     name: Name
@@ -148,7 +156,8 @@ class Predict:
     """Instead of `text`, a file with one text a line, or a source as in a recipe, such as jsonl:reviews.jsonl:review.
     The fields of JSON lines are those of the task, such as question and context."""
     output: Path | None = None
-    """The file for the results, in the order of the texts. Where it has lines already, the texts after them follow.
+    """The file for the results, a line for each text in their order, null for a blank one. Where it has lines already,
+    the texts after them follow, if the file beside it, OUTPUT.record.json, tells of the same model, settings and texts.
     None: they are printed."""
     set: tuple[str, ...] = ()
     """Settings of the task, as NAME=VALUE: top_k=3 aggregation=none."""
@@ -161,16 +170,19 @@ class Predict:
         from rich.console import Console
         from rich.progress import track
 
-        from transformer_zoo.prediction import files
-        from transformer_zoo.prediction.predict import reader_of, results
+        from transformer_zoo.prediction import files, record
+        from transformer_zoo.prediction.predict import reader_of
 
         if (self.source is None) == (not self.text):
             raise ValueError("give either --text, or --source with a file that has one text a line")
         if self.output is not None:
             files.check_output(self.output, self.source)
-        m = _load(self.name, self.dtype)
+        settings = dict(map(_setting, self.set))
+        if "batch_size" in settings:
+            raise ValueError("--set batch_size: give --batch-size")
+        m = _load(self.name, self.dtype, self.family)
         try:
-            reader = reader_of(m, **dict(map(_setting, self.set)))
+            reader = reader_of(m, **settings)
         except TypeError as error:
             raise ValueError(f"--set: {error}") from None
         if self.source is None:
@@ -178,10 +190,11 @@ class Predict:
         else:
             inputs = files.read(self.source, reader)
         if self.output is None:
-            for result in results(m, reader, inputs, batch_size=self.batch_size):
+            for result in files.results_of(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))
             return 0
-        earlier = files.results_in(self.output)
+        made = record.of(m, reader, inputs, model=self.name, source=self.source or "--text")
+        earlier = files.begin(self.output, made, inputs)
         written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size)
         for _ in track(written, "predicting", total=len(inputs), console=Console(stderr=True)):
             pass
@@ -191,7 +204,7 @@ class Predict:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed:
+class Embed(OfFamily):
     """Computes a vector for each text. Similar texts have similar vectors."""
 
     name: Name
@@ -214,15 +227,19 @@ class Embed:
     normalize_embeddings: bool = False
     """Divide each vector by its length."""
     precision: Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"] = "float32"
-    """The type of the numbers. int8 and uint8 divide the range of each number over these texts into 256 steps; binary
-    and ubinary keep the signs, eight to a number."""
+    """The type of the numbers. int8 and uint8 divide the range of each number into 256 steps; binary and ubinary keep
+    the signs, eight to a number."""
+    ranges: Path | None = None
+    """For int8 and uint8, a file with a numpy array [2, width]: the least and the greatest value of each number. Only
+    vectors of the same ranges can be compared. None: the ranges of these texts; with --output vectors.npy, they are
+    written to vectors.ranges.npy."""
     dtype: str | None = None
     """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
     def __call__(self) -> int:
         import numpy as np
 
-        from transformer_zoo import names
+        from transformer_zoo import names, vectors
         from transformer_zoo.embedding import load_embedder
         from transformer_zoo.prediction import files
 
@@ -235,16 +252,27 @@ class Embed:
             raise ValueError("--similar compares texts: give at least two")
         if self.similar and self.precision not in ("float32", "float16"):
             raise ValueError(f"--similar compares float vectors: leave out --precision {self.precision}")
-        model = _load(self.name, self.dtype) if names.is_run(self.name) else self.name
-        embedder = load_embedder(model, dtype=self.dtype or "float32")
+        own_ranges = self.precision in vectors.CALIBRATED and self.ranges is None
+        if own_ranges and len(texts) == 1:
+            raise ValueError(f"--precision {self.precision} of a single text needs --ranges")
+        ranges = None if self.ranges is None else vectors.read_ranges(self.ranges)
+        model = _load(self.name, self.dtype, self.family) if names.is_run(self.name) else self.name
+        embedder = load_embedder(model, dtype=self.dtype or "float32", family=self.family)
         vectors_ND = embedder(
             texts, prompt=self.prompt, prompt_text=self.prompt_text, truncate_dim=self.truncate_dim,
-            normalize_embeddings=self.normalize_embeddings, precision=self.precision,
+            normalize_embeddings=self.normalize_embeddings, ranges=ranges,
+            precision="float32" if own_ranges and self.output is not None else self.precision,
         )  # fmt: skip
+        if own_ranges and self.output is not None:
+            ranges = np.stack([vectors_ND.min(axis=0), vectors_ND.max(axis=0)])
+            vectors_ND = vectors.quantize_embeddings(vectors_ND, self.precision, ranges=ranges)
         if self.output is not None:
             with self.output.open("wb") as file:  # numpy adds .npy to a name that lacks it
                 np.save(file, vectors_ND)
             print(f"{self.output} holds {len(vectors_ND)} vectors of {vectors_ND.shape[1]} numbers")
+            if own_ranges:
+                np.save(beside := self.output.with_suffix(".ranges.npy"), ranges)
+                print(f"{beside} holds their ranges, for the --ranges of others that are to be compared with them")
         if self.similar:
             scores_NN = embedder.similarity(vectors_ND, vectors_ND)
             np.fill_diagonal(scores_NN, -np.inf)
@@ -257,7 +285,7 @@ class Embed:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Convert:
+class Convert(OfFamily):
     """Writes a model in the Hugging Face layout."""
 
     source: Name
@@ -270,13 +298,13 @@ class Convert:
     def __call__(self) -> int:
         import transformer_zoo as zoo
 
-        zoo.save_pretrained(self.target, _load(self.source, self.dtype))
+        zoo.save_pretrained(self.target, _load(self.source, self.dtype, self.family))
         print(f"{self.target} holds {self.source}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fit:
+class Fit(OfFamily):
     """Compiles a recipe's train step, or generation with a model, for a TPU topology, with no TPU attached, and reports
     whether it fits."""
 
@@ -293,12 +321,14 @@ class Fit:
         if self.name.endswith(".py"):
             from transformer_zoo import commands
 
+            if self.family is not None:
+                raise ValueError(f"--family is for a model's name, and {self.name} is a recipe: leave it out")
             return commands.train([self.name, "--aot", self.topology, *self.settings])
         from transformer_zoo import fit, runs
 
         program = f"{PROGRAM} fit {self.name} --topology {self.topology} --"
         writing = tyro.cli(fit.Writing, args=self.settings, prog=program)
-        return fit.main_writing(runs.model(self.name), writing, self.topology)
+        return fit.main_writing(runs.model(self.name, self.family), writing, self.topology)
 
 
 COMMANDS = {
@@ -350,11 +380,11 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def _load(name: str, dtype: str | None) -> Any:
+def _load(name: str, dtype: str | None, family: str | None) -> Any:
     """A run's model or a published one, with parameters and computation in this dtype."""
     from transformer_zoo import runs
 
-    return runs.load(name, dtype=dtype, param_dtype=dtype)
+    return runs.load(name, dtype=dtype, param_dtype=dtype, family=family)
 
 
 if __name__ == "__main__":

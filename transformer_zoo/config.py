@@ -9,6 +9,7 @@ import runpy
 from pathlib import Path
 from typing import Any, Literal
 
+from transformer_zoo import arguments
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.checks import check_rates, check_sizes
 
@@ -109,6 +110,9 @@ class Mesh:
     sequence: int = 1
     """Parts into which the length of the rows is divided."""
 
+    def __post_init__(self) -> None:
+        arguments.check(type(self), vars(self))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
@@ -197,6 +201,9 @@ class Run:
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     logging: Logging = Logging()
+
+    def __post_init__(self) -> None:
+        arguments.check(type(self), vars(self))
 
 
 def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:

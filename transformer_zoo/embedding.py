@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import hugging_face, json_files, names, registry, vectors
+from transformer_zoo import arguments, hugging_face, json_files, names, registry, vectors
 from transformer_zoo.checkpoints import hub, sentence_modules
 from transformer_zoo.checkpoints.sentence_modules import Layer
 from transformer_zoo.data.tokenizers import ROLES, Tokenizer
@@ -50,8 +50,9 @@ class Embedder:
     """How its vectors are compared: one of `vectors.SIMILARITIES`."""
 
     def __post_init__(self) -> None:
+        arguments.check(type(self), vars(self))
         if self.bundle.tokenizer is None:
-            raise FileNotFoundError("the model has no tokenizer, which an embedder of texts needs")
+            raise FileNotFoundError(registry.no_tokenizer(self.bundle))
         if getattr(self.bundle.config, "num_decoder_layers", 0):
             family = registry.family_of(self.bundle.config)
             raise ValueError(f"{family} reads a source and writes a target: an embedder needs a model that only reads")
@@ -72,7 +73,7 @@ class Embedder:
 
     def __call__(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         prompt: str | None = None,
         prompt_text: str | None = None,
@@ -102,16 +103,13 @@ class Embedder:
             special: read special tokens where a text spells them out; otherwise they are ordinary characters.
 
         Raises:
-            TypeError: a single text instead of a list, something that is no text, or an unknown argument.
+            TypeError: a single text instead of a list, an argument of another type, or an unknown argument.
             ValueError: an unknown prompt or precision, a number out of its range, or a text that is not valid Unicode.
         """
+        arguments.check(Embedder.__call__, locals())
         hugging_face.refuse("the embedder", unknown, hugging_face.EMBED, Embedder.__call__.__kwdefaults__)
-        if isinstance(texts, str):
-            raise TypeError("texts is a single string: give a list of texts")
         texts = list(texts)
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"text {i} is of the type {type(text).__name__}: give a list of strings")
+        arguments.check(Embedder.__call__, {"texts": texts})  # an iterator's as well
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: it counts texts, at least 1")
         if truncate_dim is not None and not 1 <= truncate_dim <= self._full_width:
@@ -126,7 +124,8 @@ class Embedder:
 
         rows = [{"tokens_BT": row, "counted_BT": np.arange(len(row)) >= skipped} for row in tokens]
         params, B = jax.tree.map(jnp.asarray, self.bundle.params), min(batch_size, engine.power_of_two(len(rows)))
-        for i, outputs in enumerate(engine.run(self._program, params, rows, B, self.max_length)):
+        limit = engine.limit_of(rows, self.max_length)
+        for i, outputs in enumerate(engine.run(self._program, params, rows, B, limit)):
             vectors_ND[i] = outputs["vectors_BE"][:D]
         if normalize_embeddings:
             vectors_ND = vectors.normalize(vectors_ND)
@@ -206,7 +205,7 @@ def _program(
     return {"vectors_BE": vectors_BE}
 
 
-def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Sequence[str], **settings: Any) -> np.ndarray:
+def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Iterable[str], **settings: Any) -> np.ndarray:
     """The vectors of texts, [N, D]: `load_embedder(model)(texts, **settings)`. To embed more texts later, keep the
     embedder.
 
@@ -219,12 +218,17 @@ def embed(model: Embedder | Bundle | str | os.PathLike[str], texts: Sequence[str
     Raises:
         TypeError, ValueError: as a call of an `Embedder`; and the errors of `load_embedder`.
     """
+    arguments.check(embed, locals())
     embedder = model if isinstance(model, Embedder) else load_embedder(model)
     return embedder(texts, **settings)
 
 
 def load_embedder(
-    name: str | os.PathLike[str] | Bundle, *, dtype: str = "float32", revision: str | None = None
+    name: str | os.PathLike[str] | Bundle,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    family: str | None = None,
 ) -> Embedder:
     """The embedder of a folder or a repository of sentence-transformers. For any other model, the mean of the hidden
     states, with a warning.
@@ -233,20 +237,24 @@ def load_embedder(
         name: a folder or a hub id, with a modules.json or as `from_pretrained` takes it; or a model itself.
         dtype: precision of parameters and computation. The vectors are float32.
         revision: branch, tag or commit of the hub's repository.
+        family: the encoder's, for a config.json without `model_type`, as in `from_pretrained`.
 
     Raises:
         FileNotFoundError: a module's settings or weights, or the tokenizer, are missing.
         ValueError: an unknown module, a setting that is not known or not supported, or weights that do not fit.
         PermissionError, ConnectionError: as `from_pretrained`.
+        TypeError: an argument of another type.
     """
+    arguments.check(load_embedder, locals())
     if isinstance(name, Bundle):
+        names.check_family("the model", name.config, family)
         _warn_of_mean("a model by itself")
         return Embedder(bundle=name, max_length=name.config.max_length)
     compute = choose_compute(None, dtype, dtype)
     root = names.folder(name, revision, weights=False)
     if not (root / hub.MODULES).is_file():
         _warn_of_mean(name)
-        bundle = _encoder(name, compute, revision)
+        bundle = _encoder(name, compute, revision, family)
         return Embedder(bundle=bundle, **sentence_modules.of_encoder(root, bundle.config.max_length))
 
     modules = sentence_modules.read(root)
@@ -254,7 +262,7 @@ def load_embedder(
     root = names.folder(name, revision, weights="" in inside, folders=[folder for folder in inside if folder])
     modules = [(kind, root / folder) for folder, kind in modules]
     encoder = modules[0][1]
-    config = names.describe(encoder, published=True).config
+    config = names.describe(encoder, published=True, family=family).config
     pooling = sentence_modules.of_pooling(modules[1][1])
     fields = {
         **sentence_modules.of_model(root),
@@ -262,7 +270,7 @@ def load_embedder(
         **pooling,
         "layers": sentence_modules.layers(modules[2:], config.width * len(pooling["poolings"])),
     }
-    bundle = _encoder(encoder, compute)
+    bundle = _encoder(encoder, compute, family=family)
     try:
         return Embedder(bundle=bundle, **fields)
     except ValueError as error:
@@ -277,7 +285,9 @@ def _warn_of_mean(name: Any) -> None:
     )
 
 
-def _encoder(name: str | os.PathLike[str], compute: Compute, revision: str | None = None) -> Bundle:
+def _encoder(
+    name: str | os.PathLike[str], compute: Compute, revision: str | None = None, family: str | None = None
+) -> Bundle:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".* has no pooler/")  # it is not used
-        return from_pretrained(name, task="base", compute=compute, revision=revision)
+        return from_pretrained(name, task="base", compute=compute, revision=revision, family=family)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from transformer_zoo import logs, names, plots, runs, training
+from transformer_zoo import arguments, logs, names, plots, runs, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline
@@ -47,7 +47,9 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
         ValueError: settings or data that cannot work, or processes that were not joined or do not share the folder;
             nothing has been computed yet.
         NotFinite: the loss was not finite in `training.patience` updates in a row.
+        TypeError: an argument of another type.
     """
+    arguments.check(train, locals())
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
             f"this is one of {jax.process_count()} processes that have not been joined: start each of them with "

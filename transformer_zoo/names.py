@@ -96,8 +96,11 @@ def describe(
     """
     local = Path(name).expanduser()
     if not published and is_run(name):
-        return Described(name=name, kind="run", config=_architecture(name), task=None, folder=local)
+        config = _architecture(name)
+        check_family(name, config, family)
+        return Described(name=name, kind="run", config=config, task=None, folder=local)
     if not (published or revision or local.is_dir()) and (preset := _preset(name)) is not None:
+        check_family(name, preset.config, family)
         return Described(name=name, kind="preset", config=preset.config, task=build(preset.config).task)
     if is_run(name) and not (local / config_map.CONFIG).is_file():
         raise FileNotFoundError(
@@ -119,6 +122,12 @@ def describe(
         name=name, kind="folder" if local.is_dir() else "hub", config=config,
         task=config_map.saved_for(module, settings), folder=root, settings=settings,
     )  # fmt: skip
+
+
+def check_family(name: str | os.PathLike[str], config: Any, family: str | None) -> None:
+    """Raises ValueError if a family is given and the Config is of another one."""
+    if family is not None and family != (own := registry.family_of(config)):
+        raise ValueError(f"{name} is of the family {own}, and not of {json_files.excerpt(repr(family))}: leave it out")
 
 
 def _family(

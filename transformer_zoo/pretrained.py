@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer_zoo import hugging_face, json_files, names, registry, sharding, trees
+from transformer_zoo import arguments, hugging_face, json_files, names, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
@@ -45,6 +45,8 @@ class Bundle:
     generation: published.Generation | None = None
     """The checkpoint's generation_config.json and what was read from it: it is saved as it was while `sampling` and
     `token_ids` are still these."""
+    no_tokenizer: str = ""
+    """Why the checkpoint has no tokenizer, for errors. Empty: it has one, or the model is of no checkpoint."""
 
     def __call__(self, *inputs: Any, **arguments: Any) -> Any:
         """`model.apply` with the parameters: the arguments are those of the model's call and of `apply` (`rngs`, ...).
@@ -123,8 +125,10 @@ def from_pretrained(
         ValueError: an unknown family or task, a configuration that is not supported, a dtype that contradicts
             `compute`, a mesh that does not divide the parameters, damaged files, or weights that do not fit the
             configuration.
-        TypeError: an unknown argument; for one of Hugging Face's `from_pretrained`, the message has our name.
+        TypeError: an argument of another type, or an unknown one; for one of Hugging Face's `from_pretrained`, the
+            message has our name.
     """
+    arguments.check(from_pretrained, locals())
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
     described = names.describe(name, revision, published=True, family=family)
@@ -158,7 +162,8 @@ def from_pretrained(
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
-    m = Bundle(model, params, config, _tokenizer(folder) if tokenizer else None, fresh)
+    own, cause = _tokenizer(folder) if tokenizer else (None, "it was loaded with tokenizer=False")
+    m = Bundle(model, params, config, own, fresh, no_tokenizer=cause)
     return with_generation(m, folder, described.settings)
 
 
@@ -256,8 +261,9 @@ def from_config(
 
     Raises:
         ValueError: an unknown family, preset or task, or a configuration that is not supported.
-        TypeError: `config` is of another type, or another family's.
+        TypeError: an argument of another type, or a `config` of another family.
     """
+    arguments.check(from_config, locals())
     model = names.build(_config(family, config), task, choose_compute(compute, dtype, param_dtype))
     mesh = None if mesh is None else sharding.adopt_mesh(mesh)
     with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
@@ -274,7 +280,9 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     Raises:
         ValueError: the parameters do not have the model's shapes.
         OSError: the files could not be written; those that were there before are unchanged.
+        TypeError: an argument of another type.
     """
+    arguments.check(save_pretrained, locals())
     model = bundle.model
     family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
@@ -340,7 +348,9 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: no such path or model, or no tokenizer in it; and the hub's errors, as `from_pretrained`.
+        TypeError: a name of another type.
     """
+    arguments.check(load_tokenizer, locals())
     from transformer_zoo.data.tokenizers import Tokenizer
 
     path = Path(name).expanduser()
@@ -349,24 +359,23 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
     return Tokenizer.load(path if path.exists() else names.folder(name, weights=False))
 
 
-def _tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder. None: it has none, or one that cannot be read, of which a warning tells."""
+def _tokenizer(folder: Path) -> tuple[Any, str]:
+    """The tokenizer of a folder. None: it has none, or one that cannot be read, of which a warning tells; and why."""
     files = [file for file in (*hub.TOKENIZERS, "tokenizer_config.json") if (folder / file).is_file()]
     if not files:
-        return None
+        return None, f"there is none in {folder}"
     from transformer_zoo.data.tokenizers import Tokenizer  # a slow import, for models with text only
 
     try:
-        return Tokenizer.load(folder)
+        return Tokenizer.load(folder), ""
     except Exception as error:  # whatever is wrong with it, the weights are good without
-        # ByT5's tokenizer has no other file; any other tokenizer needs one.
-        if not (isinstance(error, FileNotFoundError) and files == ["tokenizer_config.json"]):
-            warnings.warn(
-                f"{folder}: the tokenizer cannot be read, so that the model takes and gives token ids only: "
-                f"{type(error).__name__}: {json_files.excerpt(error, 500)}",
-                stacklevel=3,
-            )
-        return None
+        fault = f"{type(error).__name__}: {json_files.excerpt(error, 500)}"
+        warnings.warn(
+            f"{folder}: the tokenizer cannot be read, so that the model takes and gives token ids only: {fault}",
+            stacklevel=3,
+        )
+        only = " (only its tokenizer_config.json is there)" if files == ["tokenizer_config.json"] else ""
+        return None, f"that of {folder} cannot be read{only}: {fault}"
 
 
 def with_generation(m: Bundle, folder: Path, settings: Mapping[str, Any]) -> Bundle:

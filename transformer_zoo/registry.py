@@ -117,6 +117,12 @@ def generating_task(config: Any) -> str | None:
     return next((task for task in module_of(config).PUBLISHED.tasks if TASKS[task].generates), None)
 
 
+def no_tokenizer(m: Any, remedy: str = "Give it one: m.replace(tokenizer=zoo.load_tokenizer(name))") -> str:
+    """The error for a `Bundle` without a tokenizer: why it has none, and what to do."""
+    cause = f", since {m.no_tokenizer}" if m.no_tokenizer else ""
+    return f"the model has no tokenizer, which turns texts into tokens{cause}. {remedy}"
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """A configuration and its family, in types that JSON has."""
     return {"family": family_of(config), **dataclasses.asdict(config)}

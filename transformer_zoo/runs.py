@@ -23,8 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer_zoo import arguments, names, registry, sharding, trees
 from transformer_zoo import config as configuration
-from transformer_zoo import names, registry, sharding, trees
 from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
@@ -123,18 +123,20 @@ def check_same(old: Run, new: Run) -> list[str]:
     return [f"{name}: {a!r}, now {b!r}" for name, (a, b) in changed.items()]
 
 
-def model(name: str | os.PathLike[str]) -> Any:
+def model(name: str | os.PathLike[str], family: str | None = None) -> Any:
     """The model that a name stands for, without its parameters; of a run, the model that it results in.
 
     Args:
         name: a run's folder, a published model's folder, a preset or a hub id.
+        family: as in `from_pretrained`.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `names.describe`.
     """
     if not names.is_run(name):
-        return names.describe(name).model()
+        return names.describe(name, family=family).model()
     run = read(name)
+    names.check_family(name, run.model, family)
     trained = run.objective.model(run.model, run.compute)
     return run.objective.result(trained, registry.param_shapes(trained))[0]
 
@@ -149,6 +151,7 @@ def load(
     compute: Compute | None = None,
     mesh: jax.sharding.Mesh | None = None,
     seed: int = 0,
+    family: str | None = None,
 ) -> Bundle:
     """A model by name: one that a run has trained, by the run's folder, or a published one (`from_pretrained`).
 
@@ -159,14 +162,17 @@ def load(
         labels: the names of the classes, or their number, for a task with labels.
         dtype, param_dtype, compute: as in `from_pretrained`. None: the run's.
         seed: seed of the fresh parameters.
+        family: as in `from_pretrained`.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
     """
     if not names.is_run(name):
         return from_pretrained(
-            name, task=task, labels=labels, dtype=dtype, param_dtype=param_dtype, compute=compute, mesh=mesh, seed=seed
-        )
+            name, task=task, labels=labels, dtype=dtype, param_dtype=param_dtype, compute=compute, mesh=mesh, seed=seed,
+            family=family,
+        )  # fmt: skip
+    names.check_family(name, read(name).model, family)
     compute = choose_compute(compute, dtype, param_dtype, default=read(name).compute)
     bundle = load_run(name, mesh=mesh, compute=compute)
     config = names.labelled(bundle.config, labels)
@@ -220,7 +226,9 @@ def load_run(
 
     Raises:
         FileNotFoundError: no run, or no checkpoint (of that step).
+        TypeError: an argument of another type.
     """
+    arguments.check(load_run, locals())
     directory, run = Path(directory).expanduser(), read(directory)
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from transformer_zoo import trees
+from transformer_zoo import arguments, trees
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
@@ -79,7 +79,9 @@ def make_mesh(
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
+        TypeError: an argument of another type.
     """
+    arguments.check(make_mesh, locals())
     devices = list(jax.devices() if devices is None else devices)
     sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence), strict=True))
     requested = ", ".join(f"{axis}={size}" for axis, size in sizes.items())

@@ -1,9 +1,13 @@
 """Vectors of texts: how similar they are, and with fewer bits a number."""
 
 import warnings
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from transformer_zoo import arguments
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 PRECISIONS = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
@@ -23,7 +27,7 @@ def similarity(vectors_ND: Any, others_MD: Any, name: str = "cosine") -> np.ndar
     """
     if name not in SIMILARITIES:
         raise ValueError(f"there is no similarity {name!r}: choose among {', '.join(SIMILARITIES)}")
-    a_ND, b_MD = (np.atleast_2d(np.asarray(x, np.float32)) for x in (vectors_ND, others_MD))
+    a_ND, b_MD = (np.atleast_2d(_numbers(x, of)) for x, of in ((vectors_ND, "vectors_ND"), (others_MD, "others_MD")))
     if a_ND.ndim != 2 or b_MD.ndim != 2 or a_ND.shape[1] != b_MD.shape[1]:
         raise ValueError(f"vectors [N, D] and [M, D] are compared: these have the shapes {a_ND.shape} and {b_MD.shape}")
     match name:
@@ -60,7 +64,9 @@ def quantize_embeddings(
 
     Raises:
         ValueError: an unknown precision, vectors that are no floats, or ranges that are not wanted or do not fit.
+        TypeError: a precision of another type.
     """
+    arguments.check(quantize_embeddings, locals())
     vectors_ND = np.asarray(vectors_ND)
     if precision not in PRECISIONS:
         raise ValueError(f"there is no precision {precision!r}: choose among {', '.join(PRECISIONS)}")
@@ -81,13 +87,36 @@ def quantize_embeddings(
     return (levels_ND - (128 if precision == "int8" else 0)).astype(precision)
 
 
+def _numbers(x: Any, name: str) -> np.ndarray:
+    """What a caller gives, as float32."""
+    try:
+        found = np.asarray(x, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers: {error}") from None
+    if x is None:  # numpy takes it for a number
+        raise ValueError(f"{name} must be an array of numbers, not None")
+    return found
+
+
+def read_ranges(file: Path) -> np.ndarray:
+    """The array in a file of numpy's.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} holds no numpy array: {error}") from None
+
+
 def _ranges(vectors_ND: np.ndarray, precision: str, ranges: Any, calibration_embeddings: Any) -> np.ndarray:
     """[2, D], float32."""
     size = vectors_ND.shape[1]
     if ranges is not None and calibration_embeddings is not None:
         raise ValueError("ranges and calibration_embeddings: give one of them")
     if ranges is not None:
-        ranges = np.asarray(ranges, np.float32)
+        ranges = _numbers(ranges, "ranges")
         if ranges.shape != (2, size):
             raise ValueError(f"ranges must be [2, {size}]: these are {list(ranges.shape)}")
         if not (ranges[0] <= ranges[1]).all():

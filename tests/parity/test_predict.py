@@ -130,6 +130,11 @@ def test_masked_lm(tmp_path: Path, family: Any):
     for text, found in zip(texts, zoo.predict(m, texts), strict=True):
         assert_same(found, fill(text))
     assert_same(zoo.predict(m, texts[:2], top_k=3), fill(texts[:2], top_k=3))
+    vocabulary = sorted(family[1].get_vocab(), key=family[1].get_vocab().get)
+    targets = [token for token in vocabulary if token.isascii() and token.isalpha()][:40:8]
+    for settings in ({}, {"top_k": 2}):
+        for text, found in zip(texts, zoo.predict(m, texts, targets=targets, **settings), strict=True):
+            assert_same(found, fill(text, targets=targets, **settings))
 
 
 def test_question_answering(tmp_path: Path, family: Any):
@@ -231,3 +236,35 @@ def test_causal_lm(tmp_path: Path):
                 scores = theirs(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
             expected = scores[torch.tensor(new[1:])].sum().item()
             assert_same(found, {"continuation": more, "score": expected, "tokens": sum(new)})
+
+
+@pytest.mark.parametrize(("kind", "beams"), [("t5", 1), ("bart", 3)])
+def test_seq2seq_lm(tmp_path: Path, kind: str, beams: int):
+    """Each text by itself, by the strategy of generation_config.json."""
+    Tokenizer.train(list(SENTENCES), 440, kind="t5" if kind == "t5" else "roberta").save(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "vocab_size": len(tokenizer)}
+    if kind == "t5":
+        config = transformers.T5Config(
+            d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, initializer_factor=3.0,
+            decoder_start_token_id=tokenizer.pad_token_id, **ids,
+        )  # fmt: skip
+    else:
+        sides = {f"{side}_{name}": size for side in ("encoder", "decoder")
+                 for name, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 48))}  # fmt: skip
+        config = transformers.BartConfig(
+            d_model=32, max_position_embeddings=256, init_std=0.4, bos_token_id=tokenizer.bos_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id, forced_eos_token_id=None, **sides, **ids,
+        )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+    theirs.generation_config.update(num_beams=beams, max_new_tokens=8, no_repeat_ngram_size=2)
+    theirs.save_pretrained(tmp_path)
+    m = from_pretrained(tmp_path)
+    texts, expected = [*SENTENCES, *LONG[:2]], []
+    for text in texts:
+        with torch.no_grad():
+            rows = theirs.generate(tokenizer(text, return_tensors="pt").input_ids)
+        expected.append({"generated_text": tokenizer.decode(rows[0], skip_special_tokens=True)})
+    assert len({one["generated_text"] for one in expected}) > len(texts) / 2
+    assert_same(zoo.predict(m, texts, batch_size=8), expected)

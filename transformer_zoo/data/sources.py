@@ -272,7 +272,7 @@ class JsonLinesSource(Source):
             line = stream.read(size)
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # nested too deeply
             raise ValueError(f"{_place(file, start)}: not JSON: {error}") from None
         if not isinstance(fields, dict):
             raise ValueError(f"{_place(file, start)}: a {type(fields).__name__} where an object is expected")

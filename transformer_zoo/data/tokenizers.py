@@ -25,7 +25,7 @@ import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from transformer_zoo import json_files
+from transformer_zoo import arguments, json_files
 from transformer_zoo.data import spm
 from transformer_zoo.data.encoding import Cutter, Encoding
 from transformer_zoo.data.spm import Usual
@@ -192,6 +192,7 @@ class Tokenizer:
         language: str | None = None,
     ) -> Encoding:
         """The tokens of one text, or of a text and its pair. See `encode_batch`."""
+        arguments.check(Tokenizer.encode, locals())
         pairs = None if pair is None else [pair]
         how = {"special": special, "template": template, "target": target, "language": language}
         return self.encode_batch([text], pairs, **how)[0]
@@ -223,7 +224,9 @@ class Tokenizer:
             ValueError: a text with a lone surrogate, which is no Unicode text; as many texts as pairs are not given; a
                 template of a bare sentencepiece model, whose file does not hold one; an unknown language, or one
                 without a template.
+            TypeError: an argument of another type, such as a text in place of a list.
         """
+        arguments.check(Tokenizer.encode_batch, locals())
         if language is not None:
             self.language_id(language)
             if not template:
@@ -250,7 +253,9 @@ class Tokenizer:
 
         Raises:
             ValueError: an id that is not in the vocabulary.
+            TypeError: an argument of another type.
         """
+        arguments.check(Tokenizer.decode, locals())
         ids = [int(i) for i in ids]
         for place, i in enumerate(ids):
             if not 0 <= i < self.vocab_size:

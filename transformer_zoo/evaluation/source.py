@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from transformer_zoo import trees
+from transformer_zoo import arguments, registry, trees
 from transformer_zoo.config import Data
 from transformer_zoo.data import pipeline, sources
 from transformer_zoo.data.rows import Rows
@@ -16,7 +16,7 @@ from transformer_zoo.objectives.objective import Objective
 
 
 def evaluate(
-    m: Any,
+    m: arguments.Loaded,
     *,
     source: str | sources.Source = "python_stdlib",
     split: str = "validation",
@@ -42,11 +42,13 @@ def evaluate(
     Raises:
         ValueError: no tokenizer, no such objective or split, a setting out of its range, nothing to measure.
         FileNotFoundError: no such source.
+        TypeError: an argument of another type.
     """
+    arguments.check(evaluate, locals())
     if batches is not None and batches < 1:
         raise ValueError(f"batches is {batches}: it must be at least 1")
     if m.tokenizer is None:
-        raise ValueError("the model came without a tokenizer: text cannot be read without one")
+        raise ValueError(registry.no_tokenizer(m))
     if not isinstance(objective, Objective):
         objective = objective_of(m, objective)
     documents = sources.source(source, split) if isinstance(source, str) else source

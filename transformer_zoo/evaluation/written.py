@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from transformer_zoo import registry
 from transformer_zoo.data.seq2seq import frame, framed, text_in
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation.generate import decode_text, generate
@@ -46,7 +47,7 @@ def write(
             f"the objective {objective.name} has no source to read and no target to write: seq2seq-lm has them"
         )
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError("the model came without a tokenizer, which turns its tokens into text")
+        raise ValueError(registry.no_tokenizer(m))
     token_ids = TokenIds.of_model(m)
     if token_ids.decoder_start is None and objective.start_id is not None:
         token_ids = dataclasses.replace(token_ids, decoder_start=objective.start_id)

@@ -7,13 +7,13 @@ import functools
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo import registry, trees
+from transformer_zoo import arguments, registry, trees
 from transformer_zoo.generation import forward, published
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
@@ -43,11 +43,11 @@ class Generated:
 
 
 def generate(
-    m: Any,
+    m: arguments.Loaded,
     prompts: str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray | jax.Array,
     *,
     max_new_tokens: int | None = None,
-    sampling: Strategy | None = None,
+    sampling: Annotated[Strategy, "Greedy(), Sample(temperature=, ...) or Beam(num_beams=, ...)"] | None = None,
     seed: int = 0,
     stop: int | str | Sequence[int | str] | None = None,
     valid_BT: Any = None,
@@ -103,12 +103,13 @@ def generate(
         ValueError: an empty batch or prompt, ids outside of the vocabulary, more tokens than the model has positions,
             text without a tokenizer, a model without a language model's output, an unknown language, settings that
             contradict one another or are out of their range, a prefix for a decoder.
-        TypeError: an unknown argument, or `sampling` together with single settings.
+        TypeError: an argument of another type, an unknown one, or `sampling` together with single settings.
     """
+    arguments.check(generate, locals())
     config = m.model.config
     is_encoder_decoder = registry.is_encoder_decoder(config)
-    if max_new_tokens is not None and (not isinstance(max_new_tokens, int | np.integer) or max_new_tokens < 1):
-        raise ValueError(f"max_new_tokens={max_new_tokens!r}: ask for a whole number, at least 1")
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: ask for at least 1")
     if max_new_tokens is not None and settings.get("max_length") is not None:
         raise ValueError("max_new_tokens and max_length, which counts the prompt too: give one of them")
     _check_model(m.model)
@@ -157,9 +158,7 @@ def generate(
     befores = rows if not is_encoder_decoder else [row[1:] for row in targets] if targets else [[]] * len(rows)
     stop_strings = getattr(sampling, "stop_strings", ())
     if stop_strings and m.tokenizer is None:
-        raise ValueError(
-            f"stop_strings={[*stop_strings]}: the model has no tokenizer, which texts need: pass stop_strings=None"
-        )
+        raise ValueError(registry.no_tokenizer(m, f"Pass stop_strings=None in place of {[*stop_strings]}"))
     new_BNT = _run(m, rows, max_new_tokens, sampling, seed, stop_ids, targets)
     several, counts_BN = new_BNT.shape[1] > 1, np.full(new_BNT.shape[:2], new_BNT.shape[2])
     if stop_strings:
@@ -201,8 +200,6 @@ def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
         return published.build(m, settings) if settings else m.sampling
     if settings:
         raise TypeError(f"sampling and {', '.join(settings)}: put all settings into `sampling`, or leave it out")
-    if not isinstance(sampling, Strategy):
-        raise TypeError(f"sampling={sampling!r}: pass Greedy(), Sample(temperature=, ...) or Beam(num_beams=, ...)")
     return sampling
 
 
@@ -251,7 +248,7 @@ def _in_language(
     with the last token (the decoder then starts with it), or nowhere (the source's frame then has it).
     """
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError(f"language={code!r}: the model has no tokenizer, which knows the languages")
+        raise ValueError(f"language={code!r}: {registry.no_tokenizer(m)}")
     token, token_ids = tokenizer.language_id(code), TokenIds.of_model(m)
     frame = [int(i) for i in tokenizer.encode("", template=True, target=True, language=code).ids]
     if token not in frame:
@@ -277,7 +274,7 @@ def _targets(m: Any, prefix: Any, count: int, start: list[int]) -> list[np.ndarr
         raise ValueError(f"there are {count} prompts and {len(rows)} prefixes: pass one for each")
     if any(isinstance(row, str) for row in rows):
         if m.tokenizer is None:
-            raise ValueError("the model has no tokenizer: pass token ids instead of text")
+            raise ValueError(registry.no_tokenizer(m, "Pass token ids instead of text"))
         rows = [encoding.ids for encoding in m.tokenizer.encode_batch(rows, special=True, target=True)]
     rows = [np.asarray(row, np.int32 if not len(row) else None) for row in rows]
     for i, row in enumerate(rows):
@@ -320,7 +317,7 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
     """Texts as rows of token ids, in the tokenizer's frame where one is known. An empty prompt is what the frame puts
     in front, or else the token that starts a text, if there is one."""
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError("the model has no tokenizer: pass token ids instead of text")
+        raise ValueError(registry.no_tokenizer(m, "Pass token ids instead of text"))
     if registry.is_encoder_decoder(m.model.config):
         encodings = tokenizer.encode_batch(texts, template=True, language=language)
         return [encoding.ids for encoding in encodings]
@@ -420,6 +417,8 @@ def _prepared(
     is_encoder_decoder, positions = registry.is_encoder_decoder(config), config.max_length
     source, target = max(map(len, rows)), max(map(len, targets or [[0]]))
     room, S, T = _round_up(max_new), _round_up(source), 1 if targets is None else _round_up(target)
+    if is_encoder_decoder:  # sources of a file are of all lengths, and have no room in the cache
+        S = _doubled(source)
     if positions is not None:  # the last new token takes none
         room = min(room, positions - (target - 1 if is_encoder_decoder else source))
         S, T = min(S, positions if is_encoder_decoder else positions - room), min(T, positions - room + 1)
@@ -463,6 +462,11 @@ def lower(
 
 def _round_up(n: int) -> int:
     return -(-n // BUCKET) * BUCKET
+
+
+def _doubled(n: int) -> int:
+    """The smallest of BUCKET, 2 BUCKET, 4 BUCKET, ... that is not smaller."""
+    return BUCKET << (-(-n // BUCKET) - 1).bit_length()
 
 
 def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:

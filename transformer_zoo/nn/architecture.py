@@ -5,6 +5,7 @@ import functools
 import types
 import typing
 
+from transformer_zoo import arguments
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.checks import check_rates
 
@@ -17,6 +18,7 @@ class Architecture:
         ValueError: a size below 1 (below 0 where 0 is the default, and for the fields `can_be_zero`), heads that do not
             divide the width, a dropout rate outside [0, 1), an unknown activation or choice, a special token outside
             the vocabulary, missing or duplicate labels.
+        TypeError: a field of another type.
     """
 
     # Not annotated, and so no field. A family with segments has a field of this name.
@@ -24,6 +26,7 @@ class Architecture:
     can_be_zero: typing.ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        arguments.check(type(self), vars(self))
         names = [field.name for field in dataclasses.fields(self)]
         for name in names:
             if getattr(self, name) is not None:

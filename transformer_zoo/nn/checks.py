@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from transformer_zoo import arguments
+
 
 def concrete(x: Any) -> np.ndarray | None:
     """The value on the host; None under a transformation, or if other processes hold parts of the array."""
@@ -43,10 +45,15 @@ def check_target(config: Any, target_BT: Any, target_valid_BT: Any, target_docum
 
 def check_ids(ids_BT: Any, size: int, name: str, of: str) -> None:
     """Raises ValueError unless `ids_BT` is a non-empty integer array [B, T] with values in [0, size)."""
-    if np.ndim(ids_BT) != 2 or 0 in np.shape(ids_BT):
-        raise ValueError(f"{name} has shape {np.shape(ids_BT)}: expected [batch, length], neither of them zero")
     if not hasattr(ids_BT, "dtype"):
         raise ValueError(f"{name} is a {type(ids_BT).__name__}: expected an array of integers, as np.asarray makes it")
+    if np.ndim(ids_BT) != 2 or 0 in np.shape(ids_BT):
+        raise ValueError(f"{name} has shape {np.shape(ids_BT)}: expected [batch, length], neither of them zero")
+    if not isinstance(ids_BT.dtype, np.dtype):
+        kind = type(ids_BT).__name__
+        raise ValueError(
+            f"{name} is a {kind} of {ids_BT.dtype}: expected an array of numpy or JAX, as np.asarray makes it"
+        )
     if not np.issubdtype(ids_BT.dtype, np.integer):
         raise ValueError(f"{name} is {ids_BT.dtype}: expected integers")
     if (values := concrete(ids_BT)) is not None and (values.min() < 0 or values.max() >= size):
@@ -63,14 +70,16 @@ def check_like(x: Any, tokens_BT: Any, name: str) -> None:
 
 
 def check_sizes(settings: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is at least 1, or None."""
+    """Raises ValueError unless each of these fields is at least 1, or None; TypeError for a field of a wrong type."""
+    arguments.check(type(settings), vars(settings))
     for name in names:
         if (size := getattr(settings, name)) is not None and size < 1:
             raise ValueError(f"{name} is {size}: it must be at least 1")
 
 
 def check_rates(settings: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is in [0, 1), or None."""
+    """Raises ValueError unless each of these fields is in [0, 1), or None; TypeError for a field of a wrong type."""
+    arguments.check(type(settings), vars(settings))
     for name in names:
         if (rate := getattr(settings, name)) is not None and not 0 <= rate < 1:
             raise ValueError(f"{name} is {rate}: it must be at least 0 and less than 1")

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo import sharding
+from transformer_zoo import arguments, sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class Compute:
 
     Raises:
         ValueError: an unknown dtype or rematerialisation, or an unroll below 1.
+        TypeError: a setting of another type.
     """
 
     dtype: str = "float32"
@@ -33,6 +34,7 @@ class Compute:
     38 % for a train step of BERT-base on a GPU, where the scan copies each saved activation."""
 
     def __post_init__(self) -> None:
+        arguments.check(type(self), vars(self))
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(DTYPES)}")

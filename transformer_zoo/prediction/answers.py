@@ -8,10 +8,21 @@ import jax
 import numpy as np
 
 from transformer_zoo.data.encoding import Encoding
-from transformer_zoo.data.labelled import windows
 from transformer_zoo.nn.checks import check_sizes
-from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
+from transformer_zoo.prediction.reader import (
+    Example,
+    Input,
+    Outputs,
+    RowReader,
+    check_overlap,
+    encode,
+    row,
+    softmax,
+    windows_of,
+)  # fmt: skip
 from transformer_zoo.prediction.sequences import read
+
+ROW_LENGTH, OVERLAP = 384, 128  # by default, as in the reference
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,30 +44,35 @@ class Answers(RowReader):
     least of all windows. For models that have learned it from questions without an answer."""
     answer_length: int = 15
     """The largest number of tokens of an answer."""
-    row_length: int = 384
-    """Tokens of question and window together."""
-    overlap: int = 128
-    """Tokens that consecutive windows have in common; at most half of what is left beside the question."""
+    row_length: int | None = None
+    """Tokens of question and window together. None: 384, or the model's positions if it has fewer."""
+    overlap: int | None = None
+    """Tokens that consecutive windows have in common. None: 128, or half of what is left beside the question."""
 
     required = ("question", "context")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_sizes(self, "top_k", "answer_length", "row_length")
-        if self.overlap < 0:
-            raise ValueError(f"overlap is {self.overlap}: it must be at least 0")
+        check_overlap(self.overlap)
+
+    def for_model(self, m: Any) -> "Answers":
+        positions = super().length(m)
+        if self.row_length is not None and positions is not None and self.row_length > positions:
+            raise ValueError(f"row_length is {self.row_length}, and the model has {positions} positions")
+        return self
 
     def length(self, m: Any) -> int:
-        return min(self.row_length, super().length(m) or self.row_length)
+        return self.row_length or min(ROW_LENGTH, super().length(m) or ROW_LENGTH)
 
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         length, found = self.length(m), []
         texts = zip(*((i.fields["question"], i.fields["context"]) for i in inputs))
         for one, encoding in zip(inputs, encode(m, *texts)):
             others = int((encoding.texts != 1).sum())
-            if (room := length - others) < 1:
+            if length - others < 1:
                 raise one.error(f"has a question of {others} tokens with its frame, and a row has {length} tokens")
-            kept = list(windows(encoding, 1, length, min(self.overlap, room // 2)))
+            kept = windows_of(one, encoding, 1, length, self.overlap, OVERLAP)
             found.append(Example(one, [row(encoding, some) for some in kept], (encoding, kept)))
         return found
 
@@ -66,6 +82,7 @@ class Answers(RowReader):
     def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> dict[str, Any] | list[dict[str, Any]]:
         context, (encoding, windows_) = example.input.fields["context"], example.about
         scores: dict[tuple[int, int], float] = {}
+        words = _words(encoding)
         nothing = 1.0
         for kept, output in zip(windows_, outputs):
             inside = encoding.texts[kept] == 1
@@ -74,7 +91,7 @@ class Answers(RowReader):
             nothing = min(nothing, float(start_T[0] * end_T[0]))
             start_T, end_T = start_T * inside, end_T * inside
             for first, last, score in self._spans(start_T, end_T):
-                span = _characters(context, encoding, kept[first], kept[last])
+                span = _without_space(context, int(words[kept[first], 0]), int(words[kept[last], 1]))
                 scores[span] = max(scores.get(span, 0.0), score)
         found = [
             {"answer": context[start:end], "score": score, "start": start, "end": end}
@@ -96,14 +113,18 @@ class Answers(RowReader):
                 yield int(first), int(last), float(scores_TT[first, last])
 
 
-def _characters(context: str, encoding: Encoding, first: int, last: int) -> tuple[int, int]:
-    """The span of the words from one token of the context to another, without white space around it."""
+def _words(encoding: Encoding) -> np.ndarray:
+    """int32[n, 2]: the characters of the context, first and one past the last, of the word that each token is of."""
+    found = encoding.offsets.copy()
+    of_words = np.flatnonzero((encoding.texts == 1) & (encoding.words >= 0))
+    _, first, word = np.unique(encoding.words[of_words], return_index=True, return_inverse=True)
+    last = np.zeros_like(first)
+    last[word] = np.arange(len(of_words))  # of those of a word, the last one counts
+    found[of_words] = np.stack([found[of_words[first], 0], found[of_words[last], 1]], axis=1)[word]
+    return found
 
-    def word(token: int) -> np.ndarray:
-        number = encoding.words[token]
-        same = (encoding.texts == 1) & (encoding.words == number)
-        return encoding.offsets[same if number >= 0 else slice(token, token + 1)]
 
-    start, end = int(word(first)[0, 0]), int(word(last)[-1, 1])
+def _without_space(context: str, start: int, end: int) -> tuple[int, int]:
+    """A span of the context without white space around it."""
     inside = context[start:end]
     return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())

@@ -1,7 +1,7 @@
 """Runs rows of all lengths through a program, in batches of one size and of few lengths."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,12 +13,12 @@ Outputs = dict[str, np.ndarray]
 """What a program returns of a row, without padding: the arrays whose names have BT in their dimensions are [T, ...]."""
 
 SHORTEST = 16  # length of the shortest rows that a program is compiled for; each next one is twice as long
-PROGRAMS = 8  # lengths for which programs are compiled, at most, where the model limits the length
+PROGRAMS = 8  # lengths for which programs are compiled, at most
 CHUNK = 512  # inputs that are sorted by length together
 
 
 def run(
-    program: Callable[..., dict[str, jax.Array]], params: Any, rows: Sequence[Row], size: int, limit: int | None
+    program: Callable[..., dict[str, jax.Array]], params: Any, rows: Sequence[Row], size: int, limit: int
 ) -> list[Outputs]:
     """The outputs of rows, in their order.
 
@@ -26,7 +26,7 @@ def run(
         program: (params, batch) -> arrays with the rows in front. A batch is the rows [B, T], padded on the right, and
             `valid_BT`.
         size: rows in a batch, B.
-        limit: the largest length, T. None: there is none.
+        limit: the largest length, T (`limit_of`).
     """
     found: list[Outputs] = [{} for _ in rows]
     lengths = [len(row["tokens_BT"]) for row in rows]
@@ -41,17 +41,20 @@ def run(
     return found
 
 
-def padded_length(tokens: int, limit: int | None) -> int:
+def limit_of(rows: Iterable[Row], limit: int | None) -> int:
+    """The largest length of rows that a model has no limit for: the longest of all rows, as a power of two."""
+    return power_of_two(max((len(row["tokens_BT"]) for row in rows), default=1)) if limit is None else limit
+
+
+def padded_length(tokens: int, limit: int) -> int:
     """The padded length of a row with this number of tokens: a power of two, or the limit."""
-    if limit is None:
-        return max(SHORTEST, power_of_two(tokens))
     shortest = max(SHORTEST, power_of_two(limit) >> (PROGRAMS - 1))
     return min(max(shortest, power_of_two(tokens)), limit)
 
 
 def batch_size_for(rows: int, inputs: int, largest: int) -> int:
     """Rows in a batch: the largest number, or a smaller one for a few rows. All chunks of inputs have the same."""
-    return largest if inputs > CHUNK else min(largest, power_of_two(rows))
+    return min(largest, CHUNK if inputs > CHUNK else power_of_two(rows))
 
 
 def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

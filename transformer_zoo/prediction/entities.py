@@ -9,10 +9,20 @@ import numpy as np
 
 from transformer_zoo import json_files, trees
 from transformer_zoo.data.encoding import Encoding
-from transformer_zoo.data.labelled import windows
-from transformer_zoo.prediction.reader import Example, Input, Outputs, RowReader, encode, row, softmax
+from transformer_zoo.prediction.reader import (
+    Example,
+    Input,
+    Outputs,
+    RowReader,
+    check_overlap,
+    encode,
+    row,
+    softmax,
+    windows_of,
+)  # fmt: skip
 from transformer_zoo.prediction.sequences import read
 
+OVERLAP = 32  # tokens, by default
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 
@@ -23,7 +33,7 @@ class Entities(RowReader):
     Result: a list with, for each entity, `entity_group`, its class without B- and I-; `score`, the mean probability of
     its parts; `word`, its text as the tokenizer writes it; `start`, `end`, its first character in the text and the one
     past its last. With aggregation "none", for each token: `entity`, the class; `score`, its probability; `index`, the
-    token's index in the row; `word`, the token; `start`, `end`.
+    token's index among all tokens of the text; `word`, the token; `start`, `end`.
     """
 
     aggregation: Aggregation = "simple"
@@ -32,8 +42,8 @@ class Entities(RowReader):
     probabilities, or of the token with the highest probability."""
     ignored: tuple[str, ...] = ("O",)
     """Classes that are left out."""
-    overlap: int = 32
-    """Tokens that consecutive rows of a long text have in common."""
+    overlap: int | None = None
+    """Tokens that consecutive rows of a long text have in common. None: 32, or half of a short row."""
 
     required = ("text",)
 
@@ -43,8 +53,7 @@ class Entities(RowReader):
         super().__post_init__()
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation is {self.aggregation!r}: choose one of {', '.join(get_args(Aggregation))}")
-        if self.overlap < 0:
-            raise ValueError(f"overlap is {self.overlap}: it must be at least 0")
+        check_overlap(self.overlap)
 
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         known = dict.fromkeys(["O", *m.config.labels, *map(_group, m.config.labels)])
@@ -55,14 +64,7 @@ class Entities(RowReader):
         texts, length = [i.fields["text"] for i in inputs], self.length(m)
         found = []
         for one, encoding in zip(inputs, encode(m, texts, [None] * len(texts))):
-            room = len(encoding) + 1 if length is None else length
-            overlap = min(self.overlap, max(room - int((encoding.texts < 0).sum()) - 1, 0))
-            kept = list(windows(encoding, 0, room, overlap))
-            if len(kept) > 1 and self.aggregation == "none":
-                raise one.error(
-                    f"has {len(encoding)} tokens and the model {length} positions: a text of several rows has no "
-                    'index of tokens: choose another aggregation, such as "simple"'
-                )
+            kept = windows_of(one, encoding, 0, length, self.overlap, OVERLAP)
             found.append(Example(one, [row(encoding, some) for some in kept], (encoding, kept)))
         return found
 
@@ -71,21 +73,23 @@ class Entities(RowReader):
 
     def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
         text, (encoding, windows_) = example.input.fields["text"], example.about
-        found = []
+        labels, found, raw = m.config.labels, [], {}
         for kept, output in zip(windows_, outputs):
             tokens = _tokens(m.tokenizer, text, encoding, kept, softmax(output["logits_BTC"]))
             if self.aggregation in ("none", "simple"):
                 parts = [_part([token], token.scores) for token in tokens]
             else:
                 parts = [_part(word, _scores(word, self.aggregation)) for word in _grouped(tokens)]
-            labels = m.config.labels
-            if self.aggregation == "none":
-                entities = [_raw(m.tokenizer, text, labels, part) for part in parts]
+            if self.aggregation == "none":  # a token of two rows is what the surer one says
+                for part in parts:
+                    index = part.tokens[0].index
+                    raw[index] = max(raw.get(index, part), part, key=lambda part: part.score)
             else:
-                entities = [_joined(m.tokenizer, text, labels, group) for group in _groups(labels, parts)]
-            kinds = ("entity", "entity_group")
-            found += [entity for entity in entities if not {entity.get(kind) for kind in kinds} & set(self.ignored)]
-        return found if len(outputs) == 1 else _without_overlaps(found)
+                found += [_joined(m.tokenizer, text, labels, group) for group in _groups(labels, parts)]
+        found += [_raw(m.tokenizer, text, labels, raw[index]) for index in sorted(raw)]
+        kind = "entity" if self.aggregation == "none" else "entity_group"
+        found = [entity for entity in found if entity[kind] not in self.ignored]
+        return found if len(outputs) == 1 or raw else _without_overlaps(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +118,7 @@ def _tokens(
 ) -> list[_Token]:  # fmt: skip
     """The tokens of a row that are of the text."""
     found = []
-    for index, (i, scores_C) in enumerate(zip(kept, scores_TC, strict=True)):
+    for i, scores_C in zip(kept, scores_TC, strict=True):
         if encoding.texts[i] < 0:
             continue
         token, (start, end) = int(encoding.ids[i]), map(int, encoding.offsets[i])
@@ -123,7 +127,7 @@ def _tokens(
         else:
             continues = start > 0 and " " not in text[start - 1 : start + 1]
         unknown = token == tokenizer.unk_id
-        found.append(_Token(token, index, start, end, scores_C, unknown, continues and not unknown))
+        found.append(_Token(token, int(i), start, end, scores_C, unknown, continues and not unknown))
     return found
 
 

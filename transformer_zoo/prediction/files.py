@@ -2,18 +2,23 @@
 
 import json
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformer_zoo.data import sources
+from transformer_zoo.prediction import record as records
 from transformer_zoo.prediction.predict import results
 from transformer_zoo.prediction.reader import Input, Reader
+from transformer_zoo.prediction.record import Record
+
+BEGINNINGS = (b"{", b"[", b"n")  # of a result: an object, a list, or null
 
 
-def read(source: str, reader: Reader) -> list[Input]:
+def read(source: str, reader: Reader) -> list[Input | None]:
     """The checked inputs of a source: its documents, of which fields that the task does not use are left out; or the
-    lines of a file of text.
+    lines of a file of text. None stands for a blank text, of which a warning tells.
 
     Args:
         source: the name of a source as in a recipe's data.source, such as jsonl:reviews.jsonl:review; or a file with
@@ -24,31 +29,66 @@ def read(source: str, reader: Reader) -> list[Input]:
         ValueError: an unknown source, a file that is empty or not UTF-8, or an input that the task cannot use.
     """
     file = Path(source).expanduser()
-    if file.is_file() and file.suffix == ".jsonl":
-        source = f"jsonl:{file}:{reader.text_field}"
-    elif file.is_file():
-        return [reader.check(text, f"{file}, line {i}") for i, text in enumerate(lines(file), start=1)]
-    elif ":" not in source:
+    if file.is_file() and file.suffix != ".jsonl":
+        documents, place, first = lines(file), f"{file}, line", 1
+    elif file.is_file() or ":" in source:
+        source = f"jsonl:{file}:{reader.text_field}" if file.is_file() else source
+        documents, place, first = sources.source(source, "all"), f"{source}, document", 0
+    else:
         raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as jsonl:GLOB:KEY")
-    documents = sources.source(source, "all")
-    return [reader.check(document, f"{source}, document {i}", others=True) for i, document in enumerate(documents)]
+    inputs = [
+        None if reader.is_blank(document) else reader.check(document, f"{place} {i}", others=True)
+        for i, document in enumerate(documents, start=first)
+    ]
+    if count := inputs.count(None):
+        example = f"{place} {inputs.index(None) + first}"
+        if count == len(inputs):
+            raise ValueError(f"{source} has blank texts only, such as {example}")
+        warnings.warn(
+            f"{count} of {len(inputs)} texts are blank, such as {example}: their result is null", stacklevel=2
+        )
+    return inputs
 
 
-def write(m: Any, reader: Reader, inputs: list[Input], output: Path, done: int, *, batch_size: int) -> Iterator[None]:
+def results_of(m: Any, reader: Reader, inputs: Sequence[Input | None], *, batch_size: int) -> Iterator[Any]:
+    """The results of checked inputs, in their order; that of a blank one is None."""
+    found = results(m, reader, [one for one in inputs if one is not None], batch_size=batch_size)
+    return (None if one is None else next(found) for one in inputs)
+
+
+def begin(output: Path, record: Record, inputs: Sequence[Input | None]) -> int:
+    """Prepares a file for results: writes its record, and cuts off what was written only in part of a last line.
+
+    Returns:
+        The number of results that it has already, those of the first inputs.
+
+    Raises:
+        ValueError: the file has something else, more results than there are inputs, or results that were made with
+            something else. It stays as it is.
+    """
+    done, end = _results_in(output)
+    if done > len(inputs):
+        raise ValueError(f"{output} has {done} lines, and there are {len(inputs)} inputs: name another file")
+    if output.exists() and output.stat().st_size:
+        before = records.read(output)
+        if done:
+            records.check_same(output, before, record, inputs)
+        os.truncate(output, end)
+    records.write(output, record)
+    return done
+
+
+def write(
+    m: Any, reader: Reader, inputs: Sequence[Input | None], output: Path, done: int, *, batch_size: int
+) -> Iterator[None]:
     """Writes the result of each input as a line of JSON, and yields after each.
 
     Args:
-        done: the number of results that the file has already (`results_in`), those of the first inputs: the others
-            follow.
-
-    Raises:
-        ValueError: the file has more results than there are inputs.
+        done: the number of results that the file has already (`begin`): the others follow.
     """
-    if done > len(inputs):
-        raise ValueError(f"{output} has {done} lines, and there are {len(inputs)} inputs: name another file")
     yield from (None for _ in range(done))
     with output.open("a", encoding="utf-8", buffering=1) as file:  # a line at a time
-        for result in results(m, reader, inputs[done:], batch_size=batch_size):
+        for result in results_of(m, reader, inputs[done:], batch_size=batch_size):
             file.write(line(result) + "\n")
             yield
 
@@ -74,27 +114,24 @@ def line(result: Any) -> str:
     return json.dumps(result, ensure_ascii=False)
 
 
-def results_in(file: Path) -> int:
-    """The number of results that a file has, a line each; 0 if there is none. What was written only in part of a last
-    one is cut off.
+def _results_in(file: Path) -> tuple[int, int]:
+    """The number of results that a file has, a line each, and their bytes; 0 if there is none. What was written only in
+    part of a last one does not count.
 
     Raises:
         ValueError: the file has something else.
     """
-    if not file.exists():
-        return 0
     count = end = 0
-    with file.open("rb+") as stream:
-        for count, text in enumerate(stream, start=1):
+    if not file.exists():
+        return count, end
+    with file.open("rb") as stream:
+        for number, text in enumerate(stream, start=1):
             whole = text.endswith(b"\n")
-            if not (_is_json(text) if whole else text.startswith((b"{", b"["))):
-                raise ValueError(f"{file}, line {count} is no result of an earlier call: name another file")
-            end += len(text) if whole else 0
-        stream.seek(0, os.SEEK_END)
-        if stream.tell() > end:
-            count -= 1
-            stream.truncate(end)
-    return count
+            if not (_is_json(text) if whole else text.startswith(BEGINNINGS)):
+                raise ValueError(f"{file}, line {number} is no result of an earlier call: name another file")
+            if whole:
+                count, end = number, end + len(text)
+    return count, end
 
 
 def check_output(output: Path, source: str | Path | None) -> None:

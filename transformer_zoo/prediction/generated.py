@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.prediction.engine import batch_size_for, chunks
 from transformer_zoo.prediction.reader import Input, Reader
 
@@ -16,14 +17,19 @@ class GeneratedTexts(Reader):
     Result: `generated_text`; of several, the first, which is the best.
     """
 
-    max_new_tokens: int = 0
-    """The largest number of new tokens. 0: the model's own."""
-    language: str = ""
+    max_new_tokens: int | None = None
+    """The largest number of new tokens. None: the model's own."""
+    language: str | None = None
     """The code of the language to generate, such as fr_XX, for a multilingual model."""
-    source_language: str = ""
+    source_language: str | None = None
     """The code of the text's language, for a tokenizer that marks it."""
 
     required = ("text",)
+
+    def made_with(self, m: Any) -> dict[str, Any]:
+        strategy, ids = m.sampling, TokenIds.of_model(m)
+        generation = {"strategy": type(strategy).__name__, **dataclasses.asdict(strategy), **dataclasses.asdict(ids)}
+        return super().made_with(m) | {"generation": generation}
 
     def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
         length, sized = self.length(m), []
@@ -33,7 +39,7 @@ class GeneratedTexts(Reader):
                 if length is not None and len(encoding) > length:
                     raise one.error(f"has {len(encoding)} tokens, and the model {length} positions: shorten the text")
                 sized.append((len(encoding), one.fields["text"]))
-        settings = {field.name: getattr(self, field.name) or None for field in dataclasses.fields(self)}
+        settings = dataclasses.asdict(self)
         for some in chunks(sized):
             size = batch_size_for(len(some), len(inputs), batch_size)
             written, order = [""] * len(some), sorted(range(len(some)), key=lambda i: some[i][0])

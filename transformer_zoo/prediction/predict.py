@@ -1,10 +1,10 @@
 """`predict`, and the readers by task."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transformer_zoo import registry, trees
+from transformer_zoo import arguments, registry, trees
 from transformer_zoo.prediction.answers import Answers
 from transformer_zoo.prediction.entities import Entities
 from transformer_zoo.prediction.generated import GeneratedTexts
@@ -24,7 +24,9 @@ READERS: dict[str, type[Reader]] = {
 }
 
 
-def predict(m: Any, inputs: Any, *, batch_size: int = 32, **settings: Any) -> Any:
+def predict(
+    m: arguments.Loaded, inputs: str | Mapping[str, Any] | Iterable[Any], *, batch_size: int = 32, **settings: Any
+) -> Any:
     """What a model answers to texts, by its task.
 
     | task | an input | its result |
@@ -46,8 +48,8 @@ def predict(m: Any, inputs: Any, *, batch_size: int = 32, **settings: Any) -> An
         m: a model with its parameters and tokenizer, as `from_pretrained` returns it.
         inputs: an input or a list of them. An input is a text or a dictionary of texts.
         batch_size: rows at a time.
-        **settings: those of the task, such as top_k, aggregation (token-classification), no_answer, answer_length and
-            overlap (question-answering). They are the fields of its reader.
+        **settings: those of the task, such as top_k, targets (masked-lm), aggregation (token-classification),
+            no_answer, answer_length and overlap (question-answering). They are the fields of its reader.
 
     Returns:
         The result, of plain JSON types; for a list of inputs, the list of their results in the same order.
@@ -55,30 +57,28 @@ def predict(m: Any, inputs: Any, *, batch_size: int = 32, **settings: Any) -> An
     Raises:
         ValueError: a task without a reader, no tokenizer, a setting out of its range; an input that lacks fields or has
             others, an empty text, a text that is too long to be read whole or has tokens that the model lacks.
-        TypeError: no model, or an unknown setting.
+        TypeError: an argument or a setting of another type, or an unknown setting.
     """
+    arguments.check(predict, locals())
     reader, single = reader_of(m, **settings), isinstance(inputs, str | Mapping)
     checked = [reader.check(value, f"inputs[{i}]") for i, value in enumerate([inputs] if single else inputs)]
     found = list(results(m, reader, checked, batch_size=batch_size))
     return found[0] if single else found
 
 
-def reader_of(m: Any, **settings: Any) -> Reader:
+def reader_of(m: arguments.Loaded, **settings: Any) -> Reader:
     """The reader of a model's task with these settings.
 
     Raises:
         ValueError: a task without a reader, no tokenizer, or a setting out of its range.
-        TypeError: an unknown setting.
+        TypeError: an unknown setting, or one of another type.
     """
-    if not hasattr(m, "model"):
-        kind = type(m).__name__
-        raise TypeError(f"predict() was given a {kind} for the model: pass what from_pretrained(name) returns")
     task = m.model.task
     if task not in READERS:
         offered = [name for name in registry.module_of(m.config).PUBLISHED.tasks if name in READERS]
         raise ValueError(f"a model for the task {task!r} cannot predict: load it for one of {', '.join(offered)}")
     if m.tokenizer is None:
-        raise ValueError("the model has no tokenizer, which turns texts into tokens")
+        raise ValueError(registry.no_tokenizer(m))
     known = [field.name for field in dataclasses.fields(READERS[task])]
     for name in settings:
         if name not in known:
@@ -86,7 +86,7 @@ def reader_of(m: Any, **settings: Any) -> Reader:
                 f"predict() has no setting {name!r} for {task}: it has {', '.join(['batch_size', *known])}."
                 f"{trees.nearest(name, known)}"
             )
-    return READERS[task](**settings)
+    return READERS[task](**settings).for_model(m)
 
 
 def results(m: Any, reader: Reader, inputs: Sequence[Input], *, batch_size: int = 32) -> Iterator[Any]:

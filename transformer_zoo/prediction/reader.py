@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transformer_zoo import arguments
 from transformer_zoo.data.encoding import Encoding
-from transformer_zoo.data.labelled import shortened
+from transformer_zoo.data.labelled import shortened, windows
 from transformer_zoo.nn.checks import check_ids
 from transformer_zoo.prediction import engine
 from transformer_zoo.prediction.engine import Outputs, Row
@@ -55,22 +56,42 @@ class Reader(abc.ABC):
     """Those fields that hold several texts."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if kind is tuple and isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-            elif not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-                raise ValueError(f"{field.name} is {value!r}: expected a value like {field.default!r}")
+        for name, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        arguments.check(type(self), vars(self))
+
+    def for_model(self, m: Any) -> "Reader":
+        """The reader, with settings that depend on a model settled.
+
+        Raises:
+            ValueError: settings that do not fit the model.
+        """
+        return self
 
     @abc.abstractmethod
     def results(self, m: Any, inputs: Sequence[Input], batch_size: int) -> Iterator[Any]:
         """The results of inputs, as plain JSON, in their order. What is wrong with an input is an error before the
         first result."""
 
+    def made_with(self, m: Any) -> dict[str, Any]:
+        """What decides the results besides the model and the inputs: the settings."""
+        return dataclasses.asdict(self)
+
     @property
     def text_field(self) -> str:
         """The first field that holds a text."""
         return next(field for field in (*self.required, *self.optional) if field not in self.lists)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a plain string is an input."""
+        return len(self.required) == 1 and self.required[0] not in self.lists
+
+    def is_blank(self, document: str | Mapping[str, Any]) -> bool:
+        """Whether a document has an empty text, or one of white space only, where a text is all that is needed."""
+        text = document if isinstance(document, str) else document.get(self.text_field)
+        return self.takes_text and isinstance(text, str) and not text.strip()
 
     def length(self, m: Any) -> int | None:
         """The number of tokens in the longest row. None: there is no limit."""
@@ -85,15 +106,14 @@ class Reader(abc.ABC):
             others: leave out fields that the task does not use, rather than refuse them.
 
         Raises:
-            ValueError: another type, missing or unknown fields, or an empty text.
+            ValueError: another type, missing or unknown fields, or a text that is empty or not Unicode.
         """
-        plain = len(self.required) == 1 and self.required[0] not in self.lists
-        if isinstance(value, str) and plain:
+        if isinstance(value, str) and self.takes_text:
             value = {self.required[0]: value}
         known = (*self.required, *self.optional)
         if not isinstance(value, Mapping) or not set(self.required) <= value.keys():
             given = f"the fields {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
-            form = f"{'a text, or ' if plain else ''}a dictionary with {' and '.join(self.required)}"
+            form = f"{'a text, or ' if self.takes_text else ''}a dictionary with {' and '.join(self.required)}"
             more = f" (and possibly {', '.join(self.optional)})" if self.optional else ""
             raise ValueError(f"{name} is {given}: expected {form}{more}")
         if unknown := [field for field in value if field not in known and not others]:
@@ -113,6 +133,11 @@ class Reader(abc.ABC):
                 raise ValueError(f"{name}: {field} is {type(text).__name__}, where a text is expected")
             if not text or not several and not text.strip():
                 raise ValueError(f"{name}: {field} is empty")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                fault = f"{field} has a lone surrogate at character {error.start}: it is not Unicode text"
+                raise ValueError(f"{name}: {fault}") from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,10 +168,11 @@ class RowReader(Reader):
                 stacklevel=2,
             )
         program, params = program_of(m.model, self), jax.tree.map(jnp.asarray, m.params)
+        limit = engine.limit_of((row for example in examples for row in example.rows), length)
         for some in engine.chunks(examples):
             rows = [row for example in some for row in example.rows]
             size = engine.batch_size_for(len(rows), len(inputs), batch_size)
-            outputs = iter(engine.run(program, params, rows, size, length))
+            outputs = iter(engine.run(program, params, rows, size, limit))
             for example in some:
                 yield self.result(m, example, list(itertools.islice(outputs, len(example.rows))))
 
@@ -173,6 +199,36 @@ def encode(m: Any, texts: Sequence[str], pairs: Sequence[str | None]) -> list[En
 def row(encoding: Encoding, kept: np.ndarray | slice = slice(None), **others: np.ndarray) -> Row:
     """The row of these tokens of an encoding."""
     return {"tokens_BT": encoding.ids[kept], "segments_BT": encoding.segments[kept], **others}
+
+
+def check_overlap(overlap: int | None) -> None:
+    """Raises ValueError for a negative overlap."""
+    if overlap is not None and overlap < 0:
+        raise ValueError(f"overlap is {overlap}: it must be at least 0")
+
+
+def windows_of(
+    one: Input, encoding: Encoding, text: int, length: int | None, overlap: int | None, usual: int
+) -> list[np.ndarray]:
+    """The tokens of each row of an input: a piece of one of its texts, and all that stands around it.
+
+    Args:
+        text: which one, 0 or 1.
+        length: the largest number of tokens in a row. None: there is no limit.
+        overlap: tokens of the text that consecutive rows have in common. None: the usual number, or half a piece.
+
+    Raises:
+        ValueError: no room for a token of the text that the row before does not have.
+    """
+    size = int((encoding.texts == text).sum())
+    room = size if length is None else length - (len(encoding) - size)
+    if size <= room:
+        return [np.arange(len(encoding))]
+    if overlap is None:
+        overlap = min(usual, room // 2)
+    if overlap >= room:
+        raise one.error(f"has rows with room for {max(room, 0)} tokens of its text, and overlap is {overlap}")
+    return list(windows(encoding, text, length, overlap))
 
 
 def shorten(encodings: Sequence[Encoding], length: int | None) -> list[np.ndarray]:

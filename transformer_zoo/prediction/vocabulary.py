@@ -24,6 +24,9 @@ class FilledMasks(RowReader):
 
     top_k: int = 5
     """The number of tokens for each mask."""
+    targets: tuple[str | int, ...] = ()
+    """Only these tokens are answers: words that are one token each, or token ids. The scores remain probabilities among
+    all tokens. None given: every token may be an answer."""
 
     required = ("text",)
 
@@ -31,10 +34,14 @@ class FilledMasks(RowReader):
         super().__post_init__()
         check_sizes(self, "top_k")
 
+    def for_model(self, m: Any) -> "FilledMasks":
+        if m.tokenizer.mask_id is None:
+            raise ValueError("the model's tokenizer has no mask token")
+        ids = [_target(m, target) for target in self.targets]
+        return dataclasses.replace(self, targets=tuple(dict.fromkeys(ids)))
+
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         mask, length, found = m.tokenizer.mask_id, self.length(m), []
-        if mask is None:
-            raise ValueError("the model's tokenizer has no mask token")
         texts = [i.fields["text"] for i in inputs]
         for one, encoding in zip(inputs, encode(m, texts, [None] * len(texts))):
             if length is not None and len(encoding) > length:
@@ -49,8 +56,12 @@ class FilledMasks(RowReader):
     def program(self, model: Any, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         hidden_BD = pooling.first(read(model, params, batch).hidden_BTD, batch["mask_BT"])
         logits_B1V = model.apply({"params": params}, hidden_BD[:, None], method="logits")
-        scores_BK, tokens_BK = jax.lax.top_k(jax.nn.softmax(logits_B1V[:, 0]), min(self.top_k, model.config.vocab_size))
-        return {"scores_BK": scores_BK, "tokens_BK": tokens_BK}
+        scores_BV, tokens_V = jax.nn.softmax(logits_B1V[:, 0]), jnp.arange(model.config.vocab_size)
+        if self.targets:
+            tokens_V = jnp.array(self.targets)
+            scores_BV = scores_BV[:, tokens_V]
+        scores_BK, best_BK = jax.lax.top_k(scores_BV, min(self.top_k, len(tokens_V)))
+        return {"scores_BK": scores_BK, "tokens_BK": tokens_V[best_BK]}
 
     def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> list[Any]:
         several = len(outputs) > 1
@@ -64,6 +75,20 @@ class FilledMasks(RowReader):
                 filled.append({"score": score, "token": token, "token_str": word, "sequence": sequence})
             found.append(filled)
         return found if several else found[0]
+
+
+def _target(m: Any, target: str | int) -> int:
+    """The id of a word that is one token, in the vocabulary's own spelling or as the tokenizer cuts it."""
+    if isinstance(target, str):
+        own = m.tokenizer.id_of(target)
+        found = m.tokenizer.encode(target).ids if own is None else [own]
+        if len(found) != 1 or own is None and found[0] == m.tokenizer.unk_id:
+            cut = " ".join(m.tokenizer.tokens(found)) or "nothing"
+            raise ValueError(f"targets: {target!r} is no single token of the vocabulary, but {cut}")
+        target = int(found[0])
+    if not 0 <= target < m.config.vocab_size:
+        raise ValueError(f"targets: {target} is outside of the vocabulary, which has 0 to {m.config.vocab_size - 1}")
+    return int(target)
 
 
 def _text(tokenizer: Any, ids: Iterable[int], special: bool) -> str:
