@@ -593,7 +593,7 @@ def test_settings_by_name(settings, base, expected):
         ({"attention_mask": None}, TypeError, "no argument 'attention_mask': pass valid_BT"),
         ({"max_length": 9}, ValueError, "max_new_tokens and max_length, which counts the prompt too: give one of them"),
         ({"stop_strings": [""]}, ValueError, r"stop_strings=\[''\] must be texts that are not empty"),
-        ({"stop_strings": "."}, ValueError, "the model has no tokenizer, which texts need"),
+        ({"stop_strings": "."}, ValueError, r"has no tokenizer, .* Pass stop_strings=None in place of \['\.'\]"),
         ({"stop_strings": ".", "num_beams": 2}, ValueError, "is a setting of Beam, and stop_strings of Sample"),
         ({"num_beam_groups": 2}, ValueError, "num_beam_groups=2 is not supported"),
         ({"temperature": "hot"}, ValueError, "temperature='hot' must be a number"),
