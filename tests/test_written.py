@@ -107,8 +107,8 @@ def test_languages_are_said_where_training_says_them(bundle, asked, folders, nam
 
 
 def test_a_model_without_a_start_token_takes_that_of_training(bundle, asked):
-    model = bundle.model.clone(config=dataclasses.replace(bundle.config, decoder_start_id=None))
-    write(dataclasses.replace(bundle, model=model), dataclasses.replace(OBJECTIVE, start_id=7), EXAMPLES[:1], length=9)
+    without = bundle.replace(token_ids=dataclasses.replace(TokenIds.of_model(bundle), decoder_start=None))
+    write(without, dataclasses.replace(OBJECTIVE, start_id=7), EXAMPLES[:1], length=9)
     write(bundle, dataclasses.replace(OBJECTIVE, start_id=7), EXAMPLES[:1], length=9)
     assert [TokenIds.of_model(m).decoder_start for m, _, _ in asked] == [7, bundle.config.decoder_start_id]
 
