@@ -23,7 +23,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax  # noqa: E402
+import jax.experimental  # noqa: E402
 import pytest  # noqa: E402
+
+if not hasattr(jax, "enable_x64"):  # before jax 0.8
+    jax.enable_x64 = jax.experimental.enable_x64
 
 # Programs of tests run once: most of the compiler's time would go into making them fast.
 QUICKLY = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"

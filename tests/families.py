@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints import config_map
@@ -324,8 +324,9 @@ def equations(jaxpr: Any) -> Any:
     """All equations of a program, those of inner programs included."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from equations(inner)
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)):
+            if isinstance(value, ClosedJaxpr | Jaxpr):
+                yield from equations(getattr(value, "jaxpr", value))
 
 
 def tasks(family: str) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
 """The cross entropy in chunks against its definition, forward and backward."""
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from transformer_zoo import sharding
 from transformer_zoo.objectives.losses import cross_entropy
@@ -118,8 +118,7 @@ def test_bfloat16_accumulates_in_float32(case):
 
 def equations(jaxpr, name):
     """The equations of this kind in a program, inner programs included."""
-    inner = [equations(inner, name) for eqn in jaxpr.eqns for inner in jaxprs_in_params(eqn.params)]
-    return sum(inner, [eqn for eqn in jaxpr.eqns if eqn.primitive.name == name])
+    return [equation for equation in families.equations(jaxpr) if equation.primitive.name == name]
 
 
 def test_no_product_is_computed_twice_nor_without_need(case):

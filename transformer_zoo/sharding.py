@@ -182,7 +182,10 @@ def fitting(axes: str, shape: Sequence[int], mesh: Any) -> PartitionSpec:
 def platform() -> str:
     """The platform that a program is compiled for: cpu, gpu or tpu. It may differ from the one that traces it."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.default_backend() if device is None else device.platform
+    if device is None:
+        return jax.default_backend()
+    kind = device.device_kind  # such as cpu, TPU v5 lite or NVIDIA H200: jax 0.7 tells no more
+    return "cpu" if kind == "cpu" else "tpu" if kind.startswith("TPU") else "gpu"
 
 
 def constrain(x: jax.Array, axes: str) -> jax.Array:

@@ -82,5 +82,16 @@ def product(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = N
     return y.reshape(*rows, *columns)
 
 
+def wide_einsum(formula: str, x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+    """`einsum` of two arrays with sums and results in `dtype`, which is at least as wide as theirs.
+
+    On a CPU the arrays are converted first: matrix products are fastest in float32 there, and jax 0.7 has none of
+    bfloat16 with sums in float32.
+    """
+    if sharding.platform() == "cpu":
+        x, y = x.astype(dtype), y.astype(dtype)
+    return jnp.einsum(formula, x, y, preferred_element_type=dtype)
+
+
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 REMAT = ("none", "full", "dots")

@@ -12,6 +12,7 @@ import numpy as np
 
 from transformer_zoo.nn import kernels
 from transformer_zoo.nn.attention import Attention
+from transformer_zoo.nn.compute import wide_einsum
 from transformer_zoo.nn.embedding import Embedding, TokenEmbedding
 from transformer_zoo.nn.encoder import Encoder, Inputs
 from transformer_zoo.nn.heads import Head
@@ -191,7 +192,7 @@ class DisentangledAttention(Attention):
 
     @property
     def product(self) -> Any:
-        return functools.partial(jnp.einsum, preferred_element_type=self.compute.accumulation_dtype)
+        return functools.partial(wide_einsum, dtype=self.compute.accumulation_dtype)
 
 
 class DisentangledBlock(PostNormBlock):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.compute import Compute, wide_einsum
 from transformer_zoo.sharding import constrain, platform
 
 
@@ -62,7 +62,7 @@ class TokenEmbedding(nn.Module):
         # The table and its gradient keep the table's sharding: each device adds up its own part over a loss's chunks.
         table_VD = constrain(self.embedding.astype(self.compute.dtype), "vocab embed")
         x_BTD = x_BTD.astype(self.compute.dtype)
-        product = functools.partial(jnp.einsum, preferred_element_type=self.compute.accumulation_dtype)
+        product = functools.partial(wide_einsum, dtype=self.compute.accumulation_dtype)
         if platform() == "cpu" and x_BTD.shape[1] == 1:
             # One token a row: faster row by row of the table. The barrier keeps the compiler from reversing the order.
             logits_VBT = jax.lax.optimization_barrier(product("VD,BTD->VBT", table_VD, x_BTD))

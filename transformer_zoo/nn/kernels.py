@@ -10,6 +10,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 
 from transformer_zoo import sharding, trees
+from transformer_zoo.nn.compute import wide_einsum
 from transformer_zoo.nn.masks import Mask
 
 
@@ -61,7 +62,7 @@ def weights(
     S, G = k_BSGK.shape[1:3]
     dtype = jnp.promote_types(q_BTHK.dtype, jnp.float32)
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)  # R query heads to a group
-    scores = jnp.einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, preferred_element_type=dtype).reshape(B, H, T, S)
+    scores = wide_einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, dtype).reshape(B, H, T, S)
     scores_BHTS = scores * scale if bias is None else scores * scale + bias
     seen = None if mask is None else mask.dense(T, S)
     if seen is not None:
