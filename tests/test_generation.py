@@ -292,6 +292,11 @@ def test_stop_strings(case, tokenizer, monkeypatch):
         ([[1]], {"stop": 90}, r"stop\[0, 0\] is 90, outside of the vocabulary"),
         (np.ones((1, 4), int), {"valid_BT": np.ones((1, 3), bool)}, "valid_BT has shape"),
         (np.ones((1, 4), int), {"valid_BT": np.zeros((1, 4), bool)}, "prompt 0 is empty"),
+        (
+            "a",
+            {"valid_BT": np.ones((1, 1), bool)},
+            "valid_BT: it tells which token ids are real",
+        ),
     ],
 )
 def test_bad_requests(case, prompts, change, message, monkeypatch):
@@ -603,6 +608,7 @@ def test_settings_by_name(settings, base, expected):
         ({"suppress_tokens": 5}, ValueError, "suppressed=5 must be token ids"),
         ({"sequence_bias": [[3, 2.0]]}, ValueError, r"sequence_bias=\[\[3, 2.0\]\] must be pairs of a sequence"),
         ({"num_beams": 2, "early_stopping": 1}, ValueError, "early_stopping=1: choose False, True or 'never'"),
+        ({"eos_token_id": [1, 10**6]}, ValueError, "eos_token_id.*is 1000000, outside of the vocabulary"),
         ({"eos_token_id": "</s>"}, ValueError, "eos_token_id is '</s>', where a token id or a list of them is"),
         ({"bos_token_id": [1]}, ValueError, r"bos_token_id is \[1\], where a token id is expected"),
         ({"pad_token_id": True}, ValueError, "pad_token_id is True, where a token id is expected"),

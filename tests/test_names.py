@@ -285,3 +285,9 @@ def test_the_readme_s_table_is_the_code_s():
         assert set(re.findall(r"`config\.(\w+)`", ours)) == set(registry.fields_called(theirs)), theirs
     plain = {name: ours.replace("`", "") for name, ours in rows.items() if not name.startswith("config.")}
     assert plain == hugging_face.CALL | hugging_face.LOAD | hugging_face.EMBED | hugging_face.CLASSES
+
+
+@pytest.mark.parametrize("name", ["", " ", "https://example.org/openai-community/gpt2"])
+def test_what_is_no_name(name):
+    with pytest.raises(ValueError, match="is no name: give a folder, or a hub id such as openai-community/gpt2"):
+        names.describe(name)

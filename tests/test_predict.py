@@ -268,8 +268,9 @@ def test_targets(tokenizer: Tokenizer):
     ):
         with pytest.raises(ValueError, match=message):
             zoo.predict(m, text, targets=["door", target])
-    with pytest.raises(TypeError, match=r"targets is 'door' \(str\): expected a tuple of texts or whole numbers"):
-        zoo.predict(m, text, targets="door")
+    assert zoo.predict(m, text, targets="door") == zoo.predict(m, text, targets=["door"])
+    with pytest.raises(TypeError, match=r"targets is 1.0 \(float\): expected a tuple of texts or whole numbers"):
+        zoo.predict(m, text, targets=1.0)
 
 
 def test_continuations(tokenizer: Tokenizer):
@@ -454,8 +455,12 @@ def test_what_is_refused(tokenizer: Tokenizer):
         zoo.predict(m.replace(tokenizer=None), "a")
     with pytest.raises(TypeError, match="no setting 'topk' for masked-lm: it has batch_size, top_k, targets. Did"):
         zoo.predict(body, "a [MASK]", topk=3)
+    with pytest.raises(TypeError, match="Hugging Face's stride is overlap here"):
+        zoo.predict(bundle(tokenizer, "question-answering"), {}, stride=3)
     with pytest.raises(ValueError, match="top_k is 0: it must be at least 1"):
         zoo.predict(body, "a [MASK]", top_k=0)
+    with pytest.raises(FloatingPointError, match=r"output is not a number \(NaN\): its weights are damaged"):
+        zoo.predict(m.replace(params=jax.tree.map(lambda x: np.full_like(x, np.nan), m.params)), "a")
     with pytest.raises(TypeError, match=r"top_k is '3' \(str\): expected a whole number"):
         zoo.predict(body, "a [MASK]", top_k="3")
     with pytest.raises(ValueError, match="aggregation is 'all': choose one of none, simple"):

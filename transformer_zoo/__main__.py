@@ -196,8 +196,13 @@ class Predict(OfFamily):
         made = record.of(m, reader, inputs, model=self.name, source=self.source or "--text")
         earlier = files.begin(self.output, made, inputs)
         written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size)
-        for _ in track(written, "predicting", total=len(inputs), console=Console(stderr=True)):
-            pass
+        console = Console(stderr=True)
+        try:
+            for _ in track(written, "predicting", total=len(inputs), console=console):
+                pass
+        except KeyboardInterrupt:
+            console.print(f"{self.output} keeps the results so far: the same command goes on behind them", markup=False)
+            raise
         before = f", {earlier} of which it had before" if earlier else ""
         print(f"{self.output} holds the results of {len(inputs)} texts{before}")
         return 0
@@ -349,9 +354,12 @@ def main(arguments: list[str]) -> int:
     )
     try:
         return command()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
 
 
 def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:

@@ -31,6 +31,17 @@ LOAD = {
 EMBED = {"prompt_name": "prompt"}
 """Arguments of an embedder's call."""
 
+PREDICT = {
+    "aggregation_strategy": "aggregation",
+    "ignore_labels": "ignored",
+    "stride": "overlap",
+    "doc_stride": "overlap",
+    "max_seq_len": "row_length",
+    "max_answer_len": "answer_length",
+    "handle_impossible_answer": "no_answer",
+}
+"""Settings of pipelines."""
+
 CLASSES = {
     "AutoModel": 'from_pretrained(name, task="...")',
     "AutoConfig": "from_pretrained(name).config",

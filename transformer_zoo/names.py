@@ -6,6 +6,7 @@ Weights are fetched last: an invalid name, task, label or setting is refused bef
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -94,6 +95,8 @@ def describe(
         ValueError: a config.json of an unknown family, of another one than `family`, without any, or that is not
             supported; or a run.json of another version.
     """
+    if re.match(r"https?://|$", str(name).strip()):
+        raise ValueError(f"{str(name)!r} is no name: give a folder, or a hub id such as openai-community/gpt2")
     local = Path(name).expanduser()
     if not published and is_run(name):
         config = _architecture(name)

@@ -211,7 +211,10 @@ class _Storages:
 def _mapped(file: Path, name: str, view: Any, offsets: Mapping[Any, int]) -> Tensor:
     """A tensor in the file. `offsets`: of the storages, in bytes."""
     if not isinstance(view, View):
-        raise ValueError(f"{name!r:.200} is a {type(view).__name__} and not a tensor")
+        raise ValueError(
+            f"{name!r:.200} is a {type(view).__name__} and not a tensor. If this is the state of a training run, save "
+            "the tensors of its model alone"
+        )
     dtype = view.storage.dtype
     return Tensor(
         file=file,

@@ -117,6 +117,9 @@ def generate(
     if not is_encoder_decoder and ids.get("decoder_start_token_id") is not None:
         raise ValueError("decoder_start_token_id is what an encoder-decoder's answers start with: leave it out")
     m = dataclasses.replace(m, token_ids=TokenIds.read(ids, TokenIds.of_model(m))) if ids else m
+    for key, value in ids.items():
+        if value is not None and key != "pad_token_id":  # which nothing here needs
+            checks.check_ids(np.atleast_1d(np.asarray(value, np.int32))[None], config.vocab_size, key, "the vocabulary")
     sampling, token_ids = _strategy(m, sampling, settings), TokenIds.of_model(m)
     sampling.check(config)
     stops = [stop] if isinstance(stop, (int, str)) else list(stop or ())
@@ -136,6 +139,8 @@ def generate(
 
     texts = [prompts] if isinstance(prompts, str) else prompts
     if is_text := len(texts) > 0 and isinstance(texts[0], str):
+        if valid_BT is not None:
+            raise ValueError("valid_BT: it tells which token ids are real, and the prompts are texts: leave it out")
         rows = _encode(m, texts, source_language)
     else:
         rows = _rows(prompts, valid_BT)

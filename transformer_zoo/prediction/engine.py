@@ -27,6 +27,9 @@ def run(
             `valid_BT`.
         size: rows in a batch, B.
         limit: the largest length, T (`limit_of`).
+
+    Raises:
+        FloatingPointError: an output is not a number.
     """
     found: list[Outputs] = [{} for _ in rows]
     lengths = [len(row["tokens_BT"]) for row in rows]
@@ -36,6 +39,10 @@ def run(
             batch = _batch([rows[i] for i in chunk], size, padded_length(lengths[chunk[-1]], limit))
             for name, x in jax.device_get(program(params, batch)).items():
                 per_token = "BT" in name.rpartition("_")[2]
+                if np.isnan(x[: len(chunk)]).any():
+                    raise FloatingPointError(
+                        "the model's output is not a number (NaN): its weights are damaged, or too large for its dtype"
+                    )
                 for number, i in enumerate(chunk):
                     found[i][name] = x[number, : lengths[i]] if per_token else x[number]
     return found

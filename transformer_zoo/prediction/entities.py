@@ -48,8 +48,6 @@ class Entities(RowReader):
     required = ("text",)
 
     def __post_init__(self) -> None:
-        if isinstance(self.ignored, str):  # one class, as on the command line
-            object.__setattr__(self, "ignored", (self.ignored,))
         super().__post_init__()
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation is {self.aggregation!r}: choose one of {', '.join(get_args(Aggregation))}")

@@ -32,7 +32,9 @@ def read(source: str, reader: Reader) -> list[Input | None]:
     if file.is_file() and file.suffix != ".jsonl":
         documents, place, first = lines(file), f"{file}, line", 1
     elif file.is_file() or ":" in source:
-        source = f"jsonl:{file}:{reader.text_field}" if file.is_file() else source
+        source = f"jsonl:{file}" if file.is_file() else source
+        if source.startswith("jsonl:") and source.count(":") == 1:  # without a key
+            source = f"{source}:{reader.text_field}"
         documents, place, first = sources.source(source, "all"), f"{source}, document", 0
     else:
         raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as jsonl:GLOB:KEY")

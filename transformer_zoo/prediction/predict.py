@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transformer_zoo import arguments, registry, trees
+from transformer_zoo import arguments, hugging_face, registry
 from transformer_zoo.prediction.answers import Answers
 from transformer_zoo.prediction.entities import Entities
 from transformer_zoo.prediction.generated import GeneratedTexts
@@ -56,7 +56,8 @@ def predict(
 
     Raises:
         ValueError: a task without a reader, no tokenizer, a setting out of its range; an input that lacks fields or has
-            others, an empty text, a text that is too long to be read whole or has tokens that the model lacks.
+            others, an empty text, a text that has tokens that the model lacks, or one that is too long where the
+            end cannot be left out. (A text to be classified is cut, with a warning.)
         TypeError: an argument or a setting of another type, or an unknown setting.
     """
     arguments.check(predict, locals())
@@ -84,7 +85,7 @@ def reader_of(m: arguments.Loaded, **settings: Any) -> Reader:
         if name not in known:
             raise TypeError(
                 f"predict() has no setting {name!r} for {task}: it has {', '.join(['batch_size', *known])}."
-                f"{trees.nearest(name, known)}"
+                f"{hugging_face.hint(name, hugging_face.PREDICT.get(name), known)}"
             )
     return READERS[task](**settings).for_model(m)
 

@@ -56,9 +56,11 @@ class Reader(abc.ABC):
     """Those fields that hold several texts."""
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, tuple):  # one may be given alone, as on the command line
+                value = getattr(self, field.name)
+                several = (value,) if isinstance(value, str | int) else value
+                object.__setattr__(self, field.name, tuple(several) if isinstance(several, list) else several)
         arguments.check(type(self), vars(self))
 
     def for_model(self, m: Any) -> "Reader":
