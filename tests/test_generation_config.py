@@ -251,6 +251,7 @@ def test_token_ids_and_lengths_of_a_call(bart):
         ended = bart.replace(token_ids=TokenIds(eos=tuple(map(int, ends)), decoder_start=6))
         assert (new == generate(ended, ROWS, max_new_tokens=8)).all()
     assert (new != free).any()
+    assert (generate(bart, ROWS, max_new_tokens=8, eos_token_id=[]) == free).all()  # no token ends a row
     started = bart.replace(token_ids=TokenIds(decoder_start=9, forced_eos=(12, 13)))
     named = generate(bart, ROWS, max_new_tokens=3, decoder_start_token_id=9, forced_eos_token_id=[12, 13])
     assert (named == generate(started, ROWS, max_new_tokens=3)).all()

@@ -117,9 +117,6 @@ def generate(
     if not is_encoder_decoder and ids.get("decoder_start_token_id") is not None:
         raise ValueError("decoder_start_token_id is what an encoder-decoder's answers start with: leave it out")
     m = dataclasses.replace(m, token_ids=TokenIds.read(ids, TokenIds.of_model(m))) if ids else m
-    for key, value in ids.items():
-        if value is not None and key != "pad_token_id":  # which nothing here needs
-            checks.check_ids(np.atleast_1d(np.asarray(value, np.int32))[None], config.vocab_size, key, "the vocabulary")
     sampling, token_ids = _strategy(m, sampling, settings), TokenIds.of_model(m)
     sampling.check(config)
     stops = [stop] if isinstance(stop, (int, str)) else list(stop or ())
@@ -135,7 +132,7 @@ def generate(
         token_ids, sampling, source_language = _in_language(m, sampling, language, source_language)
     elif is_encoder_decoder and token_ids.decoder_start is None:
         raise ValueError("the model's first token is that of a language: name one, such as language='fr_XX'")
-    token_ids.check(config)
+    token_ids.check(config, *(name for name in ("bos", "eos") if f"{name}_token_id" in ids))
 
     texts = [prompts] if isinstance(prompts, str) else prompts
     if is_text := len(texts) > 0 and isinstance(texts[0], str):

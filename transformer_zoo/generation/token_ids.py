@@ -58,9 +58,10 @@ class TokenIds:
         ids = {name: (x[0] if x else None) if isinstance(x, tuple) else x for name, x in ids.items()}
         return {_key(name): x for name, x in ids.items() if x is not None or name == "eos"}
 
-    def check(self, config: Any) -> None:
-        """Raises ValueError for an id outside of the vocabulary that would be generated or read."""
-        for name in ("decoder_start", "forced_bos", "forced_eos"):
+    def check(self, config: Any, *others: str) -> None:
+        """Raises ValueError for an id outside of the vocabulary that would be generated or read, or is in one of the
+        other fields."""
+        for name in ("decoder_start", "forced_bos", "forced_eos", *others):
             if ids := [i for i in np.atleast_1d(getattr(self, name)) if i is not None]:
                 checks.check_ids(np.asarray(ids)[None], config.vocab_size, _key(name), "the vocabulary")
 
