@@ -402,7 +402,8 @@ def write_results(path: Path, report: dict[str, Any]) -> None:
     """Replaces the section about this kind of device, or appends one."""
     rows = [COLUMNS, ["---"] * len(COLUMNS), *([cell.replace("|", "/") for cell in row] for row in lines(report))]
     section = [f"## {report['device']}", "", heading(report), "", *(f"| {' | '.join(row)} |" for row in rows)]
-    before, *sections = path.read_text(encoding="utf-8").rstrip().split("\n## ")
+    written = path.read_text(encoding="utf-8") if path.exists() else "# Results on accelerators\n"
+    before, *sections = written.rstrip().split("\n## ")
     kept = {text.partition("\n")[0]: f"## {text.rstrip()}" for text in sections}
     kept[report["device"]] = "\n".join(section)
     path.write_text("\n\n".join([before.rstrip(), *kept.values()]) + "\n", encoding="utf-8")

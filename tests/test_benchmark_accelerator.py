@@ -229,6 +229,8 @@ def test_results_of_a_device_replace_those_of_its_kind(measure, tmp_path):
     assert len({len(row) for row in table}) == 1
     assert table[2][:3] == ["| case 0", "transformer_zoo", "20"] and table[3][1] == "transformers"
     assert "the process ended with exit code 3" in text and "2 TFLOP/s measured" in text
+    accelerator.write_results(tmp_path / "new.md", report)
+    assert text.endswith((tmp_path / "new.md").read_text().partition("## B")[2])
 
 
 def test_an_unknown_case():
