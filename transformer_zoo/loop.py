@@ -23,7 +23,7 @@ from transformer_zoo.data import pipeline
 from transformer_zoo.data.rows import Rows
 from transformer_zoo.data.sources import Source
 from transformer_zoo.diagnosis import first_not_finite
-from transformer_zoo.evaluation import evaluate
+from transformer_zoo.evaluation.loss import Report, evaluate
 from transformer_zoo.pretrained import save_generation
 from transformer_zoo.resolve import Resolved, load_weights, resolve
 
@@ -56,7 +56,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             "--distributed True (in Python, call sharding.join_processes() first)"
         )
     console = console or Console(quiet=jax.process_index() != 0)
-    resolved = resolve(run)
+    resolved = resolve(run, console.print)
     run, program, directory = resolved.run, resolved.program, Path(resolved.run.directory)
     for note in resolved.notes:
         console.print(f"changed since this run began: {note}", style="yellow")
@@ -79,10 +79,12 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     record = _writers(run, directory, step)
 
     console.print(_summary(resolved), soft_wrap=True, highlight=False)
+    if resolved.labels:
+        console.print(resolved.labels, soft_wrap=True, highlight=False, markup=False)
     stop = _Stop(console)
     recent: collections.deque[tuple[int, Batch, dict[str, jax.Array]]] = collections.deque(maxlen=2)
     clock = _Clock(step)
-    report: dict[str, float] = {}
+    report = Report()
     feed = _ahead(batches, lambda rows: _on_device(rows, program.batch))
 
     with logs.Bar(run.training.steps, step, console) as bar, jax.set_mesh(program.mesh), stop:
@@ -107,7 +109,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
                 report = evaluate(program.model, run.objective, params, rows)
                 record(step, {f"validation/{name}": value for name, value in report.items()})
                 bar.print(f"step {step}: held out: {logs.line(report)}")
-                _draw(directory)
+                _draw(directory, report)
                 clock.skip()
             if step % run.checkpoints.every == 0 or last or stop.now(step):
                 checkpoints.save(step, state, position)
@@ -287,9 +289,11 @@ def _writers(run: Run, directory: Path, step: int) -> logs.Writer:
     return write
 
 
-def _draw(directory: Path) -> None:
+def _draw(directory: Path, report: Report) -> None:
     if jax.process_index() == 0:
         plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), directory / "curve.png", directory.name)
+        if report.by_class is not None:
+            plots.confusion(report.by_class, directory / plots.CONFUSION, f"{directory.name}, held out")
 
 
 def _summary(resolved: Resolved) -> str:

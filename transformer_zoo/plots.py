@@ -4,6 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+CONFUSION = "confusion.png"
+"""The picture of a confusion matrix in the folder of a run."""
+MOST_CLASSES = 200
+"""Classes in a confusion matrix that can still be seen in a picture."""
+
 
 def curve(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Draws the loss on training and on held-out text against the step, and saves the picture."""
@@ -19,3 +26,39 @@ def curve(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
+
+
+def confusion(by_class: Any, path: Path, title: str) -> bool:
+    """Draws a confusion matrix and saves the picture: a row for each true class, whose colours are shares of the row,
+    with the counts where there is room for them.
+
+    Args:
+        by_class: a `metrics.ByClass`.
+
+    Returns:
+        False: nothing is drawn, since there is no confusion matrix or too many classes.
+    """
+    counts_CC, labels = by_class.confusion_CC, by_class.labels
+    if counts_CC is None or len(labels) > MOST_CLASSES:
+        return False
+    import matplotlib.figure
+
+    shares_CC = counts_CC / np.maximum(counts_CC.sum(1, keepdims=True), 1)
+    size = min(4 + 0.4 * len(labels), 20)
+    figure = matplotlib.figure.Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
+    font = 9 if len(labels) <= 40 else max(2.0, 9 * 40 / len(labels))
+    shown = [label if len(label) <= 30 else f"{label[:29]}\u2026" for label in labels]
+    # A dollar sign would begin a formula.
+    shown = [label.replace("$", r"\$") for label in shown]
+    axes.set_xticks(range(len(labels)), shown, rotation=90 if len(labels) > 4 else 0, fontsize=font)
+    axes.set_yticks(range(len(labels)), shown, fontsize=font)
+    if len(labels) <= 30:
+        for (true, guessed), count in np.ndenumerate(counts_CC):
+            color = "white" if shares_CC[true, guessed] > 0.5 else "black"
+            axes.text(guessed, true, f"{count:.0f}", ha="center", va="center", color=color, fontsize=8)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{title.replace('$', chr(92) + '$')} ({counts_CC.sum():,.0f})")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    figure.savefig(path, dpi=150)
+    return True
