@@ -217,7 +217,7 @@ def test_glue_by_its_tfds_name(read):
     assert source.classes("score") is None
     with pytest.raises(ValueError, match=r"has no feature 'lable': it has idx, label"):
         source.classes("lable")
-    with pytest.raises(ValueError, match="leaves open what its text is: .* sentence1, sentence2"):
+    with pytest.raises(ValueError, match="example . has no field 'text': it has .* sentence1, sentence2"):
         example["text"]
     with pytest.raises(KeyError):
         example["other"]

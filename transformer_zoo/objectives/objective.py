@@ -10,6 +10,7 @@ import jax
 
 from transformer_zoo import registry, trees
 from transformer_zoo.config import Data
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.tokenizers import Tokenizer
 
@@ -60,7 +61,7 @@ class Objective(abc.ABC):
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The texts in a document, for a tokenizer to learn from."""
-        return (document["text"],)
+        return (text_in(document, "text"),)
 
     @abc.abstractmethod
     def maker(self, data: Data) -> RowMaker:
