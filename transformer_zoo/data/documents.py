@@ -60,9 +60,6 @@ class Record(dict):
         """As `Source.place`."""
         return self._place()
 
-    def __missing__(self, name: str) -> Any:
-        return field_of(self, name)
-
 
 class Part(Source):
     """Some documents of another source."""
