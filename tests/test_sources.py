@@ -1,5 +1,6 @@
 """Documents by name: files, and any TFDS data set."""
 
+import csv
 import json
 import pickle
 import re
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data import sources
+from transformer_zoo.data import files, sources
+from transformer_zoo.data.documents import field_of, text_in
 
 WORDS = [f"document {i} naïve 文 {'x' * (i % 7)}\nsecond line" for i in range(40)]
 
@@ -51,10 +53,16 @@ def corpus(tmp_path):
     for name, part in (("a", WORDS[:15]), ("b", WORDS[15:])):
         table = pa.table({"id": list(range(len(part))), "body": part})
         pq.write_table(table, tmp_path / f"{name}.parquet", row_group_size=4)
+        for kind, dialect in (("csv", "excel"), ("tsv", "excel-tab")):
+            with (tmp_path / f"{name}.{kind}").open("w", newline="") as out:
+                csv.writer(out, dialect).writerows([("id", "body"), *enumerate(part)])
     return tmp_path
 
 
-SPECS = ("text:{}/text/**/*.txt", "jsonl:{}/*.jsonl:body", "parquet:{}/*.parquet", "parquet:{}/*.parquet:body")
+SPECS = (
+    "text:{}/text/**/*.txt", "jsonl:{}/*.jsonl:body", "parquet:{}/*.parquet", "parquet:{}/*.parquet:body",
+    "csv:{}/*.csv:body", "tsv:{}/*.tsv:body",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -105,9 +113,9 @@ def test_two_documents_give_both_splits_and_one_gives_none(tmp_path):
 def test_lines_across_chunks_are_found(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps({"text": "é" * n}, ensure_ascii=False) + "\n" for n in range(50)))
-    index = sources._lines(file)
+    index = files.line_spans(files.File("a", file))
     for chunk in (1, 7, 64):
-        np.testing.assert_array_equal(sources._lines(file, chunk), index)
+        np.testing.assert_array_equal(files.line_spans(files.File("a", file), chunk), index)
     assert len(index) == 50
 
 
@@ -131,9 +139,25 @@ def write(path, data):
         ("jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"bad\.x is not UTF-8: byte 24 is 0xe9"),
         ("jsonl", b'\n{"text": "a"\n', r"bad\.x, line 2: not JSON"),
         ("jsonl", b"[1, 2]\n", r"bad\.x, line 1: a list where an object is expected"),
-        ("jsonl", b'{"txt": "a"}\n', r"bad\.x, line 1: 'text' is missing; the object has txt"),
-        ("jsonl", b'{"text": 3}\n', r"bad\.x, line 1: 'text' is not a string"),
         ("jsonl", b"\n\n", r"holds no text"),
+        ("csv", b"text\n\xe9t\xe9\n", r"bad\.x is not UTF-8: byte 5 is 0xe9, line 2$"),
+        ("csv", "text\nété\n".encode("utf-16"), r"byte 0 is 0xff, line 1; it begins like UTF-16: save it as UTF-8"),
+        ("csv", b"", r"bad\.x is empty: its first line must be the header"),
+        ("csv", b"text,stars\n", r"holds no text: 1 file without a document"),
+        ("csv", b"text,stars,text\na,1,b\n", r"bad\.x, line 1: the header has text more than once"),
+        ("csv", b"text,\na,1\n", r"bad\.x, line 1: the header names no column 2 \(columns: text, \)"),
+        (
+            "csv",
+            b'text,stars\n"a\nb",1\n\nc,d,1\n',
+            r"bad\.x, line 5: 3 fields, where the header has 2 \(text, stars\)",
+        ),
+        (
+            "csv",
+            b'text,stars\na,1\n"b,1\nc,1\n',
+            r"bad\.x, line 3: unexpected end of data; a field that begins with a quo",
+        ),
+        ("csv", b'text,stars\na,1\n"b"s,1\n', r"bad\.x, line 3: ',' expected after '\"'; a field that begins"),
+        ("tsv", b"text\tstars\na\n", r"bad\.x, line 2: 1 field, where the header has 2"),
         ("parquet", b"not parquet", r"bad\.x is not a Parquet file"),
     ],
 )
@@ -159,6 +183,62 @@ def test_parquet_columns(tmp_path):
         sources.source(f"parquet:{tmp_path}/t.parquet:n")
     with pytest.raises(ValueError, match=r"row 1: 'a' holds no text \(null\)"):
         list(sources.source(f"parquet:{tmp_path}/t.parquet:a", "all"))
+
+
+def test_fields_that_are_not_there_are_named_with_their_place(tmp_path):
+    lines = '{"text": "a", "translation": {"en": "b", "fr": null}}\n\n{"txt": 3}\n'
+    whole = sources.source(f"jsonl:{write(tmp_path / 'a.jsonl', lines)}", "all")
+    assert field_of(whole[0], "translation.en") == "b" and whole[1]["txt"] == 3
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl, line 3 has no field 'text': it has txt; the field that is the text"
+    ):
+        text_in(whole[1], "text")
+    with pytest.raises(
+        ValueError, match="line 1 has no field 'translation.de': it has text, translation.en, translati"
+    ):
+        field_of(whole[0], "translation.de")
+    with pytest.raises(ValueError, match="a.jsonl, line 1: the field 'translation.fr' holds no text: None"):
+        text_in(whole[0], "translation.fr")
+    assert sources.source(f"jsonl:{tmp_path}/a.jsonl:translation.en", "all")[0]["text"] == "b"
+    for key, message in (("txt", "line 1 has no field 'txt'"), ("translation", "'translation' holds no text")):
+        with pytest.raises(ValueError, match=message):
+            sources.source(f"jsonl:{tmp_path}/a.jsonl:{key}")
+
+
+ROWS = [
+    {"text": 'He said "no",\r\nthen\nleft. ', "stars": "01", "of": ""},
+    {"text": "x" * 200_000, "stars": "3.0", "of": "é"},
+]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "semicolons"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_rows_of_separated_values(tmp_path, kind, ends):
+    """Values are the strings that are written; blank rows, a byte-order mark and spaces in the header are not read."""
+    file = tmp_path / "reviews [v1] of 1.csv"
+    with file.open("w", newline="", encoding="utf-8-sig") as out:
+        delimiter = {"csv": ",", "tsv": "\t", "semicolons": ";"}[kind]
+        writer = csv.writer(out, delimiter=delimiter, lineterminator=ends)
+        writer.writerows([(), ("text", " stars", "of"), (), *(row.values() for row in ROWS), (" ",), ("", "", ""), ()])
+    form = "tsv" if kind == "tsv" else "csv"
+    whole = sources.source(f"{form}:{file}", "all")
+    assert list(whole) == ROWS
+    assert [whole.place(i) for i in (0, 1)] == [f"{file}, line 4", f"{file}, line 7"]
+    keyed = pickle.loads(pickle.dumps(sources.source(f"{form}:{file}:of", "all")))
+    assert [row["text"] for row in keyed] == ["", "é"] and whole[1].place == f"{file}, line 7"
+    with pytest.raises(ValueError, match=r"csv has no column 'to': it has text, stars, of"):
+        sources.source(f"{form}:{file}:to")
+
+
+def test_the_only_column_is_the_text_and_files_have_the_same_columns(tmp_path):
+    write(tmp_path / "a.csv", "Review\ngood\n")
+    assert sources.source(f"csv:{tmp_path}/a.csv")[0] == {"Review": "good", "text": "good"}
+    write(tmp_path / "b.csv", "review\nbad\n")
+    with pytest.raises(ValueError, match=r"b\.csv has the columns review, and .*a\.csv has Review"):
+        sources.source(f"csv:{tmp_path}/*.csv")
+    write(tmp_path / "a.csv", "stars,review\n1,good\n")
+    write(tmp_path / "b.csv", "review,stars\nbad,2\n")
+    assert [row["stars"] for row in sources.source(f"csv:{tmp_path}/*.csv", "all")] == ["1", "2"]
 
 
 def test_unknown_names(tmp_path):
@@ -189,8 +269,10 @@ def test_a_colon_in_a_file_name(tmp_path):
 
 
 def test_any_tfds_data_set(tmp_path):
-    with pytest.raises(ValueError, match=r"leaves open what its text is: its text features are body, title \(all: "):
-        sources.source("tfds:zoo_reviews", data_dir=tmp_path)[0]["text"]
+    with pytest.raises(
+        ValueError, match=r"2\.1\.0, example 0 has no field 'text': it has body, stars, title; the field t"
+    ):
+        text_in(sources.source("tfds:zoo_reviews", data_dir=tmp_path)[0], "text")
     reviews = sources.source("tfds:zoo_reviews:body", data_dir=tmp_path)
     assert len(reviews) == 30
     assert sorted(review["text"] for review in reviews) == sorted(f"bödy {i}" for i in range(30))

@@ -17,7 +17,7 @@ from rich.text import Text
 from transformer_zoo import loop, names, plots, runs, sharding
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
-from transformer_zoo.data.seq2seq import text_in
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.evaluation import bleu, rouge, write
 from transformer_zoo.evaluation.source import default_length, evaluate, objective_of
 from transformer_zoo.generation import published

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from transformer_zoo import json_files
-from transformer_zoo.data.labels import class_of, field_of, labels_in, number_of
+from transformer_zoo.data.documents import field_of
+from transformer_zoo.data.labels import class_of, labels_in, number_of
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import Encoding
 

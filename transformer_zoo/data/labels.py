@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from transformer_zoo import json_files
+from transformer_zoo.data.documents import Document, Source, field_of
 
 MOST_CLASSES = 1000
 """Classes that are found in data, at most: more distinct labels than that are no classes."""
@@ -221,7 +222,7 @@ class Survey:
 
 
 def survey(
-    documents: Any,
+    documents: Sequence[Document],
     split: str,
     field: str,
     labels_of: Callable[[Any], Iterable[Any]],
@@ -233,7 +234,7 @@ def survey(
     """Reads and checks all labels of a split.
 
     Args:
-        documents: a `Source`, or another sequence of examples.
+        documents: the examples.
         split: its name.
         field: the field with the labels.
         labels_of: the value of the field -> its labels.
@@ -267,38 +268,33 @@ def survey(
     return Survey(field, split, dict(seen), examples, several)
 
 
-def each(documents: Any, split: str, field: str, read: Callable[[Any], Any], tell: Tell | None = None) -> Iterator[Any]:
+def each(
+    documents: Sequence[Document], split: str, field: str, read: Callable[[Any], Any], tell: Tell | None = None
+) -> Iterator[Any]:
     """`read` of each example's field.
 
     Raises:
         ValueError: an example without the field, or `read` raised one; the message says where the example is.
     """
     start, announced = time.monotonic(), tell is None
-    for index in range(len(documents)):
-        document = documents[index]
+    for index, document in enumerate(documents):
         try:
-            yield read(field_of(document, field))
+            value = field_of(document, field)
+        except ValueError as error:  # which says where the example is
+            raise ValueError(f"split {split}: {error}") from None
+        try:
+            yield read(value)
         except _NoClasses:
             raise
         except ValueError as error:
-            raise ValueError(f"{_place(documents, index, split)}: {error}") from None
+            place = documents.place(index) if isinstance(documents, Source) else f"document {index}"
+            raise ValueError(f"split {split}, {place}: {error}") from None
         if not announced and index % 1000 == 999:
             took = time.monotonic() - start
             expected = took * len(documents) / (index + 1)
             announced = took > 1
             if announced and expected > SLOW:
                 tell(f"reading {field} of the {len(documents):,} examples of {split}: about {expected:,.0f} s")
-
-
-def field_of(example: dict[str, Any], name: str) -> Any:
-    """The value of an example's field.
-
-    Raises:
-        ValueError: the example lacks it.
-    """
-    if name not in example:
-        raise ValueError(f"an example has no field {name!r}: it has {', '.join(example)}")
-    return example[name]
 
 
 def line(surveys: Sequence[dict[str, int]], splits: Sequence[str], field: str, origin: str) -> str:
@@ -310,13 +306,6 @@ def line(surveys: Sequence[dict[str, int]], splits: Sequence[str], field: str, o
     missing = [name for name, count in first.items() if not count]
     absent = f"; no example in {splits[0]}: {json_files.excerpt(', '.join(missing), 200)}" if missing else ""
     return f"{field}: {len(first):,} classes, {origin} ({' / '.join(splits)}): {each}{rest}{absent}"
-
-
-def _place(documents: Any, index: int, split: str) -> str:
-    """Where an example is: `reviews.csv, line 18 (document 17 of the split train)`."""
-    where = getattr(documents, "where", None)
-    place, document = where and where(index), f"document {index} of the split {split}"
-    return f"{place} ({document})" if place else document
 
 
 class _NoClasses(ValueError):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import Tokenizer
 
@@ -40,7 +41,7 @@ class PackedTexts(RowMaker):
 
     def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
         """The rows of these documents, of which the empty ones are left out: nothing in them can be predicted."""
-        texts = [document["text"] for document in documents if document["text"]]
+        texts = [text for document in documents if (text := text_in(document, "text"))]
         encoded = []
         for text, (ids, counts) in zip(texts, self.tokenizer.encode_bytes(texts)):
             dropped = len(text.encode()) - counts.sum()  # at the end of the text, by tokenizers that are not byte-level

@@ -13,6 +13,7 @@ import numpy as np
 from transformer_zoo import json_files
 from transformer_zoo.config import Data
 from transformer_zoo.data import labels as data_labels
+from transformer_zoo.data.documents import Source
 from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows, labels_of_spans
 from transformer_zoo.objectives import metrics
 from transformer_zoo.objectives.objective import Batch, Objective, Sums, training_mode
@@ -59,7 +60,7 @@ class Classification(Objective):
         raise NotImplementedError
 
     def with_labels(
-        self, config: Any, splits: Mapping[str, Any], head: Any = None, tell: data_labels.Tell | None = None
+        self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None
     ) -> tuple[Objective, str]:
         """With the names of the classes and their weights, and how often each class occurs."""
         field, (train, *others) = self.labelled_field, splits
@@ -171,7 +172,7 @@ class SequenceClassification(Classification):
         return data_labels.labels_in(value, self.separator, self.label) if self.has_several else [value]
 
     def with_labels(
-        self, config: Any, splits: Mapping[str, Any], head: Any = None, tell: data_labels.Tell | None = None
+        self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None
     ) -> tuple[Objective, str]:
         """Besides, with the problem. Numbers have no names: all are read, and the line says in what range they are."""
         objective = dataclasses.replace(self, problem=self.problem or self._problem(head) or self._problem(config))

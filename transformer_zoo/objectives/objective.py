@@ -10,6 +10,7 @@ import jax
 
 from transformer_zoo import registry, trees
 from transformer_zoo.config import Data
+from transformer_zoo.data.documents import Source, text_in
 from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.tokenizers import Tokenizer
@@ -64,13 +65,13 @@ class Objective(abc.ABC):
         return self, config
 
     def with_labels(
-        self, config: Any, splits: Mapping[str, Any], head: Any = None, tell: Tell | None = None
+        self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: Tell | None = None
     ) -> "tuple[Objective, str]":
         """The objective with what the labels of the data settle, and a line about them. Reads all labels.
 
         Args:
             config: the model's configuration.
-            splits: each a `Source`, by name; the training split first.
+            splits: by name; the training split first.
             head: the configuration of the weights to begin with, if their head scores what this task's does.
             tell: shows a line, if reading takes long.
 
@@ -81,7 +82,7 @@ class Objective(abc.ABC):
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The texts in a document, for a tokenizer to learn from."""
-        return (document["text"],)
+        return (text_in(document, "text"),)
 
     @abc.abstractmethod
     def maker(self, data: Data) -> RowMaker:

@@ -18,8 +18,9 @@ from transformer_zoo.data.denoising import (
     longest_text,
     taken,
 )
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.rows import RowMaker
-from transformer_zoo.data.seq2seq import PairRows, TooLong, text_in
+from transformer_zoo.data.seq2seq import PairRows, TooLong
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives.objective import Batch, Sums, training_mode
 from transformer_zoo.objectives.token_prediction import TokenPrediction
