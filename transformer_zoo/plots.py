@@ -50,15 +50,16 @@ def confusion(by_class: Any, path: Path, title: str) -> bool:
     image = axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
     font = 9 if len(labels) <= 40 else max(2.0, 9 * 40 / len(labels))
     shown = [label if len(label) <= 30 else f"{label[:29]}\u2026" for label in labels]
-    # A dollar sign would begin a formula.
-    shown = [label.replace("$", r"\$") for label in shown]
+    title, *shown = (text.replace("$", r"\$") for text in (title, *shown))  # which would begin a formula
     axes.set_xticks(range(len(labels)), shown, rotation=90 if len(labels) > 4 else 0, fontsize=font)
     axes.set_yticks(range(len(labels)), shown, fontsize=font)
     if len(labels) <= 30:
         for (true, guessed), count in np.ndenumerate(counts_CC):
             color = "white" if shares_CC[true, guessed] > 0.5 else "black"
             axes.text(guessed, true, f"{count:.0f}", ha="center", va="center", color=color, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{title.replace('$', chr(92) + '$')} ({counts_CC.sum():,.0f})")
+    axes.set(
+        xlabel="predicted", ylabel="true", title=f"{title.replace('$', chr(92) + '$')} (n = {counts_CC.sum():,.0f})"
+    )
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     figure.savefig(path, dpi=150)
     return True
