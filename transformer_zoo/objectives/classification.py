@@ -92,7 +92,8 @@ class Classification(Objective):
 
     def by_class(self, sums: Sums) -> metrics.ByClass | None:
         """From the confusion matrix."""
-        return metrics.ByClass.of(self.labels, sums["confusion_CC"])
+        confusion_CC = sums["confusion_CC"]
+        return metrics.ByClass.of(self.labels or tuple(map(str, range(len(confusion_CC)))), confusion_CC)
 
     def _check_weights(self) -> None:
         """Raises ValueError if there are not as many weights as classes."""
