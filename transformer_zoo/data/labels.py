@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from transformer_zoo import json_files
-from transformer_zoo.data.documents import Document, Source, field_of
+from transformer_zoo.data.documents import Document, Source
 
 MOST_CLASSES = 1000
 """Classes that are found in data, at most: more distinct labels than that are no classes."""
@@ -225,7 +225,7 @@ def survey(
     documents: Sequence[Document],
     split: str,
     field: str,
-    labels_of: Callable[[Any], Iterable[Any]],
+    labels_of: Callable[[Document], Iterable[Any]],
     labels: tuple[str, ...] = (),
     *,
     several: bool = True,
@@ -237,7 +237,7 @@ def survey(
         documents: the examples.
         split: its name.
         field: the field with the labels.
-        labels_of: the value of the field -> its labels.
+        labels_of: an example -> its labels.
         labels: the names of the classes. Empty: to be found.
         several: an example may have any number of labels.
         tell: shows a line, if this takes long.
@@ -248,8 +248,8 @@ def survey(
     """
     seen: collections.Counter[tuple[type, Any]] = collections.Counter()
 
-    def count(value: Any) -> None:
-        for label in map(_plain, labels_of(value)):
+    def count(document: Document) -> None:
+        for label in map(_plain, labels_of(document)):
             try:
                 known = (type(label), label) in seen
             except TypeError:  # a list, which cannot be counted
@@ -264,26 +264,22 @@ def survey(
                     raise _no_classes(field, split, f"more than {MOST_CLASSES:,} distinct values", some)
             seen[type(label), label] += 1
 
-    examples = sum(1 for _ in each(documents, split, field, count, tell))
+    examples = sum(1 for _ in each(documents, split, count, tell))
     return Survey(field, split, dict(seen), examples, several)
 
 
 def each(
-    documents: Sequence[Document], split: str, field: str, read: Callable[[Any], Any], tell: Tell | None = None
+    documents: Sequence[Document], split: str, read: Callable[[Document], Any], tell: Tell | None = None
 ) -> Iterator[Any]:
-    """`read` of each example's field.
+    """What `read` returns for each example of a split.
 
     Raises:
-        ValueError: an example without the field, or `read` raised one; the message says where the example is.
+        ValueError: `read` raised one; the message also says where the example is.
     """
     start, announced = time.monotonic(), tell is None
     for index, document in enumerate(documents):
         try:
-            value = field_of(document, field)
-        except ValueError as error:  # which says where the example is
-            raise ValueError(f"split {split}: {error}") from None
-        try:
-            yield read(value)
+            yield read(dict(document))  # which does not say where it is
         except _NoClasses:
             raise
         except ValueError as error:
@@ -294,7 +290,7 @@ def each(
             expected = took * len(documents) / (index + 1)
             announced = took > 1
             if announced and expected > SLOW:
-                tell(f"reading {field} of the {len(documents):,} examples of {split}: about {expected:,.0f} s")
+                tell(f"reading the labels of the {len(documents):,} examples of {split}: about {expected:,.0f} s")
 
 
 def line(surveys: Sequence[dict[str, int]], splits: Sequence[str], field: str, origin: str) -> str:

@@ -1,5 +1,6 @@
 """Classify texts and tokens, and find answers: the fine-tuning tasks of an encoder (Devlin et al. 2019, section 4)."""
 
+import collections
 import dataclasses
 import math
 import operator
@@ -13,8 +14,8 @@ import numpy as np
 from transformer_zoo import json_files
 from transformer_zoo.config import Data
 from transformer_zoo.data import labels as data_labels
-from transformer_zoo.data.documents import Source
-from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows, labels_of_spans
+from transformer_zoo.data.documents import Document, Source, field_of, text_in
+from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows, answers_in, spans_in
 from transformer_zoo.objectives import metrics
 from transformer_zoo.objectives.objective import Batch, Objective, Sums, training_mode
 
@@ -55,8 +56,8 @@ class Classification(Objective):
         """The field of an example with its labels."""
         raise NotImplementedError
 
-    def labels_of(self, value: Any) -> list[Any]:
-        """The labels in the value of the field."""
+    def labels_of(self, document: Document) -> list[Any]:
+        """The labels of an example."""
         raise NotImplementedError
 
     def with_labels(
@@ -168,8 +169,9 @@ class SequenceClassification(Classification):
         """Of the problem."""
         return self.problem == "multi_label_classification"
 
-    def labels_of(self, value: Any) -> list[Any]:
+    def labels_of(self, document: Document) -> list[Any]:
         """One, or several."""
+        value = field_of(document, self.label)
         return data_labels.labels_in(value, self.separator, self.label) if self.has_several else [value]
 
     def with_labels(
@@ -183,8 +185,8 @@ class SequenceClassification(Classification):
             objective = dataclasses.replace(objective, labels=head.labels)
         ranges = []
         for split, documents in splits.items():
-            read = lambda value: data_labels.number_of(value, self.label)
-            numbers = np.array(list(data_labels.each(documents, split, self.label, read, tell)))
+            read = lambda document: data_labels.number_of(field_of(document, self.label), self.label)
+            numbers = np.array(list(data_labels.each(documents, split, read, tell)))
             low, high, mean = numbers.min(), numbers.max(), numbers.mean()
             ranges.append(f"{len(numbers):,} in {split}, from {low:g} to {high:g}, mean {mean:.4g}")
         return objective, f"{self.label}: numbers, {'; '.join(ranges)}"
@@ -303,9 +305,9 @@ class TokenClassification(Classification):
 
     labelled_field = property(operator.attrgetter("spans"))
 
-    def labels_of(self, value: Any) -> list[Any]:
+    def labels_of(self, document: Document) -> list[Any]:
         """One a span."""
-        return labels_of_spans(value, self.spans)
+        return spans_in(field_of(document, self.text), field_of(document, self.spans), self.spans)[-1]
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> tuple[Objective, Any]:
         """Names of the classes from the data, in both.
@@ -379,6 +381,15 @@ class QuestionAnswering(Objective):
             raise ValueError(
                 "QuestionAnswering: question_length and answer_length must be at least 1, overlap at least 0"
             )
+
+    def with_labels(
+        self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None
+    ) -> tuple[Objective, str]:
+        """Checks that all answers stand where they should."""
+        read = lambda example: answers_in(text_in(example, self.context), field_of(example, self.answers), self.answers)
+        for split, documents in splits.items():
+            collections.deque(data_labels.each(documents, split, read, tell), maxlen=0)
+        return self, ""
 
     def maker(self, data: Data) -> AnswerRows:
         """As many rows as the context takes."""
