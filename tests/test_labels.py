@@ -126,6 +126,20 @@ def test_names_are_found_in_order():
     assert words[1] == "label: 2 classes, found in the data (train): O 2, PER 1"
 
 
+def test_numbers_of_a_data_set_with_names_are_indices(monkeypatch):
+    """As those of TFDS, where the names may be numbers themselves: the first of 1 and 2 is 0."""
+    monkeypatch.setattr(Listed, "classes", lambda self, field: ("1", "2"))
+    documents = Listed([0, 1, 1, "2"])
+    objective, line = SequenceClassification().with_labels(Config(), {"train": documents})
+    objective, _ = objective.for_data(Config(), documents.classes)
+    assert objective.labels == ("1", "2") and "those of the data set (train): 1 1, 2 3" in line
+    maker = objective.maker(Data(length=8))
+    assert maker.by_index and labels.class_of(1, objective.labels, "label", maker.by_index) == 1
+    assert SequenceClassification(labels=("1", "2")).maker(Data(length=8)).by_index is None
+    with pytest.raises(ValueError, match="document 1: label 2 is none of the 2 classes"):
+        SequenceClassification().with_labels(Config(), {"train": Listed([0, 2])})
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

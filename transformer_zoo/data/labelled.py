@@ -70,6 +70,9 @@ class SequenceRows(FramedRows):
     """The names of the classes."""
     separator: str | None = None
     """What separates several classes in a text. None: they are a list."""
+    by_index: bool | None = None
+    """A number that is no text is the index of a class, even where names are numbers. None: no; positions that were saved
+    by older versions lack it."""
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, and the targets.
@@ -96,14 +99,15 @@ class SequenceRows(FramedRows):
         columns = [[field_of(example, name) for example in examples] for name in self.texts]
         encodings = self.tokenizer.encode_batch(*columns, template=True)
         rows = self.framed([(encoding, shortened(encoding, self.length)) for encoding in encodings])
+        index_of = lambda value: class_of(value, self.labels, self.label, self.by_index)
         for row, value in enumerate(field_of(example, self.label) for example in examples):
             if self.problem == "multi_label_classification":
                 several = labels_in(value, self.separator, self.label)
-                rows["targets_BC"][row, [class_of(one, self.labels, self.label) for one in several]] = 1
+                rows["targets_BC"][row, [index_of(one) for one in several]] = 1
             elif self.problem == "regression":
                 rows["targets_B"][row] = number_of(value, self.label)
             else:
-                rows["targets_B"][row] = class_of(value, self.labels, self.label)
+                rows["targets_B"][row] = index_of(value)
         return rows
 
 
@@ -121,6 +125,8 @@ class TokenRows(FramedRows):
     """Which tokens of a span are labelled."""
     labels: tuple[str, ...]
     """The names of the classes."""
+    by_index: bool | None = None
+    """As in `SequenceRows`."""
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, the targets, and which tokens have one."""
@@ -138,11 +144,12 @@ class TokenRows(FramedRows):
         """
         read = lambda e: spans_in(field_of(e, self.text), field_of(e, self.spans), self.spans)
         texts, *all_spans = zip(*map(read, examples))
+        index_of = lambda value: class_of(value, self.labels, self.spans, self.by_index)
         parts, targets, judged = [], [], []
         for content, starts, ends, names, encoding in zip(
             texts, *all_spans, self.tokenizer.encode_batch(texts, template=True)
         ):
-            classes = np.array([class_of(name, self.labels, self.spans) for name in names], np.int32)
+            classes = np.array([index_of(name) for name in names], np.int32)
             owners = span_of_tokens(len(content), encoding, starts, ends)
             labelled = owners >= 0
             if self.subwords == "first":

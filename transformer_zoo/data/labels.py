@@ -34,14 +34,22 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # One label
 
 
-def class_of(value: Any, labels: tuple[str, ...], field: str) -> int:
+def class_of(value: Any, labels: tuple[str, ...], field: str, by_index: bool | None = None) -> int:
     """The index of the class that a label means.
+
+    Args:
+        value: a name, a number or a boolean.
+        labels: the names of the classes.
+        field: the name of the label's field.
+        by_index: a number that is no text is an index, even where names are numbers.
 
     Raises:
         ValueError: no label, or none of the classes. The message begins with the field.
     """
     value = _plain(value)
     by_name, by_number = _indices(labels)
+    if by_index and not isinstance(value, str):
+        by_number = {}
     spellings = (str(value), str(value).lower()) if isinstance(value, bool) else (value,)
     for name in spellings:
         if isinstance(name, str) and name in by_name:
@@ -176,6 +184,8 @@ class Survey:
     examples: int
     several: bool
     """An example may have any number of labels."""
+    by_index: bool | None
+    """As in `class_of`."""
 
     def counts(self, labels: tuple[str, ...]) -> dict[str, int]:
         """The number of labels of each class, in the order of the classes.
@@ -185,7 +195,7 @@ class Survey:
         """
         counts = dict.fromkeys(labels, 0)
         for (_, value), count in self.seen.items():
-            counts[labels[class_of(value, labels, self.field)]] += count
+            counts[labels[class_of(value, labels, self.field, self.by_index)]] += count
         return counts
 
     def fits(self, labels: tuple[str, ...]) -> bool:
@@ -229,6 +239,7 @@ def survey(
     labels: tuple[str, ...] = (),
     *,
     several: bool = True,
+    by_index: bool | None = None,
     tell: Tell | None = None,
 ) -> Survey:
     """Reads and checks all labels of a split.
@@ -240,6 +251,7 @@ def survey(
         labels_of: an example -> its labels.
         labels: the names of the classes. Empty: to be found.
         several: an example may have any number of labels.
+        by_index: as in `class_of`.
         tell: shows a line, if this takes long.
 
     Raises:
@@ -256,7 +268,7 @@ def survey(
                 known = False
             if not known:
                 if labels:
-                    class_of(label, labels, field)
+                    class_of(label, labels, field, by_index)
                 else:
                     _check_label(label, field)
                 if not labels and len(seen) == MOST_CLASSES:
@@ -265,7 +277,7 @@ def survey(
             seen[type(label), label] += 1
 
     examples = sum(1 for _ in each(documents, split, count, tell))
-    return Survey(field, split, dict(seen), examples, several)
+    return Survey(field, split, dict(seen), examples, several, by_index)
 
 
 def each(

@@ -36,6 +36,9 @@ class Classification(Objective):
     labels: tuple[str, ...] = ()
     """Names of the classes. Empty: those of the data, or else of the weights to begin with, if they fit, or else those
     found in the training split, in order."""
+    by_index: bool = False
+    """A number that is no text is the index of a class, even where names are numbers. It is set where the data set has
+    names for its numbers, as those of TFDS have. Otherwise, with the names 1 to 5, 3 is the class 3."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     """A weight for each class, in the order of the labels. balanced: such that all classes weigh the same in the
     training split: n / (C n_c), of n items in C classes. None: 1 each."""
@@ -65,13 +68,14 @@ class Classification(Objective):
     ) -> tuple[Objective, str]:
         """With the names of the classes and their weights, and how often each class occurs."""
         field, (train, *others) = self.labelled_field, splits
+        of_data, of_model = splits[train].classes(field), getattr(config, "labels", ())
+        by_index = self.by_index or of_data is not None
         survey = lambda split, labels: data_labels.survey(
-            splits[split], split, field, self.labels_of, labels, several=self.has_several, tell=tell
+            splits[split], split, field, self.labels_of, labels, several=self.has_several, by_index=by_index, tell=tell
         )
-        of_model = getattr(config, "labels", ())
         known = {
             "given": self.labels,
-            "those of the data set": splits[train].classes(field),
+            "those of the data set": of_data,
             "those of the model": of_model if _named(of_model) else (),
         }
         origin, labels = next(((origin, names) for origin, names in known.items() if names), ("", ()))
@@ -219,7 +223,7 @@ class SequenceClassification(Classification):
         """A row an example."""
         return SequenceRows(
             length=data.length, texts=self.texts, label=self.label, problem=self.problem, labels=self.labels,
-            separator=self.separator,
+            separator=self.separator, by_index=self.by_index or None,
         )  # fmt: skip
 
     def counts(self, batch: Batch) -> Sums:
@@ -322,8 +326,9 @@ class TokenClassification(Classification):
     def maker(self, data: Data) -> TokenRows:
         """As many rows as a text takes."""
         return TokenRows(
-            length=data.length, text=self.text, spans=self.spans, subwords=self.subwords, labels=self.labels
-        )
+            length=data.length, text=self.text, spans=self.spans, subwords=self.subwords, labels=self.labels,
+            by_index=self.by_index or None,
+        )  # fmt: skip
 
     def counts(self, batch: Batch) -> Sums:
         """The numbers of tokens with a label, and of all tokens; and the sum of the weights of their classes, if they
@@ -468,7 +473,7 @@ def _with_labels(objective: Any, config: Any, of_data: tuple[str, ...] | None) -
                 f"the classes are {', '.join(labels)}, and those of the {owner} are {', '.join(names)}: leave "
                 "model.labels and objective.labels at their defaults, or take a model that was made for these"
             )
-    objective = dataclasses.replace(objective, labels=labels)
+    objective = dataclasses.replace(objective, labels=labels, by_index=objective.by_index or of_data is not None)
     return objective, dataclasses.replace(config, labels=labels) if hasattr(config, "labels") else config
 
 
