@@ -71,8 +71,8 @@ class SequenceRows(FramedRows):
     separator: str | None = None
     """What separates several classes in a text. None: they are a list."""
     by_index: bool | None = None
-    """A number that is no text is the index of a class, even where names are numbers. None: no; positions that were saved
-    by older versions lack it."""
+    """A number that is no text is the index of a class, even where names are numbers. None: no; older versions saved no
+    such setting."""
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, and the targets.
