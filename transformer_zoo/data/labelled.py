@@ -283,7 +283,7 @@ def spans_in(text: Any, spans: Any, field: str) -> tuple[str, np.ndarray, np.nda
     starts, ends = np.array(starts, np.int32), np.array(ends, np.int32)
     if (starts < 0).any() or (ends > len(text)).any():
         raise ValueError(f"{field}: a span lies outside of its text of {len(text)} characters")
-    return text, starts, ends, list(names)
+    return text, starts, ends, names.tolist() if isinstance(names, np.ndarray) else list(names)
 
 
 def answers_in(context: str, answers: Any, field: str) -> list[tuple[int, int]]:
