@@ -190,7 +190,8 @@ class Run:
     """Weights to start from: a run's folder, or a published model by hub id, preset or folder. Architecture and
     tokenizer are then theirs; if they are for another task, the head is fresh."""
     directory: str = "runs/default"
-    """The folder for everything that the run writes. A run that is found there goes on."""
+    """The folder for everything that the run writes, also in a bucket: gs://BUCKET/FOLDER. A run that is found there
+    goes on."""
     compute: Compute = Compute()
     """Precision, memory and speed."""
     data: Data = Data()

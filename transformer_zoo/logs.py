@@ -4,33 +4,39 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from transformer_zoo import json_files
+from transformer_zoo import folders, json_files
 
 Writer = Callable[[int, Mapping[str, float]], None]
 
 
-def json_lines(path: Path, step: int) -> Writer:
-    """One object a line. Lines of steps after `step`, which a resumed run computes again, are dropped."""
+def json_lines(path: epath.Path, step: int) -> Writer:
+    """One object a line. Lines of steps after `step`, which a resumed run computes again, are dropped. An object in a
+    bucket cannot grow: there each line writes the whole file."""
     kept = [json.dumps(values) for values in read_json_lines(path) if values["step"] <= step]
     path.write_text("".join(line + "\n" for line in kept))
-    file = path.open("a")
+    file = path.open("a") if folders.is_local(path) else None
 
     def write(step: int, values: Mapping[str, float]) -> None:
         # JSON has no infinity and no NaN.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        file.write(json.dumps({"step": step, **finite}) + "\n")
-        file.flush()
+        line = json.dumps({"step": step, **finite})
+        if file is None:
+            kept.append(line)
+            path.write_text("".join(line + "\n" for line in kept))
+        else:
+            file.write(line + "\n")
+            file.flush()
 
     return write
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, each with its step, without a last line that a kill cut off.
 
     Raises:
@@ -45,7 +51,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def tensorboard(directory: Path) -> Writer:
+def tensorboard(directory: epath.Path) -> Writer:
     """Event files that TensorBoard shows."""
     # These parts of tensorboard need neither TensorFlow nor torch.
     from tensorboard.compat.proto.event_pb2 import Event
@@ -62,7 +68,7 @@ def tensorboard(directory: Path) -> Writer:
     return write
 
 
-def wandb(project: str, directory: Path, settings: Mapping[str, Any]) -> Writer:
+def wandb(project: str, directory: epath.Path, settings: Mapping[str, Any]) -> Writer:
     """Weights & Biases.
 
     Raises:
@@ -72,7 +78,8 @@ def wandb(project: str, directory: Path, settings: Mapping[str, Any]) -> Writer:
         import wandb as library
     except ImportError as error:
         raise ImportError("logging.wandb needs the package: pip install 'transformer-zoo[wandb]'") from error
-    run = library.init(project=project, name=directory.name, dir=str(directory), config=dict(settings), resume="allow")
+    folder = str(directory) if folders.is_local(directory) else None
+    run = library.init(project=project, name=directory.name, dir=folder, config=dict(settings), resume="allow")
     return lambda step, values: run.log(dict(values), step=step)
 
 

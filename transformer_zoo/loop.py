@@ -8,15 +8,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from transformer_zoo import arguments, logs, names, plots, runs, training
+from transformer_zoo import arguments, folders, logs, names, plots, runs, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline
@@ -57,7 +57,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
         )
     console = console or Console(quiet=jax.process_index() != 0)
     resolved = resolve(run)
-    run, program, directory = resolved.run, resolved.program, Path(resolved.run.directory)
+    run, program, directory = resolved.run, resolved.program, folders.folder(resolved.run.directory)
     for note in resolved.notes:
         console.print(f"changed since this run began: {note}", style="yellow")
     batches = _batches(resolved, resolved.train_source, seed=run.training.seed, workers=run.data.workers)
@@ -150,7 +150,7 @@ def _describe(resolved: Resolved) -> None:
     Raises:
         ValueError: a process does not see the folder.
     """
-    directory = Path(resolved.run.directory)
+    directory = folders.folder(resolved.run.directory)
     if jax.process_index() == 0:
         if not (directory / "tokenizer").is_dir():
             resolved.tokenizer.save(directory / "tokenizer")
@@ -271,7 +271,7 @@ class _Clock:
         self._time = time.monotonic()
 
 
-def _writers(run: Run, directory: Path, step: int) -> logs.Writer:
+def _writers(run: Run, directory: epath.Path, step: int) -> logs.Writer:
     if jax.process_index() != 0:
         return lambda step, values: None
     writers = [logs.json_lines(directory / "metrics.jsonl", step)]
@@ -287,7 +287,7 @@ def _writers(run: Run, directory: Path, step: int) -> logs.Writer:
     return write
 
 
-def _draw(directory: Path) -> None:
+def _draw(directory: epath.Path) -> None:
     if jax.process_index() == 0:
         plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), directory / "curve.png", directory.name)
 

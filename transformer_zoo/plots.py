@@ -1,11 +1,13 @@
 """Plots of a run."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from etils import epath
 
-def curve(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+
+def curve(lines: Sequence[dict[str, Any]], path: epath.Path, title: str) -> None:
     """Draws the loss on training and on held-out text against the step, and saves the picture."""
     import matplotlib.figure  # here, since it takes a second of every start
 
@@ -18,4 +20,6 @@ def curve(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    path.write_bytes(picture.getvalue())

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo import names, runs, sharding, training
+from etils import epath
+
+from transformer_zoo import folders, names, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import sources
@@ -72,7 +74,7 @@ def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
 
 def _settle(run: Run, open_split: OpenSplit) -> tuple[Run, Bundle | None, list[str]]:
     """The completed run, the weights that it begins with, and the settings that changed since it began."""
-    before, step = _found(Path(run.directory))
+    before, step = _found(folders.folder(run.directory))
     if before is not None and run.init_from is not None and run.init_from == before.init_from:
         run = dataclasses.replace(run, model=before.model)  # of the weights that it began with
     run = _for_data(run, open_split)
@@ -84,7 +86,7 @@ def _settle(run: Run, open_split: OpenSplit) -> tuple[Run, Bundle | None, list[s
     return _for_data(dataclasses.replace(run, model=bundle.config), open_split), bundle, notes
 
 
-def _found(directory: Path) -> tuple[Run | None, int | None]:
+def _found(directory: epath.Path) -> tuple[Run | None, int | None]:
     """The run that a folder holds, and the step of its latest checkpoint.
 
     Raises:
@@ -112,9 +114,10 @@ def _for_data(run: Run, open_split: OpenSplit) -> Run:
 
 def _tokenizer(run: Run, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
     """The run's own tokenizer, or else that in its settings, in its first weights, or trained on its training split."""
-    folder, vocabulary = Path(run.directory) / "tokenizer", run.vocabulary
-    if folder.is_dir():
-        return Tokenizer.load(folder)
+    own, vocabulary = folders.folder(run.directory) / "tokenizer", run.vocabulary
+    if own.is_dir():
+        with folders.local(own) as folder:
+            return Tokenizer.load(folder)
     if vocabulary.path is not None:
         return load_tokenizer(vocabulary.path)
     if bundle is not None and bundle.tokenizer is not None:

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from transformer_zoo import arguments, names, registry, sharding, trees
+from transformer_zoo import arguments, folders, names, registry, sharding, trees
 from transformer_zoo import config as configuration
 from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.checkpoints.orbax import Checkpoints
@@ -62,10 +62,10 @@ def write(run: Run) -> None:
         "processes": jax.process_count(),
         "git": _git_revision(),
     }
-    path = Path(run.directory, names.RECORD)
+    path = folders.folder(run.directory) / names.RECORD
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read(directory: str | os.PathLike[str]) -> Run:
@@ -90,7 +90,7 @@ def read(directory: str | os.PathLike[str]) -> Run:
                 parts[field.name] = part(**_tuples(value)) if part else value
         return Run(**parts)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise names.not_a_run(Path(directory, names.RECORD), error) from error
+        raise names.not_a_run(folders.folder(directory) / names.RECORD, error) from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def load_run(
         TypeError: an argument of another type.
     """
     arguments.check(load_run, locals())
-    directory, run = Path(directory).expanduser(), read(directory)
+    directory, run = folders.folder(directory), read(directory)
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
     checkpoints = Checkpoints(directory / "checkpoints")
@@ -246,8 +246,12 @@ def load_run(
     checkpoints.close()
     if not whole:
         model, params = run.objective.result(model, params)
-    bundle = Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
-    return with_generation(bundle, directory, {}) if (directory / published.FILE).is_file() else bundle
+    with folders.local(directory / "tokenizer") as folder:
+        bundle = Bundle(model, params, model.config, Tokenizer.load(folder))
+    if not (directory / published.FILE).is_file():
+        return bundle
+    with folders.local(directory / published.FILE) as file:
+        return with_generation(bundle, file.parent, {})
 
 
 def _flat(run: Run) -> dict[str, Any]:

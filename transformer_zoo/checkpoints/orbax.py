@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from transformer_zoo import json_files
 
@@ -19,13 +20,13 @@ class Checkpoints:
     earlier ones unchanged.
     """
 
-    def __init__(self, directory: Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
+    def __init__(self, directory: Path | epath.Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
         with _naming(directory):
             self._manager = ocp.CheckpointManager(
-                directory.absolute(),
+                directory if directory.is_absolute() else directory.absolute(),
                 item_handlers={"state": _tree_handler(), "data": ocp.JsonCheckpointHandler()},
                 options=options,
             )
@@ -54,7 +55,7 @@ class Checkpoints:
             ValueError: the checkpoint is of another architecture or optimizer, or damaged.
         """
         args = ocp.args.Composite(state=_restore(state), data=ocp.args.JsonRestore())
-        with _naming(Path(self._manager.directory, str(step))):
+        with _naming(self._manager.directory / str(step)):
             restored = self._manager.restore(step, args=args)
         return restored.state, restored.data
 
@@ -67,7 +68,7 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint is of another architecture, or damaged.
         """
-        with _naming(Path(self._manager.directory, str(step))):
+        with _naming(self._manager.directory / str(step)):
             which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
             args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
             return self._manager.restore(step, args=args).state[which]
@@ -86,7 +87,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _naming(place: Path) -> Iterator[None]:
+def _naming(place: Path | epath.Path) -> Iterator[None]:
     """Names the place in the errors of what Orbax reads there, which are of any kind."""
     try:
         yield
