@@ -144,7 +144,7 @@ def run(tmp_path_factory) -> str:
     """The folder of a run of two steps."""
     folder = tmp_path_factory.mktemp("cli-run")
     for i in range(20):
-        (folder / f"{i}.txt").write_text("the quick brown fox jumps over the lazy dog " * 3)
+        (folder / f"{i}.txt").write_text(f"{i}: the quick brown fox jumps over the lazy dog " * 3)
     run = Run(
         model=gpt2.Config(vocab_size=280, max_length=32, width=16, num_layers=1, num_heads=2, eos_id=0),
         objective=CausalLM(),

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import loop, names, runs, sharding
+from transformer_zoo import loop, names, resolve, runs, sharding
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
-from transformer_zoo.data.seq2seq import text_in
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.evaluation import bleu, rouge, write
 from transformer_zoo.evaluation.source import default_length, evaluate, objective_of
 from transformer_zoo.generation import published
@@ -84,7 +84,8 @@ class _Evaluate:
     source: str | None = None
     """Text to evaluate on, as in a recipe's data.source. None: the run's own."""
     split: str | None = None
-    """Split of the source. None: the run's held-out split, else validation."""
+    """Split of the source. None: of the run's own source the held-out split; of another one all of local files, or the
+    validation split of a data set with splits of its own."""
     length: int | None = None
     """Tokens in a row. None: as in training, else the model's positions, at most 1024."""
     batch_size: int = 16
@@ -129,8 +130,9 @@ def _evaluate(chosen: _Evaluate) -> int:
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
     length = chosen.length or data.length
-    source, split = chosen.source or data.source, chosen.split or data.validation_split
-    documents = sources.source(source, split)
+    source, documents = _documents(chosen, data)
+    split = documents.split
+    objective.check_documents(documents)
     objective, _ = objective.for_data(bundle.config, documents.classes)
     # Errors in the settings of --write are raised before anything is measured.
     to_write = _to_write(chosen, bundle, objective, documents)
@@ -154,6 +156,16 @@ def _evaluate(chosen: _Evaluate) -> int:
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
+
+
+def _documents(chosen: _Evaluate, data: Data) -> tuple[str, sources.Source]:
+    """The source to measure on, by name and open: the one that is given, or else the run's."""
+    if chosen.source is not None:
+        return chosen.source, sources.source(chosen.source, chosen.split, validation=data.validation_share)
+    if chosen.split in (None, data.validation_split):
+        return data.validation_source or data.source, resolve.source_of(data, "validation")
+    share = data.validation_share if data.validation_source is None else 0
+    return data.source, sources.source(data.source, chosen.split, validation=share)
 
 
 def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:

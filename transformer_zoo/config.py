@@ -19,8 +19,13 @@ class Data:
     """The source of documents, and the rows that are made of them."""
 
     source: str = "python_stdlib"
-    """A source's name, such as python_stdlib or text:GLOB. An unknown one is refused with a list of all forms, which
+    """A source's name, such as python_stdlib or csv:GLOB. An unknown one is refused with a list of all forms, which
     `transformer_zoo.data.sources` describes."""
+    validation_source: str | None = None
+    """Another source to evaluate on: of local files all of it, and then all local files of `source` are trained on.
+    None: the held-out split of `source`."""
+    validation_share: float = 0.05
+    """Share of the documents of local files that is held out."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -37,6 +42,8 @@ class Data:
         check_sizes(self, "length")
         if self.packing not in ("documents", "concat"):
             raise ValueError(f"Data.packing is {self.packing!r}: it must be documents or concat")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"Data.validation_share is {self.validation_share}: it must lie between 0 and 1")
         if self.workers < 0:
             raise ValueError(f"Data.workers is {self.workers}: it must be at least 0")
 

@@ -11,8 +11,9 @@ from etils import epath
 
 from transformer_zoo import folders, names, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import steps
-from transformer_zoo.config import Run
+from transformer_zoo.config import Data, Run
 from transformer_zoo.data import sources
+from transformer_zoo.data.documents import PIECE
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
@@ -22,7 +23,7 @@ from transformer_zoo.pretrained import Bundle, load_tokenizer
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "tokenizers"
 
 OpenSplit = Callable[[str], Source]
-"""Opens a split of the run's source, each split once."""
+"""Opens `train` or `validation`: the documents to train on, or to evaluate on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,9 @@ def resolve(run: Run) -> Resolved:
         ValueError: settings, data or weights that contradict one another or the run that the folder holds.
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
-    open_split = functools.cache(functools.partial(sources.source, run.data.source))
+    open_split = functools.cache(functools.partial(source_of, run.data))
+    for split in ("train", "validation"):
+        run.objective.check_documents(open_split(split))
     run, step, bundle, notes = _settle(run, open_split)
     program = training.prepare(run)
     tokenizer = _tokenizer(run, step, bundle, open_split)
@@ -62,10 +65,18 @@ def resolve(run: Run) -> Resolved:
         )
     return Resolved(
         run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer,
-        make_rows=run.objective.rows(tokenizer, run.data),
-        train_source=open_split(run.data.train_split), validation_source=open_split(run.data.validation_split),
-        notes=notes,
+        make_rows=run.objective.rows(tokenizer, run.data), train_source=open_split("train"),
+        validation_source=open_split("validation"), notes=notes,
     )  # fmt: skip
+
+
+def source_of(data: Data, split: str) -> Source:
+    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out."""
+    apart = data.validation_source
+    if split == "train":
+        return sources.source(data.source, data.train_split, validation=data.validation_share if apart is None else 0)
+    share = data.validation_share if apart is None else 1
+    return sources.source(apart or data.source, data.validation_split, validation=share)
 
 
 def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
@@ -110,7 +121,7 @@ def _found(directory: epath.Path) -> tuple[Run | None, int | None]:
 
 def _for_data(run: Run, open_split: OpenSplit) -> Run:
     """The run, completed from its data: names of classes, for example."""
-    classes = lambda field: open_split(run.data.train_split).classes(field)
+    classes = lambda field: open_split("train").classes(field)
     objective, model = run.objective.for_data(run.model, classes)
     return dataclasses.replace(run, objective=objective, model=model)
 
@@ -126,6 +137,6 @@ def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: Op
         return load_tokenizer(vocabulary.path)
     if bundle is not None and bundle.tokenizer is not None:
         return bundle.tokenizer
-    documents = open_split(run.data.train_split)
+    documents = open_split("train").cut(PIECE)
     texts = (text for document in documents for text in run.objective.texts_of(document))
     return Tokenizer.train(texts, vocabulary.size, CACHE, kind=vocabulary.kind, lower_case=vocabulary.lower_case)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer_zoo.data.documents import field_of
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import Encoding
 
@@ -233,13 +234,6 @@ def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.n
 
 
 # Fields
-
-
-def field_of(example: Example, name: str) -> Any:
-    """The value of an example's field."""
-    if name not in example:
-        raise ValueError(f"an example has no field {name!r}: it has {', '.join(example)}")
-    return example[name]
 
 
 def _class(value: Any, labels: Sequence[str], field: str) -> int:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_zoo.config import Data
+from transformer_zoo.data.documents import field_of, text_in
 from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows
 from transformer_zoo.objectives import metrics
 from transformer_zoo.objectives.objective import Batch, Objective, Sums, training_mode
@@ -43,6 +44,15 @@ class SequenceClassification(Objective):
         named = (self.label,) if problem == "regression" else classes(self.label)
         objective, config = _with_labels(dataclasses.replace(self, problem=problem), config, named)
         return objective, dataclasses.replace(config, problem=problem) if hasattr(config, "problem") else config
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text or texts, and the label."""
+        return *self.texts, self.label
+
+    def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """The text or texts."""
+        return tuple(text_in(document, name) for name in self.texts)
 
     def maker(self, data: Data) -> SequenceRows:
         """A row an example."""
@@ -125,6 +135,16 @@ class TokenClassification(Objective):
         """Names of the classes from the data, in both."""
         return _with_labels(self, config, classes(self.spans))
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text and the labels."""
+        return self.text, self.spans
+
+    def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """The text, or the words with spaces between them."""
+        text = field_of(document, self.text)
+        return (text if isinstance(text, str) else " ".join(text),)
+
     def maker(self, data: Data) -> TokenRows:
         """As many rows as a text takes."""
         return TokenRows(
@@ -183,6 +203,15 @@ class QuestionAnswering(Objective):
             raise ValueError(
                 "QuestionAnswering: question_length and answer_length must be at least 1, overlap at least 0"
             )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Question, context and answers."""
+        return self.question, self.context, self.answers
+
+    def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """Question and context."""
+        return text_in(document, self.question), text_in(document, self.context)
 
     def maker(self, data: Data) -> AnswerRows:
         """As many rows as the context takes."""

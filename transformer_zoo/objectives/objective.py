@@ -10,6 +10,7 @@ import jax
 
 from transformer_zoo import registry, trees
 from transformer_zoo.config import Data
+from transformer_zoo.data.documents import Source, field_of, text_in
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.tokenizers import Tokenizer
 
@@ -58,9 +59,31 @@ class Objective(abc.ABC):
         """
         return self, config
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields of a document that the objective reads."""
+        return ("text",)
+
+    def check_documents(self, documents: Source) -> None:
+        """Checks the first document.
+
+        Raises:
+            ValueError: it lacks a field that the objective reads; the message has those that there are.
+        """
+        for name in self.reads if len(documents) else ():
+            try:
+                field_of(documents[0], name)
+            except ValueError as error:
+                values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+                setting = next(
+                    (key for key, x in values.items() if x == name or isinstance(x, tuple) and name in x), ""
+                )
+                named = f", which is objective.{setting}" if setting else ""
+                raise ValueError(f"the objective {self.name} reads the field {name!r}{named}: {error}") from None
+
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The texts in a document, for a tokenizer to learn from."""
-        return (document["text"],)
+        return (text_in(document, "text"),)
 
     @abc.abstractmethod
     def maker(self, data: Data) -> RowMaker:
