@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from transformer_zoo import commands, hugging_face, options
 from transformer_zoo.config import (
     Checkpoints,
     Data,
@@ -44,7 +46,7 @@ IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
     Compute: {"dtype": WORD, "param_dtype": WORD, "remat": WORD, "unroll": SIZE},
     Run: {"directory": EMPTY, "init_from": EMPTY},
 }  # fmt: skip
-# Settings that can be anything of their type, or are checked where their names are known: by sources, by optim, by wandb.
+# Settings that can be anything of their type, or are checked where their names are known: by sources, by optim, ...
 FREE = {"source", "train_split", "validation_split", "path", "freeze", "wandb", "attention", "model", "objective"}
 
 
@@ -78,3 +80,62 @@ def test_numbers_of_models_and_objectives_are_finite() -> None:
         ):
             with pytest.raises(ValueError, match=f"{name}.*(nan|inf)"):
                 Run(model=MODEL, objective=objective(value))
+
+
+# ---- names of options -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def known() -> list[str]:
+    return commands._options(commands._Train(run=Run(model=MODEL, objective=SpanCorruption())))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--training.lr", "--optimizer.peak-lr"),
+        ("--optimizer.learning-rate=1", "--optimizer.peak-lr"),
+        ("--per_device_train_batch_size", "--training.batch-size"),
+        ("--num_train_epochs", "--training.epochs"),
+        ("--epochs", "--training.epochs"),
+        ("--warmup_ratio", "--optimizer.warmup-steps"),
+        ("--bf16", "--compute.dtype bfloat16"),
+        ("--seed", "--training.seed"),
+        ("--max_length", "--data.length or --model.max-length"),
+        ("--every", "--evaluation.every, --checkpoints.every or --logging.every"),
+        ("--optimizer.weight-decai", "--optimizer.weight-decay"),
+        ("--weigth_decay", "--optimizer.weight-decay"),
+        ("--Data.Length", "--data.length"),
+    ],
+)
+def test_an_unknown_setting_gets_the_nearest_one(known: list[str], given: str, meant: str) -> None:
+    name = given.partition("=")[0]
+    wrong = options.unknown(["--optimizer.peak_lr", "3e-4", given, "3"], known, hugging_face.TRAIN)
+    assert wrong == f"there is no option {name}. Did you mean {meant}?"
+
+
+def test_known_settings_and_words_that_are_like_nothing(known: list[str]) -> None:
+    assert options.unknown(["--optimizer.peak_lr", "1", "--mesh.data=-1", "--help", "--aot", "x"], known) is None
+    assert options.unknown(["--qqqq"], known) == "there is no option --qqqq."
+
+
+def test_names_of_other_libraries_are_options_here(known: list[str]) -> None:
+    of_objectives = {"objective.rate"}  # of MaskedLM
+    assert {ours.split()[0] for ours in hugging_face.TRAIN.values()} <= {*known, *of_objectives}
+
+
+def test_an_unknown_setting_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "tiny.py"
+    recipe.write_text(
+        "from transformer_zoo.config import Run\nfrom transformer_zoo.models import gpt2\n"
+        "from transformer_zoo.objectives import CausalLM\n"
+        "config = Run(model=gpt2.Config(), objective=CausalLM())\n"
+    )
+    assert commands.train([str(recipe), "--training.lr", "3"]) == 2
+    assert commands.evaluate_command(["x", "--sorce", "y"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "error: there is no option --training.lr. Did you mean --optimizer.peak-lr? All are listed by train.py "
+        f"{recipe} --help",
+        "error: there is no option --sorce. Did you mean --source?",
+    ]

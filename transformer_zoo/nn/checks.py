@@ -107,12 +107,12 @@ def check_choices(settings: Any) -> None:
 @functools.cache
 def choices_of(kind: type) -> dict[str, tuple[str, ...]]:
     """The fields of a dataclass that are one of a few words (`Literal`, or that and None), and these words."""
-    literal = lambda hint: typing.get_origin(hint) is typing.Literal
-    first = {
-        name: next(filter(literal, arguments.options_of(hint)), None)
-        for name, hint in typing.get_type_hints(kind).items()
-    }
-    return {name: typing.get_args(hint) for name, hint in first.items() if hint is not None}
+    found = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        options = [option for option in arguments.options_of(hint) if option is not type(None)]
+        if all(typing.get_origin(option) is typing.Literal for option in options):
+            found[name] = tuple(word for option in options for word in typing.get_args(option))
+    return found
 
 
 check_sizes = functools.partial(check_range, least=1)
