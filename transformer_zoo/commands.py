@@ -46,7 +46,8 @@ class _Train:
 
 
 def train(arguments: list[str]) -> int:
-    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit, 130 stopped."""
+    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit; stopped, but saved: 130 by
+    Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
     console = Console()
     if not arguments or arguments[0].startswith("-"):
         known = "\n".join(f"  {path}" for path in sorted(Path("configs").glob("*.py")))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_zoo import names, runs, sharding, training
-from transformer_zoo.checkpoints.orbax import Checkpoints
+from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Run
 from transformer_zoo.data import sources
 from transformer_zoo.data.rows import RowMaker
@@ -29,6 +29,8 @@ class Resolved:
 
     run: Run
     """The settings, with the architecture of the first weights and what the data add, such as names of classes."""
+    step: int | None
+    """The step of the latest checkpoint in the run's folder, where the run goes on."""
     program: training.Program
     bundle: Bundle | None
     """The first weights. None: the latest checkpoint, or fresh ones."""
@@ -48,16 +50,17 @@ def resolve(run: Run) -> Resolved:
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
     open_split = functools.cache(functools.partial(sources.source, run.data.source))
-    run, bundle, notes = _settle(run, open_split)
+    run, step, bundle, notes = _settle(run, open_split)
     program = training.prepare(run)
-    tokenizer = _tokenizer(run, bundle, open_split)
+    tokenizer = _tokenizer(run, step, bundle, open_split)
     if tokenizer.vocab_size > run.model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
     return Resolved(
-        run=run, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=run.objective.rows(tokenizer, run.data),
+        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer,
+        make_rows=run.objective.rows(tokenizer, run.data),
         train_source=open_split(run.data.train_split), validation_source=open_split(run.data.validation_split),
         notes=notes,
     )  # fmt: skip
@@ -70,37 +73,37 @@ def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
     return runs.load(name, mesh=mesh, **defaults | kwargs)
 
 
-def _settle(run: Run, open_split: OpenSplit) -> tuple[Run, Bundle | None, list[str]]:
-    """The completed run, the weights that it begins with, and the settings that changed since it began."""
+def _settle(run: Run, open_split: OpenSplit) -> tuple[Run, int | None, Bundle | None, list[str]]:
+    """The completed run, the step of its latest checkpoint, the weights that it begins with, and the settings that
+    changed since it began."""
     before, step = _found(Path(run.directory))
     if before is not None and run.init_from is not None and run.init_from == before.init_from:
         run = dataclasses.replace(run, model=before.model)  # of the weights that it began with
     run = _for_data(run, open_split)
     notes = [] if before is None else runs.check_same(before, run)
     if run.init_from is None or step is not None:
-        return run, None, notes
+        return run, step, None, notes
     labels = getattr(run.model, "labels", None)
     bundle = load_weights(run, run.init_from, task=run.objective.task, labels=labels)
-    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), bundle, notes
+    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), None, bundle, notes
 
 
 def _found(directory: Path) -> tuple[Run | None, int | None]:
-    """The run that a folder holds, and the step of its latest checkpoint.
+    """The run that a folder holds, and the step of its latest checkpoint. A run that never saved binds nothing: its
+    settings may be corrected.
 
     Raises:
         ValueError: checkpoints of an unknown run.
     """
-    if not (directory / "checkpoints").is_dir():
+    step = max(steps(directory / "checkpoints"), default=None)
+    if step is None:
         return None, None
-    step = Checkpoints(directory / "checkpoints").latest()
-    if names.is_run(directory):
-        return runs.read(directory), step
-    if step is not None:
+    if not names.is_run(directory):
         raise ValueError(
             f"{directory} holds checkpoints but no run.json to describe them: give this run another "
             "--directory, or put run.json back"
         )
-    return None, None
+    return runs.read(directory), step
 
 
 def _for_data(run: Run, open_split: OpenSplit) -> Run:
@@ -110,10 +113,11 @@ def _for_data(run: Run, open_split: OpenSplit) -> Run:
     return dataclasses.replace(run, objective=objective, model=model)
 
 
-def _tokenizer(run: Run, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
-    """The run's own tokenizer, or else that in its settings, in its first weights, or trained on its training split."""
+def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
+    """The run's own tokenizer, once it has saved a step, or else that in its settings, in its first weights, or trained
+    on its training split."""
     folder, vocabulary = Path(run.directory) / "tokenizer", run.vocabulary
-    if folder.is_dir():
+    if step is not None and folder.is_dir():
         return Tokenizer.load(folder)
     if vocabulary.path is not None:
         return load_tokenizer(vocabulary.path)
