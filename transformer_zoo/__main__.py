@@ -1,4 +1,4 @@
-"""The command line: `python -m transformer_zoo {list, info, generate, predict, embed, convert, fit}`.
+"""The command line: `python -m transformer_zoo {list, info, generate, predict, embed, convert, compare, fit}`.
 
 Exit codes: 0 done, 1 an error, 2 a wrong command or option, 3 (`fit` only) it does not fit.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+
+from transformer_zoo.options import unknown
 
 # Modules that import jax are imported inside functions, so that --help is quick.
 
@@ -309,6 +311,36 @@ class Convert(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Runs side by side: the settings that differ, steps, final and best measures, time; and a picture of their curves.
+
+    The best is first. Time is that of the training steps alone.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs, such as runs/sweep_*."""
+    metric: str | None = None
+    """The measure to compare by, on held-out documents or else in training. None: the runs' evaluation.best, or else
+    loss."""
+    direction: Literal["lowest", "highest"] | None = None
+    """Which of its values is best. None: as its name tells."""
+    output: Path = Path("compare.png")
+    """The file for the picture."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+
+        from transformer_zoo import comparison
+
+        if not self.runs:
+            raise ValueError("give the folders of the runs to compare, such as runs/sweep_*")
+        if not self.output.absolute().parent.is_dir():
+            raise ValueError(f"--output {self.output}: there is no folder {self.output.parent}")
+        comparison.compare(self.runs, self.metric, self.output, Console(), self.direction)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit(OfFamily):
     """Compiles a recipe's train step, or generation with a model, for a TPU topology, with no TPU attached, and reports
     whether it fits."""
@@ -337,17 +369,15 @@ class Fit(OfFamily):
 
 
 COMMANDS = {
-    "list": List, "info": Info, "generate": Generate, "predict": Predict, "embed": Embed, "convert": Convert, "fit": Fit
+    "list": List, "info": Info, "generate": Generate, "predict": Predict, "embed": Embed, "convert": Convert,
+    "compare": Compare, "fit": Fit,
 }  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
     """Runs a command; an error that a user can correct is printed as one message, without a traceback."""
     if (wrong := _misspelt(arguments)) is not None:
-        from transformer_zoo.trees import nearest
-
-        name, fault, known = wrong
-        print(f"error: {fault}.{nearest(name, known) or f' Try {PROGRAM} --help'}", file=sys.stderr)
+        print(f"error: {wrong}", file=sys.stderr)
         return 2
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, args=arguments or ["--help"], prog=PROGRAM, description="Models of the zoo, from the command line."
@@ -362,19 +392,17 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
-    """(name, fault, known names) of the first unknown command or option, for an error of one line."""
+def _misspelt(arguments: list[str]) -> str | None:
+    """What is wrong with an unknown command or option, in one line."""
     if not arguments or arguments[0].startswith("-"):
         return None
     command, *rest = arguments
     if command not in COMMANDS:
-        return command, f"there is no command {command!r}", list(COMMANDS)
-    known = ["--help", *(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(COMMANDS[command]))]
-    rest = rest[: rest.index("--")] if "--" in rest else rest
-    options = [text.partition("=")[0].replace("_", "-") for text in rest if text.startswith("--")]
-    return next(
-        ((option, f"{command} has no option {option}", known) for option in options if option not in known), None
-    )
+        from transformer_zoo.trees import nearest
+
+        return f"there is no command {command!r}.{nearest(command, COMMANDS) or f' Try {PROGRAM} --help'}"
+    wrong = unknown(rest, [field.name.replace("_", "-") for field in dataclasses.fields(COMMANDS[command])])
+    return None if wrong is None else f"{command}: {wrong}"
 
 
 def _setting(text: str) -> tuple[str, Any]:

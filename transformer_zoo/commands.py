@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import loop, names, resolve, runs, sharding
+from transformer_zoo import hugging_face, loop, names, options, resolve, runs, sharding
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
 from transformer_zoo.data.documents import text_in
@@ -57,6 +57,8 @@ def train(arguments: list[str]) -> int:
         return 0 if arguments in (["-h"], ["--help"]) else 2
     try:
         recipe = load_recipe(arguments[0])
+        if (wrong := options.unknown(arguments[1:], _options(_Train(run=recipe)), hugging_face.TRAIN)) is not None:
+            return fail(f"{wrong} All are listed by train.py {arguments[0]} --help", code=2)
         chosen = tyro.cli(
             _Train, default=_Train(run=recipe), args=arguments[1:], prog=f"train.py {arguments[0]}",
             description="", config=(tyro.conf.FlagConversionOff,),
@@ -73,6 +75,16 @@ def train(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
+
+
+def _options(settings: Any) -> list[str]:
+    """The options for the settings in a dataclass and in those that it holds, such as optimizer.peak-lr."""
+    found: list[str] = []
+    for field in dataclasses.fields(settings):
+        name, value = field.name.replace("_", "-"), getattr(settings, field.name)
+        inside = _options(value) if dataclasses.is_dataclass(value) else []
+        found += [option if isinstance(settings, _Train) else f"{name}.{option}" for option in inside] or [name]
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +124,8 @@ class _Evaluate:
 
 def evaluate_command(arguments: list[str]) -> int:
     """`eval.py RUN_OR_MODEL [--source ...]`: prints a table."""
+    if wrong := options.unknown(arguments, [field.name.replace("_", "-") for field in dataclasses.fields(_Evaluate)]):
+        return fail(wrong, code=2)
     chosen = tyro.cli(
         _Evaluate,
         args=arguments,
@@ -271,7 +285,7 @@ def _written(
     return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **baseline_scores}, "examples": found}
 
 
-def fail(error: BaseException) -> int:
-    """Prints one message on stderr, for an error that the user can correct."""
+def fail(error: BaseException | str, code: int = 1) -> int:
+    """Prints one message on stderr, for an error that the user can correct; returns the exit code."""
     print(f"error: {error}", file=sys.stderr)
-    return 1
+    return code
