@@ -24,7 +24,7 @@ from transformer_zoo.data import pipeline
 from transformer_zoo.data.rows import Rows
 from transformer_zoo.data.sources import Source
 from transformer_zoo.diagnosis import first_not_finite
-from transformer_zoo.evaluation import evaluate
+from transformer_zoo.evaluation.loss import Report, evaluate
 from transformer_zoo.generation import published
 from transformer_zoo.pretrained import save_generation
 from transformer_zoo.resolve import Resolved, load_weights, resolve
@@ -65,8 +65,8 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
         return _train(run, console or Console(quiet=jax.process_index() != 0))
 
 
-def _train(run: Run, console: Console) -> dict[str, float]:
-    resolved = resolve(run)
+def _train(run: Run, console: Console) -> Report:
+    resolved = resolve(run, console.print)
     run, program, directory = resolved.run, resolved.program, folders.folder(resolved.run.directory)
     for note in resolved.notes:
         console.print(f"changed since this run began: {note}", style="yellow")
@@ -88,10 +88,12 @@ def _train(run: Run, console: Console) -> dict[str, float]:
     _describe(resolved)
 
     console.print(_summary(resolved), soft_wrap=True, highlight=False)
+    if resolved.labels:
+        console.print(resolved.labels, soft_wrap=True, highlight=False, markup=False)
     stop = _Stop(console)
     recent: collections.deque[tuple[int, Batch, dict[str, jax.Array]]] = collections.deque(maxlen=2)
     clock = _Clock(step)
-    report: dict[str, float] = {}
+    report = Report()
     feed = _ahead(batches, lambda rows: _on_device(rows, program.batch))
 
     with (
@@ -102,14 +104,14 @@ def _train(run: Run, console: Console) -> dict[str, float]:
         jax.set_mesh(program.mesh),
     ):
 
-        def measured() -> dict[str, float]:
+        def measured() -> Report:
             """The evaluation of the state after this step."""
             params = state.params if state.ema is None else state.ema
             rows = (_on_device(rows, program.batch) for rows in held_out)
             found = evaluate(program.model, run.objective, params, rows)
             record(step, {f"{logs.HELD_OUT}{name}": value for name, value in found.items()})
             bar.print(f"step {step}: held out: {logs.line(found)}")
-            _draw(directory)
+            _draw(directory, found)
             clock.skip()
             return found
 
@@ -363,11 +365,15 @@ def _writers(run: Run, directory: epath.Path, step: int) -> Iterator[logs.Writer
         yield write
 
 
-def _draw(directory: epath.Path) -> None:
+def _draw(directory: epath.Path, report: Report) -> None:
+    """Draws the curve, and the confusion matrix of a classifier."""
     if jax.process_index() == 0:
-        picture = directory / "curve.png"
-        with logs.naming(picture):
-            plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), picture, directory.name)
+        curve, confusion = directory / "curve.png", directory / plots.CONFUSION
+        with logs.naming(curve):
+            plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), curve, directory.name)
+        if report.by_class is not None:
+            with logs.naming(confusion):
+                plots.confusion(report.by_class, confusion, f"{directory.name}, held out")
 
 
 def _summary(resolved: Resolved) -> str:

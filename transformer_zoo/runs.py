@@ -238,9 +238,11 @@ def load(
         if path in known and known[path].shape == x.shape and before.get(path) == after.get(path)
     }
     same, order = same_scores(bundle.model.task, model.task), None
-    if TASKS[model.task].scores == "labels" and config.labels != bundle.config.labels:
+    why = f"was not trained for {model.task}"
+    if same and TASKS[model.task].scores == "labels" and config.labels != bundle.config.labels:
         order = names.order_of(config.labels, bundle.config.labels)
-        same = same and order is not None
+        if not (same := order is not None):
+            why = f"has other labels, {json_files.excerpt(', '.join(bundle.config.labels), 200)}"
     for path in [path for path in kept if re.fullmatch(weight_map.SCORES, path)]:
         if not same:
             del kept[path]
@@ -248,7 +250,7 @@ def load(
             kept[path] = kept[path][..., np.array(order)]
     params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
-        warnings.warn(f"{name} was not trained for {model.task}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
+        warnings.warn(f"{name} {why}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
     return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh)
 
 
