@@ -148,19 +148,21 @@ class Generate(OfFamily):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict(OfFamily):
-    """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each."""
+    """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each, or
+    the row of a table."""
 
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     text: tuple[str, ...] = ()
     """The texts."""
     source: str | None = None
-    """Instead of `text`, a file with one text a line, or a source as in a recipe, such as jsonl:reviews.jsonl:review.
-    The fields of JSON lines are those of the task, such as question and context."""
+    """Instead of `text`, a file: .csv and .tsv with a header, .jsonl, or else one text a line; or a source as in a
+    recipe, such as csv:reviews.csv:review, which names the column. The fields are those of the task, such as text, or
+    question and context; others are left out."""
     output: Path | None = None
-    """The file for the results, a line for each text in their order, null for a blank one. Where it has lines already,
-    the texts after them follow, if the file beside it, OUTPUT.record.json, tells of the same model, settings and texts.
-    None: they are printed."""
+    """The file for the results, in the order of the texts: a table of texts and results if its name ends in .csv, or
+    else a line of JSON each, null for a blank text. Where it has results already, those of the texts after them follow,
+    if the file beside it, OUTPUT.record.json, tells of the same model, settings and texts. None: they are printed."""
     set: tuple[str, ...] = ()
     """Settings of the task, as NAME=VALUE: top_k=3 aggregation=none."""
     batch_size: int = 32
@@ -195,9 +197,10 @@ class Predict(OfFamily):
             for result in files.results_of(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))
             return 0
+        columns = files.columns_of(m, reader, inputs, self.output)
         made = record.of(m, reader, inputs, model=self.name, source=self.source or "--text")
-        earlier = files.begin(self.output, made, inputs)
-        written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size)
+        earlier = files.begin(self.output, made, inputs, columns)
+        written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size, columns=columns)
         console = Console(stderr=True)
         try:
             for _ in track(written, "predicting", total=len(inputs), console=console):
