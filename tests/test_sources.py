@@ -1,6 +1,7 @@
 """Documents by name: files, and any TFDS data set."""
 
 import csv
+import gzip
 import json
 import pickle
 import re
@@ -86,28 +87,98 @@ def test_splits_are_disjoint_complete_and_the_same_elsewhere(corpus, spec, tmp_p
     assert not train & held_out and train | held_out == set(WORDS)
     assert 1 <= len(held_out) <= 16
     assert held_out <= split(corpus, "validation", 0.5)
+    assert split(corpus, "train", 0) == split(corpus, "validation", 1) == set(WORDS)
+    with pytest.raises(ValueError, match="a share of 0 that is held out leaves nothing for the split 'validation'"):
+        split(corpus, "validation", 0)
     moved = tmp_path_factory.mktemp("elsewhere") / "corpus"
     corpus.rename(moved)
     assert split(moved, "validation") == held_out
+    parts = [sources.source(spec.format(moved), name, validation=0.2) for name in ("train", "validation")]
+    assert [part.split for part in parts] == ["train", "validation"]
+    assert len({part.fingerprint for part in (*parts, pickle.loads(pickle.dumps(parts[0])))}) == 2
+    assert all(list(pickle.loads(pickle.dumps(part))) == list(part) for part in parts)
+    place = next(part.place(i) for part in parts for i, row in enumerate(part) if row["text"] == WORDS[16])
+    assert place.startswith(str(moved)) and place.endswith(("16.txt", "line 2", "line 4", "row 1"))
 
 
-def test_more_files_move_no_document_across(corpus):
+def write_rows(file, texts):
+    """Texts as a file of the form that its name ends in."""
+    kind = file.suffix[1:]
+    if kind == "jsonl":
+        file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    elif kind == "parquet":
+        pq.write_table(pa.table({"text": texts}), file)
+    else:
+        with file.open("w", newline="") as out:
+            csv.writer(out).writerows([["text"], *([text] for text in texts)])
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_row_on_top_moves_no_other_and_equal_rows_stay_together(tmp_path, kind):
+    def split(name, texts):
+        write_rows(tmp_path / f"a.{kind}", texts)
+        part = sources.source(f"{kind}:{tmp_path}/a.{kind}", name, validation=0.3)
+        return [document["text"] for document in part], part.fingerprint
+
+    before, fingerprint = split("validation", WORDS)
+    top = ["new on top", *WORDS[:5], *WORDS]
+    after, changed = split("validation", top)
+    assert set(after) - {"new on top"} == set(before) and 3 < len(before) < 25
+    assert sorted(after + split("train", top)[0]) == sorted(top)
+    assert fingerprint == split("validation", WORDS)[1] != changed
+
+
+def test_more_files_and_other_names_move_no_document(corpus):
     spec = f"text:{corpus}/text/**/*.txt"
-    before = {document["path"] for document in sources.source(spec, "validation", validation=0.3)}
+    before = {document["text"] for document in sources.source(spec, "validation", validation=0.3)}
     for i in range(20):
-        (corpus / "text" / f"new{i}.txt").write_text("new")
-    after = {document["path"] for document in sources.source(spec, "validation", validation=0.3)}
-    assert before <= after
+        (corpus / "text" / f"new{i}.txt").write_text(f"new {i}")
+    (corpus / "text" / "0" / "00.txt").rename(corpus / "text" / "zero.txt")
+    after = {document["text"] for document in sources.source(spec, "validation", validation=0.3)}
+    assert before == after & set(WORDS)
 
 
-def test_two_documents_give_both_splits_and_one_gives_none(tmp_path):
+def test_two_documents_give_both_splits_and_a_short_one_gives_none(tmp_path):
     spec = f"text:{tmp_path}/*.txt"
     (tmp_path / "a.txt").write_text("a")
     assert len(sources.source(spec)) == len(sources.source(spec, "all")) == 1
+    (tmp_path / "b.txt").write_text("a")  # a copy
     with pytest.raises(ValueError, match="holds one document, so none can be held out"):
         sources.source(spec, "validation")
     (tmp_path / "b.txt").write_text("b")
     assert len(sources.source(spec)) == len(sources.source(spec, "validation")) == 1
+
+
+def test_one_long_document_is_held_out_by_pieces(tmp_path):
+    text = "".join(f"{i}: {'a word or two ' * (i % 9)}\n" for i in range(4000))
+    file = write(tmp_path / "a.txt", "\ufeff" + text)
+    train, held_out = (sources.source(f"text:{file}", name) for name in ("train", "validation"))
+    size = {name: sum(len(piece["text"]) for piece in part) for name, part in (("train", train), ("held", held_out))}
+    assert size["train"] + size["held"] == len(text) and 0.02 < size["held"] / len(text) < 0.1
+    pieces = sorted([*train, *held_out], key=lambda piece: text.index(piece["text"]))
+    assert "".join(piece["text"] for piece in pieces) == text
+    assert [piece.get("continued", False) for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+    assert len(train) <= len(held_out) + 1  # what is not held out between two pieces is one
+    start = text[: text.index(held_out[0]["text"])].count("\n") + 1
+    assert held_out.place(0) == f"{file}, line {start}"
+    assert len(sources.source(f"text:{file}", "all")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("one two three\nfour five\nsix", ["one two three\n", "four five\nsix"]),
+        ("one two\n\nthree four five six", ["one two\n\nthree", " four five six"]),
+        ("one\n\n\ntwo\n\n\n\nthree four", ["one\n\n\ntwo\n\n\n\n", "three four"]),
+        ("é" * 12, ["é" * 7, "é" * 5]),
+        ("", []),
+    ],
+)
+def test_long_texts_are_cut_at_white_space(tmp_path, text, pieces):
+    whole = sources.files.TextSource([files.File("a", write(tmp_path / "a.txt", text))])
+    cut = whole.cut(16)
+    assert [piece["text"] for piece in cut] == pieces
+    assert len(cut.only(np.arange(len(cut)))) == len(whole) and len(cut.cut(16)) == len(cut)
 
 
 def test_lines_across_chunks_are_found(tmp_path):
@@ -173,16 +244,132 @@ def test_bad_line_in_the_middle_is_named_when_read(tmp_path):
         sources.source(f"jsonl:{file}", "all")[1]
 
 
-def test_parquet_columns(tmp_path):
-    pq.write_table(pa.table({"a": ["x", None], "b": ["y", "z"], "n": [1, 2]}), tmp_path / "t.parquet")
+def test_parquet_has_all_columns(tmp_path):
+    columns = {"a": ["x", None], "b": ["y", "z"], "n": [1, 2], "translation": [{"en": "e"}, {"en": "f"}]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    rows = sources.source(f"parquet:{tmp_path}/t.parquet", "all")
+    assert rows[1] == {"path": "t.parquet", "row": 1, "a": None, "b": "z", "n": 2, "translation": {"en": "f"}}
     with pytest.raises(
-        ValueError, match=r"leaves open which column is the text: its text columns are a, b \(all: a, b, n"
+        ValueError, match="t.parquet, row 0 has no field 'text': it has path, row, a, b, n, translation.en"
     ):
-        sources.source(f"parquet:{tmp_path}/t.parquet")
-    with pytest.raises(ValueError, match="has no text column 'n'"):
-        sources.source(f"parquet:{tmp_path}/t.parquet:n")
-    with pytest.raises(ValueError, match=r"row 1: 'a' holds no text \(null\)"):
-        list(sources.source(f"parquet:{tmp_path}/t.parquet:a", "all"))
+        text_in(rows[0], "text")
+    for key, message in (
+        ("m", "has no column 'm': it has a, b, n, tr"),
+        ("n", "row 0: the field 'n' holds no text: 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sources.source(f"parquet:{tmp_path}/t.parquet:{key}")
+    assert sources.source(f"parquet:{tmp_path}/t.parquet:translation.en", "all")[1]["text"] == "f"
+    with pytest.raises(ValueError, match=r"row 1: the field 'text' holds no text: None"):
+        text_in(sources.source(f"parquet:{tmp_path}/t.parquet:a", "all")[1], "text")
+
+
+FEATURES = {
+    "text": {"dtype": "string", "_type": "Value"},
+    "label": {"names": ["bad", "good"], "_type": "ClassLabel"},
+    "tags": {"feature": {"names": ["a", "b"], "_type": "ClassLabel"}, "_type": "Sequence"},
+    "spans": [{"start": {"dtype": "int32", "_type": "Value"}, "label": {"names": ["x"], "_type": "ClassLabel"}}],
+}
+
+
+def save(folder, texts, split, described=True):
+    """Two Arrow files and their descriptions, as `save_to_disk` of the library `datasets` writes them."""
+    folder.mkdir(parents=True)
+    names = [f"data-0000{i}-of-00002.arrow" for i in range(2)]
+    for i, name in enumerate(names):
+        part = texts[i::2]
+        table = pa.table({"text": part, "label": [len(text) % 2 for text in part]})
+        if described:
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": FEATURES}})})
+        with pa.ipc.new_stream(str(folder / name), table.schema) as out:
+            out.write_table(table, max_chunksize=3)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": n} for n in names], "_split": split}))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": FEATURES}))
+
+
+def test_folders_of_the_datasets_library(tmp_path):
+    save(tmp_path / "one", WORDS, "train")
+    whole = sources.source(f"arrow:{tmp_path}/one", "all")
+    assert sorted(row["text"] for row in whole) == sorted(WORDS) and whole[0] == {"text": WORDS[0], "label": 1}
+    assert whole.place(25) == f"{tmp_path}/one/data-00001-of-00002.arrow, row 5"
+    parts = [sources.source(f"arrow:{tmp_path}/one", split, validation=0.2) for split in ("train", "validation")]
+    assert sorted(row["text"] for part in parts for row in pickle.loads(pickle.dumps(part))) == sorted(WORDS)
+    for field, names in {
+        "label": ("bad", "good"),
+        "tags": ("a", "b"),
+        "spans": ("x",),
+        "text": None,
+        "no": None,
+    }.items():
+        assert parts[0].classes(field) == whole.classes(field) == names
+    assert list(sources.source(f"arrow:{tmp_path}/one/*.arrow", "all")) == list(whole)
+
+    for split in ("train", "test"):
+        save(tmp_path / "two" / split, WORDS[:7] if split == "test" else WORDS[7:], split, described=False)
+    (tmp_path / "two" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    sizes = {split: len(sources.source(f"arrow:{tmp_path}/two:text", split)) for split in ("train", "test", "all")}
+    assert sizes == {"train": 33, "test": 7, "all": 40}
+    assert sources.source(f"arrow:{tmp_path}/two", "test").classes("label") == ("bad", "good")
+    with pytest.raises(ValueError, match="two has no split 'validation': it has train, test and all; data.train_split"):
+        sources.source(f"arrow:{tmp_path}/two", "validation")
+    with pytest.raises(FileNotFoundError, match="holds neither dataset_dict.json nor state.json"):
+        sources.source(f"arrow:{tmp_path}")
+
+
+def test_arrow_files(tmp_path):
+    table = pa.table({"body": WORDS})
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as out:
+        out.write_table(table, max_chunksize=7)
+    whole = sources.source(f"arrow:{tmp_path}/*.arrow", "all")
+    assert [row["text"] for row in pickle.loads(pickle.dumps(whole))] == WORDS
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_compressed_files(tmp_path, kind, monkeypatch):
+    """By their first bytes and not by their names. They are decompressed once."""
+    monkeypatch.setattr(files, "CACHE", tmp_path / "cache")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in WORDS)
+    data = {"jsonl": lines, "text": "\ufeff" + WORDS[0], "csv": "text,n\n" + "".join(f"{i},{i}\n" for i in range(9))}
+    for form, content in data.items():
+        with pa.CompressedOutputStream(str(tmp_path / f"{form}.x"), kind) as out:
+            out.write(content.encode())
+        source = sources.source(f"{form}:{tmp_path}/{form}.x", "all")
+        found = [row["text"] for row in pickle.loads(pickle.dumps(source))]
+        assert found == {"jsonl": WORDS, "text": WORDS[:1], "csv": [str(i) for i in range(9)]}[form]
+    cached = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    assert len(cached) == 3
+    assert len(files.JsonLinesSource([files.File("jsonl.x", tmp_path / "jsonl.x")])) == 40
+    assert cached == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    damaged = write(tmp_path / "b.x", (tmp_path / "jsonl.x").read_bytes()[:-30])
+    with pytest.raises(ValueError, match=f"b.x begins like {kind}, and cannot be decompressed"):
+        sources.source(f"jsonl:{damaged}")
+
+
+def test_two_compressed_streams_in_a_file_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CACHE", write(tmp_path / "occupied", "") / "cache")
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    data = b"".join(gzip.compress(f'{{"text": "{i}"}}\n'.encode()) for i in range(3))
+    source = sources.source(f"jsonl:{write(tmp_path / 'a.jsonl.gz', data)}", "all")
+    assert [row["text"] for row in source] == ["0", "1", "2"]
+
+
+def test_a_mark_and_blank_lines_at_the_beginning(tmp_path):
+    lines = '\ufeff\n  \n{"text": "a"}\n \t \n\n{"text": "b"}'
+    source = sources.source(f"jsonl:{write(tmp_path / 'a.jsonl', lines)}", "all")
+    assert [(row["text"], row.place.rpartition(" ")[2]) for row in source] == [("a", "3"), ("b", "6")]
+    assert sources.source(f"text:{write(tmp_path / 'a.txt', chr(0xFEFF) + 'a')}", "all")[0]["text"] == "a"
+    with pytest.raises(ValueError, match="holds no text"):
+        sources.source(f"text:{write(tmp_path / 'a.txt', chr(0xFEFF))}")
+
+
+@pytest.mark.parametrize("folder", ["a b", "data [v1]", "[ab]", "~x"])
+def test_paths_are_meant_literally_where_they_exist(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / folder).mkdir()
+    file = write(tmp_path / folder / "x [1] ~.jsonl", '{"text": "a"}\n')
+    for pattern in (file, tmp_path / folder / "*.jsonl", f"~/{folder}/x*.jsonl", f"~/{folder}/x [1] ~.jsonl:text"):
+        assert sources.source(f"jsonl:{pattern}", "all")[0]["text"] == "a"
+    assert [file.name for file in files.find(f"~/{folder[:-1]}?/*.jsonl")] in ([f"{folder}/x [1] ~.jsonl"], [])
 
 
 def test_fields_that_are_not_there_are_named_with_their_place(tmp_path):
@@ -253,7 +440,7 @@ def test_unknown_names(tmp_path):
     with pytest.raises(ValueError, match="no split 'test': it has train, validation and all"):
         sources.source(f"text:{tmp_path}/a.txt", "test")
     with pytest.raises(ValueError, match="must lie between 0 and 1"):
-        sources.source(f"text:{tmp_path}/a.txt", validation=1.0)
+        sources.source(f"text:{tmp_path}/a.txt", validation=1.1)
 
 
 def test_every_form_is_documented_once():

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import loop, names, plots, runs, sharding
+from transformer_zoo import hugging_face, loop, names, options, plots, resolve, runs, sharding
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
 from transformer_zoo.data.documents import text_in
@@ -49,7 +49,8 @@ class _Train:
 
 
 def train(arguments: list[str]) -> int:
-    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit, 130 stopped."""
+    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit; saved and stopped: 130
+    by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
     console = Console()
     if not arguments or arguments[0].startswith("-"):
         known = "\n".join(f"  {path}" for path in sorted(Path("configs").glob("*.py")))
@@ -59,6 +60,8 @@ def train(arguments: list[str]) -> int:
         return 0 if arguments in (["-h"], ["--help"]) else 2
     try:
         recipe = load_recipe(arguments[0])
+        if (wrong := options.unknown(arguments[1:], _options(_Train(run=recipe)), hugging_face.TRAIN)) is not None:
+            return fail(f"{wrong} All are listed by train.py {arguments[0]} --help", code=2)
         chosen = tyro.cli(
             _Train, default=_Train(run=recipe), args=arguments[1:], prog=f"train.py {arguments[0]}",
             description="", config=(tyro.conf.FlagConversionOff,),
@@ -77,6 +80,16 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
+def _options(settings: Any) -> list[str]:
+    """The options for the settings in a dataclass and in those that it holds, such as optimizer.peak-lr."""
+    found: list[str] = []
+    for field in dataclasses.fields(settings):
+        name, value = field.name.replace("_", "-"), getattr(settings, field.name)
+        inside = _options(value) if dataclasses.is_dataclass(value) else []
+        found += [option if isinstance(settings, _Train) else f"{name}.{option}" for option in inside] or [name]
+    return found
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Evaluate:
     model: tyro.conf.Positional[str]
@@ -86,7 +99,8 @@ class _Evaluate:
     source: str | None = None
     """Text to evaluate on, as in a recipe's data.source. None: the run's own."""
     split: str | None = None
-    """Split of the source. None: the run's held-out split, else validation."""
+    """Split of the source. None: of the run's own source the held-out split; of another one all of local files, or the
+    validation split of a data set with splits of its own."""
     length: int | None = None
     """Tokens in a row. None: as in training, else the model's positions, at most 1024."""
     batch_size: int = 16
@@ -116,6 +130,8 @@ class _Evaluate:
 
 def evaluate_command(arguments: list[str]) -> int:
     """`eval.py RUN_OR_MODEL [--source ...]`: prints a table."""
+    if wrong := options.unknown(arguments, [field.name.replace("_", "-") for field in dataclasses.fields(_Evaluate)]):
+        return fail(wrong, code=2)
     chosen = tyro.cli(
         _Evaluate,
         args=arguments,
@@ -134,8 +150,9 @@ def _evaluate(chosen: _Evaluate) -> int:
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
     length = chosen.length or data.length
-    source, split = chosen.source or data.source, chosen.split or data.validation_split
-    documents = sources.source(source, split)
+    source, documents = _documents(chosen, data)
+    split = documents.split
+    objective.check_documents(documents)
     objective, _ = objective.for_data(bundle.config, documents.classes)
     # Errors in the settings of --write are raised before anything is measured.
     to_write = _to_write(chosen, bundle, objective, documents)
@@ -166,6 +183,16 @@ def _evaluate(chosen: _Evaluate) -> int:
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
+
+
+def _documents(chosen: _Evaluate, data: Data) -> tuple[str, sources.Source]:
+    """The source to measure on, by name and open: the one that is given, or else the run's."""
+    if chosen.source is not None:
+        return chosen.source, sources.source(chosen.source, chosen.split, validation=data.validation_share)
+    if chosen.split in (None, data.validation_split):
+        return data.validation_source or data.source, resolve.source_of(data, "validation")
+    share = data.validation_share if data.validation_source is None else 0
+    return data.source, sources.source(data.source, chosen.split, validation=share)
 
 
 def _class_table(by_class: ByClass) -> Table:
@@ -284,7 +311,7 @@ def _written(
     return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **baseline_scores}, "examples": found}
 
 
-def fail(error: BaseException) -> int:
-    """Prints one message on stderr, for an error that the user can correct."""
+def fail(error: BaseException | str, code: int = 1) -> int:
+    """Prints one message on stderr, for an error that the user can correct; returns the exit code."""
     print(f"error: {error}", file=sys.stderr)
-    return 1
+    return code

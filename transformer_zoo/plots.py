@@ -1,10 +1,11 @@
 """Plots of a run."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 CONFUSION = "confusion.png"
 """The picture of a confusion matrix in the folder of a run."""
@@ -12,23 +13,33 @@ MOST_CLASSES = 200
 """Classes in a confusion matrix that can still be seen in a picture."""
 
 
-def curve(lines: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+def curve(lines: Sequence[dict[str, Any]], path: epath.Path, title: str) -> None:
     """Draws the loss on training and on held-out text against the step, and saves the picture."""
-    import matplotlib.figure  # here, since it takes a second of every start
-
-    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _plot()
     for name, label, style in (("loss", "training", "-"), ("validation/loss", "held out", "o-")):
         points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1, markersize=4)
     axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
-    axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
-def confusion(by_class: Any, path: Path, title: str) -> bool:
+def curves(by_run: Mapping[str, Mapping[int, float]], path: epath.Path, measure: str) -> None:
+    """Draws a measure of several runs against the step, and saves the picture.
+
+    Args:
+        by_run: its values by step, by the name of the run.
+    """
+    figure, axes = _plot()
+    for name, by_step in by_run.items():
+        axes.plot(*zip(*sorted(by_step.items()), strict=True), "o-", label=name, linewidth=1, markersize=3)
+    axes.set(xlabel="step", ylabel=measure)
+    axes.legend(fontsize="small")
+    _save(figure, path)
+
+
+def confusion(by_class: Any, path: epath.Path, title: str) -> bool:
     """Draws a confusion matrix and saves the picture: a row for each true class, whose colours are shares of the row,
     with the counts where there is room for them.
 
@@ -61,5 +72,22 @@ def confusion(by_class: Any, path: Path, title: str) -> bool:
         xlabel="predicted", ylabel="true", title=f"{title.replace('$', chr(92) + '$')} (n = {counts_CC.sum():,.0f})"
     )
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
     return True
+
+
+def _plot() -> tuple[Any, Any]:
+    """A figure and its axes."""
+    import matplotlib.figure  # here, since it takes a second of every start
+
+    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _save(figure: Any, path: epath.Path) -> None:
+    """Writes a picture where a path may be in a bucket."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    path.write_bytes(picture.getvalue())

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo import names, runs, sharding, training
-from transformer_zoo.checkpoints.orbax import Checkpoints
-from transformer_zoo.config import Run
+from etils import epath
+
+from transformer_zoo import folders, names, runs, sharding, training
+from transformer_zoo.checkpoints.orbax import steps
+from transformer_zoo.config import Data, Run
 from transformer_zoo.data import sources
+from transformer_zoo.data.documents import PIECE
 from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.sources import Source
@@ -22,7 +25,7 @@ from transformer_zoo.pretrained import Bundle, load_tokenizer
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "tokenizers"
 
 OpenSplit = Callable[[str], Source]
-"""Opens a split of the run's source, each split once."""
+"""Opens `train` or `validation`: the documents to train on, or to evaluate on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,8 @@ class Resolved:
 
     run: Run
     """The settings, with the architecture of the first weights and what the data add, such as names of classes."""
+    step: int | None
+    """The step of the latest checkpoint in the run's folder, where the run goes on."""
     program: training.Program
     bundle: Bundle | None
     """The first weights. None: the latest checkpoint, or fresh ones."""
@@ -54,20 +59,31 @@ def resolve(run: Run, tell: Tell | None = None) -> Resolved:
         ValueError: settings, data or weights that contradict one another or the run that the folder holds.
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
-    open_split = functools.cache(functools.partial(sources.source, run.data.source))
-    run, bundle, notes, labels = _settle(run, open_split, tell)
+    open_split = functools.cache(functools.partial(source_of, run.data))
+    for split in ("train", "validation"):
+        run.objective.check_documents(open_split(split))
+    run, step, bundle, notes, labels = _settle(run, open_split, tell)
     program = training.prepare(run)
-    tokenizer = _tokenizer(run, bundle, open_split)
+    tokenizer = _tokenizer(run, step, bundle, open_split)
     if tokenizer.vocab_size > run.model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
     return Resolved(
-        run=run, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=run.objective.rows(tokenizer, run.data),
-        train_source=open_split(run.data.train_split), validation_source=open_split(run.data.validation_split),
-        notes=notes, labels=labels,
+        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer,
+        make_rows=run.objective.rows(tokenizer, run.data), train_source=open_split("train"),
+        validation_source=open_split("validation"), notes=notes, labels=labels,
     )  # fmt: skip
+
+
+def source_of(data: Data, split: str) -> Source:
+    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out."""
+    apart = data.validation_source
+    if split == "train":
+        return sources.source(data.source, data.train_split, validation=data.validation_share if apart is None else 0)
+    share = data.validation_share if apart is None else 1
+    return sources.source(apart or data.source, data.validation_split, validation=share)
 
 
 def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
@@ -77,27 +93,29 @@ def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
     return runs.load(name, mesh=mesh, **defaults | kwargs)
 
 
-def _settle(run: Run, open_split: OpenSplit, tell: Tell | None = None) -> tuple[Run, Bundle | None, list[str], str]:
-    """The completed run, the weights that it begins with, the settings that changed since it began, and its labels."""
-    before, step = _found(Path(run.directory))
+def _settle(
+    run: Run, open_split: OpenSplit, tell: Tell | None = None
+) -> tuple[Run, int | None, Bundle | None, list[str], str]:
+    """The completed run, the step of its latest checkpoint, the weights that it begins with, the settings that changed
+    since it began, and its labels."""
+    before, step = _found(folders.folder(run.directory))
     if before is not None and run.init_from is not None and run.init_from == before.init_from:
         run = dataclasses.replace(run, model=before.model)  # of the weights that it began with
-    goes_on, labels = before is not None and step is not None, ""
-    if goes_on:
+    labels = ""
+    if before is not None:
         run = dataclasses.replace(run, objective=_as_it_began(run.objective, before.objective))
-    if not goes_on or before.data != run.data:
-        data = run.data
-        splits = {split: open_split(split) for split in (data.train_split, data.validation_split)}
-        head = None if goes_on else _head(run)
+    if before is None or before.data != run.data:
+        splits = {split: open_split(split) for split in ("train", "validation")}
+        head = _head(run) if before is None else None
         objective, labels = run.objective.with_labels(run.model, splits, head, tell)
         run = dataclasses.replace(run, objective=objective)
     run = _for_data(run, open_split)
     notes = [] if before is None else runs.check_same(before, run)
     if run.init_from is None or step is not None:
-        return run, None, notes, labels
+        return run, step, None, notes, labels
     names_of_classes = getattr(run.model, "labels", None)
     bundle = load_weights(run, run.init_from, task=run.objective.task, labels=names_of_classes)
-    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), bundle, notes, labels
+    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), None, bundle, notes, labels
 
 
 def _as_it_began(objective: Any, before: Any) -> Any:
@@ -119,41 +137,42 @@ def _head(run: Run) -> Any:
     return described.config if trained is not None and same_scores(trained, task) else None
 
 
-def _found(directory: Path) -> tuple[Run | None, int | None]:
-    """The run that a folder holds, and the step of its latest checkpoint.
+def _found(directory: epath.Path) -> tuple[Run | None, int | None]:
+    """The run that a folder holds, and the step of its latest checkpoint. A run that never saved binds nothing: its
+    settings may be corrected.
 
     Raises:
         ValueError: checkpoints of an unknown run.
     """
-    if not (directory / "checkpoints").is_dir():
+    step = max(steps(directory / "checkpoints"), default=None)
+    if step is None:
         return None, None
-    step = Checkpoints(directory / "checkpoints").latest()
-    if names.is_run(directory):
-        return runs.read(directory), step
-    if step is not None:
+    if not names.is_run(directory):
         raise ValueError(
             f"{directory} holds checkpoints but no run.json to describe them: give this run another "
             "--directory, or put run.json back"
         )
-    return None, None
+    return runs.read(directory), step
 
 
 def _for_data(run: Run, open_split: OpenSplit) -> Run:
     """The run, completed from its data: names of classes, for example."""
-    classes = lambda field: open_split(run.data.train_split).classes(field)
+    classes = lambda field: open_split("train").classes(field)
     objective, model = run.objective.for_data(run.model, classes)
     return dataclasses.replace(run, objective=objective, model=model)
 
 
-def _tokenizer(run: Run, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
-    """The run's own tokenizer, or else that in its settings, in its first weights, or trained on its training split."""
-    folder, vocabulary = Path(run.directory) / "tokenizer", run.vocabulary
-    if folder.is_dir():
-        return Tokenizer.load(folder)
+def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
+    """The run's own tokenizer, once it has saved a step, or else that in its settings, in its first weights, or trained
+    on its training split."""
+    own, vocabulary = folders.folder(run.directory) / "tokenizer", run.vocabulary
+    if step is not None and own.is_dir():
+        with folders.local(own) as folder:
+            return Tokenizer.load(folder)
     if vocabulary.path is not None:
         return load_tokenizer(vocabulary.path)
     if bundle is not None and bundle.tokenizer is not None:
         return bundle.tokenizer
-    documents = open_split(run.data.train_split)
+    documents = open_split("train").cut(PIECE)
     texts = (text for document in documents for text in run.objective.texts_of(document))
     return Tokenizer.train(texts, vocabulary.size, CACHE, kind=vocabulary.kind, lower_case=vocabulary.lower_case)

@@ -8,12 +8,17 @@ import numpy as np
 
 Document = dict[str, Any]
 
+PIECE = 1 << 16
+"""Bytes of the pieces in which long documents are tokenised: the memory of a tokenizer is a hundred times its text."""
+
 
 class Source:
     """A sequence of documents. A subclass has their number and reads one."""
 
     split: str = "all"
     """The split that was opened."""
+    fingerprint: str | None = None
+    """A digest of the content of its documents, in order. None: it was not computed."""
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -33,6 +38,15 @@ class Source:
     def only(self, indices: np.ndarray) -> "Source":
         """Some of the documents, int[n]."""
         return Part(self, indices)
+
+    def cut(self, size: int) -> "Source":
+        """The same texts with long documents in pieces of at most `size` bytes, where that is possible without reading
+        them: pieces of text files. A piece that another one follows has the field `continued`."""
+        return self
+
+    def divided(self, share: float) -> "Source":
+        """The same, cut so small that a share of the pieces is about that share of the text."""
+        return self
 
     def __getitem__(self, index: int) -> Document:
         if not -len(self) <= index < len(self):

@@ -9,6 +9,8 @@ import abc
 import array
 import codecs
 import collections
+import contextlib
+import copy
 import csv
 import dataclasses
 import functools
@@ -16,10 +18,11 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transformer_zoo import json_files
 from transformer_zoo.data.documents import Document, Record, Source, field_of, text_in
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "decompressed"
@@ -121,31 +125,91 @@ class FileSource(Source):
 
 
 class TextSource(FileSource):
-    """Text files, each a document: `text` and `path`. Empty files are left out.
+    """Text files, each a document, or pieces of them: `text` and `path`. Empty files are left out.
 
     Raises:
         ValueError: a file is not UTF-8. All are read once, so that the error comes now and not at step 40,000.
     """
 
     def __init__(self, files: list[File], key: None = None) -> None:
-        super().__init__([file for file in files if _check_utf8(file) > file.start])
+        super().__init__(files)
+        sizes = [_check_utf8(file) for file in files]
+        spans = [(i, file.start, size, 0) for i, (file, size) in enumerate(zip(files, sizes)) if size > file.start]
+        self._spans = np.array(spans, np.int64).reshape(-1, 4)  # file, first byte, end, another piece follows
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._spans)
 
     def fields(self, index: int) -> Document:
-        file = self._files[index]
+        which, start, end, continued = self._spans[index].tolist()
+        file = self._files[which]
         with file.open() as stream:
-            stream.seek(file.start)
-            return {"text": file.text(stream.read(), file.start), "path": file.name}
+            stream.seek(start)
+            text = file.text(stream.read(end - start), start)
+        return {"text": text, "path": file.name} | ({"continued": True} if continued else {})
 
     def place(self, index: int) -> str:
-        """The file."""
-        return str(self._files[index].path)
+        """The file, and the line if it is a piece of it."""
+        file, start = self._files[self._spans[index, 0]], self._spans[index, 1]
+        return str(file.path) if start == file.start else f"{file.path}, line {file.line(start)}"
+
+    def only(self, indices: np.ndarray) -> "TextSource":
+        """Some of the documents; consecutive pieces are one piece again."""
+        spans = self._spans[indices]
+        if not len(spans):
+            return self._with(spans)
+        joined = (spans[1:, 0] == spans[:-1, 0]) & (spans[1:, 1] == spans[:-1, 2])
+        firsts = np.flatnonzero(np.append(True, ~joined))
+        lasts = np.append(firsts[1:], len(spans)) - 1
+        return self._with(np.concatenate([spans[firsts, :2], spans[lasts, 2:]], axis=1))
+
+    def cut(self, size: int) -> "TextSource":
+        """Cut where a line ends or else at white space, in its last few thousand bytes. A piece is cut within a word
+        only if it has no white space there."""
+        spans = []
+        for which, start, end, continued in self._spans.tolist():
+            with self._files[which].open() if end - start > size else contextlib.nullcontext() as stream:
+                while end - start > size:
+                    window = min(size // 2, 1 << 12)
+                    stream.seek(start + size - window)
+                    at = start + size - window + _border(stream.read(window))
+                    spans.append((which, start, at, 1))
+                    start = at
+            spans.append((which, start, end, continued))
+        return self._with(np.array(spans, np.int64).reshape(-1, 4))
+
+    def divided(self, share: float) -> "TextSource":
+        """Twenty pieces, on average, of at least a kibibyte are in the share."""
+        return self.cut(max(1 << 10, int((self._spans[:, 2] - self._spans[:, 1]).sum() * share / 20)))
+
+    def _with(self, spans: np.ndarray) -> "TextSource":
+        other = copy.copy(self)
+        other._spans = spans
+        return other
 
     def hashes(self) -> np.ndarray:
-        """uint64[documents]: of their names."""
-        return np.array([_hash(file.name) for file in self._files], np.uint64)
+        """uint64[documents]: of the bytes of each."""
+        found = []
+        for which, start, end, _ in self._spans.tolist():
+            digest = _digest()
+            with self._files[which].open() as stream:
+                stream.seek(start)
+                while data := stream.read(min(1 << 20, end - stream.tell())):
+                    digest.update(data)
+            found.append(digest.digest())
+        return _numbers(found)
+
+
+BORDERS = tuple(map(re.compile, (rb"\S\n(?=\S)", rb"\S(?= \S)", rb"\s(?=\S)")))
+"""Where a text may be cut, the best first: at its end, a match leaves the tokens of byte-level BPE as they are."""
+
+
+def _border(text: bytes) -> int:
+    """The last place to cut a text, never its beginning."""
+    for border in BORDERS:
+        if places := [match.end() for match in border.finditer(text)]:
+            return places[-1]
+    return max(i for i in range(1, len(text)) if text[i] & 0xC0 != 0x80)  # between two characters
 
 
 class LinesSource(FileSource):
@@ -185,8 +249,15 @@ class LinesSource(FileSource):
         return f"{file.path}, line {file.line(start)}"
 
     def hashes(self) -> np.ndarray:
-        """uint64[documents]: of their files' names and rows."""
-        return _row_hashes(self._files, [len(spans) for spans in self._spans])
+        """uint64[documents]: of the bytes of each, without white space around them."""
+        found = bytearray()
+        for file, spans in zip(self._files, self._spans):
+            with file.open() as stream:
+                for some in np.array_split(spans, len(spans) // 4096 + 1):
+                    for start, size in some.tolist():
+                        stream.seek(start)
+                        found += _digest(stream.read(size).strip()).digest()
+        return _numbers([found])
 
 
 class JsonLinesSource(LinesSource):
@@ -306,84 +377,224 @@ def _header(names: list[str], place: str) -> list[str]:
     return names
 
 
-class ParquetSource(Source):
-    """Rows of Parquet files: `text`, `path` and `row`.
+class ColumnsSource(FileSource):
+    """Rows of tables whose columns have types. A subclass opens them, and reads some rows of a file at a time.
+
+    Args:
+        schemas: of each file.
+    """
+
+    def __init__(self, files: list[File], key: str | None, schemas: list[pa.Schema]) -> None:
+        super().__init__(files, key)
+        columns = {}
+        for file, schema in zip(files, schemas):
+            texts = [field.name for field in schema if field.type in (pa.string(), pa.large_string())]
+            columns[_text_column(file.path, texts, schema.names, key)] = file.path
+        if len(columns) > 1:
+            found = ", ".join(f"{column} ({path})" for column, path in columns.items())
+            raise ValueError(f"the files' texts are in different columns, {found}: name one")
+        self._key = next(iter(columns))
+        self._features = _features(files[0].path, schemas[0])
+        self.check()
+
+    def classes(self, field: str) -> tuple[str, ...] | None:
+        """Of a column of class labels, or of lists of them, as the library `datasets` describes it in the file."""
+        feature: Any = self._features
+        for part in [field] if field in feature else field.split("."):
+            feature = feature.get(part) if isinstance(feature, dict) else None
+        return _class_names(feature)
+
+    @abc.abstractmethod
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, in order, some at a time."""
+
+    def hashes(self) -> np.ndarray:
+        """uint64[documents]: of the values of each."""
+        found = bytearray()
+        for batch in self.batches():
+            for row in zip(*(column.to_pylist() for column in batch.columns)):
+                found += _digest(ascii(row).encode()).digest()
+        return _numbers([found])
+
+
+class ParquetSource(ColumnsSource):
+    """Rows of Parquet files: all columns, and `path` and `row`.
 
     What can be read by itself is a group of rows, so those read last are kept, up to `CACHE` bytes in a process.
     Shuffled reading of a corpus larger than that decodes a group for nearly every document: write small groups then.
 
     Raises:
-        ValueError: not a Parquet file, no such column, or none that is clearly the text; a row without text.
+        ValueError: besides, not a Parquet file.
     """
 
     CACHE = 1 << 29
 
-    def __init__(self, files: list[File], key: str | None) -> None:
-        self._files = files
+    def __init__(self, files: list[File], key: str | None = None) -> None:
         self._groups: list[tuple[int, int]] = []  # (file, its row group)
-        sizes, self._rows = [], []
-        columns = set()
+        sizes, rows, schemas = [], [], []
         for which, file in enumerate(files):
             try:
                 parquet = pq.ParquetFile(file.path)
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{file.path} is not a Parquet file that can be read: {error}") from None
             with parquet:
-                schema = parquet.schema_arrow
-                texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-                column = _text_column(file.path, texts, schema.names, key)
-                if column not in texts:
-                    wrong = f"has no text column {key!r}" if key else "leaves open which column is the text"
-                    raise ValueError(
-                        f"{file.path} {wrong}: its text columns are {', '.join(texts) or 'none'} (all: "
-                        f"{', '.join(schema.names)}); choose one with parquet:GLOB:KEY"
-                    )
-                columns.add(column)
+                schemas.append(parquet.schema_arrow)
                 groups = range(parquet.num_row_groups)
                 self._groups += [(which, group) for group in groups]
                 sizes += [parquet.metadata.row_group(group).num_rows for group in groups]
-                self._rows.append(parquet.metadata.num_rows)
-        if len(columns) > 1:
-            raise ValueError(f"the files' texts are in different columns, {', '.join(sorted(columns))}: name one")
-        self._column = columns.pop()
+                rows.append(parquet.metadata.num_rows)
         self._ends = np.cumsum(sizes)
-        self._starts = np.concatenate([[0], np.cumsum(self._rows)])
-        self._cache: collections.OrderedDict[int, pa.ChunkedArray] = collections.OrderedDict()
+        self._starts = np.concatenate([[0], np.cumsum(rows)])
+        self._cache: collections.OrderedDict[int, pa.Table] = collections.OrderedDict()
         self._lock = threading.Lock()
+        super().__init__(files, key, schemas)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def read(self, index: int) -> Document:
-        group, row = _locate(self._ends, index)
-        file = self._files[self._groups[group][0]]
-        in_file = int(index - self._starts[self._groups[group][0]])
-        text = self._group(group)[row].as_py()
-        if text is None:
-            raise ValueError(f"{file.path}, row {in_file}: {self._column!r} holds no text (null)")
-        return {"text": text, "path": file.name, "row": in_file}
+    def _locate(self, index: int) -> tuple[File, int]:
+        """The file that holds a document, and its row there."""
+        which, row = _locate(self._starts[1:], index)
+        return self._files[which], row
 
-    def _group(self, group: int) -> pa.ChunkedArray:
-        """The text column of a group of rows."""
+    def fields(self, index: int) -> Document:
+        group, row = _locate(self._ends, index)
+        file, in_file = self._locate(index)
+        table = self._group(group)
+        columns = {name: column[row].as_py() for name, column in zip(table.column_names, table.columns)}
+        return {"path": file.name, "row": in_file} | columns
+
+    def place(self, index: int) -> str:
+        """File and row, from 0."""
+        file, row = self._locate(index)
+        return f"{file.path}, row {row}"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for file in self._files:
+            with pq.ParquetFile(file.path) as parquet:
+                yield from parquet.iter_batches(1 << 12)
+
+    def _group(self, group: int) -> pa.Table:
+        """A group of rows."""
         with self._lock:
             if group not in self._cache:
                 which, number = self._groups[group]
                 with pq.ParquetFile(self._files[which].path) as parquet:
-                    self._cache[group] = parquet.read_row_group(number, [self._column]).column(0)
-                while len(self._cache) > 1 and sum(column.nbytes for column in self._cache.values()) > self.CACHE:
+                    self._cache[group] = parquet.read_row_group(number)
+                while len(self._cache) > 1 and sum(table.nbytes for table in self._cache.values()) > self.CACHE:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(group)
             return self._cache[group]
-
-    def hashes(self) -> np.ndarray:
-        """uint64[documents]: of their files' names and rows."""
-        return _row_hashes(self._files, self._rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": collections.OrderedDict(), "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+class ArrowSource(ColumnsSource):
+    """Rows of Arrow files, in either of Arrow's two formats: all columns. The files are mapped and not read, so that
+    memory does not grow with them.
+
+    Raises:
+        ValueError: besides, not an Arrow file.
+    """
+
+    def __init__(self, files: list[File], key: str | None = None) -> None:
+        self._arguments = files, key
+        self._batches: list[tuple[int, pa.RecordBatch]] = []  # of each: the rows of its file before it
+        self._owners: list[File] = []
+        schemas = []
+        for file in files:
+            try:
+                mapped = pa.memory_map(str(file.path))
+                whole = mapped.read(6) == b"ARROW1"
+                mapped.seek(0)
+                reader = pa.ipc.open_file(mapped) if whole else pa.ipc.open_stream(mapped)
+                batches = [reader.get_batch(i) for i in range(reader.num_record_batches)] if whole else list(reader)
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{file.path} is not an Arrow file that can be read: {error}") from None
+            schemas.append(reader.schema)
+            rows = 0
+            for batch in batches:
+                self._batches.append((rows, batch))
+                self._owners.append(file)
+                rows += batch.num_rows
+        self._ends = np.cumsum([0, *(batch.num_rows for _, batch in self._batches)])[1:]
+        super().__init__(files, key, schemas)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def fields(self, index: int) -> Document:
+        which, row = _locate(self._ends, index)
+        batch = self._batches[which][1]
+        return {name: column[row].as_py() for name, column in zip(batch.schema.names, batch.columns)}
+
+    def place(self, index: int) -> str:
+        """File and row, from 0."""
+        which, row = _locate(self._ends, index)
+        return f"{self._owners[which].path}, row {self._batches[which][0] + row}"
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        return (batch for _, batch in self._batches)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._arguments
+
+
+def saved_dataset(folder: Path) -> dict[str, list[File]]:
+    """The files of each split in a folder that `save_to_disk` of the library `datasets` wrote.
+
+    Raises:
+        FileNotFoundError: it is no such folder.
+        ValueError: its descriptions cannot be read.
+    """
+    index = folder / "dataset_dict.json"
+    if index.is_file():
+        names = json_files.read(index).get("splits") or []
+        json_files.check({"splits": names}, {"splits": list}, str(index))
+        return {name: [file for found in saved_dataset(folder / name).values() for file in found] for name in names}
+    state = folder / "state.json"
+    if not state.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds neither dataset_dict.json nor state.json: it is no folder that save_to_disk wrote; name "
+            f"Arrow files by {folder}/*.arrow"
+        )
+    description = json_files.read(state)
+    json_files.check(description, {"_data_files": list, "_split": str}, str(state))
+    names = [one.get("filename") for one in description.get("_data_files") or [] if isinstance(one, dict)]
+    files = [File(name, folder / name) for name in names if isinstance(name, str)]
+    if missing := [str(file.path) for file in files if not file.path.is_file()]:
+        raise FileNotFoundError(f"{state} names {', '.join(missing)}, which is not there")
+    if not files:
+        raise ValueError(f"{state} names no files of data")
+    return {description.get("_split") or "train": files}
+
+
+def _features(file: Path, schema: pa.Schema) -> dict[str, Any]:
+    """The features of a table as the library `datasets` describes them, in the file or beside it; or else none."""
+    described = (schema.metadata or {}).get(b"huggingface")
+    beside = file.parent / "dataset_info.json"
+    if described is not None:
+        info = json_files.parse(described, f"{file}: the description of its features").get("info")
+    else:
+        info = json_files.read(beside) if beside.is_file() else None
+    features = info.get("features") if isinstance(info, dict) else None
+    return features if isinstance(features, dict) else {}
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+    """The names of the classes in a feature, in the lists that it holds, or in the `label` of spans."""
+    if isinstance(feature, list) and len(feature) == 1:
+        return _class_names(feature[0])
+    if not isinstance(feature, dict):
+        return None
+    names = feature.get("names")
+    if feature.get("_type") == "ClassLabel" and isinstance(names, list):
+        return tuple(map(str, names))
+    return _class_names(feature.get("feature", feature.get("label")))
 
 
 def _text_column(file: Path, texts: list[str], columns: list[str], key: str | None) -> str | None:
@@ -399,22 +610,16 @@ def _text_column(file: Path, texts: list[str], columns: list[str], key: str | No
     return key
 
 
-# Splits
+# Content
 
 
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+def _digest(data: bytes = b"") -> Any:
+    return hashlib.blake2b(data, digest_size=8)
 
 
-def _row_hashes(files: list[File], rows: list[int]) -> np.ndarray:
-    """uint64[documents]: of a file's name and a row's number, by the finaliser of splitmix64 (Steele et al. 2014)."""
-    parts = []
-    for file, count in zip(files, rows):
-        x = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(_hash(file.name))
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        parts.append(x ^ (x >> np.uint64(31)))
-    return np.concatenate(parts)
+def _numbers(digests: Iterable[bytes]) -> np.ndarray:
+    """uint64[n]: digests as numbers."""
+    return np.frombuffer(b"".join(digests), "<u8")
 
 
 # Names of files
@@ -444,7 +649,7 @@ def find(pattern: str) -> list[File]:
 def pattern_and_key(rest: str) -> tuple[str, str | None]:
     """Takes GLOB:KEY apart; a colon that belongs to an existing file's name is not a separator."""
     pattern, colon, key = rest.rpartition(":")
-    if not colon or "/" in key or os.sep in key:
+    if not colon or "/" in key or os.sep in key or Path(rest).expanduser().exists():
         return rest, None
     try:
         find(rest)

@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 from grain._src.python.dataset.transformations import process_prefetch
 
+from transformer_zoo.data.documents import PIECE, Source
 from transformer_zoo.data.rows import RowMaker, Rows, pad
 from transformer_zoo.data.tokenizers import is_old_fingerprint
 
@@ -59,10 +60,10 @@ class Pipeline:
         """Checks everything, reads a few documents, and starts nothing yet.
 
         Args:
-            source: a random-access sequence of documents: dictionaries with a text under "text", or other fields.
+            source: a random-access sequence of documents: dictionaries with a text under "text", or other fields. Text
+                files longer than `PIECE` bytes are cut into pieces.
             make_rows: rows of some documents, as `Objective.rows` gives it. Its random numbers follow from the seed,
-            the
-                epoch and the group. A position that was saved with a maker of another description is refused.
+                the epoch and the group. A position that was saved with a maker of another description is refused.
             batch_size: rows of a global batch, of which a process gets `batch_size / process_count`.
             shuffle: another order of documents, and of rows within a group, in each epoch.
             seed: of the order, and of the maker's random numbers.
@@ -93,6 +94,7 @@ class Pipeline:
             raise ValueError(f"batch_size={batch_size} rows cannot be shared out evenly to {process_count} processes")
         if not len(source):
             raise ValueError("the source has no documents")
+        source = source.cut(PIECE) if isinstance(source, Source) else source
         group = group or _group_size(source, make_rows.length)
         self._settings = {
             **make_rows.describe(),
@@ -101,6 +103,8 @@ class Pipeline:
             "documents": len(source),
             "group": group,
         }
+        if (content := getattr(source, "fingerprint", None)) is not None:
+            self._settings["content"] = content
         self._batch_size = batch_size
         self._rows_here = batch_size // process_count
         self._first_here = process_index * self._rows_here
@@ -168,6 +172,12 @@ class Pipeline:
             )
         if differ:
             lines = [f"  {name}: {saved.get(name)} then, {self._settings.get(name)} now" for name in differ]
+            if {"content", "documents"} & set(differ):
+                lines.append(
+                    "the documents of the split are not those that the run began with (older versions also divided "
+                    "local files in another way): put them back, or begin another run, with init_from to go on with "
+                    "these weights"
+                )
             raise ValueError("the data's saved position belongs to other rows:\n" + "\n".join(lines))
         self._stop()
         self._go_to(state["group"], state["row"])

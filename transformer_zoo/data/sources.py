@@ -13,16 +13,26 @@ and other fields, such as labels, under their names.
     csv:GLOB[:KEY]                       comma-separated values with a header: rows of strings, by column
     tsv:GLOB[:KEY]                       the same, separated by tabs
     parquet:GLOB[:KEY]                   rows of Parquet files
+    arrow:PATH[:KEY]                     rows of Arrow files (a GLOB), or of a folder that `save_to_disk` of the library
+                                         `datasets` wrote
 
 KEY is the field that is the text, `text` if none is named: `csv:reviews.csv:body`, `jsonl:*.jsonl:translation.en`. It
 may be left out where nothing reads a text, or where other settings name the fields.
 
-Files have no splits of their own: a document is in `train` or `validation` by a hash of its name, and in `all`. A
-source can be pickled, and reading it never moves a shared position, so threads may share one.
+Text files, JSON lines and separated values may be compressed by gzip or zstd. A path that exists is meant literally,
+whatever characters are in it.
+
+Files have no splits of their own: a document is in `train` or `validation` by a hash of its content, and in `all`. So
+equal documents are on one side, and more documents move none of the others. To hash the content a corpus is read once;
+where that takes too long, the held-out documents can be a source of their own. One long text file is divided by pieces.
+
+A source can be pickled, and reading it never moves a shared position, so threads may share one.
 """
 
+import copy
 import dataclasses
 import functools
+import hashlib
 import importlib
 import re
 from collections.abc import Callable
@@ -36,19 +46,23 @@ from transformer_zoo.data import catalogues, files, stdlib, stdlib_docstrings, s
 from transformer_zoo.data.documents import Document, Source
 
 
-def source(spec: str, split: str = "train", *, validation: float = 0.05, data_dir: str | Path | None = None) -> Source:
+def source(
+    spec: str, split: str | None = "train", *, validation: float = 0.05, data_dir: str | Path | None = None
+) -> Source:
     """The documents that a name stands for.
 
     Args:
         spec: a name of one of the module's forms.
-        split: `train`, `validation` or `all`; for TFDS a split that the data set has, or a slice such as `train[:1%]`.
-        validation: share of the documents of local files that are held out. Each document's hash decides alone, so more
-            files move no document from one side to the other, except that neither side is empty if there are two
-            documents or more.
+        split: `train`, `validation` or `all`; of a data set with splits of its own one of these, for TFDS also a slice
+            such as `train[:1%]`. None: all of local files; `validation` where there are splits of its own.
+        validation: share of the documents of local files that are held out. Each document's content decides alone,
+            except that neither side is empty if there are two different documents or more. With 0 all of them are in
+            `train`, with 1 in `validation`.
         data_dir: where TFDS keeps what it prepares; None: TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 
     Raises:
-        ValueError: a name of no known form, a corpus without text, an unknown split or key, text that is not UTF-8.
+        ValueError: a name of no known form, a corpus without documents, an unknown split or key, files that cannot be
+            read.
         FileNotFoundError: a pattern that matches no file; a language that no program on this machine speaks.
     """
     prefix, _, arguments = spec.partition(":")
@@ -78,7 +92,7 @@ class TfdsSource(Source):
     def __init__(self, folder: str | Path, split: str, key: str | None = None) -> None:
         self._arguments = (str(folder), split, key)
         builder = tfds.builder_from_directory(str(folder))
-        self.name = builder.info.full_name
+        self.name, self.split = builder.info.full_name, split
         features = builder.info.features
         texts = sorted(name for name in features if isinstance(features[name], tfds.features.Text))
         self.key = key or ("text" if "text" in texts else texts[0] if len(texts) == 1 else None)
@@ -88,6 +102,8 @@ class TfdsSource(Source):
                 f"{self.name} has no text feature {key!r}: its text features are {', '.join(texts) or 'none'} (all: "
                 f"{', '.join(sorted(features))}); choose one with tfds:{self.name.rpartition('/')[0]}:KEY"
             )
+        if split == "all":
+            split = "+".join(sorted(builder.info.splits))
         if re.split(r"[\[+]", split)[0] not in builder.info.splits:
             raise ValueError(
                 f"{self.name} has no split {split!r}: it has {', '.join(sorted(builder.info.splits))}; a part of "
@@ -149,7 +165,7 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-def _tfds(name: str, split: str, validation: float, data_dir: str | Path | None) -> TfdsSource:
+def _tfds(name: str, split: str | None, validation: float, data_dir: str | Path | None) -> TfdsSource:
     """Prepares the data set if it is not prepared, and opens it."""
     name, *rest = name.split(":")
     versions = [part for part in rest if re.fullmatch(r"[\d*]+\.[\d*]+\.[\d*]+", part)]
@@ -164,7 +180,7 @@ def _tfds(name: str, split: str, validation: float, data_dir: str | Path | None)
                 f"tfds:{full} is not prepared in {builder.data_path}, and preparing it failed: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    return TfdsSource(builder.data_path, split, keys[0] if keys else None)
+    return TfdsSource(builder.data_path, split or "validation", keys[0] if keys else None)
 
 
 def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder:
@@ -189,21 +205,62 @@ def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
 # Splits of files
 
 
-def _part(whole: Any, split: str, validation: float, spec: str) -> Source:
-    """The documents of a split: those with the smallest hashes are held out."""
-    if not 0 < validation < 1:
+def _files(
+    kind: Callable[..., Source], found: list[files.File], key: str | None, name: str, split: str | None,
+    validation: float,
+) -> Source:  # fmt: skip
+    """The documents of a split of local files."""
+    if split not in ("train", "validation", "all", None):
+        raise ValueError(f"{name} has no split {split!r}: it has train, validation and all")
+    if not 0 <= validation <= 1:
         raise ValueError(f"validation={validation}: the share that is held out must lie between 0 and 1")
-    if len(whole) == 1:
-        if split == "validation":
+    states = tuple((file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in found)
+    whole = _opened(kind, tuple(found), key, states)
+    if not len(whole):
+        raise ValueError(f"{name} holds no text: {files.count(len(found), 'file')} without a document")
+    if split in ("all", None) or validation == (split == "validation"):
+        part = copy.copy(whole)
+    elif validation in (0, 1):
+        raise ValueError(f"{name}: a share of {validation} that is held out leaves nothing for the split {split!r}")
+    else:
+        part = _part(whole, split, validation, name)
+    part.split = split or "all"
+    return part
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(kind: Callable[..., Source], found: tuple[files.File, ...], key: str | None, states: Any) -> Source:
+    """All documents; the files are looked through once for both splits."""
+    return kind(list(found), key)
+
+
+@functools.lru_cache(maxsize=1)
+def _hashes(whole: Any) -> np.ndarray:
+    return whole.hashes()
+
+
+def _part(whole: Source, split: str, validation: float, name: str) -> Source:
+    """The documents of a split: those with the smallest hashes are held out."""
+    hashes = _hashes(whole)
+    if (hashes == hashes[0]).all():
+        whole = whole.divided(validation)  # one document, or copies of it: pieces of it are held out
+        hashes = whole.hashes()
+        if (hashes == hashes[0]).all():
+            if split == "train":
+                return copy.copy(whole)
             raise ValueError(
-                f"{spec} holds one document, so none can be held out: give the validation documents as a source of "
-                'their own, or ask for the split "all"'
+                f"{name} holds one document, so none can be held out: give the validation documents as a source of "
+                'their own (data.validation_source), or ask for the split "all"'
             )
-        return whole
-    hashes = whole.hashes()
     held_out = hashes < np.uint64(int(validation * 2**64))
-    held_out[hashes.argmin()], held_out[hashes.argmax()] = True, False
-    return whole.only(np.flatnonzero(held_out if split == "validation" else ~held_out))
+    if not held_out.any():
+        held_out = hashes == hashes.min()
+    if held_out.all():
+        held_out = hashes != hashes.max()
+    chosen = np.flatnonzero(held_out if split == "validation" else ~held_out)
+    part = whole.only(chosen)
+    part.fingerprint = hashlib.blake2b(hashes[chosen].tobytes(), digest_size=8).hexdigest()
+    return part
 
 
 # Forms
@@ -215,7 +272,7 @@ class Form:
 
     arguments: str
     """Their syntax, in brackets if they may be left out."""
-    open: Callable[[str, str, float, str | Path | None], Source]
+    open: Callable[[str, str | None, float, str | Path | None], Source]
     """(arguments, split, validation, data_dir), as `source` takes them, to the documents."""
 
     def takes(self, arguments: str) -> bool:
@@ -225,28 +282,47 @@ class Form:
 
 def _prepared(builder: Callable[..., Any]) -> Form:
     """A data set of our own, which has no arguments."""
-    return Form("", lambda _, split, validation, data_dir: TfdsSource(stdlib.prepare(data_dir, builder), split))
+    return Form(
+        "", lambda _, split, validation, data_dir: TfdsSource(stdlib.prepare(data_dir, builder), split or "validation")
+    )
 
 
-def _catalogues(language: str, split: str, validation: float, data_dir: str | Path | None) -> Source:
+def _catalogues(language: str, split: str | None, validation: float, data_dir: str | Path | None) -> Source:
     builder = functools.partial(catalogues.GettextCatalogues, language=language or "fr")
-    return TfdsSource(stdlib.prepare(data_dir, builder), split)
+    return TfdsSource(stdlib.prepare(data_dir, builder), split or "validation")
 
 
-def _local(kind: Callable[[list[files.File], str | None], Any], keys: bool = True) -> Form:
+def _local(kind: Callable[..., Source], keys: bool = True) -> Form:
     """Local files of a kind, whose text is under a key or the whole of a file."""
 
-    def open_files(arguments: str, split: str, validation: float, data_dir: str | Path | None) -> Source:
-        if split not in ("train", "validation", "all"):
-            raise ValueError(f"{arguments} has no split {split!r}: it has train, validation and all")
+    def open_files(arguments: str, split: str | None, validation: float, data_dir: str | Path | None) -> Source:
         pattern, key = files.pattern_and_key(arguments) if keys else (arguments, None)
-        found = files.find(pattern)
-        whole = kind(found, key)
-        if not len(whole):
-            raise ValueError(f"{pattern} holds no text: {files.count(len(found), 'file')} without a document")
-        return whole if split == "all" else _part(whole, split, validation, pattern)
+        return _files(kind, files.find(pattern), key, pattern, split, validation)
 
     return Form(":GLOB[:KEY]" if keys else ":GLOB", open_files)
+
+
+def _arrow(arguments: str, split: str | None, validation: float, data_dir: str | Path | None) -> Source:
+    """A folder with several splits has its own."""
+    path, key = files.pattern_and_key(arguments)
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        return _files(files.ArrowSource, files.find(path), key, path, split, validation)
+    splits = files.saved_dataset(folder)
+    if len(splits) == 1:
+        return _files(files.ArrowSource, *splits.values(), key, path, split, validation)
+    split = split or "validation"
+    if split not in (*splits, "all"):
+        raise ValueError(
+            f"{path} has no split {split!r}: it has {', '.join(splits)} and all; data.train_split and "
+            "data.validation_split name others"
+        )
+    chosen = [file for name, found in splits.items() if split in (name, "all") for file in found]
+    whole = files.ArrowSource(chosen, key)
+    if not len(whole):
+        raise ValueError(f"the split {split!r} of {path} is empty")
+    whole.split = split
+    return whole
 
 
 FORMS: dict[str, Form] = {
@@ -261,4 +337,5 @@ FORMS: dict[str, Form] = {
     "csv": _local(files.TableSource),
     "tsv": _local(files.TabSource),
     "parquet": _local(files.ParquetSource),
+    "arrow": Form(":PATH[:KEY]", _arrow),
 }

@@ -19,7 +19,7 @@ def evaluate(
     m: arguments.Loaded,
     *,
     source: str | sources.Source = "python_stdlib",
-    split: str = "validation",
+    split: str | None = None,
     objective: str | Objective | None = None,
     length: int | None = None,
     packing: Literal["documents", "concat"] = "documents",
@@ -33,7 +33,8 @@ def evaluate(
         m: a `Bundle`: a model, its parameters and its tokenizer.
         source: the documents, named as in a recipe's data.source: "text:notes/*.md", "tfds:wikipedia/20230601.en",
             ...; or an open source.
-        split: split of a source given by name: "train", "validation", "test" or "all", where the source has it.
+        split: split of a source given by name: "train", "validation", "test" or "all", where the source has it. None:
+            all of local files; of a data set with splits of its own, "validation".
         objective: the name of an objective, or an `Objective`. None: the one of the model's task.
         length: tokens in a row. None: the model's positions, at most 1024.
         packing: how documents become rows, as in a recipe's data.packing.
@@ -54,6 +55,7 @@ def evaluate(
     if not isinstance(objective, Objective):
         objective = objective_of(m, objective)
     documents = sources.source(source, split) if isinstance(source, str) else source
+    objective.check_documents(documents)
     objective, _ = objective.for_data(m.config, documents.classes)
     objective, _ = objective.with_labels(m.config, {split: documents})
     data = Data(length=default_length(m) if length is None else length, packing=packing)

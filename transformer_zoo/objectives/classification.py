@@ -219,6 +219,15 @@ class SequenceClassification(Classification):
     def _problem(config: Any) -> Problem | None:
         return getattr(config, "problem", None)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text or texts, and the label."""
+        return *self.texts, self.label
+
+    def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """The text or texts."""
+        return tuple(text_in(document, name) for name in self.texts)
+
     def maker(self, data: Data) -> SequenceRows:
         """A row an example."""
         return SequenceRows(
@@ -323,6 +332,16 @@ class TokenClassification(Classification):
         objective._check_weights()
         return objective, config
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text and the labels."""
+        return self.text, self.spans
+
+    def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """The text, or the words with spaces between them."""
+        text = field_of(document, self.text)
+        return (text if isinstance(text, str) else " ".join(text),)
+
     def maker(self, data: Data) -> TokenRows:
         """As many rows as a text takes."""
         return TokenRows(
@@ -386,6 +405,15 @@ class QuestionAnswering(Objective):
             raise ValueError(
                 "QuestionAnswering: question_length and answer_length must be at least 1, overlap at least 0"
             )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Question, context and answers."""
+        return self.question, self.context, self.answers
+
+    def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
+        """Question and context."""
+        return text_in(document, self.question), text_in(document, self.context)
 
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None

@@ -10,7 +10,7 @@ import jax
 
 from transformer_zoo import registry, trees
 from transformer_zoo.config import Data
-from transformer_zoo.data.documents import Source, text_in
+from transformer_zoo.data.documents import Source, field_of, text_in
 from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.tokenizers import Tokenizer
@@ -63,6 +63,28 @@ class Objective(abc.ABC):
             ValueError: the data contradict the configuration.
         """
         return self, config
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields of a document that the objective reads."""
+        return ("text",)
+
+    def check_documents(self, documents: Source) -> None:
+        """Checks the first document.
+
+        Raises:
+            ValueError: it lacks a field that the objective reads; the message has those that there are.
+        """
+        for name in self.reads if len(documents) else ():
+            try:
+                field_of(documents[0], name)
+            except ValueError as error:
+                values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+                setting = next(
+                    (key for key, x in values.items() if x == name or isinstance(x, tuple) and name in x), ""
+                )
+                named = f", which is objective.{setting}" if setting else ""
+                raise ValueError(f"the objective {self.name} reads the field {name!r}{named}: {error}") from None
 
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: Tell | None = None

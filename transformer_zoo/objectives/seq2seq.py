@@ -140,6 +140,11 @@ class Seq2SeqLM(Seq2Seq):
         if self.too_long not in get_args(TooLong):
             raise ValueError(f"Seq2SeqLM.too_long is {self.too_long!r}: it must be {', '.join(get_args(TooLong))}")
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Source and target."""
+        return self.source, self.target
+
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Source and target."""
         return self.prefix + text_in(document, self.source), text_in(document, self.target)
