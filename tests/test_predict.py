@@ -1,5 +1,6 @@
 """Text in, answers out: each task's results by hand; order, batches and programs; errors; the command."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -521,6 +522,11 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
         (tmp_path / "a.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
         assert main([*command, "--source", name]) == 0
         assert labels(capsys.readouterr().out) == expected
+    for key, name in (("text", str(tmp_path / "a.csv")), ("review", f"csv:{tmp_path}/a.csv:review")):
+        with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("id", key), *enumerate(texts)])
+        assert main([*command, "--source", name]) == 0
+        assert labels(capsys.readouterr().out) == expected
 
     # A blank line has a result too, so that results stay beside their texts.
     source.write_text("\n".join(["", *texts[:2], " \t", texts[2]]), encoding="utf-8")
@@ -535,7 +541,7 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
 
     (tmp_path / "a.jsonl").write_text('{"text": "a door"}\n\n{"text": " "}\n', encoding="utf-8")
-    with pytest.warns(UserWarning, match="1 of 2 texts are blank, such as .*a.jsonl:text, document 1"):
+    with pytest.warns(UserWarning, match="1 of 2 texts are blank, such as jsonl:.*a.jsonl, document 1"):
         assert main([*command, "--source", str(tmp_path / "a.jsonl")]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "null"
 

@@ -153,8 +153,9 @@ class Predict(OfFamily):
     text: tuple[str, ...] = ()
     """The texts."""
     source: str | None = None
-    """Instead of `text`, a file with one text a line, or a source as in a recipe, such as jsonl:reviews.jsonl:review.
-    The fields of JSON lines are those of the task, such as question and context."""
+    """Instead of `text`, a file with one text a line, or a source as in a recipe, such as csv:reviews.csv:review, of
+    which all is read. The fields of JSON lines and the columns of tables are those of the task, such as question and
+    context."""
     output: Path | None = None
     """The file for the results, a line for each text in their order, null for a blank one. Where it has lines already,
     the texts after them follow, if the file beside it, OUTPUT.record.json, tells of the same model, settings and texts.

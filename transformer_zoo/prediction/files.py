@@ -13,6 +13,8 @@ from transformer_zoo.prediction.predict import results
 from transformer_zoo.prediction.reader import Input, Reader
 from transformer_zoo.prediction.record import Record
 
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+"""Ends of the names of files that are sources by themselves."""
 BEGINNINGS = (b"{", b"[", b"n")  # of a result: an object, a list, or null
 
 
@@ -21,20 +23,19 @@ def read(source: str, reader: Reader) -> list[Input | None]:
     lines of a file of text. None stands for a blank text, of which a warning tells.
 
     Args:
-        source: the name of a source as in a recipe's data.source, such as jsonl:reviews.jsonl:review; or a file with
-            one text a line, or one JSON object where its name ends in .jsonl.
+        source: the name of a source as in a recipe's data.source, such as csv:reviews.csv:review, all of which is
+            read; or a file: JSON lines, comma- or tab-separated values or Parquet by the end of its name, or else one
+            text a line.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unknown source, a file that is empty or not UTF-8, or an input that the task cannot use.
     """
     file = Path(source).expanduser()
-    if file.is_file() and file.suffix != ".jsonl":
+    if file.is_file() and file.suffix not in TABLES:
         documents, place, first = lines(file), f"{file}, line", 1
     elif file.is_file() or ":" in source:
-        source = f"jsonl:{file}" if file.is_file() else source
-        if source.startswith("jsonl:") and source.count(":") == 1:  # without a key
-            source = f"{source}:{reader.text_field}"
+        source = f"{file.suffix[1:]}:{file}" if file.is_file() else source
         documents, place, first = sources.source(source, "all"), f"{source}, document", 0
     else:
         raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as jsonl:GLOB:KEY")
