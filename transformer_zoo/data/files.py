@@ -18,7 +18,6 @@ import glob
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -32,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformer_zoo import json_files
-from transformer_zoo.data.documents import Document, Record, Source, field_of, text_in
+from transformer_zoo.data.documents import Document, Record, Source, border, field_of, text_in
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "decompressed"
 """Folder of decompressed files. If it cannot be written, the folder for temporary files is used."""
@@ -172,7 +171,7 @@ class TextSource(FileSource):
                 while end - start > size:
                     window = min(size // 2, 1 << 12)
                     stream.seek(start + size - window)
-                    at = start + size - window + _border(stream.read(window))
+                    at = start + size - window + border(stream.read(window))
                     spans.append((which, start, at, 1))
                     start = at
             spans.append((which, start, end, continued))
@@ -198,18 +197,6 @@ class TextSource(FileSource):
                     digest.update(data)
             found.append(digest.digest())
         return _numbers(found)
-
-
-BORDERS = tuple(map(re.compile, (rb"\S\n(?=\S)", rb"\S(?= \S)", rb"\s(?=\S)")))
-"""Where a text may be cut, the best first: at its end, a match leaves the tokens of byte-level BPE as they are."""
-
-
-def _border(text: bytes) -> int:
-    """The last place to cut a text, never its beginning."""
-    for border in BORDERS:
-        if places := [match.end() for match in border.finditer(text)]:
-            return places[-1]
-    return max(i for i in range(1, len(text)) if text[i] & 0xC0 != 0x80)  # between two characters
 
 
 class LinesSource(FileSource):
