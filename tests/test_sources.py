@@ -273,7 +273,7 @@ FEATURES = {
 
 
 def save(folder, texts, split, described=True):
-    """Two Arrow files and their descriptions, as `save_to_disk` of the library `datasets` writes them."""
+    """Two Arrow files and their descriptions, as `save_to_disk` of the library `datasets` (5.2) writes them."""
     folder.mkdir(parents=True)
     names = [f"data-0000{i}-of-00002.arrow" for i in range(2)]
     for i, name in enumerate(names):

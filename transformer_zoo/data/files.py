@@ -92,7 +92,7 @@ class File:
             return stream.read(int(at)).count(b"\n") + 1
 
 
-class FileSource(Source):
+class FileSource(Source, abc.ABC):
     """Documents in files.
 
     Args:
