@@ -13,7 +13,7 @@ from transformer_zoo import registry
 PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
 LEVELS = (
-    ("trees", "pages", "json_files", "arguments"),
+    ("trees", "pages", "json_files", "arguments", "folders", "installation"),
     ("sharding", "hugging_face", "vectors"),
     ("nn", "published"),
     ("models",),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformer_zoo import arguments
 from transformer_zoo.nn import Compute
-from transformer_zoo.nn.checks import check_rates, check_sizes
+from transformer_zoo.nn.checks import check_choices, check_finite, check_range, check_rates, check_sizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,13 +39,10 @@ class Data:
     """Processes that prepare batches; they change the speed, never the batches."""
 
     def __post_init__(self) -> None:
-        check_sizes(self, "length")
-        if self.packing not in ("documents", "concat"):
-            raise ValueError(f"Data.packing is {self.packing!r}: it must be documents or concat")
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"Data.validation_share is {self.validation_share}: it must lie between 0 and 1")
-        if self.workers < 0:
-            raise ValueError(f"Data.workers is {self.workers}: it must be at least 0")
+        check_range(self, "length", least=2)
+        check_choices(self)
+        check_range(self, "workers", least=0)
+        check_range(self, "validation_share", above=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +61,7 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         check_sizes(self, "size")
+        check_choices(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,9 +97,19 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         check_rates(self, "b1", "b2", "ema")
+        check_choices(self)
         check_sizes(self, "decay_steps")
-        if self.peak_lr <= 0 or self.warmup_steps < 0 or (self.clip_norm is not None and self.clip_norm <= 0):
-            raise ValueError("Optimizer: peak_lr and clip_norm must be positive, and warmup_steps at least 0")
+        check_range(self, "warmup_steps", "weight_decay", least=0)
+        check_range(self, "peak_lr", "clip_norm", "eps", above=0)
+        check_range(self, "final_lr", least=0, most=1)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises ValueError if the warmup and the decay do not fit into this number of steps."""
+        if self.warmup_steps + (self.decay_steps or 1) > steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} and decay_steps={self.decay_steps} do not fit into {steps} steps "
+                "of training"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +127,9 @@ class Mesh:
 
     def __post_init__(self) -> None:
         arguments.check(type(self), vars(self))
+        for axis, size in vars(self).items():
+            if size < 1 and size != -1:
+                raise ValueError(f"{axis} is {size}: it must be at least 1, or -1 for the rest")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,6 +149,7 @@ class Training:
 
     def __post_init__(self) -> None:
         check_sizes(self, "steps", "batch_size", "accumulation", "patience")
+        check_range(self, "seed", least=0, below=2**32)
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}")
 
@@ -152,7 +164,7 @@ class Evaluation:
     """Batches in an evaluation. None: the whole split."""
 
     def __post_init__(self) -> None:
-        check_sizes(self, "every")
+        check_sizes(self, "every", "batches")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,7 +179,7 @@ class Checkpoints:
     """Checkpoints of multiples of this number of steps are always kept."""
 
     def __post_init__(self) -> None:
-        check_sizes(self, "every", "keep")
+        check_sizes(self, "every", "keep", "keep_every")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,7 +209,8 @@ class Run:
     """Weights to start from: a run's folder, or a published model by hub id, preset or folder. Architecture and
     tokenizer are then theirs; if they are for another task, the head is fresh."""
     directory: str = "runs/default"
-    """The folder for everything that the run writes. A run that is found there goes on."""
+    """The folder for everything that the run writes, also in a bucket: gs://BUCKET/FOLDER. A run that is found there
+    goes on."""
     compute: Compute = Compute()
     """Precision, memory and speed."""
     data: Data = Data()
@@ -211,6 +224,14 @@ class Run:
 
     def __post_init__(self) -> None:
         arguments.check(type(self), vars(self))
+        for part in (self.model, self.objective):
+            if dataclasses.is_dataclass(part):
+                check_finite(part)
+                check_choices(part)
+        for name in ("directory", "init_from"):
+            if getattr(self, name) == "":
+                raise ValueError(f"{name} is empty: give a name")
+        self.optimizer.check_steps(self.training.steps)
 
 
 def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:

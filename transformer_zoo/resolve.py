@@ -7,14 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo import names, runs, sharding, training
-from transformer_zoo.checkpoints.orbax import Checkpoints
+from etils import epath
+
+from transformer_zoo import folders, names, runs, sharding, training
+from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Data, Run
 from transformer_zoo.data import sources
 from transformer_zoo.data.documents import PIECE
+from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
 # Tokenizers that were trained here, by corpus: a second run on the same corpus reuses its tokenizer.
@@ -30,6 +34,8 @@ class Resolved:
 
     run: Run
     """The settings, with the architecture of the first weights and what the data add, such as names of classes."""
+    step: int | None
+    """The step of the latest checkpoint in the run's folder, where the run goes on."""
     program: training.Program
     bundle: Bundle | None
     """The first weights. None: the latest checkpoint, or fresh ones."""
@@ -39,10 +45,15 @@ class Resolved:
     validation_source: Source
     notes: list[str]
     """Settings that changed since the run in this folder began, a line each."""
+    labels: str = ""
+    """The labels of the data, in a line. Empty: there are none, or they were not read, since the run goes on."""
 
 
-def resolve(run: Run) -> Resolved:
+def resolve(run: Run, tell: Tell | None = None) -> Resolved:
     """Finds everything that a run needs, and everything that is wrong with it. Opens each split of its source once.
+
+    Args:
+        tell: shows a line of what takes long.
 
     Raises:
         ValueError: settings, data or weights that contradict one another or the run that the folder holds.
@@ -51,17 +62,18 @@ def resolve(run: Run) -> Resolved:
     open_split = functools.cache(functools.partial(source_of, run.data))
     for split in ("train", "validation"):
         run.objective.check_documents(open_split(split))
-    run, bundle, notes = _settle(run, open_split)
+    run, step, bundle, notes, labels = _settle(run, open_split, tell)
     program = training.prepare(run)
-    tokenizer = _tokenizer(run, bundle, open_split)
+    tokenizer = _tokenizer(run, step, bundle, open_split)
     if tokenizer.vocab_size > run.model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
     return Resolved(
-        run=run, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=run.objective.rows(tokenizer, run.data),
-        train_source=open_split("train"), validation_source=open_split("validation"), notes=notes,
+        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer,
+        make_rows=run.objective.rows(tokenizer, run.data), train_source=open_split("train"),
+        validation_source=open_split("validation"), notes=notes, labels=labels,
     )  # fmt: skip
 
 
@@ -81,37 +93,66 @@ def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
     return runs.load(name, mesh=mesh, **defaults | kwargs)
 
 
-def _settle(run: Run, open_split: OpenSplit) -> tuple[Run, Bundle | None, list[str]]:
-    """The completed run, the weights that it begins with, and the settings that changed since it began."""
-    before, step = _found(Path(run.directory))
+def _settle(
+    run: Run, open_split: OpenSplit, tell: Tell | None = None
+) -> tuple[Run, int | None, Bundle | None, list[str], str]:
+    """The completed run, the step of its latest checkpoint, the weights that it begins with, the settings that changed
+    since it began, and its labels."""
+    before, step = _found(folders.folder(run.directory))
     if before is not None and run.init_from is not None and run.init_from == before.init_from:
         run = dataclasses.replace(run, model=before.model)  # of the weights that it began with
+    labels = ""
+    if before is not None:
+        run = dataclasses.replace(run, objective=_as_it_began(run.objective, before.objective))
+    if before is None or before.data != run.data:
+        splits = {split: open_split(split) for split in ("train", "validation")}
+        head = _head(run) if before is None else None
+        objective, labels = run.objective.with_labels(run.model, splits, head, tell)
+        run = dataclasses.replace(run, objective=objective)
     run = _for_data(run, open_split)
     notes = [] if before is None else runs.check_same(before, run)
     if run.init_from is None or step is not None:
-        return run, None, notes
-    labels = getattr(run.model, "labels", None)
-    bundle = load_weights(run, run.init_from, task=run.objective.task, labels=labels)
-    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), bundle, notes
+        return run, step, None, notes, labels
+    names_of_classes = getattr(run.model, "labels", None)
+    bundle = load_weights(run, run.init_from, task=run.objective.task, labels=names_of_classes)
+    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), None, bundle, notes, labels
 
 
-def _found(directory: Path) -> tuple[Run | None, int | None]:
-    """The run that a folder holds, and the step of its latest checkpoint.
+def _as_it_began(objective: Any, before: Any) -> Any:
+    """The objective of a run that goes on, with what its first start found in the data."""
+    if type(objective) is not type(before):
+        return objective
+    asked = [name for name, value in objective.from_data.items() if getattr(objective, name) == value]
+    return dataclasses.replace(objective, **{name: getattr(before, name) for name in asked})
+
+
+def _head(run: Run) -> Any:
+    """The configuration of the weights that a run begins with, if their head scores the labels of its task."""
+    task = run.objective.task
+    if run.init_from is None or TASKS[task].scores != "labels":
+        return None
+    is_run = names.is_run(run.init_from)
+    described = names.describe(run.init_from, published=not is_run)
+    trained = runs.read(run.init_from).objective.task if is_run else described.task
+    return described.config if trained is not None and same_scores(trained, task) else None
+
+
+def _found(directory: epath.Path) -> tuple[Run | None, int | None]:
+    """The run that a folder holds, and the step of its latest checkpoint. A run that never saved binds nothing: its
+    settings may be corrected.
 
     Raises:
         ValueError: checkpoints of an unknown run.
     """
-    if not (directory / "checkpoints").is_dir():
+    step = max(steps(directory / "checkpoints"), default=None)
+    if step is None:
         return None, None
-    step = Checkpoints(directory / "checkpoints").latest()
-    if names.is_run(directory):
-        return runs.read(directory), step
-    if step is not None:
+    if not names.is_run(directory):
         raise ValueError(
             f"{directory} holds checkpoints but no run.json to describe them: give this run another "
             "--directory, or put run.json back"
         )
-    return None, None
+    return runs.read(directory), step
 
 
 def _for_data(run: Run, open_split: OpenSplit) -> Run:
@@ -121,11 +162,13 @@ def _for_data(run: Run, open_split: OpenSplit) -> Run:
     return dataclasses.replace(run, objective=objective, model=model)
 
 
-def _tokenizer(run: Run, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
-    """The run's own tokenizer, or else that in its settings, in its first weights, or trained on its training split."""
-    folder, vocabulary = Path(run.directory) / "tokenizer", run.vocabulary
-    if folder.is_dir():
-        return Tokenizer.load(folder)
+def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
+    """The run's own tokenizer, once it has saved a step, or else that in its settings, in its first weights, or trained
+    on its training split."""
+    own, vocabulary = folders.folder(run.directory) / "tokenizer", run.vocabulary
+    if step is not None and own.is_dir():
+        with folders.local(own) as folder:
+            return Tokenizer.load(folder)
     if vocabulary.path is not None:
         return load_tokenizer(vocabulary.path)
     if bundle is not None and bundle.tokenizer is not None:

@@ -7,6 +7,7 @@ checkpoints/    training state by step
 metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -16,17 +17,17 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from transformer_zoo import arguments, names, registry, sharding, trees
+from transformer_zoo import arguments, folders, json_files, names, registry, sharding, trees
 from transformer_zoo import config as configuration
 from transformer_zoo.checkpoints import weight_map
-from transformer_zoo.checkpoints.orbax import Checkpoints
+from transformer_zoo.checkpoints.orbax import Checkpoints, steps
 from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import published
@@ -39,6 +40,8 @@ PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoi
 
 # Settings that give the training state its shape, or the data its meaning: a run cannot be resumed with others.
 FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+LOCK = ".lock"
+"""A file that the process which trains in the folder holds locked."""
 RENAMED = {"pieces": "logits_chunks"}
 """Names of objectives' settings in older versions -> their names today."""
 
@@ -62,10 +65,58 @@ def write(run: Run) -> None:
         "processes": jax.process_count(),
         "git": _git_revision(),
     }
-    path = Path(run.directory, names.RECORD)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    json_files.write(folders.folder(run.directory) / names.RECORD, json.dumps(record, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps a second process from training in a run's folder, which is made. The system frees the lock when this
+    process ends, however it ends. On a file system without locks, a warning says so.
+
+    Raises:
+        ValueError: another process trains there.
+        OSError: the folder cannot be written.
+    """
+    if not folders.is_local(folders.folder(directory)):
+        warnings.warn(f"{directory} is in a bucket, which has no locks: do not start a second run in it", stacklevel=2)
+        yield
+        return
+    path = Path(directory, LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+")
+        try:
+            import fcntl  # which Windows lacks
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                raise ValueError(
+                    f"another process trains in {directory} ({file.read(200) or 'unknown'}): wait for it, stop it, or "
+                    "give this run another --directory"
+                ) from None
+        except (OSError, ImportError) as error:
+            warnings.warn(
+                f"{directory} is on a file system without locks ({error}): do not start a second run in it",
+                stacklevel=2,
+            )
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break  # and not the file of a process that has just removed it
+        file.close()
+    with file:
+        with contextlib.suppress(OSError):  # a full disk
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            if os.listdir(path.parent) == [LOCK]:  # nothing was written
+                path.unlink()
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
 
 
 def read(directory: str | os.PathLike[str]) -> Run:
@@ -90,7 +141,7 @@ def read(directory: str | os.PathLike[str]) -> Run:
                 parts[field.name] = part(**_tuples(value)) if part else value
         return Run(**parts)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise names.not_a_run(Path(directory, names.RECORD), error) from error
+        raise names.not_a_run(folders.folder(directory) / names.RECORD, error) from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -187,9 +238,11 @@ def load(
         if path in known and known[path].shape == x.shape and before.get(path) == after.get(path)
     }
     same, order = same_scores(bundle.model.task, model.task), None
-    if TASKS[model.task].scores == "labels" and config.labels != bundle.config.labels:
+    why = f"was not trained for {model.task}"
+    if same and TASKS[model.task].scores == "labels" and config.labels != bundle.config.labels:
         order = names.order_of(config.labels, bundle.config.labels)
-        same = same and order is not None
+        if not (same := order is not None):
+            why = f"has other labels, {json_files.excerpt(', '.join(bundle.config.labels), 200)}"
     for path in [path for path in kept if re.fullmatch(weight_map.SCORES, path)]:
         if not same:
             del kept[path]
@@ -197,7 +250,7 @@ def load(
             kept[path] = kept[path][..., np.array(order)]
     params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
-        warnings.warn(f"{name} was not trained for {model.task}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
+        warnings.warn(f"{name} {why}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
     return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh)
 
 
@@ -229,25 +282,29 @@ def load_run(
         TypeError: an argument of another type.
     """
     arguments.check(load_run, locals())
-    directory, run = Path(directory).expanduser(), read(directory)
-    if not (directory / "checkpoints").is_dir():
+    directory, run = folders.folder(directory), read(directory)
+    saved = steps(directory / "checkpoints")
+    if not saved:
         raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
-    checkpoints = Checkpoints(directory / "checkpoints")
-    latest = checkpoints.latest()
-    if latest is None or step not in (None, *checkpoints.steps()):
-        known = ", ".join(map(str, checkpoints.steps())) or "none"
-        raise FileNotFoundError(f"{directory} holds no checkpoint of step {step or 'any'} (there are: {known})")
+    if step not in (None, *saved):
+        known = ", ".join(map(str, saved))
+        raise FileNotFoundError(f"{directory} holds no checkpoint of step {step} (there are: {known})")
     model = run.objective.model(run.model, compute or run.compute)
     shapes = registry.param_shapes(model)
     mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
     shardings = sharding.param_shardings(shapes, mesh)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    params = checkpoints.restore_parameters(latest if step is None else step, shapes)
+    checkpoints = Checkpoints(directory / "checkpoints")
+    params = checkpoints.restore_parameters(saved[-1] if step is None else step, shapes)
     checkpoints.close()
     if not whole:
         model, params = run.objective.result(model, params)
-    bundle = Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
-    return with_generation(bundle, directory, {}) if (directory / published.FILE).is_file() else bundle
+    with folders.local(directory / "tokenizer") as folder:
+        bundle = Bundle(model, params, model.config, Tokenizer.load(folder))
+    if not (directory / published.FILE).is_file():
+        return bundle
+    with folders.local(directory / published.FILE) as file:
+        return with_generation(bundle, file.parent, {})
 
 
 def _flat(run: Run) -> dict[str, Any]:

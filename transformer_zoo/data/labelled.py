@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer_zoo import json_files
 from transformer_zoo.data.documents import field_of
+from transformer_zoo.data.labels import class_of, labels_in, number_of
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import Encoding
 
@@ -66,6 +68,8 @@ class SequenceRows(FramedRows):
     """None: one class each."""
     labels: tuple[str, ...]
     """The names of the classes."""
+    separator: str | None = None
+    """What separates several classes in a text. None: they are a list."""
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, and the targets.
@@ -92,12 +96,14 @@ class SequenceRows(FramedRows):
         columns = [[field_of(example, name) for example in examples] for name in self.texts]
         encodings = self.tokenizer.encode_batch(*columns, template=True)
         rows = self.framed([(encoding, shortened(encoding, self.length)) for encoding in encodings])
-        class_of = lambda value: _class(value, self.labels, self.label)
         for row, value in enumerate(field_of(example, self.label) for example in examples):
             if self.problem == "multi_label_classification":
-                rows["targets_BC"][row, [class_of(one) for one in value]] = 1
+                several = labels_in(value, self.separator, self.label)
+                rows["targets_BC"][row, [class_of(one, self.labels, self.label) for one in several]] = 1
+            elif self.problem == "regression":
+                rows["targets_B"][row] = number_of(value, self.label)
             else:
-                rows["targets_B"][row] = value if self.problem == "regression" else class_of(value)
+                rows["targets_B"][row] = class_of(value, self.labels, self.label)
         return rows
 
 
@@ -236,22 +242,31 @@ def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.n
 # Fields
 
 
-def _class(value: Any, labels: Sequence[str], field: str) -> int:
-    """A class by its name or number."""
-    if isinstance(value, str) and value in labels:
-        return list(labels).index(value)
-    if isinstance(value, str) or not 0 <= value < len(labels):
-        nothing = not isinstance(value, str) and value == -1
-        hint = "that split has no labels" if nothing else "objective.labels can name them"
-        raise ValueError(f"{field} {value!r} is none of the {len(labels)} classes {', '.join(labels)}: {hint}")
-    return int(value)
+def labels_of_spans(spans: Any, field: str) -> list[Any]:
+    """The label of each span: under `label` of lists or of each object; or the members of a list.
+
+    Raises:
+        ValueError: spans without labels; the message begins with the field.
+    """
+    if isinstance(spans, dict):
+        spans = spans.get("label")
+    elif isinstance(spans, list) and spans and all(isinstance(span, dict) for span in spans):
+        spans = [span.get("label") for span in spans]
+    if not isinstance(spans, list | tuple | np.ndarray):
+        raise ValueError(
+            f"{field} is {json_files.excerpt(repr(spans))}, where a list of labels is expected, or the start, end and "
+            "label of spans"
+        )
+    return list(spans)
 
 
 def _text_and_spans(
-    text: str | list[str], spans: Any, labels: Sequence[str], field: str
+    text: str | list[str], spans: Any, labels: tuple[str, ...], field: str
 ) -> tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A text, and starts, ends, classes of its spans. Words become a text with a space between them."""
     if isinstance(text, str):
+        if isinstance(spans, list):  # an object for each
+            spans = {name: [field_of(span, name) for span in spans] for name in ("start", "end", "label")}
         starts, ends, names = (field_of(spans, name) for name in ("start", "end", "label"))
     else:
         names = spans
@@ -263,7 +278,7 @@ def _text_and_spans(
     starts, ends = np.array(starts, np.int32), np.array(ends, np.int32)
     if (starts < 0).any() or (ends > len(text)).any():
         raise ValueError(f"{field}: a span lies outside of its text of {len(text)} characters")
-    return text, (starts, ends, np.array([_class(name, labels, field) for name in names], np.int32))
+    return text, (starts, ends, np.array([class_of(name, labels, field) for name in names], np.int32))
 
 
 def _answers(context: str, answers: Any, field: str) -> Iterator[tuple[int, int]]:

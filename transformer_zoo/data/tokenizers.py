@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from transformer_zoo import arguments, json_files
@@ -302,9 +303,9 @@ class Tokenizer:
             raise ValueError(f"texts are put in lower case for a tokenizer.json or a vocab.txt, not for {self.kind}")
         return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages)
 
-    def save(self, directory: str | Path) -> None:
+    def save(self, directory: str | os.PathLike[str]) -> None:
         """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides."""
-        directory = Path(directory)
+        directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in (self._backend.files(self._roles) | self._files).items():
             file = directory / name

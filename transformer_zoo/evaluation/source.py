@@ -25,8 +25,9 @@ def evaluate(
     packing: Literal["documents", "concat"] = "documents",
     batch_size: int = 16,
     batches: int | None = None,
-) -> dict[str, float]:
-    """The loss of a model and the other measures of its objective, and the number of tokens, bytes, ... measured.
+) -> loss.Report:
+    """The loss of a model and the other measures of its objective, and the number of tokens, bytes, ... measured: a
+    dictionary, whose attribute `by_class` has the measures of each class of a classifier and its confusion matrix.
 
     Args:
         m: a `Bundle`: a model, its parameters and its tokenizer.
@@ -41,7 +42,8 @@ def evaluate(
         batches: stop after this number of batches. None: the whole split.
 
     Raises:
-        ValueError: no tokenizer, no such objective or split, a setting out of its range, nothing to measure.
+        ValueError: no tokenizer, no such objective or split, a setting out of its range, a label that is missing or
+            wrong, nothing to measure.
         FileNotFoundError: no such source.
         TypeError: an argument of another type.
     """
@@ -55,6 +57,7 @@ def evaluate(
     documents = sources.source(source, split) if isinstance(source, str) else source
     objective.check_documents(documents)
     objective, _ = objective.for_data(m.config, documents.classes)
+    objective, _ = objective.with_labels(m.config, {split: documents})
     data = Data(length=default_length(m) if length is None else length, packing=packing)
     make_rows = objective.rows(m.tokenizer, data)
     with contextlib.closing(
