@@ -80,7 +80,7 @@ def test_what_is_evaluated_on(reviews, long):
     apart = Data(source=f"csv:{reviews}", validation_source=f"text:{long}")
     assert sizes(apart) == [40, 1] and source_of(apart, "validation")[0]["path"] == "long.txt"
     for share in (0, 1):
-        with pytest.raises(ValueError, match=f"validation_share is {share}: it must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=f"validation_share is {share}: it must be more than 0 and less than 1"):
             Data(validation_share=share)
 
 
