@@ -79,6 +79,12 @@ def test_what_is_evaluated_on(reviews, long):
     assert train + held_out == 40 and 10 < held_out < 30
     apart = Data(source=f"csv:{reviews}", validation_source=f"text:{long}")
     assert sizes(apart) == [40, 1] and source_of(apart, "validation")[0]["path"] == "long.txt"
+    with pytest.raises(ValueError, match="with a validation_source nothing is held out: leave validation_share out"):
+        Data(validation_source="text:a", validation_share=0.1)
+    with pytest.raises(
+        ValueError, match="share is 0.1, and python_stdlib has splits of its own: leave it out; data.tr"
+    ):
+        source_of(Data(validation_share=0.1), "train")
     for share in (0, 1):
         with pytest.raises(ValueError, match=f"validation_share is {share}: it must be more than 0 and less than 1"):
             Data(validation_share=share)

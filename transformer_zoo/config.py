@@ -25,7 +25,7 @@ class Data:
     """Another source to evaluate on: of local files all of it, and then all local files of `source` are trained on.
     None: the held-out split of `source`."""
     validation_share: float = 0.05
-    """Share of the documents of local files that is held out."""
+    """Share of the documents of local files that is held out, where there is no validation_source."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -43,6 +43,8 @@ class Data:
         check_choices(self)
         check_range(self, "workers", least=0)
         check_range(self, "validation_share", above=0, below=1)
+        if self.validation_source is not None and self.validation_share != type(self).validation_share:
+            raise ValueError("Data: with a validation_source nothing is held out: leave validation_share out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

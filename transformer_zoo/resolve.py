@@ -78,12 +78,24 @@ def resolve(run: Run, tell: Tell | None = None) -> Resolved:
 
 
 def source_of(data: Data, split: str) -> Source:
-    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out."""
+    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out.
+
+    Raises:
+        ValueError, FileNotFoundError: as `sources.source`; a share to hold out of data with splits of their own.
+    """
     apart = data.validation_source
     if split == "train":
-        return sources.source(data.source, data.train_split, validation=data.validation_share if apart is None else 0)
-    share = data.validation_share if apart is None else 1
-    return sources.source(apart or data.source, data.validation_split, validation=share)
+        share = data.validation_share if apart is None else 0
+        opened = sources.source(data.source, data.train_split, validation=share)
+    else:
+        share = data.validation_share if apart is None else 1
+        opened = sources.source(apart or data.source, data.validation_split, validation=share)
+    if opened.own_splits and data.validation_share != Data.validation_share:
+        raise ValueError(
+            f"data.validation_share is {data.validation_share}, and {data.source} has splits of its own: leave it out; "
+            "data.train_split and data.validation_split name splits, of TFDS also parts such as train[:5%]"
+        )
+    return opened
 
 
 def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:

@@ -18,6 +18,8 @@ class Source:
 
     split: str = "all"
     """The split that was opened."""
+    own_splits: bool = False
+    """Whether the data came divided into splits."""
     fingerprint: str | None = None
     """A digest of the content of its documents, in order. None: it was not computed."""
 

@@ -6,7 +6,8 @@ permutation. A group is read and made into rows by itself, so its rows depend on
 it; and a position in the data is two integers, a group and a row of it. Packing across an endless stream, as grain's
 own packing does, would tie the rows to how the stream is divided over workers, and a table of all lengths would need a
 pass over the corpus before the first step. A group needs neither: the permutation is computed index by index, and only
-one group is in memory. The cost is about one partly filled row a group, under a percent, and that every training
+one group is in memory. A long text file is in the permutation as its pieces, each a document; `PackedTexts` puts an end
+after the last of them alone. The cost is about one partly filled row a group, under a percent, and that every training
 process tokenises every group in order to find its own rows: text is a few bytes a token, and if one core cannot keep
 up, there are `workers`.
 """

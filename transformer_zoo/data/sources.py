@@ -89,6 +89,8 @@ class TfdsSource(Source):
         ValueError: no such split or feature, or a file format that cannot be read at random.
     """
 
+    own_splits = True
+
     def __init__(self, folder: str | Path, split: str, key: str | None = None) -> None:
         self._arguments = (str(folder), split, key)
         builder = tfds.builder_from_directory(str(folder))
@@ -323,7 +325,7 @@ def _arrow(arguments: str, split: str | None, validation: float, data_dir: str |
     whole = files.ArrowSource(chosen, key)
     if not len(whole):
         raise ValueError(f"the split {split!r} of {path} is empty")
-    whole.split = split
+    whole.split, whole.own_splits = split, True
     return whole
 
 
