@@ -96,7 +96,7 @@ def test_the_best_evaluation() -> None:
     lines = [{"step": 1, "x": 3.0}, {"step": 2, "x": None}, {"step": 3, "x": 2.0}, {"step": 4, "x": 2.0}, {"step": 5}]
     values = measures.values(lines, "x")
     assert measures.best(values, "lowest") == measures.Best(step=3, value=2.0, since=1)
-    assert measures.best(values, "highest") == measures.Best(step=1, value=3.0, since=2)
+    assert measures.best(values, "highest") == measures.Best(step=1, value=3.0, since=3)
     assert measures.best({}, "lowest") is None
 
 

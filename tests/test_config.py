@@ -38,16 +38,28 @@ IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
     },
     Mesh: dict.fromkeys(("data", "fsdp", "tensor", "sequence"), (0, -2)),
     Training: {
-        "steps": SIZE, "batch_size": SIZE, "accumulation": SIZE, "seed": (-1, 2**32), "patience": SIZE,
+        "steps": SIZE, "epochs": POSITIVE, "batch_size": SIZE, "accumulation": SIZE, "seed": (-1, 2**32),
+        "patience": SIZE,
     },
-    Evaluation: {"every": SIZE, "batches": SIZE},
+    Evaluation: {"every": SIZE, "batches": SIZE, "patience": SIZE, "direction": WORD},
     Checkpoints: {"every": SIZE, "keep": SIZE, "keep_every": SIZE},
     Logging: {"every": SIZE},
     Compute: {"dtype": WORD, "param_dtype": WORD, "remat": WORD, "unroll": SIZE},
     Run: {"directory": EMPTY, "init_from": EMPTY},
 }  # fmt: skip
 # Settings that can be anything of their type, or are checked where their names are known: by sources, by optim, ...
-FREE = {"source", "train_split", "validation_split", "path", "freeze", "wandb", "attention", "model", "objective"}
+FREE = {
+    "source",
+    "train_split",
+    "validation_split",
+    "path",
+    "freeze",
+    "wandb",
+    "attention",
+    "model",
+    "objective",
+    "best",
+}
 
 
 @pytest.mark.parametrize("part", IMPOSSIBLE, ids=lambda part: part.__name__)

@@ -70,7 +70,7 @@ def compare(
         raise ValueError(f"{twice} is given twice")
     runs = [Ran.read(directory) for directory in directories]
     column = _column(runs, metric)
-    title, which = column.removeprefix(measures.HELD_OUT), which or measures.direction(column)
+    title, which = column.removeprefix(logs.HELD_OUT), which or measures.direction(column)
     found = [measures.values(run.lines, column) for run in runs]
     best = [which and measures.best(values, which) for values in found]
     order = sorted(range(len(runs)), key=lambda i: _rank(best[i], which))
@@ -112,11 +112,11 @@ def _column(runs: Sequence[Ran], metric: str | None) -> str:
         chosen = {run.settings.get("evaluation.best") for run in runs}
         metric = (chosen.pop() if len(chosen) == 1 else None) or "loss"
         if not known:  # no run has got so far
-            return measures.HELD_OUT + metric
-    for name in (measures.HELD_OUT + metric, metric):
+            return logs.HELD_OUT + metric
+    for name in (logs.HELD_OUT + metric, metric):
         if name in known:
             return name
-    measured = dict.fromkeys(name.removeprefix(measures.HELD_OUT) for name in known)
+    measured = dict.fromkeys(name.removeprefix(logs.HELD_OUT) for name in known)
     raise ValueError(
         f"none of the runs has a measure {metric!r}: they have {', '.join(measured) or 'none yet'}."
         f"{trees.nearest(metric, measured)}"

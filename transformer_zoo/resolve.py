@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo import names, runs, sharding, training
+from transformer_zoo import measures, names, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Run
-from transformer_zoo.data import sources
+from transformer_zoo.data import epochs, pipeline, sources
+from transformer_zoo.data.fingerprints import difference, fingerprint
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
@@ -21,6 +22,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "trans
 
 OpenSplit = Callable[[str], Source]
 """Opens a split of the run's source, each split once."""
+
+Tell = Callable[[str], object]
+"""Shows a line to the user."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,33 +41,76 @@ class Resolved:
     tokenizer: Tokenizer
     make_rows: RowMaker
     train_source: Source
-    validation_source: Source
+    validation_source: Source | None
+    """None: the run has no evaluation."""
+    steps: int
+    """Of the whole run, also where the settings count epochs."""
+    facts: dict[str, Any]
+    """What run.json records about the run besides its settings: `runs.facts`."""
     notes: list[str]
     """Settings that changed since the run in this folder began, a line each."""
 
 
-def resolve(run: Run) -> Resolved:
+def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     """Finds everything that a run needs, and everything that is wrong with it. Opens each split of its source once.
+
+    Args:
+        tell: shows a line to the user, such as before something that takes long.
 
     Raises:
         ValueError: settings, data or weights that contradict one another or the run that the folder holds.
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
+    given = runs.digest(run)
     open_split = functools.cache(functools.partial(sources.source, run.data.source))
     run, step, bundle, notes = _settle(run, open_split)
     program = training.prepare(run)
+    measures.check(run.evaluation, program.measures)
     tokenizer = _tokenizer(run, step, bundle, open_split)
     if tokenizer.vocab_size > run.model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
+    make_rows = run.objective.rows(tokenizer, run.data)
+    train = open_split(run.data.train_split)
+    validation = None if run.evaluation.every is None else open_split(run.data.validation_split)
+    data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
+    notes += [] if step is None else _changed_data(run, data)
+    if (total := run.training.steps) is None:
+        settings = run.training
+        rows = pipeline.Pipeline(
+            train, make_rows, batch_size=settings.batch_size, seed=settings.seed, workers=run.data.workers
+        )
+        total = epochs.steps_of(settings.epochs, rows, settings.batch_size, CACHE.parent / "rows", data["train"], tell)
+        run.optimizer.check_steps(total)
+        program = training.prepare(run, steps=total)
     return Resolved(
-        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer,
-        make_rows=run.objective.rows(tokenizer, run.data),
-        train_source=open_split(run.data.train_split), validation_source=open_split(run.data.validation_split),
-        notes=notes,
+        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=make_rows,
+        train_source=train, validation_source=validation, steps=total,
+        facts={"given": given, "steps": total, "data": data}, notes=notes,
     )  # fmt: skip
+
+
+def _changed_data(run: Run, data: dict[str, Any]) -> list[str]:
+    """Notes about held-out documents that are no longer those that the run began with.
+
+    Raises:
+        ValueError: the documents to train on have changed: the run's position in them has no meaning.
+    """
+    before = runs.facts(run.directory).get("data") or {}  # older versions did not record it
+    changed = {
+        split: difference(before[split], data[split]) for split in data if before.get(split) and data[split] is not None
+    }
+    if change := changed.get("train"):
+        raise ValueError(
+            f"the documents to train on, {run.data.source}, have changed since the run in {run.directory} began: "
+            f"{change}. Put them back, or begin another run with what this one has learned: "
+            f"--init-from {run.directory} --directory ANOTHER"
+        )
+    if change := changed.get("validation"):
+        return [f"held-out documents: {change}; measures on them cannot be compared with earlier ones"]
+    return []
 
 
 def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
