@@ -204,7 +204,7 @@ def test_the_rows_of_packed_epochs_are_those_that_the_run_reads(
     total = epochs.steps_of(2, batches(), 8, tmp_path / "cache", "a", lines.append)
     assert total == sum(1 for _ in batches(epochs=2))  # the end of two passes, in batches
     assert lines[0] == "counting the rows of 2 passes over the training split, for training.epochs"
-    assert lines[1].startswith(f"2 epochs are {total} steps: ")
+    assert lines[1].startswith(f"training.epochs=2: {total} steps, of 8 rows; the first pass has ")
     (kept,) = (json.loads(file.read_text())["rows"] for file in (tmp_path / "cache").iterdir())
     with patched(Pipeline, "count_rows", None):  # other runs with the same rows need not count
         assert epochs.steps_of(2, batches(), 8, tmp_path / "cache", "a", lines.append) == total
@@ -242,7 +242,7 @@ def test_a_run_of_epochs_is_settled_before_it_begins(corpus: Path, tmp_path: Pat
     run, lines = tiny(corpus, tmp_path, training=Training(epochs=2, batch_size=8)), []
     resolved = resolve.resolve(run, lines.append)
     assert resolved.run.training.epochs == 2 and resolved.facts["steps"] == resolved.steps
-    assert lines[-1].startswith(f"2 epochs are {resolved.steps} steps")
+    assert lines[-1].startswith(f"training.epochs=2: {resolved.steps} steps, ")
     with pytest.raises(ValueError, match=f"do not fit into {resolved.steps} steps"):
         resolve.resolve(dataclasses.replace(run, optimizer=Optimizer(warmup_steps=resolved.steps)))
 

@@ -321,9 +321,12 @@ class Convert(OfWeights):
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
+        from transformer_zoo import names, runs
 
+        step = runs.step_of(self.source, self.step) if names.is_run(self.source) else None
         zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
-        print(f"{self.target} holds {self.source}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
+        what = self.source if step is None else f"{self.source}, step {step}"
+        print(f"{self.target} holds {what}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
         return 0
 
 

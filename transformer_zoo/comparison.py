@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from transformer_zoo import json_files, logs, measures, names, plots, trees
 
@@ -76,9 +77,12 @@ def compare(
     order = sorted(range(len(runs)), key=lambda i: _rank(best[i], which))
 
     differ = differences([run.settings for run in runs])
-    table = Table("run", *_short(differ))
-    for heading in ("steps", "training loss", title, f"best {title}", "at step", "time"):
-        table.add_column(heading, justify="right")
+    table = Table()
+    table.add_column("run", overflow="fold")
+    if differ:
+        table.add_column("settings that differ", overflow="fold")
+    for heading in ("steps", "training\nloss", title, f"best\n{title}", "at step", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)  # a terminal too narrow narrows the texts, no number
     for i in order:
         run, values = runs[i], found[i]
         losses = measures.values(run.lines, "loss")
@@ -90,7 +94,7 @@ def compare(
             f"{best[i].step:,}" if best[i] else "-",
             _time(run.seconds),
         ]
-        table.add_row(run.name, *(_text(run.settings.get(name)) for name in differ), *row)
+        table.add_row(Text(run.name), *([Text(_settings(run.settings, differ))] if differ else []), *row)
     console.print(table)
     curves = {runs[i].name: found[i] for i in order if found[i]}
     if curves:
@@ -127,14 +131,12 @@ def _rank(best: measures.Best | None, which: str | None) -> tuple[bool, float]:
     return best is None, 0.0 if best is None else best.value if which == "lowest" else -best.value
 
 
-def _short(settings: Sequence[str]) -> list[str]:
-    """Names of settings without their part, where that is enough."""
-    last = [name.rpartition(".")[2] for name in settings]
-    return [name if last.count(short) > 1 else short for name, short in zip(settings, last)]
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+def _settings(settings: Mapping[str, Any], which: Sequence[str]) -> str:
+    """Some settings, a line each: names without their part, where that is enough, and values."""
+    last = [name.rpartition(".")[2] for name in which]
+    short = [name if last.count(end) > 1 else end for name, end in zip(which, last)]
+    text = lambda value: value if isinstance(value, str) else json.dumps(value)
+    return "\n".join(f"{name} {text(settings.get(full))}" for name, full in zip(short, which))
 
 
 def _number(value: float) -> str:

@@ -5,11 +5,12 @@ Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `
 """
 
 import dataclasses
+import re
 import runpy
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer_zoo import arguments
+from transformer_zoo import arguments, hugging_face, trees
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.checks import check_choices, check_finite, check_range, check_rates, check_sizes
 
@@ -173,8 +174,9 @@ class Evaluation:
     batches: int | None = 8
     """Batches in an evaluation. None: the whole split."""
     best: str | None = None
-    """A measure, such as loss or accuracy. The checkpoint with its best value is kept besides the latest ones, and is
-    the step `best` for `load_run`, eval.py and the commands that load a run. None: only the latest are kept."""
+    """A measure, such as loss or accuracy. The checkpoint with its best value is written at once, kept besides the
+    latest ones, and is the step `best` for `load_run`, eval.py and the commands that load a run. None: only the latest
+    are kept."""
     direction: Literal["lowest", "highest"] | None = None
     """Which value of that measure is best. None: as its name tells."""
     patience: int | None = None
@@ -274,7 +276,22 @@ def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:
         folder = path.parent if path.parent.is_dir() else Path("configs")
         known = ", ".join(sorted(str(p) for p in folder.glob("*.py"))) or "none"
         raise FileNotFoundError(f"there is no recipe {path} (recipes in {folder}: {known})")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except TypeError as error:
+        raise TypeError(f"{path}: {error}{_meant(str(error))}") from error
     if not isinstance(config, Run):
         raise ValueError(f"the recipe {path} must define `config = Run(...)`")
     return config
+
+
+def _meant(error: str) -> str:
+    """The setting that was probably meant, after Python's error about an unknown argument; empty for another error."""
+    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", error)
+    if found is None:
+        return ""
+    part, name = found.groups()
+    if name in hugging_face.TRAIN:
+        return f". Did you mean {hugging_face.TRAIN[name].replace('-', '_')}?"
+    known = dataclasses.fields(globals()[part]) if dataclasses.is_dataclass(globals().get(part)) else ()
+    return f".{trees.nearest(name, [field.name for field in known])}"

@@ -33,7 +33,7 @@ def steps_of(epochs: float, batches: Pipeline, batch_size: int, cache: Path, fin
     share = Fraction(str(epochs))  # 1.1 is eleven tenths
     rows = _rows_of_passes(math.ceil(share), epochs, batches, batch_size, cache, fingerprint, tell)
     steps = max(1, math.ceil(_rows(share, rows) / batch_size))
-    tell(f"{epochs:g} epochs are {steps:,} steps: {rows[0]:,} rows in the first pass, {batch_size} in a batch")
+    tell(f"training.epochs={epochs:g}: {steps:,} steps, of {batch_size} rows; the first pass has {rows[0]:,} rows")
     return steps
 
 
@@ -54,14 +54,15 @@ def _rows_of_passes(
         if isinstance(known, list) and len(known) >= passes:
             return known
     if not batches.row_per_document:
-        tell(f"counting the rows of {passes} passes over the training split, for training.epochs")
+        counted = "1 pass" if passes == 1 else f"{passes} passes"
+        tell(f"counting the rows of {counted} over the training split, for training.epochs")
     rows, start = [0] * passes, time.monotonic()
     for number, part, count in batches.count_rows(passes):
         rows[number] = count
         if time.monotonic() - start > SECONDS and (number, part) != (passes - 1, 1.0):
             estimate = math.ceil(epochs * sum(rows) / (number + part) / batch_size)
             raise ValueError(
-                f"training.epochs={epochs:g}: to count the rows of {passes} passes over the training split takes more "
+                f"training.epochs={epochs:g}: to count the rows of the training split takes more "
                 f"than {SECONDS / 60:g} minutes. Give training.steps instead: about {estimate} are {epochs:g} epochs"
             )
     with contextlib.suppress(OSError):

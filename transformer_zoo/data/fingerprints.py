@@ -19,7 +19,10 @@ def fingerprint(source: Source) -> dict[str, Any]:
     In a split of more than `STRETCHES * DOCUMENTS` documents, not all are read: a document that is added or left out is
     always seen, by their number, and one that was edited only if it is among those that are read.
     """
-    digest, count = hashlib.sha256(), len(source)
+    count = len(source)
+    if (known := getattr(source, "fingerprint", None)) is not None:  # of all documents, from when they were divided
+        return {"documents": count, "contents": known}
+    digest = hashlib.sha256()
     for index in _read(count):
         digest.update(json.dumps(dict(source[index]), sort_keys=True, default=_plain).encode() + b"\n")
     return {"documents": count, "contents": digest.hexdigest()[:32]}
