@@ -298,5 +298,10 @@ def test_fingerprints_of_large_splits_are_of_a_sample(monkeypatch: pytest.Monkey
 
     of = lambda *values: fingerprints.fingerprint(Numbers(*values))
     assert of(*range(11)) == of(*range(11)) != of(*range(10), 11)
+    monkeypatch.setattr(fingerprints, "BYTES", 10)
+    assert of(1, 2) == of(1, 3) != of(2, 2)
+    known = Numbers(*range(11))
+    known.fingerprint = "all"
+    assert fingerprints.fingerprint(known) == {"documents": 11, "contents": "all"}
     assert fingerprints.difference(of(1), of(1)) is None
     assert fingerprints.difference(of(1), of(1, 2)) == "1 documents then, 2 now"

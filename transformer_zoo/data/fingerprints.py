@@ -10,21 +10,27 @@ from transformer_zoo.data.sources import Source
 
 STRETCHES, DOCUMENTS = 64, 64
 """Of a split with more documents than their product, this number of evenly spaced stretches of documents is read."""
+BYTES = 1 << 28
+"""No more is read than this, and the document in which it ends."""
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
     """The number of documents, and a hash of their contents in their order, as JSON; where the files are, does not
     matter.
 
-    In a split of more than `STRETCHES * DOCUMENTS` documents, not all are read: a document that is added or left out is
-    always seen, by their number, and one that was edited only if it is among those that are read.
+    A source that knows the hash of all its documents, since it divided them by their contents, gives that. Of another,
+    not more than `STRETCHES * DOCUMENTS` documents and `BYTES` are read: a document that is added or left out is always
+    seen, by their number, and one that was edited only if it is among those that are read.
     """
     count = len(source)
-    if (known := getattr(source, "fingerprint", None)) is not None:  # of all documents, from when they were divided
+    if (known := getattr(source, "fingerprint", None)) is not None:
         return {"documents": count, "contents": known}
-    digest = hashlib.sha256()
+    digest, left = hashlib.sha256(), BYTES
     for index in _read(count):
-        digest.update(json.dumps(dict(source[index]), sort_keys=True, default=_plain).encode() + b"\n")
+        content = json.dumps(dict(source[index]), sort_keys=True, default=_plain).encode() + b"\n"
+        digest.update(content)
+        if (left := left - len(content)) < 0:
+            break
     return {"documents": count, "contents": digest.hexdigest()[:32]}
 
 
