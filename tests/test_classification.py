@@ -301,6 +301,9 @@ def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys)
     scratch = runs.load_run(tmp_path / "scratch")
     found = scratch.predict(["river cloud north stone paper", "light garden south window cloud"])
     assert [one["label"] for one in found] == ["cold", "warm"]
+    scratch.save_pretrained(tmp_path / "export")
+    exported = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert exported["id2label"] == {"0": "cold", "1": "warm"}
 
     # A classifier to begin with keeps its head and its names; in another order, the scores move with their names.
     begins = recipe(corpus, tmp_path / "again", init_from=str(tmp_path / "scratch"))

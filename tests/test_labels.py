@@ -13,10 +13,10 @@ import transformer_zoo as zoo
 from transformer_zoo import commands, plots, registry, resolve, runs
 from transformer_zoo.config import Data, Run, Training, Vocabulary
 from transformer_zoo.data import labels, sources
-from transformer_zoo.data.labelled import labels_of_spans
+from transformer_zoo.data.labelled import spans_in
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation.loss import evaluate
-from transformer_zoo.objectives import SequenceClassification, TokenClassification, metrics
+from transformer_zoo.objectives import QuestionAnswering, SequenceClassification, TokenClassification, metrics
 
 Config = registry.family("bert").Config
 STARS = ("1", "2", "3", "4", "5")
@@ -71,11 +71,22 @@ def test_several_labels_and_numbers():
     for value in ("n/a", "", None, "nan", float("inf"), True, [1.0], "1_000"):
         with pytest.raises(ValueError, match=r"^f is .*, where objective.problem=regression needs a finite number"):
             labels.number_of(value, "f")
-    assert (
-        labels_of_spans([{"start": 0, "end": 1, "label": "A"}], "f") == labels_of_spans({"label": ["A"]}, "f") == ["A"]
-    )
-    with pytest.raises(ValueError, match="f is 'O', where a list of labels is expected"):
-        labels_of_spans("O", "f")
+
+
+def test_spans_of_texts_and_words():
+    lists = {"start": [0, 4], "end": [3, 5], "label": ["PER", "LOC"]}
+    objects = [{"start": 0, "end": 3, "label": "PER"}, {"start": 4, "end": 5, "label": "LOC"}]
+    for text, spans in (("Ada X", lists), ("Ada X", objects), (["Ada", "X"], ["PER", "LOC"])):
+        whole, starts, ends, names = spans_in(text, spans, "f")
+        assert (whole, starts.tolist(), ends.tolist(), names) == ("Ada X", [0, 4], [3, 5], ["PER", "LOC"])
+    for text, spans, message in (
+        (["a"], "O", "f is 'O', where a list of labels is expected"), (["a"], None, "f is None, where a list"),
+        ("a", None, "f has no field 'start': None"), ("a", [{"start": 0}], "f has no field 'end': it has start"),
+        (3, [], "f are the labels of 3, which is no text"), (["a"], ["O", "O"], "there are 2 labels"),
+        ("a", {"start": [0], "end": [2], "label": ["O"]}, "a span lies outside of its text of 1 characters"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            spans_in(text, spans, "f")
 
 
 # ---- all labels of a split ------------------------------------------------------------------------------------------
@@ -97,7 +108,8 @@ class Listed(sources.Source):
         return len(self.values)
 
     def read(self, index):
-        return {"text": "some text", "label": self.values[index]}
+        value = self.values[index]
+        return {"text": "some text", "label": value, "words": ["word"] * len(value) if isinstance(value, list) else []}
 
 
 def test_names_are_found_in_order():
@@ -107,9 +119,25 @@ def test_names_are_found_in_order():
     assert named([True, False, True]) == ("false", "true")
     several = {"problem": "multi_label_classification"}
     assert named([["b"], [], ["a", "b"]], **several) == named(["b", "", "a;b"], separator=";", **several) == ("a", "b")
-    words = TokenClassification(spans="label").with_labels(Config(), {"train": Listed([["O", "PER"], [], ["O"]])})
+    words = TokenClassification(text="words", spans="label").with_labels(
+        Config(), {"train": Listed([["O", "PER"], [], ["O"]])}
+    )
     assert words[0].labels == ("O", "PER")
     assert words[1] == "label: 2 classes, found in the data (train): O 2, PER 1"
+
+
+def test_numbers_of_a_data_set_with_names_are_indices(monkeypatch):
+    """As those of TFDS, where the names may be numbers themselves: the first of 1 and 2 is 0."""
+    monkeypatch.setattr(Listed, "classes", lambda self, field: ("1", "2"))
+    documents = Listed([0, 1, 1, "2"])
+    objective, line = SequenceClassification().with_labels(Config(), {"train": documents})
+    objective, _ = objective.for_data(Config(), documents.classes)
+    assert objective.labels == ("1", "2") and "those of the data set (train): 1 1, 2 3" in line
+    maker = objective.maker(Data(length=8))
+    assert maker.by_index and labels.class_of(1, objective.labels, "label", maker.by_index) == 1
+    assert SequenceClassification(labels=("1", "2")).maker(Data(length=8)).by_index is None
+    with pytest.raises(ValueError, match="document 1: label 2 is none of the 2 classes"):
+        SequenceClassification().with_labels(Config(), {"train": Listed([0, 2])})
 
 
 @pytest.mark.parametrize(
@@ -138,8 +166,8 @@ def test_slow_reading_is_announced(monkeypatch):
     ticks = iter(range(0, 10_000, 2))
     monkeypatch.setattr(labels.time, "monotonic", lambda: next(ticks))
     lines = []
-    assert len(list(labels.each(Listed(["a"] * 9000), "train", "label", str, lines.append))) == 9000
-    assert lines == ["reading label of the 9,000 examples of train: about 18 s"]
+    assert len(list(labels.each(Listed(["a"] * 9000), "train", len, lines.append))) == 9000
+    assert lines == ["reading the labels of the 9,000 examples of train: about 18 s"]
 
 
 # ---- a run ----------------------------------------------------------------------------------------------------------
@@ -203,8 +231,21 @@ def test_a_wrong_label_is_an_error_before_anything_is_computed(recipe, tmp_path,
     with pytest.raises(ValueError, match=r"^split all, .*held_out.csv, line 2: label is 'good', where .*regression"):
         resolve.resolve(number)
     other = dataclasses.replace(run, objective=SequenceClassification(label="stars"), data=data)
-    with pytest.raises(ValueError, match=r"^split all: .*csv, line 2 has no field 'stars': it has text, label"):
+    with pytest.raises(ValueError, match=r"^split all, .*csv, line 2: an example has no field 'stars': it has text"):
         resolve.resolve(other)
+
+
+def test_answers_stand_where_they_should():
+    good = {"context": "a b", "answers": {"text": ["b"], "answer_start": [2]}}
+    objective = QuestionAnswering()
+    assert objective.with_labels(Config(), {"train": [good]}) == (objective, "")
+    for answers, message in (
+        ({"text": ["b"], "answer_start": [1]}, "^split train, document 1: answers: 'b' does not stand at character 1"),
+        ({"text": ["b"], "answer_start": []}, "1 answers, and 0 places where they start"),
+        (None, "answers has no field 'text': None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            objective.with_labels(Config(), {"train": [good, {"context": "a b", "answers": answers}]})
 
 
 def test_numbers_are_all_read(recipe):

@@ -240,7 +240,8 @@ class Run:
     """The objective, one of `transformer_zoo.objectives`."""
     init_from: str | None = None
     """Weights to start from: a run's folder, or a published model by hub id, preset or folder. Architecture and
-    tokenizer are then theirs; if they are for another task, the head is fresh."""
+    tokenizer are then theirs, and so are a classifier's labels, if all labels of the data are among them; if they are
+    for another task or other labels, the head is fresh."""
     directory: str = "runs/default"
     """The folder for everything that the run writes, also in a bucket: gs://BUCKET/FOLDER. A run that is found there
     goes on."""
