@@ -59,6 +59,7 @@ class SequenceRows(FramedRows):
     """
 
     name: ClassVar[str] = "sequence_rows"
+    row_per_document: ClassVar[bool] = True
 
     texts: tuple[str, ...]
     """The field with the text, or the two fields with the texts."""

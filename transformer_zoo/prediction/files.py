@@ -18,7 +18,7 @@ from transformer_zoo.prediction.reader import Input, Reader
 from transformer_zoo.prediction.record import Record
 
 BEGINNINGS = (b"{", b"[", b"n")  # of a result: an object, a list, or null
-SOURCES = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+SOURCES = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 """The kind of source that a file is, by the end of its name. Others are texts, one a line."""
 
 
@@ -28,7 +28,7 @@ def read(source: str, reader: Reader) -> list[Input | None]:
 
     Args:
         source: the name of a source as in a recipe's data.source, such as csv:reviews.csv:review; or a file of JSON
-            lines, of comma- or tab-separated values with a header (`SOURCES`), or else with one text a line.
+            lines, of comma- or tab-separated values with a header, or Parquet (`SOURCES`), or else one text a line.
 
     Raises:
         FileNotFoundError: no such file.
