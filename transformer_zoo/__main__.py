@@ -407,7 +407,7 @@ def main(arguments: list[str]) -> int:
     )
     try:
         return command()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
