@@ -481,8 +481,10 @@ def test_any_tfds_data_set(tmp_path):
     assert sorted(review["text"] for review in reviews) == sorted(f"bödy {i}" for i in range(30))
     assert {"title", "body", "stars", "text"} == reviews[0].keys()
     assert list(pickle.loads(pickle.dumps(reviews))) == list(reviews)
+    assert reviews.own_splits and reviews.split == "train"
     assert len(sources.source("tfds:zoo_reviews:2.1.0:title", "train[:10%]", data_dir=tmp_path)) == 3
     assert len(sources.source("tfds:zoo_reviews:title", "train[:2]+test", data_dir=tmp_path)) == 6
+    assert len(sources.source("tfds:zoo_reviews:title", "all", data_dir=tmp_path)) == 34
     with pytest.raises(ValueError, match="has no split 'validation': it has test, train; a part of one"):
         sources.source("tfds:zoo_reviews:title", "validation", data_dir=tmp_path)
     with pytest.raises(ValueError, match="no text feature 'stars'"):

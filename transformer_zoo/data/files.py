@@ -34,7 +34,8 @@ from transformer_zoo import json_files
 from transformer_zoo.data.documents import Document, Record, Source, border, field_of, text_in
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "decompressed"
-"""Folder of decompressed files. If it cannot be written, the folder for temporary files is used."""
+"""Folder of decompressed files, which may be deleted at any time between runs. If it cannot be written, the folder for
+temporary files is used."""
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 """Compressions by the first bytes of a file."""
@@ -288,8 +289,8 @@ class TableSource(LinesSource):
     Blank rows are left out, and so are columns without a name, such as a table's row numbers.
 
     Raises:
-        ValueError: besides, no header, columns of one name, a row with more or fewer fields
-            than the header, quotation marks that do not match, files with different columns.
+        ValueError: besides, no header, columns of one name, a row with more or fewer fields than the header, quotation
+            marks that do not match, files with different columns.
     """
 
     separators = (",", ";")
