@@ -14,7 +14,6 @@ from rich.console import Console
 
 from transformer_zoo import commands, loop, registry, resolve, runs, trees
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
-from transformer_zoo.data import sources
 from transformer_zoo.diagnosis import first_not_finite
 from transformer_zoo.evaluation import evaluate
 from transformer_zoo.nn import Output
@@ -278,7 +277,7 @@ def recipe(corpus, directory, **parts):
 
 
 def open_split(run):
-    return functools.partial(sources.source, run.data.source)
+    return functools.partial(resolve.source_of, run.data)
 
 
 def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys):
@@ -309,7 +308,7 @@ def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys)
     begins = recipe(corpus, tmp_path / "again", init_from=str(tmp_path / "scratch"))
     for labels, order in ((), [0, 1]), (("warm", "cold"), [1, 0]):
         objective = SequenceClassification(labels=labels)
-        _, bundle, _, line = resolve._settle(dataclasses.replace(begins, objective=objective), open_split(begins))
+        _, _, bundle, _, line = resolve._settle(dataclasses.replace(begins, objective=objective), open_split(begins))
         head, began = (np.asarray(m.params["head"]["scores"]["kernel"]) for m in (bundle, scratch))
         np.testing.assert_array_equal(head, began[:, order])
         assert bundle.fresh == () and ("those of the weights" in line) != bool(labels)

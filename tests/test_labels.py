@@ -182,16 +182,17 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, tokenizer):
-    """A run on a table of these labels; of two splits that have the same rows."""
+    """A run on a table of these labels, and on one to evaluate on."""
 
     def make(values, init_from=None, held_out=None, **settings):
         for split, rows in (("train", values), ("held_out", held_out or values)):
             lines = ["text,label\n", *(f"a {value} film,{value}\n" for value in rows)]
             (tmp_path / f"{split}.csv").write_text("".join(lines))
+        train, held_out = (f"csv:{tmp_path}/{split}.csv" for split in ("train", "held_out"))
         return Run(
             model=families.small("bert", num_layers=1, vocab_size=120, max_length=16), init_from=init_from,
             objective=SequenceClassification(**settings), directory=str(tmp_path / "run"),
-            data=Data(source=f"csv:{tmp_path}/*.csv", train_split="all", validation_split="validation", length=16),
+            data=Data(source=train, train_split="all", validation_source=held_out, validation_split="all", length=16),
             vocabulary=Vocabulary(path=str(tokenizer)), training=Training(steps=2, batch_size=8),
         )  # fmt: skip
 
@@ -202,37 +203,32 @@ def test_a_run_finds_its_names_and_keeps_them(recipe, tmp_path, monkeypatch):
     run = recipe(["1", "3", "3", "2"] * 3, class_weights="balanced")
     got = resolve.resolve(run)
     assert got.run.objective.labels == got.run.model.labels == ("1", "2", "3")
-    assert got.run.objective.class_weights == pytest.approx((24 / 18, 24 / 18, 24 / 36))
-    assert got.labels.startswith("label: 3 classes, found in the data (all / validation): 1 6 / ")
+    assert got.run.objective.class_weights == pytest.approx((12 / 9, 12 / 9, 12 / 18))
+    assert got.labels == "label: 3 classes, found in the data (train / validation): 1 3 / 3, 2 3 / 3, 3 6 / 6"
     rows = got.make_rows([{"text": "a", "label": value} for value in (3, "3", "1")], np.random.default_rng(0))
     assert rows["targets_B"].tolist() == [2, 2, 0]
     # Once it has begun, the data are not asked again.
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     runs.write(got.run)
-    monkeypatch.setattr(resolve.Checkpoints, "latest", lambda self: 1)
+    monkeypatch.setattr(resolve, "steps", lambda folder: [1])
     monkeypatch.setattr(labels, "survey", None)
     again = resolve.resolve(run)
     assert again.run == got.run and again.labels == "" and again.notes == []
 
 
-@pytest.mark.parametrize("split", ["train", "held_out"])
-def test_a_wrong_label_is_an_error_before_anything_is_computed(recipe, tmp_path, split):
-    rows = {"train": ["bad", "good"], "held_out": ["good", "bad"]}
-    run = recipe(rows["train"], held_out=rows["held_out"])
-    with (tmp_path / f"{split}.csv").open("a") as file:
-        file.write('"two\nlines",\n')
-    data = dataclasses.replace(run.data, validation_split="all")
-    with pytest.raises(ValueError, match=rf"^split all, .*{split}.csv, line 4: label is empty: leave"):
-        resolve.resolve(dataclasses.replace(run, data=data))
-    given = dataclasses.replace(run, objective=SequenceClassification(labels=("good", "ugly")), data=data)
-    with pytest.raises(ValueError, match=r"^split all, .*held_out.csv, line 3: label 'bad' is none of the 2 classes"):
-        resolve.resolve(given)
-    number = dataclasses.replace(run, objective=SequenceClassification(problem="regression"), data=data)
-    with pytest.raises(ValueError, match=r"^split all, .*held_out.csv, line 2: label is 'good', where .*regression"):
-        resolve.resolve(number)
-    other = dataclasses.replace(run, objective=SequenceClassification(label="stars"), data=data)
-    with pytest.raises(ValueError, match=r"^split all, .*csv, line 2: an example has no field 'stars': it has text"):
-        resolve.resolve(other)
+@pytest.mark.parametrize(("split", "file"), [("train", "train"), ("validation", "held_out")])
+def test_a_wrong_label_is_an_error_before_anything_is_computed(recipe, tmp_path, split, file):
+    """It names split, file and line."""
+    for label, settings, message in (
+        ("", {}, "label is empty: leave examples without a label out"),
+        ("fine", {"labels": ("good", "bad")}, "label 'fine' is none of the 2 classes good, bad"),
+        ("n/a", {"problem": "regression"}, "label is 'n/a', where objective.problem=regression needs a finite number"),
+    ):
+        run = recipe(["1", "2"] if "problem" in settings else ["bad", "good"], **settings)
+        with (tmp_path / f"{file}.csv").open("a") as table:
+            table.write(f'"two\nlines",{label}\n')
+        with pytest.raises(ValueError, match=rf"^split {split}, .*/{file}.csv, line 4: {message}"):
+            resolve.resolve(run)
 
 
 def test_answers_stand_where_they_should():
@@ -249,8 +245,8 @@ def test_answers_stand_where_they_should():
 
 
 def test_numbers_are_all_read(recipe):
-    run, _, _, line = settled(recipe(["0.5", "2", "5"], problem="regression"))
-    assert line.startswith("label: numbers, 6 in all, from 0.5 to 5, mean 2.5; ")
+    run, _, line = settled(recipe(["0.5", "2", "5"], problem="regression"))
+    assert line.startswith("label: numbers, 3 in train, from 0.5 to 5, mean 2.5; ")
     assert run.model.labels == ("label",) and run.model.problem == "regression"
 
 
@@ -277,7 +273,7 @@ def classifier(tmp_path_factory, tokenizer):
 
 def check_head(run, kept, labels, fresh=()):
     """Resolves a run that begins with a classifier: names in this order, each with its scores."""
-    run, bundle, _, line = settled(run)
+    run, bundle, line = settled(run)
     assert run.objective.labels == run.model.labels == bundle.config.labels == labels
     kernel = np.asarray(bundle.params["head"]["scores"]["kernel"])
     for index, name in enumerate(labels):
@@ -288,13 +284,14 @@ def check_head(run, kept, labels, fresh=()):
 
 def settled(run):
     """The run with what the data add, before its program is made."""
-    return resolve._settle(run, functools.partial(sources.source, run.data.source))
+    run, _, bundle, _, line = resolve._settle(run, functools.partial(resolve.source_of, run.data))
+    return run, bundle, line
 
 
 def test_a_classifier_keeps_its_head(recipe, classifier):
     folder, kept = classifier(("neutral", "good", "bad"), problem="single_label_classification")
     _, line = check_head(recipe(["bad", "good"] * 3, folder), kept, ("neutral", "good", "bad"))
-    assert "those of the weights to begin with" in line and "no example in all: neutral" in line
+    assert "those of the weights to begin with" in line and "no example in train: neutral" in line
     check_head(recipe(["0", "1"] * 3, folder), kept, ("neutral", "good", "bad"))
     check_head(recipe(["bad", "good"], folder, labels=("bad", "good", "neutral")), kept, ("bad", "good", "neutral"))
     fresh = ("head/scores/bias", "head/scores/kernel")

@@ -171,7 +171,7 @@ class Predict(OfWeights):
     """The texts."""
     source: str | None = None
     """Instead of `text`, a file: .csv and .tsv with a header, .jsonl, .parquet, or else one text a line; or a source as
-    in a recipe, such as csv:reviews.csv:review, which names the column. The fields are those of the task, such as text,
+    in a recipe, such as csv:reviews.csv:review, of which all is read. The columns are those of the task, such as text
     or question and context; others are left out."""
     output: Path | None = None
     """The file for the results, in the order of the texts: a table of texts and results if its name ends in .csv, or

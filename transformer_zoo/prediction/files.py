@@ -18,8 +18,8 @@ from transformer_zoo.prediction.reader import Input, Reader
 from transformer_zoo.prediction.record import Record
 
 BEGINNINGS = (b"{", b"[", b"n")  # of a result: an object, a list, or null
-SOURCES = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-"""The kind of source that a file is, by the end of its name. Others are texts, one a line."""
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+"""Ends of the names of files that are sources by themselves. Others are texts, one a line."""
 
 
 def read(source: str, reader: Reader) -> list[Input | None]:
@@ -27,19 +27,20 @@ def read(source: str, reader: Reader) -> list[Input | None]:
     lines of a file of text. None stands for a blank text, of which a warning tells.
 
     Args:
-        source: the name of a source as in a recipe's data.source, such as csv:reviews.csv:review; or a file of JSON
-            lines, of comma- or tab-separated values with a header, or Parquet (`SOURCES`), or else one text a line.
+        source: the name of a source as in a recipe's data.source, such as csv:reviews.csv:review, all of which is
+            read; or a file: JSON lines, comma- or tab-separated values or Parquet by the end of its name, or else one
+            text a line.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unknown source, a file that is empty or not UTF-8, or an input that the task cannot use.
     """
     file = Path(source).expanduser()
-    if file.is_file() and file.suffix not in SOURCES:
+    if file.is_file() and file.suffix not in TABLES:
         documents: Any = lines(file)
         places: list[Any] = [f"{file}, line {number}" for number in range(1, len(documents) + 1)]
     elif file.is_file() or ":" in source:
-        documents = sources.source(f"{SOURCES[file.suffix]}:{file}" if file.is_file() else source, "all")
+        documents = sources.source(f"{file.suffix[1:]}:{file}" if file.is_file() else source, "all")
         places = [_Place(documents, i) for i in range(len(documents))]
     else:
         raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as csv:GLOB:KEY")
