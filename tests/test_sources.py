@@ -1,7 +1,6 @@
 """Documents by name: files, and any TFDS data set."""
 
 import csv
-import gzip
 import json
 import pickle
 import re
@@ -349,11 +348,13 @@ def test_compressed_files(tmp_path, kind, monkeypatch):
         sources.source(f"jsonl:{damaged}")
 
 
-def test_two_compressed_streams_in_a_file_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_several_streams_in_a_file_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(files, "CACHE", write(tmp_path / "occupied", "") / "cache")
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
-    data = b"".join(gzip.compress(f'{{"text": "{i}"}}\n'.encode()) for i in range(3))
-    source = sources.source(f"jsonl:{write(tmp_path / 'a.jsonl.gz', data)}", "all")
+    compress = lambda data: pa.Codec(kind).compress(data, asbytes=True)
+    data = b"".join(compress(f'{{"text": "{i}"}}\n'.encode()) for i in range(3))
+    source = sources.source(f"jsonl:{write(tmp_path / 'a.jsonl', data)}", "all")
     assert [row["text"] for row in source] == ["0", "1", "2"]
 
 
