@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data import files, sources
+from transformer_zoo.data import files, sources, text_files
 from transformer_zoo.data.documents import field_of, text_in
 
 WORDS = [f"document {i} naïve 文 {'x' * (i % 7)}\nsecond line" for i in range(40)]
@@ -174,7 +174,7 @@ def test_one_long_document_is_held_out_by_pieces(tmp_path):
     ],
 )
 def test_long_texts_are_cut_at_white_space(tmp_path, text, pieces):
-    whole = sources.files.TextSource([files.File("a", write(tmp_path / "a.txt", text))])
+    whole = text_files.TextSource([files.File("a", write(tmp_path / "a.txt", text))])
     cut = whole.cut(16)
     assert [piece["text"] for piece in cut] == pieces
     assert len(cut.only(np.arange(len(cut)))) == len(whole) and len(cut.cut(16)) == len(cut)
@@ -183,9 +183,9 @@ def test_long_texts_are_cut_at_white_space(tmp_path, text, pieces):
 def test_lines_across_chunks_are_found(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps({"text": "é" * n}, ensure_ascii=False) + "\n" for n in range(50)))
-    index = files.line_spans(files.File("a", file))
+    index = text_files.line_spans(files.File("a", file))
     for chunk in (1, 7, 64):
-        np.testing.assert_array_equal(files.line_spans(files.File("a", file), chunk), index)
+        np.testing.assert_array_equal(text_files.line_spans(files.File("a", file), chunk), index)
     assert len(index) == 50
 
 
@@ -341,7 +341,7 @@ def test_compressed_files(tmp_path, kind, monkeypatch):
         assert found == {"jsonl": WORDS, "text": WORDS[:1], "csv": [str(i) for i in range(9)]}[form]
     cached = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
     assert len(cached) == 3
-    assert len(files.JsonLinesSource([files.File("jsonl.x", tmp_path / "jsonl.x")])) == 40
+    assert len(text_files.JsonLinesSource([files.File("jsonl.x", tmp_path / "jsonl.x")])) == 40
     assert cached == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
     damaged = write(tmp_path / "b.x", (tmp_path / "jsonl.x").read_bytes()[:-30])
     with pytest.raises(ValueError, match=f"b.x begins like {kind}, and cannot be decompressed"):
