@@ -57,7 +57,8 @@ colab:  ## run the notebooks, and the tests that matter there, with the versions
 	@$(or $(COLAB_PYTHON),false) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null || { \
 	  echo "Colab's runtime has Python 3.13, which is not here. Name it, for example:"; \
 	  echo "  make colab COLAB_PYTHON=/opt/python3.13/bin/python3.13"; exit 1; }
-	$(MAKE) test VENV=.venv-colab PYTHON=$(COLAB_PYTHON) CONSTRAINTS=constraints-colab.txt ARGS="$(COLAB_TESTS) $(ARGS)"
+	NOTEBOOKS=all $(MAKE) test VENV=.venv-colab PYTHON=$(COLAB_PYTHON) CONSTRAINTS=constraints-colab.txt \
+	  ARGS="@tests/colab.txt $(ARGS)"
 
 # One stamp for each set of requirements: a second call installs nothing. A change of Python, pyproject.toml or
 # constraints.txt invalidates every stamp.
