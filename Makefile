@@ -12,10 +12,10 @@ PINS := pyproject.toml constraints.txt
 DEMO := runs/demo
 
 .NOTPARALLEL:
-.PHONY: help demo test fuzz parity lint format clean
+.PHONY: help demo test notebooks fuzz parity lint format clean
 
 help:  ## print this list
-	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
 	$(RUN) train.py configs/gpt2_stdlib.py --directory $(DEMO)
@@ -28,6 +28,9 @@ demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, ev
 
 test: $(VENV)/.installed-test  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/parity $(ARGS)
+
+notebooks: $(VENV)/.installed-test  ## run all notebooks, with small models
+	NOTEBOOKS=all $(RUN) -m pytest -n auto --maxprocesses 2 --dist worksteal tests/test_colab.py $(ARGS)
 
 fuzz: $(VENV)/.installed-test  ## load 300 mutants of each file of a model
 	FUZZ=300 $(RUN) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py $(ARGS)
