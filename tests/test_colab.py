@@ -47,6 +47,10 @@ def quickstart(folder: Path) -> dict[str, Any]:
     return {"MODEL": model, "SOURCE": save_texts(folder), "STEPS": 10, "LENGTH": 32, "BATCH": 8}
 
 
+def classify_your_own_texts(folder: Path) -> dict[str, Any]:
+    return {"MODEL": save_bert(folder / "model", "base"), "STEPS": 6, "LENGTH": 16}
+
+
 def inside_attention(folder: Path) -> dict[str, Any]:
     return {"MODEL": save_bert(folder / "model", "base"), "SENTENCES": 8, "STEPS": 2, "LAYERS": 2}
 
@@ -68,6 +72,7 @@ def pretrain_bert_on_a_tpu(folder: Path) -> dict[str, Any]:
 
 PARAMETERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "quickstart": quickstart,
+    "classify_your_own_texts": classify_your_own_texts,
     "inside_attention": inside_attention,
     "pretrain_bert_on_a_tpu": pretrain_bert_on_a_tpu,
     "search_with_embeddings": search_with_embeddings,
@@ -76,6 +81,7 @@ PARAMETERS: dict[str, Callable[[Path], dict[str, Any]]] = {
 """For each notebook, a function of an empty folder: the parameters to run it with."""
 WRITES = {
     "quickstart": "quickstart-model/model.safetensors",
+    "classify_your_own_texts": "my-classifier/model.safetensors",
     "pretrain_bert_on_a_tpu": "bert-model/model.safetensors",
     "translate_and_summarise": "describe-model/model.safetensors",
 }
