@@ -1,6 +1,8 @@
 """Objectives of fine-tuning: their measures by hand, padding, and a run from data to eval.py."""
 
 import dataclasses
+import functools
+import io
 import json
 
 import families
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from transformer_zoo import commands, loop, registry, runs, trees
+from transformer_zoo import commands, loop, registry, resolve, runs, trees
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
 from transformer_zoo.diagnosis import first_not_finite
 from transformer_zoo.evaluation import evaluate
@@ -261,7 +263,7 @@ def recipe(corpus, directory, **parts):
     )
     defaults = {
         "model": model,
-        "objective": SequenceClassification(labels=("cold", "warm")),
+        "objective": SequenceClassification(),
         "directory": str(directory),
         "data": Data(source=f"jsonl:{corpus}", length=16),
         "vocabulary": Vocabulary(kind="wordpiece", size=200),
@@ -274,9 +276,15 @@ def recipe(corpus, directory, **parts):
     return Run(**defaults | parts)
 
 
+def open_split(run):
+    return functools.partial(resolve.source_of, run.data)
+
+
 def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys):
-    quiet = Console(quiet=True)
-    report = loop.train(recipe(corpus, tmp_path / "scratch"), quiet)
+    quiet, shown = Console(quiet=True), Console(file=io.StringIO())
+    report = loop.train(recipe(corpus, tmp_path / "scratch"), shown)
+    assert "label: 2 classes, found in the data (train / validation): cold 19" in shown.file.getvalue()
+    assert (tmp_path / "scratch" / "confusion.png").is_file()
     assert report["accuracy"] > 0.9 and report["f1"] > 0.9 and 5 < report["examples"] < 60
     run = runs.read(tmp_path / "scratch")
     assert run.model.labels == run.objective.labels == ("cold", "warm")
@@ -285,8 +293,28 @@ def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys)
     assert lines[-1]["validation/macro_f1"] == report["macro_f1"] and "matthews" in lines[0]
 
     assert commands.evaluate_command([str(tmp_path / "scratch"), "--json", str(tmp_path / "eval.json")]) == 0
-    assert json.loads((tmp_path / "eval.json").read_text())["accuracy"] == pytest.approx(report["accuracy"])
-    assert "macro f1" in capsys.readouterr().out
+    record, printed = json.loads((tmp_path / "eval.json").read_text()), capsys.readouterr().out
+    assert record["accuracy"] == pytest.approx(report["accuracy"]) and "macro f1" in printed and "precision" in printed
+    assert np.trace(record["confusion"]) / np.sum(record["confusion"]) == pytest.approx(report["accuracy"])
+    assert record["classes"]["warm"]["f1"] == pytest.approx(report["f1"])
+    scratch = runs.load_run(tmp_path / "scratch")
+    found = scratch.predict(["river cloud north stone paper", "light garden south window cloud"])
+    assert [one["label"] for one in found] == ["cold", "warm"]
+    scratch.save_pretrained(tmp_path / "export")
+    exported = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert exported["id2label"] == {"0": "cold", "1": "warm"}
+
+    # A classifier to begin with keeps its head and its names; in another order, the scores move with their names.
+    begins = recipe(corpus, tmp_path / "again", init_from=str(tmp_path / "scratch"))
+    for labels, order in ((), [0, 1]), (("warm", "cold"), [1, 0]):
+        objective = SequenceClassification(labels=labels)
+        _, _, bundle, _, line = resolve._settle(dataclasses.replace(begins, objective=objective), open_split(begins))
+        head, began = (np.asarray(m.params["head"]["scores"]["kernel"]) for m in (bundle, scratch))
+        np.testing.assert_array_equal(head, began[:, order])
+        assert bundle.fresh == () and ("those of the weights" in line) != bool(labels)
+    other = dataclasses.replace(begins, objective=SequenceClassification(labels=("cold", "warm", "hot")))
+    with pytest.warns(UserWarning, match="has other labels, cold, warm: fresh parameters are head/scores/bias"):
+        resolve._settle(other, open_split(begins))
 
     body = recipe(corpus, tmp_path / "body", objective=MaskedLM(), training=Training(steps=10, batch_size=16))
     loop.train(body, quiet)

@@ -432,11 +432,13 @@ def test_a_run_json_that_is_none(tmp_path: Path, content: bytes, message: str):
 
 def test_lines_of_metrics(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
-    write = logs.json_lines(file, 0)
-    write(1, {"loss": 2.0}), write(2, {"loss": float("nan")})
+    with logs.json_lines(file, 0) as write:
+        write(1, {"loss": 2.0}), write(2, {"loss": float("nan")})
     file.write_text(file.read_text() + '{"step": 3, "lo')  # a kill cut it off
     assert logs.read_json_lines(file) == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]
-    logs.json_lines(file, 1)
+    with logs.json_lines(file, 1):
+        pass
+    assert list(tmp_path.iterdir()) == [file]
     assert file.read_text() == '{"step": 1, "loss": 2.0}\n'
     faults = (("[1]", "is a list of 1, where an object is expected"), ("{x}", "is not JSON"), ("{}", "no step"))
     for line, message in faults:
@@ -446,7 +448,7 @@ def test_lines_of_metrics(tmp_path: Path):
 
 
 def test_a_damaged_checkpoint_of_a_run(tmp_path: Path):
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = Checkpoints(tmp_path, write=True)
     state = {"params": {"x": jnp.arange(3.0)}, "ema": None}
     checkpoints.save(1, state, {"at": 3})
     checkpoints.wait()

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from transformer_zoo.config import Data
 from transformer_zoo.data import labelled, sources, stdlib, stdlib_labels
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.pipeline import Pipeline
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives import OBJECTIVES
@@ -217,8 +218,8 @@ def test_glue_by_its_tfds_name(read):
     assert source.classes("score") is None
     with pytest.raises(ValueError, match=r"has no feature 'lable': it has idx, label"):
         source.classes("lable")
-    with pytest.raises(ValueError, match="leaves open what its text is: .* sentence1, sentence2"):
-        example["text"]
+    with pytest.raises(ValueError, match=r"example \d+ has no field 'text': it has .* sentence1, sentence2"):
+        text_in(example, "text")
     with pytest.raises(KeyError):
         example["other"]
     assert pickle.loads(pickle.dumps(source))[0] == source[0]

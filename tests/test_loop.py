@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -26,6 +26,7 @@ from conftest import QUICKLY
 from rich.console import Console
 
 from transformer_zoo import commands, loop, runs, sharding
+from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import (
     Checkpoints,
     Data,
@@ -46,6 +47,7 @@ from transformer_zoo.generation.beam import Beam
 from transformer_zoo.models import bert, gpt2
 from transformer_zoo.objectives import CausalLM, Pretraining, SequenceClassification
 from transformer_zoo.resolve import resolve
+from transformer_zoo.training import Program, TrainState
 
 ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("KILLS", "4"))
@@ -173,18 +175,34 @@ def test_a_labelled_source_is_opened_once(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_stopped_and_goes_on_is_the_same_run(texts: Path, tmp_path: Path) -> None:
+    """First an error of the evaluation stops it, which costs no step, and then the end of its terminal."""
     loop.train(tiny(texts, tmp_path / "whole"), quiet())
-    part = tiny(texts, tmp_path / "part")
-    stop = loop._Stop.now
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Stop, "now", lambda self, step: stop(self, step) or step == 7)
-        loop.train(part, quiet())
-    assert not (tmp_path / "part" / "checkpoints" / "12").exists()
+    part, console = tiny(texts, tmp_path / "part"), quiet()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="unknown label"):
+        patch.setattr(loop, "evaluate", raiser(ValueError("unknown label")))
+        loop.train(part, console)
+    assert saved(tmp_path / "part") == [6]
+    assert "the checkpoint of step 6 is good: the same command goes on from it" in console.file.getvalue()
+    now = loop._Stop.now
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(loop._Stop, "now", lambda self, n: n == 8 and signal.raise_signal(signal.SIGHUP) or now(self, n))
+        loop.train(part, console)
+    assert stopped.value.code == 129 and saved(tmp_path / "part") == [6, 8]
+    assert "stopped by SIGHUP at step 8; the same command resumes it" in console.file.getvalue()
     loop.train(part, quiet())
     assert_same(tmp_path / "whole", tmp_path / "part")
     metrics = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "part")]
     losses = [[(line["step"], line.get("loss")) for line in map(json.loads, lines)] for lines in metrics]
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] and losses[0].count((6, None)) == 1  # the evaluation that failed, too
+
+
+def raiser(error: Exception) -> Callable[..., None]:
+    """A function that raises this error."""
+
+    def function(*_: object, **__: object) -> None:
+        raise error
+
+    return function
 
 
 def test_a_finished_run_is_not_trained_again(texts: Path, tmp_path: Path) -> None:
@@ -237,7 +255,14 @@ def test_a_loss_that_is_not_finite_is_named_and_ends_the_run(texts: Path, tmp_pa
     with pytest.raises(loop.NotFinite, match="3 updates in a row"):
         loop.train(run, console)
     said = console.export_text()
-    assert "is not finite (the output of" in said
+    assert "is not finite (the output of" in said and "no checkpoint has been written" in said
+
+
+def test_a_diagnosis_that_fails_is_a_line() -> None:
+    run, state = Run(model=None, objective=None), TrainState(*[jax.random.key_data(jax.random.key(0))] * 6)
+    program, console = Program(*[None] * 6), quiet()
+    loop._watch(run, program, state, 5, {}, {"skipped_in_a_row": 1}, console)
+    assert "step 5: the loss or its gradient is not finite (where, could not be found out: " in console.file.getvalue()
 
 
 def test_a_run_begins_with_the_weights_of_another(texts: Path, tmp_path: Path) -> None:
@@ -390,13 +415,13 @@ def test_killed_at_random_moments_and_the_same_in_the_end(texts: Path, tmp_path:
 
 
 def saved(directory: Path) -> list[int]:
-    return [int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit()]
+    return steps(directory / "checkpoints")
 
 
-def test_sigterm_saves_and_exits_with_0_and_ctrl_c_with_130(texts: Path, tmp_path: Path, cache: Path) -> None:
+def test_sigterm_saves_and_exits_with_143_and_ctrl_c_with_130(texts: Path, tmp_path: Path, cache: Path) -> None:
     recipe = write_recipe(tmp_path, texts, workers=1)
     # A terminal sends Ctrl-C to the workers as well.
-    for stop, to, code in ((signal.SIGTERM, os.kill, 0), (signal.SIGINT, os.killpg, 130)):
+    for stop, to, code in ((signal.SIGTERM, os.kill, 143), (signal.SIGINT, os.killpg, 130)):
         process = start(recipe, tmp_path / stop.name, cache)
         wait_for_step(process, tmp_path / stop.name, 5)
         to(process.pid, stop)
@@ -440,7 +465,7 @@ def test_two_processes_train_as_one(texts: Path, tmp_path: Path, cache: Path) ->
     finally:
         for process in pair:
             process.kill()
-    assert [process.returncode for process in pair] == [0, 0], said
+    assert [process.returncode for process in pair] == [143, 143], said
     assert "the same command resumes it" in said[0] and "step 5" in said[0] and "step 5" not in said[1]
 
     (step,) = saved(tmp_path / "two")

@@ -181,7 +181,7 @@ def test_what_cannot_be_evaluated(m: zoo.Bundle, notes: str):
         ({"objective": "masked-lm"}, "needs the task 'masked-lm'"),
         ({"split": "train_"}, "no split 'train_'"),
         ({"batches": 0}, "batches is 0: it must be at least 1"),
-        ({"length": 0}, "length is 0: it must be at least 1"),
+        ({"length": 1}, "length is 1: it must be at least 2"),
     ):
         with pytest.raises(ValueError, match=message):
             zoo.evaluate(m, source=notes, **changes)

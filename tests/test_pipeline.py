@@ -318,7 +318,7 @@ def test_a_document_that_cannot_be_read_ends_the_run_with_its_name(source, token
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"length": 0}, "length is 0: it must be at least 1"),
+        ({"length": 1}, "length is 1: it must be at least 2"),
         ({"batch_size": 0}, "batch_size=0: it must be at least 1"),
         ({"epochs": 0}, "epochs=0"),
         ({"workers": -1}, "workers=-1"),

@@ -1,5 +1,6 @@
 """Text in, answers out: each task's results by hand; order, batches and programs; errors; the command."""
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -535,7 +536,7 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
 
     (tmp_path / "a.jsonl").write_text('{"text": "a door"}\n\n{"text": " "}\n', encoding="utf-8")
-    with pytest.warns(UserWarning, match="1 of 2 texts are blank, such as .*a.jsonl:text, document 1"):
+    with pytest.warns(UserWarning, match="1 of 2 texts are blank, such as .*a.jsonl, line 3"):
         assert main([*command, "--source", str(tmp_path / "a.jsonl")]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "null"
 
@@ -562,6 +563,91 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
         assert main([*command, "--text", "a", "--output", str(output)]) == 1
         assert "is no result of an earlier call: name another file" in capsys.readouterr().err
         assert output.read_text() == notes
+
+
+def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A CSV in, with a line end in a text and another column, and a CSV out, wherever the call before stopped."""
+    m = bundle(tokenizer, "sequence-classification", labels=("good", "so, so"))
+    save_pretrained(tmp_path / "model", m)
+    source, output = tmp_path / "reviews.csv", tmp_path / "labels.csv"
+    texts = ["the door", 'a "window",\nopen', " ", "in new york", "where is ann lee ?"]
+    with source.open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "text"), *enumerate(texts)])
+    command = ["predict", str(tmp_path / "model"), "--source", str(source), "--output", str(output)]
+    with pytest.warns(UserWarning, match=f"1 of 5 texts are blank, such as {source}, line 5"):
+        assert main(command) == 0
+    with output.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["text", "label", "score", "scores.good", "scores.so, so"]
+    assert rows.pop(2) == [""] * 5
+    texts.remove(" ")
+    for row, text, found in zip(rows, texts, zoo.predict(m, texts), strict=True):
+        assert row[:2] == [text, found["label"]]
+        np.testing.assert_allclose([float(x) for x in row[2:]], [found["score"], *found["scores"].values()], rtol=1e-5)
+
+    reader = prediction.reader_of(m)
+    with pytest.warns(UserWarning, match="blank"):
+        inputs = files.read(str(source), reader)
+    columns = files.columns_of(m, reader, inputs, output)
+    made = record.of(m, reader, inputs, model="m", source=str(source))
+    whole = output.read_bytes()
+    ends = [len("".join(parts)) for parts in _prefixes(whole.decode())]
+    for size in range(len(whole) + 1):
+        output.write_bytes(whole[:size])
+        done = files.begin(output, made, inputs, columns)
+        assert done == max(0, sum(end <= size for end in ends) - 1)
+        assert output.read_bytes() == whole[: max([0, *(end for end in ends if end <= size)])]
+    output.write_bytes(whole[:-3])
+    with pytest.warns(UserWarning, match="blank"):
+        assert main([*command[:3], f"csv:{source}", *command[4:]]) == 0
+    assert output.read_bytes() == whole and "5 texts, 4 of which it had before" in capsys.readouterr().out
+
+    source.write_text("id,text\n1,the door\n")
+    for arguments, message in (
+        (["--source", f"csv:{source}", "--output", str(source)], "reviews.csv, row 1 is no result of an earlier call"),
+        (["--source", f"csv:{source}:body"], "reviews.csv has no column 'body': it has id, text"),
+        (["--source", "nowhere.csv"], "there is no file 'nowhere.csv'; a source has a name such as csv:GLOB:KEY"),
+    ):
+        assert main([*command[:2], *arguments]) == 1 and message in capsys.readouterr().err
+    source.write_text("id,body\n1,the door\n")
+    with pytest.raises(ValueError, match="reviews.csv, line 2 has no field 'text': it has id, body; the field that is"):
+        files.read(str(source), reader)
+    assert files.read(f"csv:{source}:body", reader)[0].fields == {"text": "the door"}
+
+    pairs = [reader.check({"text": "a", "text_pair": "the door"}, "a pair")]
+    several = m.replace(config=dataclasses.replace(m.config, problem="multi_label_classification"))
+    found = files.columns_of(several, reader, pairs, output)
+    assert found == ("text", "text_pair", "label", "score", "scores.good", "scores.so, so", "labels")
+    (result,) = zoo.predict(several, ["the door"])
+    assert files._flat(result)["labels"] == json.dumps(result["labels"])
+    masks = bundle(tokenizer, "masked-lm")
+    with pytest.raises(ValueError, match="labels.csv: a result for masked-lm is a list, .* ends in .jsonl"):
+        files.columns_of(masks, prediction.reader_of(masks), [], output)
+
+
+def test_columns_are_fields_of_results():
+    """Of every reader whose results fit a row, by the results that other tests check."""
+    config = bert.Config(vocab_size=8, labels=("a", "b"))
+    m = Bundle(bert.Model(config, task="base"), {}, config)
+    results = {
+        "sequence-classification": {"label": "a", "score": 0.9, "scores": {"a": 0.9, "b": 0.1}},
+        "next-sentence": {"is_next": True, "score": 0.9},
+        "question-answering": {"answer": "a", "score": 0.9, "start": 0, "end": 1},
+        "seq2seq-lm": {"generated_text": "a"},
+    }
+    for task, reader in prediction.READERS.items():
+        assert reader().columns(m) == tuple(files._flat(results.get(task, {})))
+    assert prediction.READERS["question-answering"](top_k=2).columns(m) == ()
+
+
+def _prefixes(text: str) -> list[list[str]]:
+    """The rows of a table, as the first, the first two, ... of them."""
+    rows, row = [], ""
+    for line in text.splitlines(keepends=True):
+        row += line
+        if row.count('"') % 2 == 0:
+            rows, row = [*rows, row], ""
+    return [rows[:n] for n in range(1, len(rows) + 1)]
 
 
 def test_only_the_same_results_are_continued(tokenizer: Tokenizer, tmp_path: Path):

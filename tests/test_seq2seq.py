@@ -268,8 +268,8 @@ def test_a_run_keeps_the_start_token_of_its_weights(tmp_path, monkeypatch):
     )
     runs.write(begun)
     (tmp_path / "checkpoints").mkdir()
-    monkeypatch.setattr(resolve.Checkpoints, "latest", lambda self: 3)
-    run, _, notes = resolve._settle(recipe, open_split=None)
+    monkeypatch.setattr(resolve, "steps", lambda folder: [3])
+    run, _, _, notes, _ = resolve._settle(recipe, open_split=None)
     assert run == begun and run.objective.start_id == 5 and notes == []
 
 
@@ -282,7 +282,7 @@ def test_a_tokenizer_is_trained_on_both_sides(tmp_path, monkeypatch):
         directory=str(tmp_path / "run"),
     )  # fmt: skip
     open_split = functools.partial(sources.source, run.data.source)
-    tokenizer = resolve._tokenizer(run, None, open_split)
+    tokenizer = resolve._tokenizer(run, None, None, open_split)
     assert [tokenizer.decode([i]) for i in tokenizer.encode("say: the sun la").ids] == [
         "say",
         ":",

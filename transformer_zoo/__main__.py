@@ -1,4 +1,4 @@
-"""The command line: `python -m transformer_zoo {list, info, generate, predict, embed, convert, fit}`.
+"""The command line: `python -m transformer_zoo {list, info, generate, predict, embed, convert, compare, fit}`.
 
 Exit codes: 0 done, 1 an error, 2 a wrong command or option, 3 (`fit` only) it does not fit.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
+
+from transformer_zoo.options import unknown
 
 # Modules that import jax are imported inside functions, so that --help is quick.
 
@@ -23,6 +25,20 @@ class OfFamily:
 
     family: str | None = None
     """The model's family, as `list` shows them, for a config.json without model_type. None: config.json has one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfWeights(OfFamily):
+    """A command about the weights of a model by name."""
+
+    step: int | Literal["best"] | None = None
+    """For a run: the step of the checkpoint, or the best by the run's evaluation.best. None: the latest."""
+
+    def load(self, name: str, dtype: str | None) -> Any:
+        """A run's model or a published one, with parameters and computation in this dtype."""
+        from transformer_zoo import runs
+
+        return runs.load(name, dtype=dtype, param_dtype=dtype, family=self.family, step=self.step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +97,7 @@ class Info(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generate(OfFamily):
+class Generate(OfWeights):
     """Continues a text; an encoder-decoder generates a new text from it."""
 
     name: Name
@@ -131,7 +147,7 @@ class Generate(OfFamily):
         )  # fmt: skip
         settings = {name: getattr(self, options.get(name, name)) for name in names}
         settings = {name: value for name, value in settings.items() if value is not None}
-        m = _load(self.name, self.dtype, self.family)
+        m = self.load(self.name, self.dtype)
         spell = lambda name: "--" + options.get(name, name).replace("_", "-")
         sampling = published.build(m, settings, spell=spell)
         answers = zoo.generate(
@@ -145,20 +161,22 @@ class Generate(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predict(OfFamily):
-    """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each."""
+class Predict(OfWeights):
+    """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each, or
+    the row of a table."""
 
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     text: tuple[str, ...] = ()
     """The texts."""
     source: str | None = None
-    """Instead of `text`, a file with one text a line, or a source as in a recipe, such as jsonl:reviews.jsonl:review.
-    The fields of JSON lines are those of the task, such as question and context."""
+    """Instead of `text`, a file: .csv and .tsv with a header, .jsonl, .parquet, or else one text a line; or a source as
+    in a recipe, such as csv:reviews.csv:review, of which all is read. The columns are those of the task, such as text
+    or question and context; others are left out."""
     output: Path | None = None
-    """The file for the results, a line for each text in their order, null for a blank one. Where it has lines already,
-    the texts after them follow, if the file beside it, OUTPUT.record.json, tells of the same model, settings and texts.
-    None: they are printed."""
+    """The file for the results, in the order of the texts: a table of texts and results if its name ends in .csv, or
+    else a line of JSON each, null for a blank text. Where it has results already, those of the texts after them follow,
+    if the file beside it, OUTPUT.record.json, tells of the same model, settings and texts. None: they are printed."""
     set: tuple[str, ...] = ()
     """Settings of the task, as NAME=VALUE: top_k=3 aggregation=none."""
     batch_size: int = 32
@@ -180,7 +198,7 @@ class Predict(OfFamily):
         settings = dict(map(_setting, self.set))
         if "batch_size" in settings:
             raise ValueError("--set batch_size: give --batch-size")
-        m = _load(self.name, self.dtype, self.family)
+        m = self.load(self.name, self.dtype)
         try:
             reader = reader_of(m, **settings)
         except TypeError as error:
@@ -193,9 +211,10 @@ class Predict(OfFamily):
             for result in files.results_of(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))
             return 0
+        columns = files.columns_of(m, reader, inputs, self.output)
         made = record.of(m, reader, inputs, model=self.name, source=self.source or "--text")
-        earlier = files.begin(self.output, made, inputs)
-        written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size)
+        earlier = files.begin(self.output, made, inputs, columns)
+        written = files.write(m, reader, inputs, self.output, earlier, batch_size=self.batch_size, columns=columns)
         console = Console(stderr=True)
         try:
             for _ in track(written, "predicting", total=len(inputs), console=console):
@@ -209,7 +228,7 @@ class Predict(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed(OfFamily):
+class Embed(OfWeights):
     """Computes a vector for each text. Similar texts have similar vectors."""
 
     name: Name
@@ -261,7 +280,10 @@ class Embed(OfFamily):
         if own_ranges and len(texts) == 1:
             raise ValueError(f"--precision {self.precision} of a single text needs --ranges")
         ranges = None if self.ranges is None else vectors.read_ranges(self.ranges)
-        model = _load(self.name, self.dtype, self.family) if names.is_run(self.name) else self.name
+        if self.step is not None or names.is_run(self.name):
+            model = self.load(self.name, self.dtype)
+        else:
+            model = self.name
         embedder = load_embedder(model, dtype=self.dtype or "float32", family=self.family)
         vectors_ND = embedder(
             texts, prompt=self.prompt, prompt_text=self.prompt_text, truncate_dim=self.truncate_dim,
@@ -290,7 +312,7 @@ class Embed(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Convert(OfFamily):
+class Convert(OfWeights):
     """Writes a model in the Hugging Face layout."""
 
     source: Name
@@ -302,9 +324,42 @@ class Convert(OfFamily):
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
+        from transformer_zoo import names, runs
 
-        zoo.save_pretrained(self.target, _load(self.source, self.dtype, self.family))
-        print(f"{self.target} holds {self.source}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
+        step = runs.step_of(self.source, self.step) if names.is_run(self.source) else None
+        zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+        what = self.source if step is None else f"{self.source}, step {step}"
+        print(f"{self.target} holds {what}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Runs side by side: the settings that differ, steps, final and best measures, time; and a picture of their curves.
+
+    The best is first. Time is that of the training steps alone.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs, such as runs/sweep_*."""
+    metric: str | None = None
+    """The measure to compare by, on held-out documents or else in training. None: the runs' evaluation.best, or else
+    loss."""
+    direction: Literal["lowest", "highest"] | None = None
+    """Which of its values is best. None: as its name tells."""
+    output: Path = Path("compare.png")
+    """The file for the picture."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+
+        from transformer_zoo import comparison
+
+        if not self.runs:
+            raise ValueError("give the folders of the runs to compare, such as runs/sweep_*")
+        if not self.output.absolute().parent.is_dir():
+            raise ValueError(f"--output {self.output}: there is no folder {self.output.parent}")
+        comparison.compare(self.runs, self.metric, self.output, Console(), self.direction)
         return 0
 
 
@@ -337,17 +392,15 @@ class Fit(OfFamily):
 
 
 COMMANDS = {
-    "list": List, "info": Info, "generate": Generate, "predict": Predict, "embed": Embed, "convert": Convert, "fit": Fit
+    "list": List, "info": Info, "generate": Generate, "predict": Predict, "embed": Embed, "convert": Convert,
+    "compare": Compare, "fit": Fit,
 }  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
     """Runs a command; an error that a user can correct is printed as one message, without a traceback."""
     if (wrong := _misspelt(arguments)) is not None:
-        from transformer_zoo.trees import nearest
-
-        name, fault, known = wrong
-        print(f"error: {fault}.{nearest(name, known) or f' Try {PROGRAM} --help'}", file=sys.stderr)
+        print(f"error: {wrong}", file=sys.stderr)
         return 2
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, args=arguments or ["--help"], prog=PROGRAM, description="Models of the zoo, from the command line."
@@ -362,19 +415,17 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _misspelt(arguments: list[str]) -> tuple[str, str, list[str]] | None:
-    """(name, fault, known names) of the first unknown command or option, for an error of one line."""
+def _misspelt(arguments: list[str]) -> str | None:
+    """What is wrong with an unknown command or option, in one line."""
     if not arguments or arguments[0].startswith("-"):
         return None
     command, *rest = arguments
     if command not in COMMANDS:
-        return command, f"there is no command {command!r}", list(COMMANDS)
-    known = ["--help", *(f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(COMMANDS[command]))]
-    rest = rest[: rest.index("--")] if "--" in rest else rest
-    options = [text.partition("=")[0].replace("_", "-") for text in rest if text.startswith("--")]
-    return next(
-        ((option, f"{command} has no option {option}", known) for option in options if option not in known), None
-    )
+        from transformer_zoo.trees import nearest
+
+        return f"there is no command {command!r}.{nearest(command, COMMANDS) or f' Try {PROGRAM} --help'}"
+    wrong = unknown(rest, [field.name.replace("_", "-") for field in dataclasses.fields(COMMANDS[command])])
+    return None if wrong is None else f"{command}: {wrong}"
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -386,13 +437,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _load(name: str, dtype: str | None, family: str | None) -> Any:
-    """A run's model or a published one, with parameters and computation in this dtype."""
-    from transformer_zoo import runs
-
-    return runs.load(name, dtype=dtype, param_dtype=dtype, family=family)
 
 
 if __name__ == "__main__":

@@ -50,10 +50,14 @@ def check(of: Any, given: Mapping[str, Any]) -> None:
 
     Raises:
         TypeError: an argument of another type. One error lists them all.
+        ValueError: a number that is NaN.
     """
     found = (_fault(given[name], hint, name) for name, hint in _hints(of).items() if name in given)
     if faults := [fault.text for fault in found if fault is not None]:
         raise TypeError("; ".join(faults))
+    for name, value in given.items():
+        if isinstance(value, numbers.Real) and value != value:
+            raise ValueError(f"{name} is nan: it must be a number")
 
 
 class _Fault(NamedTuple):
@@ -82,7 +86,7 @@ def _hints(of: Any) -> dict[str, Any]:
 
 def _fault(value: Any, hint: Any, name: str, depth: int = 0) -> _Fault | None:
     """What is wrong with a value; None if it is of the annotated type."""
-    options, inside = _options(hint), []
+    options, inside = options_of(hint), []
     for option in options:
         if _is_of(value, option):
             if (fault := _fault_of_items(value, option, name, depth)) is None:
@@ -123,7 +127,7 @@ def _fault_of_items(value: Any, hint: Any, name: str, depth: int) -> _Fault | No
         return None if _is_of_array(hint, kind, value.ndim) else _Fault(depth, name, value, (_phrase(hint),))
     item = get_args(hint)[0]
     items: Iterable[tuple[int, Any]] = enumerate(value)
-    if not any(get_origin(option) in CONTAINERS for option in _options(item)):  # one of each type is enough
+    if not any(get_origin(option) in CONTAINERS for option in options_of(item)):  # one of each type is enough
         items = {type(x): (i, x) for i, x in reversed([*items])}.values()
     return next((fault for i, x in items if (fault := _fault(x, item, f"{name}[{i}]", depth + 1))), None)
 
@@ -146,11 +150,11 @@ def _is_of_array(hint: Any, kind: str, ndim: int) -> bool:
         and _is_of_array(get_args(option)[0], kind, ndim - 1)
         or ndim == 0
         and kind in KINDS.get(option, "")
-        for option in _options(hint)
+        for option in options_of(hint)
     )
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def options_of(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the only one."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
@@ -160,7 +164,7 @@ def _phrase(hint: Any, plural: bool = False) -> str:
     kind = get_origin(hint) or hint
     if kind in CONTAINERS:
         name = "lists" if plural else "a tuple" if kind is tuple else "a list"
-        items = dict.fromkeys(_phrase(option, True) for option in _options(get_args(hint)[0]) if option is not Any)
+        items = dict.fromkeys(_phrase(option, True) for option in options_of(get_args(hint)[0]) if option is not Any)
         return f"{name} of {' or '.join(items)}" if items else name
     if kind is Annotated:
         return hint.__metadata__[0]

@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import loop, names, runs, sharding
+from transformer_zoo import hugging_face, loop, names, options, plots, resolve, runs, sharding
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
-from transformer_zoo.data.seq2seq import text_in
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.evaluation import bleu, rouge, write
 from transformer_zoo.evaluation.source import default_length, evaluate, objective_of
 from transformer_zoo.generation import published
 from transformer_zoo.objectives import Seq2SeqLM
+from transformer_zoo.objectives.metrics import ByClass
 from transformer_zoo.pretrained import Bundle, from_pretrained
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -29,6 +30,8 @@ INTERRUPTED = 128 + signal.SIGINT
 ERRORS = (ValueError, OSError, TypeError, ImportError, RuntimeError)
 
 SCORES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+MOST_CLASSES = 30
+"""The number of classes that are printed."""
 SHOWN = 3
 """The number of generated texts that are printed."""
 CHARACTERS = 300
@@ -46,7 +49,8 @@ class _Train:
 
 
 def train(arguments: list[str]) -> int:
-    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit, 130 stopped."""
+    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit; saved and stopped: 130
+    by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
     console = Console()
     if not arguments or arguments[0].startswith("-"):
         known = "\n".join(f"  {path}" for path in sorted(Path("configs").glob("*.py")))
@@ -56,6 +60,9 @@ def train(arguments: list[str]) -> int:
         return 0 if arguments in (["-h"], ["--help"]) else 2
     try:
         recipe = load_recipe(arguments[0])
+        if (wrong := options.unknown(arguments[1:], _options(_Train(run=recipe)), hugging_face.TRAIN)) is not None:
+            return fail(f"{wrong} All are listed by train.py {arguments[0]} --help", code=2)
+        recipe = _of_one_length(recipe, arguments[1:])
         chosen = tyro.cli(
             _Train, default=_Train(run=recipe), args=arguments[1:], prog=f"train.py {arguments[0]}",
             description="", config=(tyro.conf.FlagConversionOff,),
@@ -74,16 +81,39 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
+def _of_one_length(recipe: Run, arguments: list[str]) -> Run:
+    """The recipe without its own length where the arguments give one in the other unit: steps or epochs."""
+    given = [argument[2:].replace("_", "-").partition("=")[0] for argument in arguments if argument.startswith("--")]
+    units = [unit for unit in ("steps", "epochs") if f"training.{unit}" in given]
+    if len(units) != 1 or getattr(recipe.training, units[0]) is not None:
+        return recipe
+    # The value is replaced by the one that is given.
+    one = {"steps": recipe.optimizer.least_steps} if units == ["steps"] else {"epochs": 1.0}
+    training = dataclasses.replace(recipe.training, **{"steps": None, "epochs": None} | one)
+    return dataclasses.replace(recipe, training=training)
+
+
+def _options(settings: Any) -> list[str]:
+    """The options for the settings in a dataclass and in those that it holds, such as optimizer.peak-lr."""
+    found: list[str] = []
+    for field in dataclasses.fields(settings):
+        name, value = field.name.replace("_", "-"), getattr(settings, field.name)
+        inside = _options(value) if dataclasses.is_dataclass(value) else []
+        found += [option if isinstance(settings, _Train) else f"{name}.{option}" for option in inside] or [name]
+    return found
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Evaluate:
     model: tyro.conf.Positional[str]
     """A run's folder, or a published model: a hub id, a preset, a folder."""
-    step: int | None = None
-    """For a run: the step of the checkpoint. None: the latest."""
+    step: int | Literal["best"] | None = None
+    """For a run: the step of the checkpoint, or the best by the run's evaluation.best. None: the latest."""
     source: str | None = None
     """Text to evaluate on, as in a recipe's data.source. None: the run's own."""
     split: str | None = None
-    """Split of the source. None: the run's held-out split, else validation."""
+    """Split of the source. None: of the run's own source the held-out split; of another one all of local files, or the
+    validation split of a data set with splits of its own."""
     length: int | None = None
     """Tokens in a row. None: as in training, else the model's positions, at most 1024."""
     batch_size: int = 16
@@ -104,12 +134,17 @@ class _Evaluate:
     """With --write: the largest number of new tokens. None: the length of a target in training."""
     baseline: str | None = None
     """With --write: also score this field of the examples, as if it were generated. None: the source."""
+    picture: Path | None = None
+    """For a classifier: the file for a picture of the confusion matrix. None: confusion.png in the folder of a run, if
+    it is measured on its own held-out split."""
     json: Path | None = None
-    """Also write the result to this file, with all generated texts."""
+    """Also write the result to this file, with the measures of each class, and all generated texts."""
 
 
 def evaluate_command(arguments: list[str]) -> int:
     """`eval.py RUN_OR_MODEL [--source ...]`: prints a table."""
+    if wrong := options.unknown(arguments, [field.name.replace("_", "-") for field in dataclasses.fields(_Evaluate)]):
+        return fail(wrong, code=2)
     chosen = tyro.cli(
         _Evaluate,
         args=arguments,
@@ -128,8 +163,9 @@ def _evaluate(chosen: _Evaluate) -> int:
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
     length = chosen.length or data.length
-    source, split = chosen.source or data.source, chosen.split or data.validation_split
-    documents = sources.source(source, split)
+    source, documents = _documents(chosen, data)
+    split = documents.split
+    objective.check_documents(documents)
     objective, _ = objective.for_data(bundle.config, documents.classes)
     # Errors in the settings of --write are raised before anything is measured.
     to_write = _to_write(chosen, bundle, objective, documents)
@@ -137,17 +173,25 @@ def _evaluate(chosen: _Evaluate) -> int:
         sampling = published.build(bundle, {"num_beams": chosen.beams, "do_sample": False})
         bundle = dataclasses.replace(bundle, sampling=sampling)
     report = evaluate(
-        bundle, source=documents, objective=objective, length=length, packing=data.packing,
+        bundle, source=documents, split=split, objective=objective, length=length, packing=data.packing,
         batch_size=chosen.batch_size, batches=chosen.batches,
     )  # fmt: skip
-    table = Table(title=f"{chosen.model} on {source}, {split}")
+    step = runs.step_of(chosen.model, chosen.step) if run else None
+    table = Table(title=f"{chosen.model}{'' if step is None else f', step {step}'} on {source}, {split}")
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in report.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     console = Console()
     console.print(table)
-    record = {"model": chosen.model, "source": source, "split": split, "length": length, **report}
+    record = {"model": chosen.model, "step": step, "source": source, "split": split, "length": length, **report}
+    if report.by_class is not None:
+        record |= report.by_class.record()
+        console.print(_class_table(report.by_class))
+        own = run is not None and (source, split) == (run.data.source, run.data.validation_split)
+        picture = chosen.picture or (Path(chosen.model).expanduser() / plots.CONFUSION if own else None)
+        if picture is not None and plots.confusion(report.by_class, picture, f"{chosen.model} on {source}, {split}"):
+            console.print(f"confusion matrix: {picture}", markup=False, soft_wrap=True)
     if chosen.write:
         record["written"] = _written(chosen, bundle, objective, length, *to_write, console)
     if chosen.json is not None:
@@ -155,10 +199,37 @@ def _evaluate(chosen: _Evaluate) -> int:
     return 0
 
 
+def _documents(chosen: _Evaluate, data: Data) -> tuple[str, sources.Source]:
+    """The source to measure on, by name and open: the one that is given, or else the run's."""
+    if chosen.source is not None:
+        return chosen.source, sources.source(chosen.source, chosen.split, validation=data.validation_share)
+    if chosen.split in (None, data.validation_split):
+        return data.validation_source or data.source, resolve.source_of(data, "validation")
+    share = data.validation_share if data.validation_source is None else 0
+    return data.source, sources.source(data.source, chosen.split, validation=share)
+
+
+def _class_table(by_class: ByClass) -> Table:
+    """The measures of each class; of the most frequent ones, if there are many."""
+    measures = by_class.measures()
+    shown = sorted(measures, key=lambda label: -measures[label]["support"])[:MOST_CLASSES]
+    table = Table("class", title=None if len(shown) == len(measures) else f"the {len(shown)} most frequent classes")
+    for name in ("precision", "recall", "f1", "support"):
+        table.add_column(name, justify="right")
+    for label in (label for label in measures if label in shown):
+        *shares, support = measures[label].values()
+        table.add_row(Text(label), *(f"{share:.4f}" for share in shares), f"{support:,}")
+    return table
+
+
 def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:
     """The model and the objective to measure; for another objective than the run's, the model is the run's result."""
     if run is not None and chosen.objective in (None, run.objective.name):
         return runs.load_run(chosen.model, chosen.step, whole=True), run.objective
+    if run is None and chosen.step is not None:
+        raise ValueError(
+            f"--step {chosen.step} is for the checkpoints of a run, and {chosen.model} is none: leave it out"
+        )
     found = runs.load_run(chosen.model, chosen.step) if run else from_pretrained(chosen.model, dtype=chosen.dtype)
     return found, objective_of(found, chosen.objective)
 
@@ -258,7 +329,7 @@ def _written(
     return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **baseline_scores}, "examples": found}
 
 
-def fail(error: BaseException) -> int:
-    """Prints one message on stderr, for an error that the user can correct."""
+def fail(error: BaseException | str, code: int = 1) -> int:
+    """Prints one message on stderr, for an error that the user can correct; returns the exit code."""
     print(f"error: {error}", file=sys.stderr)
-    return 1
+    return code

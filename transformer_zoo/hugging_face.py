@@ -42,6 +42,45 @@ PREDICT = {
 }
 """Settings of pipelines."""
 
+TRAIN = {
+    "learning_rate": "optimizer.peak-lr", "lr": "optimizer.peak-lr", "max_lr": "optimizer.peak-lr",
+    "min_lr": "optimizer.final-lr", "lr_scheduler_type": "optimizer.schedule", "lr_scheduler": "optimizer.schedule",
+    "warmup_ratio": "optimizer.warmup-steps", "warmup": "optimizer.warmup-steps",
+    "optim": "optimizer.name", "optimizer": "optimizer.name", "wd": "optimizer.weight-decay",
+    "adam_beta1": "optimizer.b1", "beta1": "optimizer.b1", "adam_beta2": "optimizer.b2", "beta2": "optimizer.b2",
+    "adam_epsilon": "optimizer.eps", "epsilon": "optimizer.eps",
+    "max_grad_norm": "optimizer.clip-norm", "grad_clip": "optimizer.clip-norm",
+    "gradient_clip_val": "optimizer.clip-norm",
+    "per_device_train_batch_size": "training.batch-size", "train_batch_size": "training.batch-size",
+    "per_device_eval_batch_size": "training.batch-size", "eval_batch_size": "training.batch-size",
+    "num_train_epochs": "training.epochs", "num_epochs": "training.epochs", "max_epochs": "training.epochs",
+    "max_steps": "training.steps", "num_steps": "training.steps", "num_train_steps": "training.steps",
+    "train_steps": "training.steps", "max_iters": "training.steps",
+    "gradient_accumulation_steps": "training.accumulation", "accumulate_grad_batches": "training.accumulation",
+    "data_seed": "training.seed", "random_seed": "training.seed",
+    "fp16": "compute.dtype float16", "bf16": "compute.dtype bfloat16", "precision": "compute.dtype",
+    "mixed_precision": "compute.dtype", "torch_dtype": "compute.dtype", "attn_implementation": "compute.attention",
+    "gradient_checkpointing": "compute.remat full",
+    "output_dir": "directory", "out_dir": "directory", "logging_dir": "directory", "run_name": "directory",
+    "model_name_or_path": "init-from", "model_name": "init-from", "pretrained_model_name_or_path": "init-from",
+    "tokenizer_name": "vocabulary.path", "tokenizer": "vocabulary.path",
+    "max_seq_length": "data.length", "max_length": "data.length", "seq_length": "data.length",
+    "block_size": "data.length", "context_length": "data.length", "max_source_length": "data.length",
+    "max_target_length": "objective.target-length", "mlm_probability": "objective.rate",
+    "label_smoothing_factor": "objective.label-smoothing",
+    "dataset_name": "data.source", "train_file": "data.source", "dataset": "data.source",
+    "dataloader_num_workers": "data.workers", "num_workers": "data.workers",
+    "eval_steps": "evaluation.every", "eval_strategy": "evaluation.every", "evaluation_strategy": "evaluation.every",
+    "eval_interval": "evaluation.every", "eval_iters": "evaluation.batches", "max_eval_samples": "evaluation.batches",
+    "metric_for_best_model": "evaluation.best", "load_best_model_at_end": "evaluation.best",
+    "greater_is_better": "evaluation.direction", "early_stopping_patience": "evaluation.patience",
+    "early_stopping": "evaluation.patience",
+    "save_steps": "checkpoints.every", "save_strategy": "checkpoints.every", "save_total_limit": "checkpoints.keep",
+    "logging_steps": "logging.every", "log_interval": "logging.every", "report_to": "logging.wandb",
+    "wandb_project": "logging.wandb",
+}  # fmt: skip
+"""Settings of training, also of other libraries, and the options of train.py, with a value where it is fixed."""
+
 CLASSES = {
     "AutoModel": 'from_pretrained(name, task="...")',
     "AutoConfig": "from_pretrained(name).config",

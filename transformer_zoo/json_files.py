@@ -1,10 +1,14 @@
-"""JSON files that others wrote: read whole or refused in one sentence that names the file."""
+"""JSON files: those that others wrote are read whole or refused in one sentence that names the file; ours are written
+whole or not at all."""
 
 import collections
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 LARGEST = 256 * 2**20
 """Bytes of the largest file that is read: ten times those of the largest tokenizers."""
@@ -45,6 +49,22 @@ def parse(text: bytes, name: str, kind: type = dict, *, once: bool = False) -> A
     if not isinstance(value, kind):
         raise ValueError(f"{name} is {describe(value)}, where {describe_kind(kind)} is expected")
     return value
+
+
+def write(path: epath.Path, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        OSError: it could not be written; the old file, if there was one, is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def check(settings: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]], name: str) -> None:

@@ -1,36 +1,63 @@
 """Logs of a run: JSON lines, TensorBoard, Weights & Biases, and one line or bar on the console."""
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from transformer_zoo import json_files
+from transformer_zoo import folders, json_files
 
+HELD_OUT = "validation/"
+"""In front of the names of an evaluation's values."""
 Writer = Callable[[int, Mapping[str, float]], None]
 
 
-def json_lines(path: Path, step: int) -> Writer:
-    """One object a line. Lines of steps after `step`, which a resumed run computes again, are dropped."""
-    kept = [json.dumps(values) for values in read_json_lines(path) if values["step"] <= step]
-    path.write_text("".join(line + "\n" for line in kept))
-    file = path.open("a")
+@contextlib.contextmanager
+def json_lines(path: epath.Path, step: int) -> Iterator[Writer]:
+    """One object a line. Lines of steps after `step`, which a resumed run computes again, are dropped, and so is a last
+    line that a kill or a full disk cut off. An object in a bucket cannot grow: there each line writes the whole file.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    kept = [json.dumps(values) + "\n" for values in read_json_lines(path) if values["step"] <= step]
+    json_files.write(path, "".join(kept))
 
     def write(step: int, values: Mapping[str, float]) -> None:
         # JSON has no infinity and no NaN.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        file.write(json.dumps({"step": step, **finite}) + "\n")
-        file.flush()
+        with naming(path):
+            write_line(json.dumps({"step": step, **finite}) + "\n")
 
-    return write
+    def write_again(line: str) -> None:
+        kept.append(line)
+        path.write_text("".join(kept))
+
+    if not folders.is_local(path):
+        write_line = write_again
+        yield write
+        return
+    with open(path, "ab", buffering=0) as file:
+        write_line = lambda line: file.write(line.encode())
+        yield write
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
+@contextlib.contextmanager
+def naming(path: epath.Path) -> Iterator[None]:
+    """Names the file in an error of writing, such as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def read_json_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines, each with its step, without a last line that a kill cut off.
 
     Raises:
@@ -45,24 +72,46 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def tensorboard(directory: Path) -> Writer:
-    """Event files that TensorBoard shows."""
+def has_evaluation(path: epath.Path, step: int) -> bool:
+    """Whether a file of JSON lines has the evaluation of a step."""
+    lines = read_json_lines(path)
+    return any(name.startswith(HELD_OUT) for values in lines if values["step"] == step for name in values)
+
+
+@contextlib.contextmanager
+def tensorboard(directory: epath.Path, step: int) -> Iterator[Writer]:
+    """Event files that TensorBoard shows. What was written of steps after `step`, which a resumed run computes again,
+    is not shown.
+
+    Raises:
+        OSError: the files could not be written.
+    """
     # These parts of tensorboard need neither TensorFlow nor torch.
-    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    writer = EventFileWriter(str(directory))
+    def add(step: int, **content: Any) -> None:
+        with naming(directory):
+            writer.add_event(Event(step=step, wall_time=time.time(), **content))
+            writer.flush()
 
     def write(step: int, values: Mapping[str, float]) -> None:
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        writer.add_event(Event(step=step, wall_time=time.time(), summary=Summary(value=scalars)))
-        writer.flush()
+        add(step, summary=Summary(value=scalars))
 
-    return write
+    with naming(directory):
+        writer = EventFileWriter(str(directory))
+    add(step + 1, session_log=SessionLog(status=SessionLog.START))
+    try:
+        yield write
+    finally:
+        with contextlib.suppress(OSError):  # which has been raised, if all is not written
+            writer.close()
 
 
-def wandb(project: str, directory: Path, settings: Mapping[str, Any]) -> Writer:
+@contextlib.contextmanager
+def wandb(project: str, directory: epath.Path, settings: Mapping[str, Any]) -> Iterator[Writer]:
     """Weights & Biases.
 
     Raises:
@@ -72,8 +121,9 @@ def wandb(project: str, directory: Path, settings: Mapping[str, Any]) -> Writer:
         import wandb as library
     except ImportError as error:
         raise ImportError("logging.wandb needs the package: pip install 'transformer-zoo[wandb]'") from error
-    run = library.init(project=project, name=directory.name, dir=str(directory), config=dict(settings), resume="allow")
-    return lambda step, values: run.log(dict(values), step=step)
+    folder = str(directory) if folders.is_local(directory) else None
+    run = library.init(project=project, name=directory.name, dir=folder, config=dict(settings), resume="allow")
+    yield lambda step, values: run.log(dict(values), step=step)
 
 
 def line(values: Mapping[str, float]) -> str:

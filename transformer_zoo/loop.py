@@ -1,29 +1,31 @@
 """The training loop: steps, evaluation, checkpoints, logs and signals, from the first step or from where it stopped."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from transformer_zoo import arguments, logs, names, plots, runs, training
+from transformer_zoo import arguments, ended, folders, json_files, logs, measures, names, plots, runs, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline
 from transformer_zoo.data.rows import Rows
 from transformer_zoo.data.sources import Source
 from transformer_zoo.diagnosis import first_not_finite
-from transformer_zoo.evaluation import evaluate
+from transformer_zoo.evaluation.loss import Report, evaluate
+from transformer_zoo.generation import published
 from transformer_zoo.pretrained import save_generation
 from transformer_zoo.resolve import Resolved, load_weights, resolve
 
@@ -35,18 +37,25 @@ class NotFinite(RuntimeError):
 
 
 def train(run: Run, console: Console | None = None) -> dict[str, float]:
-    """Trains, or resumes the run in the same folder; evaluates at the end.
+    """Trains, or resumes the run in the same folder; evaluates at the end, unless `evaluation.every` is None.
 
     Killed at any moment and started again, a run ends with the same parameters, bit for bit, as an undisturbed one.
-    SIGTERM saves and returns. Ctrl-C saves and then raises KeyboardInterrupt; a second one raises it at once.
+    SIGTERM and SIGHUP save and then raise SystemExit with 143 and 129, the exit codes by the convention of shells (on
+    several hosts, only SIGTERM is handled); a signal that the process ignores, as nohup makes it, stays ignored. Ctrl-C
+    saves and then raises KeyboardInterrupt; a second one does not save. Whatever ends the run, a checkpoint in flight
+    is completed first, and after an error the console names the last one.
+
+    A run that is finished already is not computed again: it says so. One that does not get better in
+    `evaluation.patience` evaluations stops early.
 
     Returns:
-        The last evaluation on held-out text.
+        The last evaluation on held-out text; empty if there is none.
 
     Raises:
-        ValueError: settings or data that cannot work, or processes that were not joined or do not share the folder;
-            nothing has been computed yet.
+        ValueError: settings or data that cannot work, processes that were not joined or do not share the folder, or
+            another process that trains in it; nothing has been computed yet.
         NotFinite: the loss was not finite in `training.patience` updates in a row.
+        OSError: data that cannot be read, or a file that cannot be written, as on a full disk.
         TypeError: an argument of another type.
     """
     arguments.check(train, locals())
@@ -55,38 +64,92 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             f"this is one of {jax.process_count()} processes that have not been joined: start each of them with "
             "--distributed True (in Python, call sharding.join_processes() first)"
         )
-    console = console or Console(quiet=jax.process_index() != 0)
-    resolved = resolve(run)
-    run, program, directory = resolved.run, resolved.program, Path(resolved.run.directory)
-    for note in resolved.notes:
-        console.print(f"changed since this run began: {note}", style="yellow")
+    with _alone(run.directory):
+        return _train(run, console or Console(quiet=jax.process_index() != 0))
+
+
+def _train(run: Run, console: Console) -> dict[str, float]:
+    if (done := ended.as_given(run)) is None:
+        resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False))
+        for note in resolved.notes:
+            console.print(f"changed since this run began: {note}", style="yellow")
+        done = ended.of(resolved.run, resolved.steps)
+    if done is not None:
+        console.print(done.message, soft_wrap=True, highlight=False, markup=False)
+        return done.report
+    run, program, steps = resolved.run, resolved.program, resolved.steps
+    directory = folders.folder(run.directory)
     batches = _batches(resolved, resolved.train_source, seed=run.training.seed, workers=run.data.workers)
-    held_out = _HeldOut(_batches(resolved, resolved.validation_source, shuffle=False, epochs=1), run.evaluation.batches)
+    held_out: Iterable[Rows] = ()
+    if resolved.validation_source is not None:
+        rows = _batches(resolved, resolved.validation_source, shuffle=False, epochs=1)
+        held_out = _HeldOut(rows, run.evaluation.batches)
     multihost_utils.sync_global_devices("all have read the folder")
     checkpoints = Checkpoints(
-        directory / "checkpoints", keep=run.checkpoints.keep, keep_every=run.checkpoints.keep_every
+        directory / "checkpoints", write=True, keep=run.checkpoints.keep, keep_every=run.checkpoints.keep_every
     )
-    step = checkpoints.latest() or 0
+    step = resolved.step or 0
     if step:
         state, position = checkpoints.restore(step, program.state)
         batches.set_state(position)
         console.print(f"resuming from step {step}")
     else:
-        state = _first_state(resolved)
+        state, position = _first_state(resolved), batches.get_state()
     if resolved.bundle is not None:  # frees its weights, which are in the state
         resolved = dataclasses.replace(resolved, bundle=resolved.bundle.replace(params=None))
+    # Lines of steps after this one are dropped, and their evaluations with them.
+    history = measures.history(run.evaluation, (line for line in runs.lines(directory) if line["step"] <= step))
     _describe(resolved)
-    record = _writers(run, directory, step)
 
     console.print(_summary(resolved), soft_wrap=True, highlight=False)
+    if resolved.labels:
+        console.print(resolved.labels, soft_wrap=True, highlight=False, markup=False)
     stop = _Stop(console)
     recent: collections.deque[tuple[int, Batch, dict[str, jax.Array]]] = collections.deque(maxlen=2)
     clock = _Clock(step)
-    report: dict[str, float] = {}
+    report = Report()
     feed = _ahead(batches, lambda rows: _on_device(rows, program.batch))
 
-    with logs.Bar(run.training.steps, step, console) as bar, jax.set_mesh(program.mesh), stop:
-        while step < run.training.steps and not stop.now(step):
+    with (
+        stop,
+        _completed(checkpoints, batches, console),
+        _writers(run, directory, step) as record,
+        logs.Bar(steps, step, console) as bar,
+        jax.set_mesh(program.mesh),
+    ):
+
+        def is_measured() -> bool:
+            """Whether there is an evaluation after this step."""
+            every = run.evaluation.every
+            return every is not None and step > 0 and (step % every == 0 or step == steps)
+
+        def measured() -> Report:
+            """The evaluation of the state after this step, which is saved if it is the best."""
+            params = state.params if state.ema is None else state.ema
+            rows = (_on_device(rows, program.batch) for rows in held_out)
+            found = evaluate(program.model, run.objective, params, rows)
+            record(step, {f"{logs.HELD_OUT}{name}": value for name, value in found.items()})
+            if run.evaluation.best is not None:
+                history[step] = found[run.evaluation.best]
+            is_best = find_best() == step
+            bar.print(f"step {step}: held out: {logs.line(found)}{' (the best so far)' if is_best else ''}")
+            if is_best:
+                checkpoints.save(step, state, position)
+            _draw(directory, found)
+            clock.skip()
+            return found
+
+        def find_best() -> int | None:
+            """The step of the best evaluation, whose checkpoint is kept."""
+            best = measures.best_of(run.evaluation, history)
+            checkpoints.kept.best = None if best is None else best.step
+            return checkpoints.kept.best
+
+        find_best()
+        if is_measured() and not logs.has_evaluation(directory / "metrics.jsonl", step):  # it ended between the two
+            report = measured()
+        early = measures.stops_early(run.evaluation, history)
+        while step < steps and early is None and not stop.now(step):
             batch, position = next(feed)
             state, metrics = program.step(state, batch)
             step += 1
@@ -94,33 +157,76 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             recent.append((step, batch, metrics))
             if len(recent) == 2:
                 _watch(run, program, state, *recent[0], console)
-            last = step == run.training.steps
+            last = step == steps
             if step % run.logging.every == 0 or last:
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 values |= clock.lap(step, values["tokens"])
                 record(step, values)
-                bar.show(step, values, (run.training.steps - step) * clock.seconds_per_step)
+                bar.show(step, values, (steps - step) * clock.seconds_per_step)
             bar.advance(step)
-            if step % run.evaluation.every == 0 or last:
-                params = state.params if state.ema is None else state.ema
-                rows = (_on_device(rows, program.batch) for rows in held_out)
-                report = evaluate(program.model, run.objective, params, rows)
-                record(step, {f"validation/{name}": value for name, value in report.items()})
-                bar.print(f"step {step}: held out: {logs.line(report)}")
-                _draw(directory)
-                clock.skip()
-            if step % run.checkpoints.every == 0 or last or stop.now(step):
+            # First the checkpoint, so that an error of the evaluation costs no step.
+            if step % run.checkpoints.every == 0 or last:
                 checkpoints.save(step, state, position)
+            if is_measured():
+                report = measured()
+                early = measures.stops_early(run.evaluation, history)
+            checkpoints.check()
+        if run.evaluation.every is None:
+            _draw(directory, report)
+        if step:
+            checkpoints.save(step, state, position)  # where a signal stopped it
         if recent:
             _watch(run, program, state, *recent[-1], console)
-    checkpoints.wait()
-    checkpoints.close()
-    batches.close()
-    if stop.signalled:
-        console.print(f"stopped by a signal at step {step}; the same command resumes it")
-    if stop.interrupted:
-        raise KeyboardInterrupt
+    if stop.signal is not None:
+        console.print(f"stopped by {stop.signal.name} at step {step}; the same command resumes it")
+        raise KeyboardInterrupt if stop.signal == signal.SIGINT else SystemExit(128 + stop.signal)
+    if early is not None:
+        console.print(early, soft_wrap=True, highlight=False, markup=False)
+    if (best := measures.best_of(run.evaluation, history)) is not None:
+        console.print(
+            f"the best checkpoint by {run.evaluation.best} is that of step {best.step}: load it with --step best",
+            highlight=False,
+        )
     return report
+
+
+@contextlib.contextmanager
+def _alone(directory: str) -> Iterator[None]:
+    """Keeps other processes than those of this run from training in the folder.
+
+    Raises:
+        ValueError: another one does already.
+        OSError: the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        fault = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(runs.locked(directory))
+            except (ValueError, OSError) as error:
+                fault = error
+        if multihost_utils.broadcast_one_to_all(np.array(fault is not None)):
+            raise fault or ValueError(f"the first process of this run cannot have {directory} for itself")
+        yield
+
+
+@contextlib.contextmanager
+def _completed(checkpoints: Checkpoints, batches: pipeline.Pipeline, console: Console) -> Iterator[None]:
+    """Whatever ends the run, the checkpoint in flight is completed; after an error the console names the last one."""
+    try:
+        yield
+        checkpoints.wait()
+    except BaseException:
+        with contextlib.suppress(OSError):
+            checkpoints.wait()
+        if (step := checkpoints.latest()) is None:
+            console.print("no checkpoint has been written: the same command starts from the beginning", style="yellow")
+        else:
+            console.print(f"the checkpoint of step {step} is good: the same command goes on from it", style="yellow")
+        raise
+    finally:
+        checkpoints.close()
+        batches.close()
 
 
 def _batches(resolved: Resolved, source: Source, **kwargs: Any) -> pipeline.Pipeline:
@@ -150,13 +256,16 @@ def _describe(resolved: Resolved) -> None:
     Raises:
         ValueError: a process does not see the folder.
     """
-    directory = Path(resolved.run.directory)
+    directory = folders.folder(resolved.run.directory)
     if jax.process_index() == 0:
+        if resolved.step is None:  # what a run that never saved has left, perhaps for other data
+            (directory / "tokenizer").rmtree(missing_ok=True)
+            (directory / published.FILE).unlink(missing_ok=True)
         if not (directory / "tokenizer").is_dir():
             resolved.tokenizer.save(directory / "tokenizer")
         if resolved.bundle is not None and resolved.bundle.generation is not None:
             save_generation(directory, resolved.bundle)
-        runs.write(resolved.run)
+        runs.write(resolved.run, resolved.facts)
     multihost_utils.sync_global_devices("run.json is written")
     if not multihost_utils.process_allgather(np.array(names.is_run(directory))).all():
         raise ValueError(f"{directory} is not one folder for all processes: choose a --directory that every host sees")
@@ -215,44 +324,51 @@ def _watch(
     origin = "diagnosed at the first of them"
     if in_a_row == 1:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step - 1)
-        origin = first_not_finite(program.model, run.objective, state.params, batch, key)
+        try:
+            origin = first_not_finite(program.model, run.objective, state.params, batch, key)
+        except Exception as error:  # for want of memory, for example: the run goes on
+            origin = f"where, could not be found out: {type(error).__name__}: {json_files.excerpt(error, 200)}"
     message = f"step {step}: the loss or its gradient is not finite ({origin}); the update is left out"
     console.print(message, style="red")
     if in_a_row >= run.training.patience:
         raise NotFinite(
             f"{in_a_row} updates in a row were not finite, up to step {step}: lower optimizer.peak-lr or "
-            "optimizer.clip-norm, or lengthen the warmup; the last checkpoint is good"
+            "optimizer.clip-norm, or lengthen the warmup"
         )
 
 
 class _Stop:
-    """Handles SIGTERM, which announces the end of a machine, and Ctrl-C: the run saves and stops."""
+    """Handles SIGTERM, which announces the end of a machine, SIGHUP, the end of a terminal, and Ctrl-C: the run saves
+    and stops."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._before: dict[int, Any] = {}
-        self.signalled = self.interrupted = False
+        self.signal: signal.Signals | None = None
+        """The signal that stops the run."""
 
     def __enter__(self) -> None:
         # The processes of a run on several hosts must stop at the same step: there, jax handles SIGTERM.
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+            numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
+            heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in heeded}
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: Any) -> None:
-        self.signalled, self.interrupted = True, number == signal.SIGINT
-        if self.interrupted:
-            signal.signal(number, self._before[number])
+        self.signal = self.signal or signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
             self._console.print("stopping after this step, to save; Ctrl-C once more stops at once")
 
     def now(self, step: int) -> bool:
         """Whether to save and stop; the same in all processes of a run."""
-        if jax.process_count() > 1:
-            self.signalled = multihost_utils.reached_preemption_sync_point(step)
-        return self.signalled
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.signal = signal.SIGTERM
+        return self.signal is not None
 
 
 class _Clock:
@@ -271,25 +387,34 @@ class _Clock:
         self._time = time.monotonic()
 
 
-def _writers(run: Run, directory: Path, step: int) -> logs.Writer:
-    if jax.process_index() != 0:
-        return lambda step, values: None
-    writers = [logs.json_lines(directory / "metrics.jsonl", step)]
-    if run.logging.tensorboard:
-        writers.append(logs.tensorboard(directory / "tensorboard"))
-    if run.logging.wandb is not None:
-        writers.append(logs.wandb(run.logging.wandb, directory, runs.settings(run)))
+@contextlib.contextmanager
+def _writers(run: Run, directory: epath.Path, step: int) -> Iterator[logs.Writer]:
+    """Writes to every log, in the first process."""
+    with contextlib.ExitStack() as stack:
+        writers = []
+        if jax.process_index() == 0:
+            writers.append(stack.enter_context(logs.json_lines(directory / "metrics.jsonl", step)))
+            if run.logging.tensorboard:
+                writers.append(stack.enter_context(logs.tensorboard(directory / "tensorboard", step)))
+            if run.logging.wandb is not None:
+                writers.append(stack.enter_context(logs.wandb(run.logging.wandb, directory, runs.settings(run))))
 
-    def write(step: int, values: Any) -> None:
-        for writer in writers:
-            writer(step, values)
+        def write(step: int, values: Any) -> None:
+            for writer in writers:
+                writer(step, values)
 
-    return write
+        yield write
 
 
-def _draw(directory: Path) -> None:
+def _draw(directory: epath.Path, report: Report) -> None:
+    """Draws the curve, and the confusion matrix of a classifier."""
     if jax.process_index() == 0:
-        plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), directory / "curve.png", directory.name)
+        curve, confusion = directory / "curve.png", directory / plots.CONFUSION
+        with logs.naming(curve):
+            plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), curve, directory.name)
+        if report.by_class is not None:
+            with logs.naming(confusion):
+                plots.confusion(report.by_class, confusion, f"{directory.name}, held out")
 
 
 def _summary(resolved: Resolved) -> str:
@@ -299,5 +424,5 @@ def _summary(resolved: Resolved) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
     return (
         f"{count / 1e6:.1f} M parameters, {resolved.tokenizer.vocab_size} tokens in the vocabulary; "
-        f"{run.training.batch_size} x {run.data.length} tokens a step; {device}, {mesh}"
+        f"{resolved.steps:,} steps of {run.training.batch_size} x {run.data.length} tokens; {device}, {mesh}"
     )

@@ -13,8 +13,9 @@ from types import ModuleType
 from typing import Any, Literal
 
 import flax.linen as nn
+from etils import epath
 
-from transformer_zoo import json_files, registry, trees
+from transformer_zoo import folders, json_files, registry, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, weight_map
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.tasks import TASKS
@@ -34,8 +35,8 @@ class Described:
     task: str | None
     """The task that its weights were trained for. None: config.json names no known class; or a run, whose
     objective determines the task (`runs.model`)."""
-    folder: Path | None = None
-    """The local folder of its configuration and its tokenizer. None: a preset, for which nothing was fetched."""
+    folder: Path | epath.Path | None = None
+    """The folder of its configuration and its tokenizer. None: a preset, for which nothing was fetched."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The keys of its config.json; none for a run or a preset."""
 
@@ -63,9 +64,9 @@ class Described:
         return build(config, task or self.task, compute)
 
     @property
-    def source(self) -> Path:
+    def source(self) -> epath.Path:
         """The file that describes it."""
-        return Path(self.folder or "", RECORD if self.kind == "run" else config_map.CONFIG)
+        return epath.Path(self.folder or "", RECORD if self.kind == "run" else config_map.CONFIG)
 
     def weights(self) -> Path:
         """The local folder of its weights, downloaded where necessary, from the same commit as config.json.
@@ -101,7 +102,7 @@ def describe(
     if not published and is_run(name):
         config = _architecture(name)
         check_family(name, config, family)
-        return Described(name=name, kind="run", config=config, task=None, folder=local)
+        return Described(name=name, kind="run", config=config, task=None, folder=folders.folder(name))
     if not (published or revision or local.is_dir()) and (preset := _preset(name)) is not None:
         check_family(name, preset.config, family)
         return Described(name=name, kind="preset", config=preset.config, task=build(preset.config).task)
@@ -187,7 +188,7 @@ def folder(
 
 def is_run(name: str | os.PathLike[str]) -> bool:
     """Whether a name is the folder of a training run."""
-    return Path(name, RECORD).expanduser().is_file()
+    return (folders.folder(name) / RECORD).is_file()
 
 
 def run_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
@@ -197,16 +198,16 @@ def run_settings(directory: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError: the folder holds no run.
         ValueError: its run.json cannot be read by this version.
     """
-    path = Path(directory, RECORD).expanduser()
+    path = folders.folder(directory) / RECORD
     if not path.is_file():
         raise FileNotFoundError(f"{directory} holds no run: there is no {path}")
-    settings = json_files.read(path).get("settings")
+    settings = json_files.parse(path.read_bytes(), str(path)).get("settings")
     if not isinstance(settings, dict):
         raise not_a_run(path, KeyError("settings"))
     return settings
 
 
-def not_a_run(path: Path, error: Exception) -> ValueError:
+def not_a_run(path: os.PathLike[str], error: Exception) -> ValueError:
     """The error for a run.json that this version cannot read."""
     return ValueError(f"{path} does not describe a run of this version: {json_files.excerpt(repr(error), 300)}")
 
@@ -234,7 +235,7 @@ def _architecture(directory: str | os.PathLike[str]) -> Any:
     try:
         return registry.from_json(run_settings(directory)["model"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise not_a_run(Path(directory, RECORD), error) from error
+        raise not_a_run(folders.folder(directory) / RECORD, error) from error
 
 
 def _preset(name: Any) -> registry.Preset | None:

@@ -32,12 +32,9 @@ def schedule(settings: Optimizer, steps: int) -> optax.Schedule:
         ValueError: the warmup and the decay do not fit into the steps.
     """
     peak, warmup = settings.peak_lr, settings.warmup_steps
+    settings.check_steps(steps)
     left = steps - warmup
-    decay = settings.decay_steps or (max(1, steps // 10) if settings.schedule == "wsd" else left)
-    if left < 1 or decay > left:
-        raise ValueError(
-            f"warmup_steps={warmup} and decay_steps={settings.decay_steps} do not fit into {steps} steps of training"
-        )
+    decay = settings.decay_steps or (min(left, max(1, steps // 10)) if settings.schedule == "wsd" else left)
     final = peak * settings.final_lr
     after = {
         "cosine": lambda: optax.cosine_decay_schedule(peak, decay, alpha=settings.final_lr),

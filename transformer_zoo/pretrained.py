@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from transformer_zoo import arguments, hugging_face, json_files, names, registry, sharding, trees
+from transformer_zoo import arguments, folders, hugging_face, json_files, names, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
@@ -354,8 +354,9 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
     from transformer_zoo.data.tokenizers import Tokenizer
 
     path = Path(name).expanduser()
-    if names.is_run(path):
-        return Tokenizer.load(path / "tokenizer")
+    if names.is_run(name):
+        with folders.local(folders.folder(name) / "tokenizer") as own:
+            return Tokenizer.load(own)
     return Tokenizer.load(path if path.exists() else names.folder(name, weights=False))
 
 

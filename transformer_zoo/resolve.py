@@ -7,20 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo import names, runs, sharding, training
-from transformer_zoo.checkpoints.orbax import Checkpoints
-from transformer_zoo.config import Run
-from transformer_zoo.data import sources
+from etils import epath
+
+from transformer_zoo import folders, measures, names, runs, sharding, training
+from transformer_zoo.checkpoints.orbax import steps
+from transformer_zoo.config import Data, Run
+from transformer_zoo.data import epochs, pipeline, sources
+from transformer_zoo.data.documents import PIECE
+from transformer_zoo.data.fingerprints import difference, fingerprint
+from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
 # Tokenizers that were trained here, by corpus: a second run on the same corpus reuses its tokenizer.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "tokenizers"
 
 OpenSplit = Callable[[str], Source]
-"""Opens a split of the run's source, each split once."""
+"""Opens `train` or `validation`: the documents to train on, or to evaluate on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,38 +35,114 @@ class Resolved:
 
     run: Run
     """The settings, with the architecture of the first weights and what the data add, such as names of classes."""
+    step: int | None
+    """The step of the latest checkpoint in the run's folder, where the run goes on."""
     program: training.Program
     bundle: Bundle | None
     """The first weights. None: the latest checkpoint, or fresh ones."""
     tokenizer: Tokenizer
     make_rows: RowMaker
     train_source: Source
-    validation_source: Source
+    validation_source: Source | None
+    """None: the run has no evaluation."""
+    steps: int
+    """Of the whole run, also where the settings count epochs."""
+    facts: dict[str, Any]
+    """What run.json records about the run besides its settings: `runs.facts`."""
     notes: list[str]
     """Settings that changed since the run in this folder began, a line each."""
+    labels: str = ""
+    """The labels of the data, in a line. Empty: there are none, or they were not read, since the run goes on."""
 
 
-def resolve(run: Run) -> Resolved:
+def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     """Finds everything that a run needs, and everything that is wrong with it. Opens each split of its source once.
+
+    Args:
+        tell: shows a line to the user, such as before something that takes long.
 
     Raises:
         ValueError: settings, data or weights that contradict one another or the run that the folder holds.
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
-    open_split = functools.cache(functools.partial(sources.source, run.data.source))
-    run, bundle, notes = _settle(run, open_split)
+    given = runs.digest(run)
+    open_split = functools.cache(functools.partial(source_of, run.data))
+    for split in _splits(run):
+        run.objective.check_documents(open_split(split))
+    run, step, bundle, notes, labels = _settle(run, open_split, tell)
     program = training.prepare(run)
-    tokenizer = _tokenizer(run, bundle, open_split)
+    measures.check(run.evaluation, program.measures)
+    tokenizer = _tokenizer(run, step, bundle, open_split)
     if tokenizer.vocab_size > run.model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
+    make_rows = run.objective.rows(tokenizer, run.data)
+    train = open_split("train")
+    validation = None if run.evaluation.every is None else open_split("validation")
+    data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
+    notes += [] if step is None else _changed_data(run, data)
+    if (total := run.training.steps) is None:
+        settings = run.training
+        rows = pipeline.Pipeline(
+            train, make_rows, batch_size=settings.batch_size, seed=settings.seed, workers=run.data.workers
+        )
+        total = epochs.steps_of(settings.epochs, rows, settings.batch_size, CACHE.parent / "rows", data["train"], tell)
+        run.optimizer.check_steps(total)
+        program = training.prepare(run, steps=total)
     return Resolved(
-        run=run, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=run.objective.rows(tokenizer, run.data),
-        train_source=open_split(run.data.train_split), validation_source=open_split(run.data.validation_split),
-        notes=notes,
+        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=make_rows,
+        train_source=train, validation_source=validation, steps=total,
+        facts={"given": given, "steps": total, "data": data}, notes=notes, labels=labels,
     )  # fmt: skip
+
+
+def source_of(data: Data, split: str) -> Source:
+    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out.
+
+    Raises:
+        ValueError, FileNotFoundError: as `sources.source`; a share to hold out of data with splits of their own.
+    """
+    apart = data.validation_source
+    if split == "train":
+        share = data.validation_share if apart is None else 0
+        opened = sources.source(data.source, data.train_split, validation=share)
+    else:
+        share = data.validation_share if apart is None else 1
+        opened = sources.source(apart or data.source, data.validation_split, validation=share)
+    if opened.own_splits and data.validation_share != Data.validation_share:
+        raise ValueError(
+            f"data.validation_share is {data.validation_share}, and {data.source} has splits of its own: leave it out; "
+            "data.train_split and data.validation_split name splits, of TFDS also parts such as train[:5%]"
+        )
+    return opened
+
+
+def _splits(run: Run) -> tuple[str, ...]:
+    """What a run reads: documents to train on, and to evaluate on unless its evaluation is off."""
+    return ("train",) if run.evaluation.every is None else ("train", "validation")
+
+
+def _changed_data(run: Run, data: dict[str, Any]) -> list[str]:
+    """Notes about held-out documents that are no longer those that the run began with.
+
+    Raises:
+        ValueError: the documents to train on have changed: the run's position in them has no meaning.
+    """
+    before = runs.facts(run.directory).get("data") or {}  # older versions did not record it
+    changed = {
+        split: difference(before[split], data[split]) for split in data if before.get(split) and data[split] is not None
+    }
+    if change := changed.get("train"):
+        raise ValueError(
+            f"the documents to train on, {run.data.source}, have changed since the run in {run.directory} began: "
+            f"{change}. Put them back, or begin another run with what this one has learned: "
+            f"--init-from {run.directory} --directory ANOTHER"
+        )
+    if change := changed.get("validation"):
+        return [f"held-out documents: {change}; measures on them cannot be compared with earlier ones"]
+    return []
 
 
 def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
@@ -70,55 +152,86 @@ def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
     return runs.load(name, mesh=mesh, **defaults | kwargs)
 
 
-def _settle(run: Run, open_split: OpenSplit) -> tuple[Run, Bundle | None, list[str]]:
-    """The completed run, the weights that it begins with, and the settings that changed since it began."""
-    before, step = _found(Path(run.directory))
+def _settle(
+    run: Run, open_split: OpenSplit, tell: Tell = lambda line: None
+) -> tuple[Run, int | None, Bundle | None, list[str], str]:
+    """The completed run, the step of its latest checkpoint, the weights that it begins with, the settings that changed
+    since it began, and its labels."""
+    before, step = _found(folders.folder(run.directory))
     if before is not None and run.init_from is not None and run.init_from == before.init_from:
         run = dataclasses.replace(run, model=before.model)  # of the weights that it began with
+    labels = ""
+    if before is not None:
+        run = dataclasses.replace(run, objective=_as_it_began(run.objective, before.objective))
+    if before is None or before.data != run.data:
+        splits = {split: open_split(split) for split in _splits(run)}
+        head = _head(run) if before is None else None
+        objective, labels = run.objective.with_labels(run.model, splits, head, tell)
+        run = dataclasses.replace(run, objective=objective)
     run = _for_data(run, open_split)
     notes = [] if before is None else runs.check_same(before, run)
     if run.init_from is None or step is not None:
-        return run, None, notes
-    labels = getattr(run.model, "labels", None)
-    bundle = load_weights(run, run.init_from, task=run.objective.task, labels=labels)
-    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), bundle, notes
+        return run, step, None, notes, labels
+    names_of_classes = getattr(run.model, "labels", None)
+    bundle = load_weights(run, run.init_from, task=run.objective.task, labels=names_of_classes)
+    return _for_data(dataclasses.replace(run, model=bundle.config), open_split), None, bundle, notes, labels
 
 
-def _found(directory: Path) -> tuple[Run | None, int | None]:
-    """The run that a folder holds, and the step of its latest checkpoint.
+def _as_it_began(objective: Any, before: Any) -> Any:
+    """The objective of a run that goes on, with what its first start found in the data."""
+    if type(objective) is not type(before):
+        return objective
+    asked = [name for name, value in objective.from_data.items() if getattr(objective, name) == value]
+    return dataclasses.replace(objective, **{name: getattr(before, name) for name in asked})
+
+
+def _head(run: Run) -> Any:
+    """The configuration of the weights that a run begins with, if their head scores the labels of its task."""
+    task = run.objective.task
+    if run.init_from is None or TASKS[task].scores != "labels":
+        return None
+    is_run = names.is_run(run.init_from)
+    described = names.describe(run.init_from, published=not is_run)
+    trained = runs.read(run.init_from).objective.task if is_run else described.task
+    return described.config if trained is not None and same_scores(trained, task) else None
+
+
+def _found(directory: epath.Path) -> tuple[Run | None, int | None]:
+    """The run that a folder holds, and the step of its latest checkpoint. A run that never saved binds nothing: its
+    settings may be corrected.
 
     Raises:
         ValueError: checkpoints of an unknown run.
     """
-    if not (directory / "checkpoints").is_dir():
+    step = max(steps(directory / "checkpoints"), default=None)
+    if step is None:
         return None, None
-    step = Checkpoints(directory / "checkpoints").latest()
-    if names.is_run(directory):
-        return runs.read(directory), step
-    if step is not None:
+    if not names.is_run(directory):
         raise ValueError(
             f"{directory} holds checkpoints but no run.json to describe them: give this run another "
             "--directory, or put run.json back"
         )
-    return None, None
+    return runs.read(directory), step
 
 
 def _for_data(run: Run, open_split: OpenSplit) -> Run:
     """The run, completed from its data: names of classes, for example."""
-    classes = lambda field: open_split(run.data.train_split).classes(field)
+    classes = lambda field: open_split("train").classes(field)
     objective, model = run.objective.for_data(run.model, classes)
     return dataclasses.replace(run, objective=objective, model=model)
 
 
-def _tokenizer(run: Run, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
-    """The run's own tokenizer, or else that in its settings, in its first weights, or trained on its training split."""
-    folder, vocabulary = Path(run.directory) / "tokenizer", run.vocabulary
-    if folder.is_dir():
-        return Tokenizer.load(folder)
+def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: OpenSplit) -> Tokenizer:
+    """The run's own tokenizer, once it has saved a step, or else that in its settings, in its first weights, or trained
+    on its training split."""
+    own, vocabulary = folders.folder(run.directory) / "tokenizer", run.vocabulary
+    if step is not None and own.is_dir():
+        with folders.local(own) as folder:
+            return Tokenizer.load(folder)
     if vocabulary.path is not None:
         return load_tokenizer(vocabulary.path)
     if bundle is not None and bundle.tokenizer is not None:
         return bundle.tokenizer
-    documents = open_split(run.data.train_split)
+    documents = open_split("train").cut(PIECE)
     texts = (text for document in documents for text in run.objective.texts_of(document))
     return Tokenizer.train(texts, vocabulary.size, CACHE, kind=vocabulary.kind, lower_case=vocabulary.lower_case)

@@ -1,13 +1,16 @@
 """The folder of a run: its settings, and everything that it writes.
 
-run.json        every setting, versions, devices, git revision
+run.json        every setting, what was found out about the data, versions, devices, git revision
 tokenizer/      the tokenizer
 generation_config.json      how the first weights generate, where they have such a file
 checkpoints/    training state by step
 metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
+confusion.png   the confusion matrix of a classifier in its last evaluation
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,17 +19,17 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from transformer_zoo import arguments, names, registry, sharding, trees
+from transformer_zoo import arguments, folders, json_files, logs, measures, names, registry, sharding, trees
 from transformer_zoo import config as configuration
 from transformer_zoo.checkpoints import weight_map
-from transformer_zoo.checkpoints.orbax import Checkpoints
+from transformer_zoo.checkpoints.orbax import Checkpoints, steps
 from transformer_zoo.config import Run
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import published
@@ -39,6 +42,8 @@ PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoi
 
 # Settings that give the training state its shape, or the data its meaning: a run cannot be resumed with others.
 FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+LOCK = ".lock"
+"""A file that the process which trains in the folder holds locked."""
 RENAMED = {"pieces": "logits_chunks"}
 """Names of objectives' settings in older versions -> their names today."""
 
@@ -51,10 +56,15 @@ def settings(run: Run) -> dict[str, Any]:
     return json.loads(json.dumps(as_dict))
 
 
-def write(run: Run) -> None:
-    """Writes run.json, atomically."""
+def write(run: Run, facts: Mapping[str, Any] | None = None) -> None:
+    """Writes run.json, atomically.
+
+    Args:
+        facts: what was found out about the run, besides its settings.
+    """
     record = {
         "settings": settings(run),
+        **(facts or {}),
         "command": sys.argv,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -62,10 +72,119 @@ def write(run: Run) -> None:
         "processes": jax.process_count(),
         "git": _git_revision(),
     }
-    path = Path(run.directory, names.RECORD)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
+    json_files.write(folders.folder(run.directory) / names.RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def facts(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """What run.json records besides the settings.
+
+    given       hash of the settings as given, before data and first weights completed them
+    steps       of the whole run, also where the settings count epochs
+    data        fingerprints of the splits by their names
+    """
+    path = folders.folder(directory) / names.RECORD
+    return json_files.parse(path.read_bytes(), str(path))
+
+
+def digest(run: Run) -> str:
+    """A hash of the settings, wherever the folder is."""
+    return hashlib.sha256(json.dumps({**settings(run), "directory": None}, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def step_of(directory: str | os.PathLike[str], step: int | Literal["best"] | None) -> int:
+    """The step of a run's checkpoint: the latest, or the best by `evaluation.best`, or the one that is given.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: another word.
+    """
+    saved = steps(folders.folder(directory) / "checkpoints")
+    known = ", ".join(map(str, saved))
+    if not saved:
+        raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
+    if step is None:
+        return saved[-1]
+    if step == "best":
+        run = read(directory)
+        if run.evaluation.best is None:
+            raise FileNotFoundError(
+                f"{directory} keeps no best checkpoint, since it is trained without evaluation.best: give one of the "
+                f"steps {known}"
+            )
+        values = measures.history(run.evaluation, lines(directory))
+        best = measures.best_of(run.evaluation, {step: value for step, value in values.items() if step in saved})
+        if best is None:
+            raise FileNotFoundError(
+                f"none of the checkpoints of {directory}, {known}, has an evaluation of {run.evaluation.best} yet"
+            )
+        if (absolute := measures.best_of(run.evaluation, values)) != best and absolute.step not in saved:
+            warnings.warn(
+                f"{directory} was best at step {absolute.step}, of which no checkpoint was kept: step {best.step} is "
+                "the best of the others",
+                stacklevel=3,
+            )
+        return best.step
+    if isinstance(step, str):
+        raise ValueError(f"step is {step!r}: it must be a number or best")
+    if step not in saved:
+        raise FileNotFoundError(f"{directory} holds no checkpoint of step {step} (there are: {known})")
+    return step
+
+
+def lines(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Of metrics.jsonl, as `logs.read_json_lines`."""
+    return logs.read_json_lines(folders.folder(directory) / "metrics.jsonl")
+
+
+@contextlib.contextmanager
+def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps a second process from training in a run's folder, which is made. The system frees the lock when this
+    process ends, however it ends. On a file system without locks, a warning says so.
+
+    Raises:
+        ValueError: another process trains there.
+        OSError: the folder cannot be written.
+    """
+    if not folders.is_local(folders.folder(directory)):
+        warnings.warn(f"{directory} is in a bucket, which has no locks: do not start a second run in it", stacklevel=2)
+        yield
+        return
+    path = Path(directory, LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+")
+        try:
+            import fcntl  # which Windows lacks
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                raise ValueError(
+                    f"another process trains in {directory} ({file.read(200) or 'unknown'}): wait for it, stop it, or "
+                    "give this run another --directory"
+                ) from None
+        except (OSError, ImportError) as error:
+            warnings.warn(
+                f"{directory} is on a file system without locks ({error}): do not start a second run in it",
+                stacklevel=2,
+            )
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break  # and not the file of a process that has just removed it
+        file.close()
+    with file:
+        with contextlib.suppress(OSError):  # a full disk
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+        try:
+            yield
+        finally:
+            if os.listdir(path.parent) == [LOCK]:  # nothing was written
+                path.unlink()
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
 
 
 def read(directory: str | os.PathLike[str]) -> Run:
@@ -90,7 +209,7 @@ def read(directory: str | os.PathLike[str]) -> Run:
                 parts[field.name] = part(**_tuples(value)) if part else value
         return Run(**parts)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise names.not_a_run(Path(directory, names.RECORD), error) from error
+        raise names.not_a_run(folders.folder(directory) / names.RECORD, error) from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +271,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     seed: int = 0,
     family: str | None = None,
+    step: int | Literal["best"] | None = None,
 ) -> Bundle:
     """A model by name: one that a run has trained, by the run's folder, or a published one (`from_pretrained`).
 
@@ -163,18 +283,21 @@ def load(
         dtype, param_dtype, compute: as in `from_pretrained`. None: the run's.
         seed: seed of the fresh parameters.
         family: as in `from_pretrained`.
+        step: as in `load_run`, for a run.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
     """
     if not names.is_run(name):
+        if step is not None:
+            raise ValueError(f"step={step} is for the checkpoints of a run, and {name} is none: leave it out")
         return from_pretrained(
             name, task=task, labels=labels, dtype=dtype, param_dtype=param_dtype, compute=compute, mesh=mesh, seed=seed,
             family=family,
         )  # fmt: skip
     names.check_family(name, read(name).model, family)
     compute = choose_compute(compute, dtype, param_dtype, default=read(name).compute)
-    bundle = load_run(name, mesh=mesh, compute=compute)
+    bundle = load_run(name, step, mesh=mesh, compute=compute)
     config = names.labelled(bundle.config, labels)
     if task in (None, bundle.model.task) and config == bundle.config:
         return bundle
@@ -187,9 +310,11 @@ def load(
         if path in known and known[path].shape == x.shape and before.get(path) == after.get(path)
     }
     same, order = same_scores(bundle.model.task, model.task), None
-    if TASKS[model.task].scores == "labels" and config.labels != bundle.config.labels:
+    why = f"was not trained for {model.task}"
+    if same and TASKS[model.task].scores == "labels" and config.labels != bundle.config.labels:
         order = names.order_of(config.labels, bundle.config.labels)
-        same = same and order is not None
+        if not (same := order is not None):
+            why = f"has other labels, {json_files.excerpt(', '.join(bundle.config.labels), 200)}"
     for path in [path for path in kept if re.fullmatch(weight_map.SCORES, path)]:
         if not same:
             del kept[path]
@@ -197,7 +322,7 @@ def load(
             kept[path] = kept[path][..., np.array(order)]
     params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
-        warnings.warn(f"{name} was not trained for {model.task}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
+        warnings.warn(f"{name} {why}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
     return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh)
 
 
@@ -209,17 +334,18 @@ def _heads(model: Any) -> dict[str, str]:
 
 def load_run(
     directory: str | os.PathLike[str],
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
     mesh: jax.sharding.Mesh | None = None,
     *,
     compute: Compute | None = None,
     whole: bool = False,
 ) -> Bundle:
-    """The model that a run has trained, as of its latest checkpoint or of a step.
+    """The model that a run has trained, as of its latest checkpoint or of another one.
 
     Where the run keeps a moving average of the parameters, the average is loaded.
 
     Args:
+        step: of the checkpoint; "best": the one with the best value of the run's `evaluation.best`. None: the latest.
         compute: precision, memory and speed. None: the run's.
         whole: everything that was trained (such as a student with its teacher), as the run's objective needs it.
             False: only the result.
@@ -229,25 +355,24 @@ def load_run(
         TypeError: an argument of another type.
     """
     arguments.check(load_run, locals())
-    directory, run = Path(directory).expanduser(), read(directory)
-    if not (directory / "checkpoints").is_dir():
-        raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
-    checkpoints = Checkpoints(directory / "checkpoints")
-    latest = checkpoints.latest()
-    if latest is None or step not in (None, *checkpoints.steps()):
-        known = ", ".join(map(str, checkpoints.steps())) or "none"
-        raise FileNotFoundError(f"{directory} holds no checkpoint of step {step or 'any'} (there are: {known})")
+    directory, run = folders.folder(directory), read(directory)
+    step = step_of(directory, step)
     model = run.objective.model(run.model, compute or run.compute)
     shapes = registry.param_shapes(model)
     mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
     shardings = sharding.param_shardings(shapes, mesh)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    params = checkpoints.restore_parameters(latest if step is None else step, shapes)
+    checkpoints = Checkpoints(directory / "checkpoints")
+    params = checkpoints.restore_parameters(step, shapes)
     checkpoints.close()
     if not whole:
         model, params = run.objective.result(model, params)
-    bundle = Bundle(model, params, model.config, Tokenizer.load(directory / "tokenizer"))
-    return with_generation(bundle, directory, {}) if (directory / published.FILE).is_file() else bundle
+    with folders.local(directory / "tokenizer") as folder:
+        bundle = Bundle(model, params, model.config, Tokenizer.load(folder))
+    if not (directory / published.FILE).is_file():
+        return bundle
+    with folders.local(directory / published.FILE) as file:
+        return with_generation(bundle, file.parent, {})
 
 
 def _flat(run: Run) -> dict[str, Any]:

@@ -64,9 +64,14 @@ def select(patterns: Iterable[str], paths: Iterable[str]) -> frozenset[str]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the most similar known name, or nothing if none is similar."""
-    known = list(known)
-    close = respelt(name, known) or next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+    close = closest(name, known)
     return f" Did you mean {close!r}?" if close else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The most similar known name, if there is one that is similar."""
+    known = list(known)
+    return respelt(name, known) or next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def respelt(name: str, known: Iterable[str]) -> str | None:

@@ -1,15 +1,23 @@
 """Training state on disk, by Orbax: written in the background, atomically."""
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
-from transformer_zoo import json_files
+from transformer_zoo import folders, json_files
+
+
+def steps(directory: epath.Path) -> list[int]:
+    """The steps of the checkpoints that are whole in a folder, which need not be there."""
+    entries = directory.iterdir() if directory.is_dir() else ()
+    named = [path for path in entries if path.name.isdecimal()]
+    return sorted(int(path.name) for path in named if ocp.utils.is_checkpoint_finalized(path))
 
 
 class Checkpoints:
@@ -17,32 +25,57 @@ class Checkpoints:
 
     A checkpoint appears under its step's name only when all of it is on disk: a killed process or a full disk leaves
     earlier ones unchanged.
+
+    Args:
+        write: for the one process (or the processes of one run) that writes; what an earlier one left half written is
+            removed. False: only to read, also while a run writes there.
+        keep, keep_every: as in `config.Checkpoints`.
     """
 
-    def __init__(self, directory: Path, *, keep: int | None = None, keep_every: int | None = None) -> None:
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
-        )
+    def __init__(
+        self,
+        directory: epath.Path,
+        *,
+        write: bool = False,
+        keep: int | None = None,
+        keep_every: int | None = None,
+    ) -> None:
+        self.kept = _Kept(keep, keep_every)
+        if write:
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=self.kept, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            )
+        else:
+            options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+        self._directory = directory if directory.is_absolute() else directory.absolute()
+        self._asked: int | None = None  # the last step that was to be saved
         with _naming(directory):
             self._manager = ocp.CheckpointManager(
-                directory.absolute(),
+                self._directory,
                 item_handlers={"state": _tree_handler(), "data": ocp.JsonCheckpointHandler()},
                 options=options,
             )
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        """The step of the newest checkpoint that is whole on disk, or None."""
+        return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints."""
-        return sorted(self._manager.all_steps())
+        return steps(self._directory)
 
     def save(self, step: int, state: Any, position: Any) -> None:
-        """Starts writing. The arrays are copied before this returns, so that they may be donated."""
-        if step != self.latest():
+        """Starts writing, unless this step is written already. The arrays are copied before this returns, so that they
+        may be donated.
+
+        Raises:
+            OSError: this checkpoint, or the one before, could not be written.
+        """
+        if step not in (self._asked, self.latest()):
+            self._asked = step
             args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(position))
-            self._manager.save(step, args=args, force=True)
+            with self._writing():
+                self._manager.save(step, args=args, force=True)
 
     def restore(self, step: int, state: Any) -> tuple[Any, Any]:
         """(train state, position in the data) of a step.
@@ -51,11 +84,10 @@ class Checkpoints:
             state: shapes with shardings; each process reads what its devices hold.
 
         Raises:
-            ValueError: the checkpoint is of another architecture or optimizer, or damaged.
+            ValueError: the checkpoint is of another architecture or optimizer, or damaged; the message names the last
+                one that is whole.
         """
-        args = ocp.args.Composite(state=_restore(state), data=ocp.args.JsonRestore())
-        with _naming(Path(self._manager.directory, str(step))):
-            restored = self._manager.restore(step, args=args)
+        restored = self._read(step, lambda step: ocp.args.Composite(state=_restore(state), data=ocp.args.JsonRestore()))
         return restored.state, restored.data
 
     def restore_parameters(self, step: int, params: Any) -> Any:
@@ -65,12 +97,48 @@ class Checkpoints:
             params: shapes with shardings.
 
         Raises:
-            ValueError: the checkpoint is of another architecture, or damaged.
+            ValueError: as `restore`.
         """
-        with _naming(Path(self._manager.directory, str(step))):
+
+        def args(step: int) -> ocp.args.Composite:
             which = "params" if self._manager.item_metadata(step).state["ema"] is None else "ema"
-            args = ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
-            return self._manager.restore(step, args=args).state[which]
+            return ocp.args.Composite(state=_restore({which: params}, partial_restore=True))
+
+        (restored,) = self._read(step, args).state.values()
+        return restored
+
+    def _read(self, step: int, args: Callable[[int], ocp.args.Composite]) -> Any:
+        def read(step: int) -> Any:
+            with _naming(self._directory / str(step)):
+                return self._manager.restore(step, args=args(step))
+
+        def is_whole(step: int) -> bool:
+            try:
+                read(step)
+            except ValueError:
+                return False
+            return True
+
+        try:
+            return read(step)
+        except ValueError as error:
+            whole = next(filter(is_whole, (other for other in reversed(self.steps()) if other < step)), None)
+            if whole is None:
+                raise
+            place = self._directory / str(step)
+            raise ValueError(
+                f"{place} is damaged ({_in_short(error.__cause__, 200)}), and the checkpoint of step {whole} is whole: "
+                f"remove the folder {place}, and the same command goes on from step {whole}"
+            ) from error
+
+    def check(self) -> None:
+        """Raises the error of writing in the background, if there was one.
+
+        Raises:
+            OSError: a checkpoint could not be written.
+        """
+        with self._writing():
+            self._manager.check_for_errors()
 
     def wait(self) -> None:
         """Waits until everything is on disk.
@@ -78,25 +146,60 @@ class Checkpoints:
         Raises:
             OSError: a checkpoint could not be written.
         """
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and releases the folder."""
-        self._manager.close()
+        """Waits, and releases the folder. Errors of writing are those that `wait` has raised."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Names the checkpoint in the errors of what Orbax writes, which are of any kind."""
+        try:
+            yield
+        except Exception as error:
+            place, free = self._directory, ""
+            if folders.is_local(place):
+                free = f", where {shutil.disk_usage(place).free / 1e6:,.0f} MB are free"
+            raise OSError(
+                f"the checkpoint of step {self._asked} could not be written to {place}{free}: {_in_short(error, 500)}"
+            ) from error
+
+
+class _Kept:
+    """Which checkpoints remain when another one is saved: a policy of Orbax."""
+
+    best: int | None = None
+    """The step of one that is kept besides."""
+
+    def __init__(self, latest: int | None, every: int | None) -> None:
+        self._latest, self._every = latest, every
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, which have a step, is kept."""
+        saved = sorted(checkpoint.step for checkpoint in checkpoints)
+        latest = saved if self._latest is None else saved[-self._latest :]
+        kept = {*latest, self.best, *(step for step in saved if self._every and step % self._every == 0)}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 @contextlib.contextmanager
-def _naming(place: Path) -> Iterator[None]:
+def _naming(place: epath.Path) -> Iterator[None]:
     """Names the place in the errors of what Orbax reads there, which are of any kind."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | NotADirectoryError | EOFError):
+            raise  # such as a folder that this user may not read
         raise ValueError(
-            f"{place} cannot be read: it is damaged, or of another architecture or optimizer: "
-            f"{type(error).__name__}: {json_files.excerpt(error, 2000)}"
+            f"{place} cannot be read: it is damaged, or of another architecture or optimizer: {_in_short(error, 2000)}"
         ) from error
+
+
+def _in_short(error: BaseException | None, length: int) -> str:
+    return f"{type(error).__name__}: {json_files.excerpt(' '.join(str(error).split()), length)}"
 
 
 _SLICE = 2**20

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.packing import Packing
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import ROLES, Encoding, Tokenizer
@@ -135,7 +136,7 @@ class MaskedRows(Masking):
 
 def encode(documents: list[dict[str, Any]], tokenizer: Tokenizer) -> list[np.ndarray]:
     """The text of each document that has some."""
-    found = tokenizer.encode_batch([document["text"] for document in documents])
+    found = tokenizer.encode_batch([text_in(document, "text") for document in documents])
     return [text_of(encoding, tokenizer) for encoding in found if len(encoding)]
 
 

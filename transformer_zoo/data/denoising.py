@@ -13,6 +13,7 @@ import numpy as np
 
 from transformer_zoo.data import sentences
 from transformer_zoo.data.corruption import predictions
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.packing import Packing
 from transformer_zoo.data.rows import Rows
 from transformer_zoo.data.seq2seq import Pair, PairMaker, frame, room_in
@@ -212,7 +213,7 @@ def texts_of(
 
     With `concat` the documents are one text, with the end token between them.
     """
-    texts = [document["text"] for document in documents]
+    texts = [text_in(document, "text") for document in documents]
     tokens, begins = [], []
     for text, encoding in zip(texts, tokenizer.encode_batch(texts)):
         if len(encoding):
@@ -257,7 +258,7 @@ class GapRows(PairMaker):
         """As `pack_pairs`."""
         first, last = frame(self.tokenizer)
         room, target_room = (room_in(size, first, last) for size in (self.length, self.target_length))
-        gap, texts, pairs = self._gap(self.tokenizer), [document["text"] for document in documents], []
+        gap, texts, pairs = self._gap(self.tokenizer), [text_in(document, "text") for document in documents], []
         for text, encoding in zip(texts, self.tokenizer.encode_batch(texts)):
             spans = sentences.spans_of(text, encoding, min(room, target_room))
             for group in _whole_sentences(spans, room):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
 from transformer_zoo.data.tokenizers import Tokenizer
 
@@ -39,15 +40,24 @@ class PackedTexts(RowMaker):
         return packed_shapes(batch, self.length)
 
     def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
-        """The rows of these documents, of which the empty ones are left out: nothing in them can be predicted."""
-        texts = [document["text"] for document in documents if document["text"]]
-        encoded = []
-        for text, (ids, counts) in zip(texts, self.tokenizer.encode_bytes(texts)):
+        """The rows of these documents, of which the empty ones are left out: nothing in them can be predicted.
+
+        A piece of a document that another one follows has no end. So in each piece after the first, only the first
+        token is predicted otherwise than in the whole document: from the start token, and not from the one before it.
+        """
+        documents = [document for document in documents if text_in(document, "text")]
+        texts, encoded, ends = [document["text"] for document in documents], [], []
+        for document, text, (ids, counts) in zip(documents, texts, self.tokenizer.encode_bytes(texts)):
             dropped = len(text.encode()) - counts.sum()  # at the end of the text, by tokenizers that are not byte-level
-            encoded.append((ids, np.append(counts, dropped)))
-        end = self.tokenizer.eos_id
-        start = end if self.tokenizer.bos_id is None else self.tokenizer.bos_id
-        return pack(encoded, self.length, start=start, end=end, concat=self.packing == "concat")
+            counts = np.append(counts, dropped)
+            if document.get("continued") and len(ids):  # its last token is the end of a piece, and no end follows
+                ends.append(ids[-1])
+                ids, counts = ids[:-1], np.append(counts[:-2], counts[-2:].sum())
+            else:
+                ends.append(self.tokenizer.eos_id)
+            encoded.append((ids, counts))
+        start = self.tokenizer.eos_id if self.tokenizer.bos_id is None else self.tokenizer.bos_id
+        return pack(encoded, self.length, start=start, end=ends, concat=self.packing == "concat")
 
 
 def packed_shapes(batch: int, length: int) -> Shapes:
@@ -57,7 +67,12 @@ def packed_shapes(batch: int, length: int) -> Shapes:
 
 
 def pack(
-    documents: Sequence[tuple[np.ndarray, np.ndarray]], length: int, *, start: int, end: int, concat: bool = False
+    documents: Sequence[tuple[np.ndarray, np.ndarray]],
+    length: int,
+    *,
+    start: int,
+    end: int | Sequence[int],
+    concat: bool = False,
 ) -> Rows:
     """Packs documents into as few rows as best fit, longest first, manages.
 
@@ -68,7 +83,7 @@ def pack(
         documents: the tokens of each, int[n], and the bytes of text that each of its predictions covers, int[n + 1].
         length: predictions in a row, T.
         start: token from which the first of a document is predicted.
-        end: token that is predicted after the last one.
+        end: token that is predicted after the last one; or one for each document.
         concat: attention and positions run across documents, from one end of a row to the other.
 
     Returns:
@@ -82,7 +97,8 @@ def pack(
         return zeros(packed_shapes(0, length))
     lengths = np.array([len(ids) + 1 for ids, _ in documents])
     ends = np.cumsum(lengths)
-    targets = np.concatenate([part for ids, _ in documents for part in (ids, [end])])
+    finals = np.broadcast_to(np.array(end, np.int32), len(documents))
+    targets = np.concatenate([np.append(ids, final) for (ids, _), final in zip(documents, finals)])
     tokens = np.concatenate([[start], targets[:-1]])
     if concat:
         lengths = ends[-1:]

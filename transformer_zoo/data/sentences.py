@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from transformer_zoo.data import corruption
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.rows import Rows, Shapes
 from transformer_zoo.data.tokenizers import Encoding, Tokenizer
 
@@ -72,7 +73,7 @@ def sentences_of(documents: list[dict[str, Any]], tokenizer: Tokenizer, longest:
 
     A sentence of more than `longest` tokens is cut; the only sentence of a document is cut in two.
     """
-    texts = [document["text"] for document in documents]
+    texts = [text_in(document, "text") for document in documents]
     found = []
     for text, encoding in zip(texts, tokenizer.encode_batch(texts)):
         tokens = corruption.text_of(encoding, tokenizer)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from transformer_zoo.data.labelled import field_of
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, pad, zeros
 from transformer_zoo.data.tokenizers import Tokenizer
 
@@ -176,14 +176,6 @@ def best_fit(sizes: np.ndarray, lengths: tuple[int, int]) -> tuple[np.ndarray, n
         row[pair], column[pair], number[pair] = full.sum() + at, used[at], members[at]
         used[at] += sizes[pair]
     return row, column, number
-
-
-def text_in(example: dict[str, Any], name: str) -> str:
-    """The text that an example holds in a field."""
-    text = field_of(example, name)
-    if not isinstance(text, str):
-        raise ValueError(f"an example's field {name!r} holds no text: {text!r:.60}")
-    return text
 
 
 def framed(

@@ -19,20 +19,22 @@ def evaluate(
     m: arguments.Loaded,
     *,
     source: str | sources.Source = "python_stdlib",
-    split: str = "validation",
+    split: str | None = None,
     objective: str | Objective | None = None,
     length: int | None = None,
     packing: Literal["documents", "concat"] = "documents",
     batch_size: int = 16,
     batches: int | None = None,
-) -> dict[str, float]:
-    """The loss of a model and the other measures of its objective, and the number of tokens, bytes, ... measured.
+) -> loss.Report:
+    """The loss of a model and the other measures of its objective, and the number of tokens, bytes, ... measured: a
+    dictionary, whose attribute `by_class` has the measures of each class of a classifier and its confusion matrix.
 
     Args:
         m: a `Bundle`: a model, its parameters and its tokenizer.
         source: the documents, named as in a recipe's data.source: "text:notes/*.md", "tfds:wikipedia/20230601.en",
             ...; or an open source.
-        split: split of a source given by name: "train", "validation", "test" or "all", where the source has it.
+        split: split of a source given by name: "train", "validation", "test" or "all", where the source has it. None:
+            all of local files; of a data set with splits of its own, "validation".
         objective: the name of an objective, or an `Objective`. None: the one of the model's task.
         length: tokens in a row. None: the model's positions, at most 1024.
         packing: how documents become rows, as in a recipe's data.packing.
@@ -40,7 +42,8 @@ def evaluate(
         batches: stop after this number of batches. None: the whole split.
 
     Raises:
-        ValueError: no tokenizer, no such objective or split, a setting out of its range, nothing to measure.
+        ValueError: no tokenizer, no such objective or split, a setting out of its range, a label that is missing or
+            wrong, nothing to measure.
         FileNotFoundError: no such source.
         TypeError: an argument of another type.
     """
@@ -52,7 +55,9 @@ def evaluate(
     if not isinstance(objective, Objective):
         objective = objective_of(m, objective)
     documents = sources.source(source, split) if isinstance(source, str) else source
+    objective.check_documents(documents)
     objective, _ = objective.for_data(m.config, documents.classes)
+    objective, _ = objective.with_labels(m.config, {split: documents})
     data = Data(length=default_length(m) if length is None else length, packing=packing)
     make_rows = objective.rows(m.tokenizer, data)
     with contextlib.closing(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from transformer_zoo import registry
-from transformer_zoo.data.seq2seq import frame, framed, text_in
+from transformer_zoo.data.documents import text_in
+from transformer_zoo.data.seq2seq import frame, framed
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation.generate import decode_text, generate
 from transformer_zoo.generation.strategy import Strategy

@@ -7,7 +7,7 @@ import typing
 
 from transformer_zoo import arguments
 from transformer_zoo.nn.activations import ACTIVATIONS
-from transformer_zoo.nn.checks import check_rates
+from transformer_zoo.nn.checks import check_range, check_rates, choices_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,13 @@ class Architecture:
     def _check(self, name: str) -> None:
         default = type(self).__dataclass_fields__[name].default
         value, least = getattr(self, name), 0 if default == 0 or name in self.can_be_zero else 1
-        choices = _choices(type(self)).get(name, tuple(ACTIVATIONS) if name.endswith("activation") else None)
+        choices = choices_of(type(self)).get(name, tuple(ACTIVATIONS) if name.endswith("activation") else None)
         if choices is not None and value not in choices:
             raise ValueError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
         if name.endswith("dropout"):
             check_rates(self, name)
+        if isinstance(value, float):
+            check_range(self, name, least=0)
         if name.endswith("_id"):
             # An end of text that is never written harms nobody: small published models have one.
             if name != "eos_id" and not 0 <= value < self.vocab_size:
@@ -51,13 +53,6 @@ class Architecture:
             raise ValueError(f"{name} is {value}: it must be at least {least}")
         if name == "labels" and (not value or len(set(value)) != len(value)):
             raise ValueError(f"labels are {value!r}: there must be at least one, and none twice")
-
-
-@functools.cache
-def _choices(config: type) -> dict[str, tuple[str, ...]]:
-    """The fields of a Config that are one of a few words (`Literal`), and these words."""
-    hints = typing.get_type_hints(config)
-    return {name: typing.get_args(hint) for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
 
 
 @functools.cache

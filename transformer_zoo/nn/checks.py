@@ -4,6 +4,10 @@ Shapes are always checked. Values are checked where they are known, that is, out
 `zoo.generate` check them before they call a compiled function.
 """
 
+import functools
+import math
+import operator
+import typing
 from typing import Any
 
 import jax
@@ -69,17 +73,49 @@ def check_like(x: Any, tokens_BT: Any, name: str) -> None:
         raise ValueError(f"{name} has shape {np.shape(x)} and the tokens {np.shape(tokens_BT)}: they must be equal")
 
 
-def check_sizes(settings: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is at least 1, or None; TypeError for a field of a wrong type."""
+def check_range(
+    settings: Any, *names: str, least: float | None = None, above: float | None = None, most: float | None = None,
+    below: float | None = None,
+) -> None:  # fmt: skip
+    """Raises ValueError unless each of these fields is None or a finite number within these bounds, of which `above`
+    and `below` are excluded; TypeError for a field of a wrong type."""
     arguments.check(type(settings), vars(settings))
+    bounds = (
+        ("at least", least, operator.ge), ("more than", above, operator.gt), ("at most", most, operator.le),
+        ("less than", below, operator.lt),
+    )  # fmt: skip
+    given = [(words, bound, holds) for words, bound, holds in bounds if bound is not None]
     for name in names:
-        if (size := getattr(settings, name)) is not None and size < 1:
-            raise ValueError(f"{name} is {size}: it must be at least 1")
+        value = getattr(settings, name)
+        if value is not None and not (math.isfinite(value) and all(holds(value, bound) for _, bound, holds in given)):
+            expected = " and ".join(f"{words} {bound}" for words, bound, _ in given) or "finite"
+            raise ValueError(f"{name} is {value}: it must be {expected}")
 
 
-def check_rates(settings: Any, *names: str) -> None:
-    """Raises ValueError unless each of these fields is in [0, 1), or None; TypeError for a field of a wrong type."""
-    arguments.check(type(settings), vars(settings))
-    for name in names:
-        if (rate := getattr(settings, name)) is not None and not 0 <= rate < 1:
-            raise ValueError(f"{name} is {rate}: it must be at least 0 and less than 1")
+def check_finite(settings: Any) -> None:
+    """Raises ValueError for a field that is NaN or infinite; TypeError for a field of a wrong type."""
+    check_range(settings, *(name for name, value in vars(settings).items() if isinstance(value, float)))
+
+
+def check_choices(settings: Any) -> None:
+    """Raises ValueError for a field that is none of the few words that its annotation lists."""
+    for name, known in choices_of(type(settings)).items():
+        if (value := getattr(settings, name)) is not None and value not in known:
+            raise ValueError(f"{name} is {value!r}: it must be {' or '.join(known)}")
+
+
+@functools.cache
+def choices_of(kind: type) -> dict[str, tuple[str, ...]]:
+    """The fields of a dataclass that are one of a few words (`Literal`, or that and None), and these words."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        options = [option for option in arguments.options_of(hint) if option is not type(None)]
+        if all(typing.get_origin(option) is typing.Literal for option in options):
+            found[name] = tuple(word for option in options for word in typing.get_args(option))
+    return found
+
+
+check_sizes = functools.partial(check_range, least=1)
+"""`check_range` for numbers of something."""
+check_rates = functools.partial(check_range, least=0, below=1)
+"""`check_range` for rates."""

@@ -1,9 +1,11 @@
 """Metrics of classifiers, from sums that add up over batches, for arrays of NumPy and of JAX."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = Any
 """Of NumPy or JAX: only operators are used, so that sums in float64 stay so where JAX has no float64."""
@@ -52,6 +54,42 @@ def pearson(count: Array, x: Array, y: Array, xx: Array, yy: Array, xy: Array) -
     """The correlation of x and y, from the number of pairs and the sums of x, y, x^2, y^2 and xy."""
     spread = (count * xx - x**2) * (count * yy - y**2)
     return (count * xy - x * y) / _positive(spread) ** 0.5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ByClass:
+    """The measures of each class over a whole split."""
+
+    labels: tuple[str, ...]
+    right_C: np.ndarray
+    """Correct predictions of each class."""
+    guessed_C: np.ndarray
+    """Predictions."""
+    true_C: np.ndarray
+    """Examples, or tokens."""
+    confusion_CC: np.ndarray | None = None
+    """The confusion matrix, true classes first; None if an example may have several classes."""
+
+    @classmethod
+    def of(cls, labels: tuple[str, ...], confusion_CC: Array) -> "ByClass":
+        """From a confusion matrix."""
+        confusion_CC = np.asarray(confusion_CC)
+        return cls(labels, confusion_CC.diagonal(), confusion_CC.sum(0), confusion_CC.sum(1), confusion_CC)
+
+    def measures(self) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and support (examples, or tokens) of each class; a share of nothing is 0."""
+        right, guessed, true = self.right_C, self.guessed_C, self.true_C
+        shares = (right / _at_least_one(guessed), right / _at_least_one(true), f1_of(right, guessed, true))
+        rows = zip(self.labels, *shares, true, strict=True)
+        return {
+            label: {"precision": float(p), "recall": float(r), "f1": float(f1), "support": int(count)}
+            for label, p, r, f1, count in rows
+        }
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for JSON: `classes`, and `confusion`, whose rows are the true classes."""
+        confusion = {} if self.confusion_CC is None else {"confusion": self.confusion_CC.astype(int).tolist()}
+        return {"classes": self.measures(), **confusion}
 
 
 def _at_least_one(x: Array) -> Array:

@@ -3,15 +3,18 @@
 import abc
 import dataclasses
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
 
 from transformer_zoo import registry, trees
 from transformer_zoo.config import Data
+from transformer_zoo.data.documents import Source, field_of, text_in
+from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.objectives.metrics import ByClass
 
 Batch = dict[str, jax.Array]
 Sums = dict[str, jax.Array]
@@ -46,6 +49,9 @@ class Objective(abc.ABC):
     """Regular expressions: parameters whose whole path matches one of them are never trained, such as a teacher's."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Its settings that give the parameters their shapes: a run cannot go on with others."""
+    from_data: ClassVar[dict[str, Any]] = {}
+    """Its settings that `with_labels` finds, each with the value that asks for this: a run that goes on keeps what it
+    found when it began."""
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> "tuple[Objective, Any]":
         """The objective and the model's configuration, completed from the data: names of classes, for example.
@@ -58,9 +64,47 @@ class Objective(abc.ABC):
         """
         return self, config
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields of a document that the objective reads."""
+        return ("text",)
+
+    def check_documents(self, documents: Source) -> None:
+        """Checks the first document.
+
+        Raises:
+            ValueError: it lacks a field that the objective reads; the message has those that there are.
+        """
+        for name in self.reads if len(documents) else ():
+            try:
+                field_of(documents[0], name)
+            except ValueError as error:
+                values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+                setting = next(
+                    (key for key, x in values.items() if x == name or isinstance(x, tuple) and name in x), ""
+                )
+                named = f", which is objective.{setting}" if setting else ""
+                raise ValueError(f"the objective {self.name} reads the field {name!r}{named}: {error}") from None
+
+    def with_labels(
+        self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: Tell | None = None
+    ) -> "tuple[Objective, str]":
+        """The objective with what the labels of the data settle, and a line about them. Reads all labels.
+
+        Args:
+            config: the model's configuration.
+            splits: by name; the training split first.
+            head: the configuration of the weights to begin with, if their head scores what this task's does.
+            tell: shows a line, if reading takes long.
+
+        Raises:
+            ValueError: a label that is missing or wrong, in any of the splits; the message says where it is.
+        """
+        return self, ""
+
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The texts in a document, for a tokenizer to learn from."""
-        return (document["text"],)
+        return (text_in(document, "text"),)
 
     @abc.abstractmethod
     def maker(self, data: Data) -> RowMaker:
@@ -98,6 +142,10 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
         """Measures by name; `loss` is one of them."""
+
+    def by_class(self, sums: Sums) -> ByClass | None:
+        """The measures of each class; None if there are no classes."""
+        return None
 
     def model(self, config: Any, compute: Any) -> Any:
         """The module to train, or an object with a module's `config`, `task`, `compute`, `init` and `apply`.

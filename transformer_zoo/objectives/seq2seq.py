@@ -18,8 +18,9 @@ from transformer_zoo.data.denoising import (
     longest_text,
     taken,
 )
+from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.rows import RowMaker
-from transformer_zoo.data.seq2seq import PairRows, TooLong, text_in
+from transformer_zoo.data.seq2seq import PairRows, TooLong
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives.objective import Batch, Sums, training_mode
 from transformer_zoo.objectives.token_prediction import TokenPrediction
@@ -138,6 +139,11 @@ class Seq2SeqLM(Seq2Seq):
         super().__post_init__()
         if self.too_long not in get_args(TooLong):
             raise ValueError(f"Seq2SeqLM.too_long is {self.too_long!r}: it must be {', '.join(get_args(TooLong))}")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Source and target."""
+        return self.source, self.target
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Source and target."""

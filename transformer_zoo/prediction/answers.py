@@ -65,6 +65,9 @@ class Answers(RowReader):
     def length(self, m: Any) -> int:
         return self.row_length or min(ROW_LENGTH, super().length(m) or ROW_LENGTH)
 
+    def columns(self, m: Any) -> tuple[str, ...]:
+        return ("answer", "score", "start", "end") if self.top_k == 1 else ()
+
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         length, found = self.length(m), []
         texts = zip(*((i.fields["question"], i.fields["context"]) for i in inputs))

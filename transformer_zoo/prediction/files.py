@@ -1,19 +1,25 @@
-"""Predictions for the documents of a source, written as JSON lines that another call goes on with."""
+"""Predictions for the documents of a source, written as JSON lines or as a table, which another call goes on with."""
 
+import csv
+import dataclasses
+import io
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from transformer_zoo.data import sources
+from transformer_zoo.data.documents import Source, field_of
 from transformer_zoo.prediction import record as records
 from transformer_zoo.prediction.predict import results
 from transformer_zoo.prediction.reader import Input, Reader
 from transformer_zoo.prediction.record import Record
 
 BEGINNINGS = (b"{", b"[", b"n")  # of a result: an object, a list, or null
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+"""Ends of the names of files that are sources by themselves. Others are texts, one a line."""
 
 
 def read(source: str, reader: Reader) -> list[Input | None]:
@@ -21,29 +27,32 @@ def read(source: str, reader: Reader) -> list[Input | None]:
     lines of a file of text. None stands for a blank text, of which a warning tells.
 
     Args:
-        source: the name of a source as in a recipe's data.source, such as jsonl:reviews.jsonl:review; or a file with
-            one text a line, or one JSON object where its name ends in .jsonl.
+        source: the name of a source as in a recipe's data.source, such as csv:reviews.csv:review, all of which is
+            read; or a file: JSON lines, comma- or tab-separated values or Parquet by the end of its name, or else one
+            text a line.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unknown source, a file that is empty or not UTF-8, or an input that the task cannot use.
     """
     file = Path(source).expanduser()
-    if file.is_file() and file.suffix != ".jsonl":
-        documents, place, first = lines(file), f"{file}, line", 1
+    if file.is_file() and file.suffix not in TABLES:
+        documents: Any = lines(file)
+        places: list[Any] = [f"{file}, line {number}" for number in range(1, len(documents) + 1)]
     elif file.is_file() or ":" in source:
-        source = f"jsonl:{file}" if file.is_file() else source
-        if source.startswith("jsonl:") and source.count(":") == 1:  # without a key
-            source = f"{source}:{reader.text_field}"
-        documents, place, first = sources.source(source, "all"), f"{source}, document", 0
+        documents = sources.source(f"{file.suffix[1:]}:{file}" if file.is_file() else source, "all")
+        places = [_Place(documents, i) for i in range(len(documents))]
     else:
-        raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as jsonl:GLOB:KEY")
-    inputs = [
-        None if reader.is_blank(document) else reader.check(document, f"{place} {i}", others=True)
-        for i, document in enumerate(documents, start=first)
-    ]
+        raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as csv:GLOB:KEY")
+
+    def checked(document: Any, place: Any) -> Input | None:
+        if reader.takes_text and not isinstance(document, str):
+            field_of(document, reader.text_field)  # its error tells how a field of another name is chosen
+        return None if reader.is_blank(document) else reader.check(document, place, others=True)
+
+    inputs = [checked(*one) for one in zip(documents, places, strict=True)]
     if count := inputs.count(None):
-        example = f"{place} {inputs.index(None) + first}"
+        example = places[inputs.index(None)]
         if count == len(inputs):
             raise ValueError(f"{source} has blank texts only, such as {example}")
         warnings.warn(
@@ -52,14 +61,46 @@ def read(source: str, reader: Reader) -> list[Input | None]:
     return inputs
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where a document is from. It is looked up only for an error: to count the lines of a file takes time."""
+
+    documents: Source
+    index: int
+
+    def __str__(self) -> str:
+        return self.documents.place(self.index)
+
+
 def results_of(m: Any, reader: Reader, inputs: Sequence[Input | None], *, batch_size: int) -> Iterator[Any]:
     """The results of checked inputs, in their order; that of a blank one is None."""
     found = results(m, reader, [one for one in inputs if one is not None], batch_size=batch_size)
     return (None if one is None else next(found) for one in inputs)
 
 
-def begin(output: Path, record: Record, inputs: Sequence[Input | None]) -> int:
-    """Prepares a file for results: writes its record, and cuts off what was written only in part of a last line.
+def columns_of(m: Any, reader: Reader, inputs: Sequence[Input | None], output: Path) -> tuple[str, ...]:
+    """The columns of a table of results: those of the texts, and the fields of a result. Empty: the file is to hold
+    JSON lines, since its name does not end in .csv.
+
+    Raises:
+        ValueError: the results of the task are lists.
+    """
+    if output.suffix != ".csv":
+        return ()
+    if not (columns := reader.columns(m)):
+        raise ValueError(
+            f"--output {output}: a result for {m.model.task} is a list, which fits no row of a table: name a file that "
+            "ends in .jsonl"
+        )
+    given = [name for name in reader.optional if any(one is not None and name in one.fields for one in inputs)]
+    return (*reader.required, *given, *columns)
+
+
+def begin(output: Path, record: Record, inputs: Sequence[Input | None], columns: Sequence[str] = ()) -> int:
+    """Prepares a file for results: writes its record, and cuts off what was written only in part of a last one.
+
+    Args:
+        columns: of a table (`columns_of`).
 
     Returns:
         The number of results that it has already, those of the first inputs.
@@ -68,7 +109,7 @@ def begin(output: Path, record: Record, inputs: Sequence[Input | None]) -> int:
         ValueError: the file has something else, more results than there are inputs, or results that were made with
             something else. It stays as it is.
     """
-    done, end = _results_in(output)
+    done, end = _results_in(output, columns)
     if done > len(inputs):
         raise ValueError(f"{output} has {done} lines, and there are {len(inputs)} inputs: name another file")
     if output.exists() and output.stat().st_size:
@@ -81,18 +122,35 @@ def begin(output: Path, record: Record, inputs: Sequence[Input | None]) -> int:
 
 
 def write(
-    m: Any, reader: Reader, inputs: Sequence[Input | None], output: Path, done: int, *, batch_size: int
-) -> Iterator[None]:
-    """Writes the result of each input as a line of JSON, and yields after each.
+    m: Any, reader: Reader, inputs: Sequence[Input | None], output: Path, done: int, *, batch_size: int,
+    columns: Sequence[str] = (),
+) -> Iterator[None]:  # fmt: skip
+    """Writes the result of each input, as a line of JSON or as the row of a table, and yields after each.
 
     Args:
         done: the number of results that the file has already (`begin`): the others follow.
+        columns: of a table (`columns_of`).
     """
     yield from (None for _ in range(done))
-    with output.open("a", encoding="utf-8", buffering=1) as file:  # a line at a time
-        for result in results_of(m, reader, inputs[done:], batch_size=batch_size):
-            file.write(line(result) + "\n")
+    with output.open("a", encoding="utf-8", newline="", buffering=1) as file:  # a line at a time
+        table = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        if columns and not file.tell():
+            file.write(_header(columns))
+        for one, result in zip(inputs[done:], results_of(m, reader, inputs[done:], batch_size=batch_size)):
+            if columns:
+                table.writerow({} if one is None else {**one.fields, **_flat(result)})
+            else:
+                file.write(line(result) + "\n")
             yield
+
+
+def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A result with the members of its objects as fields of their own, and lists as JSON."""
+    flat: dict[str, Any] = {}
+    for name, value in result.items():
+        members = {f"{name}.{key}": member for key, member in value.items()} if isinstance(value, dict) else {}
+        flat |= members or {name: line(value) if isinstance(value, list) else value}
+    return flat
 
 
 def lines(file: Path) -> list[str]:
@@ -116,9 +174,9 @@ def line(result: Any) -> str:
     return json.dumps(result, ensure_ascii=False)
 
 
-def _results_in(file: Path) -> tuple[int, int]:
-    """The number of results that a file has, a line each, and their bytes; 0 if there is none. What was written only in
-    part of a last one does not count.
+def _results_in(file: Path, columns: Sequence[str]) -> tuple[int, int]:
+    """The number of results that a file has, and their bytes; 0 if there is none. What was written only in part of a
+    last one does not count.
 
     Raises:
         ValueError: the file has something else.
@@ -127,13 +185,51 @@ def _results_in(file: Path) -> tuple[int, int]:
     if not file.exists():
         return count, end
     with file.open("rb") as stream:
-        for number, text in enumerate(stream, start=1):
+        for number, text in enumerate(_rows(stream) if columns else stream, start=1):
             whole = text.endswith(b"\n")
-            if not (_is_json(text) if whole else text.startswith(BEGINNINGS)):
-                raise ValueError(f"{file}, line {number} is no result of an earlier call: name another file")
+            if not (_is_row(text, whole, number == 1, columns) if columns else _is_result(text, whole)):
+                place = f"{'row' if columns else 'line'} {number}"
+                raise ValueError(f"{file}, {place} is no result of an earlier call: name another file")
             if whole:
                 count, end = number, end + len(text)
-    return count, end
+    return max(0, count - 1) if columns else count, end
+
+
+def _rows(stream: BinaryIO) -> Iterator[bytes]:
+    """The rows of a table. A line within quotation marks does not end one; of a last one, a part without its end."""
+    row = b""
+    for text in stream:
+        row += text
+        if row.count(b'"') % 2 == 0:
+            yield row
+            row = b""
+    if row:
+        yield row.removesuffix(b"\n")
+
+
+def _header(columns: Sequence[str]) -> str:
+    """The first row of a table."""
+    csv.writer(text := io.StringIO(), lineterminator="\n").writerow(columns)
+    return text.getvalue()
+
+
+def _is_row(text: bytes, whole: bool, is_header: bool, columns: Sequence[str]) -> bool:
+    """Whether this is a row of a table with these columns, or may be part of one."""
+    if is_header:
+        header = _header(columns).encode()
+        return text == header if whole else header.startswith(text)
+    return not whole or len(next(csv.reader([text.decode(errors="replace")]))) == len(columns)
+
+
+def _is_result(text: bytes, whole: bool) -> bool:
+    """Whether this is a line of JSON, or may be the beginning of one."""
+    if not whole:
+        return text.startswith(BEGINNINGS)
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_output(output: Path, source: str | Path | None) -> None:
@@ -150,11 +246,3 @@ def check_output(output: Path, source: str | Path | None) -> None:
     texts = None if source is None else Path(source).expanduser()
     if texts is not None and texts.is_file() and output.exists() and output.samefile(texts):
         raise ValueError(f"--output {output} is the file with the texts: name another one")
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True

@@ -26,6 +26,9 @@ class GeneratedTexts(Reader):
 
     required = ("text",)
 
+    def columns(self, m: Any) -> tuple[str, ...]:
+        return ("generated_text",)
+
     def made_with(self, m: Any) -> dict[str, Any]:
         strategy, ids = m.sampling, TokenIds.of_model(m)
         generation = {"strategy": type(strategy).__name__, **dataclasses.asdict(strategy), **dataclasses.asdict(ids)}

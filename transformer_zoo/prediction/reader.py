@@ -24,8 +24,8 @@ from transformer_zoo.prediction.engine import Outputs, Row
 class Input:
     """An input that was checked."""
 
-    name: str
-    """What an error calls it: `inputs[3]`, or its place in a file."""
+    name: Any
+    """What an error calls it, as a string: `inputs[3]`, or its place in a file."""
     fields: Mapping[str, Any]
 
     def error(self, fault: str) -> ValueError:
@@ -76,6 +76,11 @@ class Reader(abc.ABC):
         """The results of inputs, as plain JSON, in their order. What is wrong with an input is an error before the
         first result."""
 
+    def columns(self, m: Any) -> tuple[str, ...]:
+        """The fields of a result as the columns of a table, `scores.good` for a member of `scores`. Empty: results are
+        lists."""
+        return ()
+
     def made_with(self, m: Any) -> dict[str, Any]:
         """What decides the results besides the model and the inputs: the settings."""
         return dataclasses.asdict(self)
@@ -99,12 +104,12 @@ class Reader(abc.ABC):
         """The number of tokens in the longest row. None: there is no limit."""
         return m.config.max_length
 
-    def check(self, value: Any, name: str, others: bool = False) -> Input:
+    def check(self, value: Any, name: Any, others: bool = False) -> Input:
         """An input with the fields that the task needs.
 
         Args:
             value: a string or a mapping.
-            name: what errors call it.
+            name: what errors call it, as a string.
             others: leave out fields that the task does not use, rather than refuse them.
 
         Raises:
@@ -126,7 +131,7 @@ class Reader(abc.ABC):
                 self._check_field(value.get(field), field, name)
         return Input(name, value)
 
-    def _check_field(self, value: Any, field: str, name: str) -> None:
+    def _check_field(self, value: Any, field: str, name: Any) -> None:
         several = field in self.lists
         if several and not (isinstance(value, list | tuple) and value):
             raise ValueError(f"{name}: {field} must be a list of texts, and not empty")

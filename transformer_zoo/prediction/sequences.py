@@ -23,6 +23,10 @@ class TextLabels(RowReader):
     required = ("text",)
     optional = ("text_pair",)
 
+    def columns(self, m: Any) -> tuple[str, ...]:
+        several = m.config.problem == "multi_label_classification"
+        return ("label", "score", *(f"scores.{label}" for label in m.config.labels), *(["labels"] if several else []))
+
     def examples(self, m: Any, inputs: Sequence[Input]) -> list[Example]:
         encodings = encode(m, *zip(*((i.fields["text"], i.fields.get("text_pair")) for i in inputs)))
         kept = shorten(encodings, self.length(m))
@@ -57,6 +61,9 @@ class NextSentence(TextLabels):
 
     required = ("text", "text_pair")
     optional = ()
+
+    def columns(self, m: Any) -> tuple[str, ...]:
+        return ("is_next", "score")
 
     def result(self, m: Any, example: Example, outputs: Sequence[Outputs]) -> dict[str, Any]:
         probability = float(softmax(outputs[0]["logits_BC"])[0])  # the first of the two classes: it follows

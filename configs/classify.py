@@ -1,0 +1,26 @@
+"""A classifier of texts from a CSV of yours: a small BERT from scratch, or a published one fine-tuned.
+
+Command:   python train.py configs/classify.py --data.source csv:examples/docstrings.csv
+           python train.py configs/classify.py --data.source csv:reviews.csv:body --objective.label stars
+           python train.py configs/classify.py --data.source csv:reviews.csv:body --objective.label stars \
+               --init-from distilbert-base-uncased --optimizer.peak-lr 5e-5
+Hardware:  2 CPU cores
+"""
+
+from transformer_zoo.config import Checkpoints, Data, Evaluation, Optimizer, Run, Training, Vocabulary
+from transformer_zoo.models import bert
+from transformer_zoo.objectives import SequenceClassification
+
+config = Run(
+    model=bert.Config(
+        vocab_size=2048, max_length=128, width=128, num_layers=2, num_heads=4, mlp_dim=512, init_std=0.05,
+    ),
+    objective=SequenceClassification(),
+    directory="runs/classify",
+    data=Data(source="csv:examples/docstrings.csv", length=128, validation_share=0.2),
+    vocabulary=Vocabulary(kind="wordpiece", size=2048, lower_case=True),
+    optimizer=Optimizer(peak_lr=1e-3, b2=0.999, weight_decay=0.01, schedule="linear", final_lr=0.0, warmup_steps=10),
+    training=Training(steps=100, batch_size=32),
+    evaluation=Evaluation(every=25, batches=None),
+    checkpoints=Checkpoints(every=25),
+)  # fmt: skip

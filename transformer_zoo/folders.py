@@ -1,0 +1,50 @@
+"""Folders of runs, on this machine or in a bucket: `gs://bucket/runs/mine`. Paths are etils' `epath.Path`, as in Orbax:
+they read and write local files by themselves and others by fsspec."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from etils import epath
+
+
+def folder(name: str | os.PathLike[str]) -> epath.Path:
+    """The folder of this name; `~` is the user's.
+
+    Raises:
+        ImportError: a bucket, and no package that reads it.
+    """
+    path = epath.Path(name).expanduser()
+    if not is_local(path):
+        try:
+            path.exists()
+        except ImportError as error:
+            raise ImportError(f"{path} is in a bucket: pip install 'transformer-zoo[gcs]' ({error})") from error
+    return path
+
+
+def is_local(path: epath.Path) -> bool:
+    """Whether a path is one of this machine."""
+    return "://" not in str(path)
+
+
+@contextlib.contextmanager
+def local(path: epath.Path) -> Iterator[Path]:
+    """The same folder or file for what reads local ones only; of one in a bucket a copy, while this is open."""
+    if is_local(path):
+        yield Path(path)
+    else:
+        with tempfile.TemporaryDirectory() as copies:
+            yield _copied(path, Path(copies) / path.name)
+
+
+def _copied(path: epath.Path, to: Path) -> Path:
+    if path.is_dir():
+        to.mkdir()
+        for inner in path.iterdir():
+            _copied(inner, to / inner.name)
+    else:
+        to.write_bytes(path.read_bytes())
+    return to
