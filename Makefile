@@ -12,7 +12,7 @@ PINS := pyproject.toml constraints.txt
 DEMO := runs/demo
 
 .NOTPARALLEL:
-.PHONY: help demo test fuzz parity lint format clean
+.PHONY: help demo test fuzz torture parity lint format clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: $(VENV)/.installed-test  ## run the tests
 
 fuzz: $(VENV)/.installed-test  ## load 300 mutants of each file of a model
 	FUZZ=300 $(RUN) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py $(ARGS)
+
+torture: $(VENV)/.installed-test  ## 100 kills and faults at random moments; the same command resumes each (about 20 minutes)
+	$(RUN) tools/torture.py $(ARGS)
 
 parity: $(VENV)/.installed-parity  ## compare every family with the reference implementation, live, in float64 (installs torch)
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal tests/parity $(ARGS)
