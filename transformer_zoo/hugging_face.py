@@ -58,7 +58,7 @@ TRAIN = {
     "train_steps": "training.steps", "max_iters": "training.steps",
     "gradient_accumulation_steps": "training.accumulation", "accumulate_grad_batches": "training.accumulation",
     "data_seed": "training.seed", "random_seed": "training.seed",
-    "fp16": "compute.dtype float16", "bf16": "compute.dtype bfloat16", "precision": "compute.dtype",
+    "fp16": "compute.dtype bfloat16", "bf16": "compute.dtype bfloat16", "precision": "compute.dtype",
     "mixed_precision": "compute.dtype", "torch_dtype": "compute.dtype", "attn_implementation": "compute.attention",
     "gradient_checkpointing": "compute.remat full",
     "output_dir": "directory", "out_dir": "directory", "logging_dir": "directory", "run_name": "directory",
