@@ -16,7 +16,7 @@ COLAB_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev
   ls -d $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13.*/bin/python3.13 2>/dev/null | tail -n 1)
 
 .NOTPARALLEL:
-.PHONY: help demo test notebooks colab fuzz parity lint format clean
+.PHONY: help demo test notebooks colab fuzz torture parity lint format clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ colab:  ## run the notebooks, and the tests that matter there, with the versions
 
 fuzz: $(VENV)/.installed-test  ## load 300 mutants of each file of a model
 	FUZZ=300 $(RUN) -m pytest -n auto --maxprocesses 4 tests/test_fuzz.py $(ARGS)
+
+torture: $(VENV)/.installed-test  ## 100 kills and faults at random moments; the same command resumes each (about 20 minutes)
+	$(RUN) tools/torture.py $(ARGS)
 
 parity: $(VENV)/.installed-parity  ## compare every family with the reference implementation, live, in float64 (installs torch)
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal tests/parity $(ARGS)

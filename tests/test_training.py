@@ -130,6 +130,29 @@ class Drawn:
         return sums
 
 
+def test_no_number_becomes_not_finite_by_the_update():
+    """Without an `eps`, a parameter without a gradient is 0 / 0: it stays, and the others are trained."""
+    model = Drawn()
+    optimizer = optim.make_optimizer(Optimizer(eps=0.0, peak_lr=0.1, weight_decay=0.0), 10, {"x": jnp.zeros(2)})
+    state = make_state({"x": jnp.ones(2)}, optimizer=optimizer, seed=0, ema=True)
+    model.sums = lambda model, params, batch, key: {"x": params["x"][0], "square": 0.0}
+    step = functools.partial(
+        train_step, batch={"x_B": jnp.ones(4)}, model=None, objective=model, optimizer=optimizer,
+        rate=lambda step: step, ema=0.5,
+    )  # fmt: skip
+    state, metrics = step(state)
+    np.testing.assert_allclose(state.params["x"], [0.9, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(state.ema["x"], [0.95, 1.0], rtol=1e-5)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)) and metrics["skipped"] == 0
+
+
+@pytest.mark.parametrize("name", ["dtype", "param_dtype"])
+def test_training_in_float16_is_refused(name: str):
+    case = families.objective_cases("cache")[0].with_(**{name: "float16"})
+    with pytest.raises(ValueError, match=f"compute.{name}=float16 is for inference.*bfloat16 or float32"):
+        prepare(families.run(case))
+
+
 def drawing(seed: int, accumulation: int = 1) -> tuple[TrainState, Any]:
     """A state before the first step, and the step."""
     optimizer = optax.sgd(0.0)
