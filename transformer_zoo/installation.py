@@ -51,7 +51,7 @@ def _faults(names: tuple[str, ...] = ()) -> list[str]:
     else:
         lines = [x for x in importlib.metadata.requires("transformer-zoo") if "extra ==" not in x]
     faults = []
-    for name, bound in (re.fullmatch(r"([\w.-]+) ?>=([\w.]+)", line).groups() for line in lines):
+    for name, bound in (re.fullmatch(r"([\w.-]+)(?:\[.+\])? ?>=([\w.]+)", line).groups() for line in lines):
         if not names or name in names:
             installed = version(name)
             if installed is None:
