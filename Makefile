@@ -10,21 +10,26 @@ PIP := $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt
 VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
 PINS := pyproject.toml constraints.txt
 DEMO := runs/demo
+# The beginning of a class, which the demo's model continues.
+PROMPT := class Queue:\n    """A queue of lines."""
 
 .NOTPARALLEL:
-.PHONY: help demo test fuzz parity lint format clean
+.PHONY: help demo announce-demo test fuzz parity lint format clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
+demo: announce-demo $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
 	$(RUN) train.py configs/gpt2_stdlib.py --directory $(DEMO)
 	$(RUN) eval.py $(DEMO)
-	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "def read_" --temperature 0.7 --max-new-tokens 120
+	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "$$(printf '$(PROMPT)')" --temperature 0.6 --top-p 0.9 --max-new-tokens 160
 	@echo
 	@echo "All files of the run are in $(DEMO): run.json, the curve, the logs and the checkpoints. Next commands:"
-	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'class Queue'"
+	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'def read_file(path):' --temperature 0.6"
 	@echo "  $(RUN) train.py configs/gpt2_stdlib.py --help"
+
+announce-demo:
+	@echo "This takes about five minutes on two CPU cores: two to install what it needs, once, and three to train."
 
 test: $(VENV)/.installed-test  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/parity $(ARGS)
