@@ -5,16 +5,21 @@ JAX_PLATFORMS ?= cpu
 export JAX_PLATFORMS
 
 VENV := .venv
+CONSTRAINTS := constraints.txt
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt
+PIP := $(RUN) -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
-PINS := pyproject.toml constraints.txt
+PINS := pyproject.toml $(CONSTRAINTS)
 DEMO := runs/demo
 # The beginning of a class, which the demo's model continues.
 PROMPT := class Queue:\n    """A queue of lines."""
 
 .NOTPARALLEL:
+<<<<<<< HEAD
 .PHONY: help demo announce-demo test fuzz parity lint format clean
+=======
+.PHONY: help demo test colab fuzz parity lint format clean
+>>>>>>> main
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -48,10 +53,20 @@ format: $(VENV)/.installed-lint  ## apply the linter's fixes, and format
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-clean:  ## remove .venv and caches; runs/ stays
+clean:  ## remove .venv, .venv-colab and caches; runs/ stays
 	rm -rf $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/transformer_zoo/tests
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-colab build *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Of a shim of pyenv, which runs only where its version is chosen, the interpreter itself. Another: make colab COLAB_PYTHON=...
+COLAB_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || \
+  ls -d $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13.*/bin/python3.13 2>/dev/null | tail -n 1)
+
+colab:  ## run the notebooks, and the tests that matter there, with the versions of Colab's TPU runtime (Python 3.13)
+	@$(or $(COLAB_PYTHON),false) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null || { \
+	  echo "Colab's runtime has Python 3.13, which is not here. Name it, for example:"; \
+	  echo "  make colab COLAB_PYTHON=/opt/python3.13/bin/python3.13"; exit 1; }
+	$(MAKE) test VENV=.venv-colab PYTHON=$(COLAB_PYTHON) CONSTRAINTS=constraints-colab.txt ARGS="$(COLAB_TESTS) $(ARGS)"
 
 # One stamp for each set of requirements: a second call installs nothing. A change of Python, pyproject.toml or
 # constraints.txt invalidates every stamp.

@@ -20,7 +20,7 @@ config = Run(
     data=Data(source="csv:examples/docstrings.csv", length=128, validation_share=0.2),
     vocabulary=Vocabulary(kind="wordpiece", size=2048, lower_case=True),
     optimizer=Optimizer(peak_lr=1e-3, b2=0.999, weight_decay=0.01, schedule="linear", final_lr=0.0, warmup_steps=10),
-    training=Training(steps=100, batch_size=32),
+    training=Training(epochs=5, batch_size=32),
     evaluation=Evaluation(every=25, batches=None),
     checkpoints=Checkpoints(every=25),
 )  # fmt: skip

@@ -26,6 +26,12 @@ import jax  # noqa: E402
 import jax.experimental  # noqa: E402
 import pytest  # noqa: E402
 
+from transformer_zoo import installation  # noqa: E402
+
+# A test that compiles for a TPU that is not there.
+_FAULT = installation.outdated_libtpu() if installation.version("libtpu") else "libtpu is not installed"
+tpu_compiler = pytest.mark.skipif(_FAULT is not None, reason=f"the TPU compiler: {_FAULT}")
+
 if not hasattr(jax, "enable_x64"):  # before jax 0.8
     jax.enable_x64 = jax.experimental.enable_x64
 

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from transformer_zoo import commands, loop, registry, resolve, runs, trees
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
-from transformer_zoo.data import sources
 from transformer_zoo.diagnosis import first_not_finite
 from transformer_zoo.evaluation import evaluate
 from transformer_zoo.nn import Output
@@ -278,7 +277,7 @@ def recipe(corpus, directory, **parts):
 
 
 def open_split(run):
-    return functools.partial(sources.source, run.data.source)
+    return functools.partial(resolve.source_of, run.data)
 
 
 def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys):
@@ -301,12 +300,15 @@ def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys)
     scratch = runs.load_run(tmp_path / "scratch")
     found = scratch.predict(["river cloud north stone paper", "light garden south window cloud"])
     assert [one["label"] for one in found] == ["cold", "warm"]
+    scratch.save_pretrained(tmp_path / "export")
+    exported = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert exported["id2label"] == {"0": "cold", "1": "warm"}
 
     # A classifier to begin with keeps its head and its names; in another order, the scores move with their names.
     begins = recipe(corpus, tmp_path / "again", init_from=str(tmp_path / "scratch"))
     for labels, order in ((), [0, 1]), (("warm", "cold"), [1, 0]):
         objective = SequenceClassification(labels=labels)
-        _, bundle, _, line = resolve._settle(dataclasses.replace(begins, objective=objective), open_split(begins))
+        _, _, bundle, _, line = resolve._settle(dataclasses.replace(begins, objective=objective), open_split(begins))
         head, began = (np.asarray(m.params["head"]["scores"]["kernel"]) for m in (bundle, scratch))
         np.testing.assert_array_equal(head, began[:, order])
         assert bundle.fresh == () and ("those of the weights" in line) != bool(labels)

@@ -47,17 +47,30 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_table_and_a_picture(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", *sweep]) == 0
     text = capsys.readouterr().out
-    heading = next(line for line in text.splitlines() if "run" in line)
-    assert [cell.strip() for cell in heading.split("┃")[1:-1]] == [
-        "run", "peak_lr", "steps", "training loss", "loss", "best loss", "at step", "time"
+    above, heading = ([cell.strip() for cell in line.split("┃")[1:-1]] for line in text.splitlines()[1:3])
+    assert [f"{one} {other}".strip() for one, other in zip(above, heading)] == [
+        "run", "settings that differ", "steps", "training loss", "loss", "best loss", "at step", "time"
     ]  # fmt: skip
     assert rows_of(text) == [
-        ["b", "0.0003", "20 of 30", "3.25", "2.25", "1.5", "10", "0:00:40"],
-        ["a", "0.001", "30", "3.5", "2.5", "2", "20", "0:01:00"],
-        ["c", "0.0001", "0 of 30", "-", "-", "-", "-", "0:00:00"],
+        ["b", "peak_lr 0.0003", "20 of 30", "3.25", "2.25", "1.5", "10", "0:00:40"],
+        ["a", "peak_lr 0.001", "30", "3.5", "2.5", "2", "20", "0:01:00"],
+        ["c", "peak_lr 0.0001", "0 of 30", "-", "-", "-", "-", "0:00:00"],
     ]
     assert "compare.png shows their loss by step" in text
     assert Path("compare.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_narrow_terminal_cuts_no_number_off(
+    sweep: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    settings = json.loads(Path("a/run.json").read_text())
+    settings["settings"]["evaluation"]["best"] = "accuracy"
+    Path("a/run.json").write_text(json.dumps(settings))
+    assert main(["compare", *sweep]) == 0
+    first, *rest = rows_of(capsys.readouterr().out)
+    assert "bestnull" in "".join(row[1].replace(" ", "") for row in rest) and first[0] == "b"
+    assert first[2:] == ["20 of 30", "3.25", "2.25", "1.5", "10", "0:00:40"]
 
 
 def test_another_measure(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +109,7 @@ def test_the_best_evaluation() -> None:
     lines = [{"step": 1, "x": 3.0}, {"step": 2, "x": None}, {"step": 3, "x": 2.0}, {"step": 4, "x": 2.0}, {"step": 5}]
     values = measures.values(lines, "x")
     assert measures.best(values, "lowest") == measures.Best(step=3, value=2.0, since=1)
-    assert measures.best(values, "highest") == measures.Best(step=1, value=3.0, since=2)
+    assert measures.best(values, "highest") == measures.Best(step=1, value=3.0, since=3)
     assert measures.best({}, "lowest") is None
 
 

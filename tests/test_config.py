@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformer_zoo.config import (
     Run,
     Training,
     Vocabulary,
+    load_recipe,
 )
 from transformer_zoo.models import gpt2
 from transformer_zoo.nn import Compute
@@ -38,16 +40,28 @@ IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
     },
     Mesh: dict.fromkeys(("data", "fsdp", "tensor", "sequence"), (0, -2)),
     Training: {
-        "steps": SIZE, "batch_size": SIZE, "accumulation": SIZE, "seed": (-1, 2**32), "patience": SIZE,
+        "steps": SIZE, "epochs": POSITIVE, "batch_size": SIZE, "accumulation": SIZE, "seed": (-1, 2**32),
+        "patience": SIZE,
     },
-    Evaluation: {"every": SIZE, "batches": SIZE},
+    Evaluation: {"every": SIZE, "batches": SIZE, "patience": SIZE, "direction": WORD},
     Checkpoints: {"every": SIZE, "keep": SIZE, "keep_every": SIZE},
     Logging: {"every": SIZE},
     Compute: {"dtype": WORD, "param_dtype": WORD, "remat": WORD, "unroll": SIZE},
     Run: {"directory": EMPTY, "init_from": EMPTY},
 }  # fmt: skip
 # Settings that can be anything of their type, or are checked where their names are known: by sources, by optim, ...
-FREE = {"source", "train_split", "validation_split", "path", "freeze", "wandb", "attention", "model", "objective"}
+FREE = {
+    "source",
+    "train_split",
+    "validation_split",
+    "path",
+    "freeze",
+    "wandb",
+    "attention",
+    "model",
+    "objective",
+    "best",
+}
 
 
 @pytest.mark.parametrize("part", IMPOSSIBLE, ids=lambda part: part.__name__)
@@ -139,3 +153,19 @@ def test_an_unknown_setting_is_one_line(tmp_path: Path, capsys: pytest.CaptureFi
         f"{recipe} --help",
         "error: there is no option --sorce. Did you mean --source?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Optimizer(learning_rate=1e-3)", "Did you mean optimizer.peak_lr?"),
+        ("Optimizer(weight_decai=0.1)", "Did you mean 'weight_decay'?"),
+        ("Training(num_train_epochs=3)", "Did you mean training.epochs?"),
+        ("Data(3)", "takes 1 positional argument"),
+    ],
+)
+def test_an_unknown_setting_of_a_recipe_gets_the_nearest_one(tmp_path: Path, written: str, meant: str) -> None:
+    (tmp_path / "recipe.py").write_text(f"from transformer_zoo.config import *\n{written}\n")
+    with pytest.raises(TypeError, match=re.escape(meant)) as error:
+        load_recipe(tmp_path / "recipe.py")
+    assert str(error.value).startswith(f"{tmp_path / 'recipe.py'}: ")

@@ -7,16 +7,13 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import tpu_compiler
 
-from transformer_zoo import fit, sharding
+from transformer_zoo import fit, installation, sharding
 from transformer_zoo.config import Data, Mesh, Run, Training
 from transformer_zoo.models import bert, gpt2, t5
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import CausalLM
-
-libtpu = pytest.mark.skipif(
-    fit.importlib.util.find_spec("libtpu") is None, reason="the TPU compiler (libtpu) is not installed"
-)
 
 
 @pytest.fixture
@@ -56,7 +53,17 @@ def test_without_the_compiler(monkeypatch):
         fit.topology_devices("v5e:4x4")
 
 
-@libtpu
+def test_a_compiler_that_is_too_old(monkeypatch):
+    """An error before anything is compiled: such a compiler ends the process."""
+    monkeypatch.setattr(fit.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(installation, "outdated_libtpu", lambda: "libtpu 0.0.21.1 is older than 0.0.23")
+    model = gpt2.Model(run().model)
+    for report in (lambda: fit.fit(run(), "v5e:2x2"), lambda: fit.fit_writing(model, fit.Writing(), "v5e:2x2")):
+        with pytest.raises(ImportError, match="for a TPU that is not there: libtpu 0.0.21.1 is older than 0.0.23"):
+            report()
+
+
+@tpu_compiler
 def test_every_topology_that_is_offered_exists_and_makes_a_mesh():
     for name in fit.TOPOLOGIES:
         chips = math.prod(int(size) for size in name.split(":")[1].split("x"))
@@ -66,7 +73,7 @@ def test_every_topology_that_is_offered_exists_and_makes_a_mesh():
             assert sharding.make_mesh(fsdp=-1, devices=devices).shape["fsdp"] == len(devices)
 
 
-@libtpu
+@tpu_compiler
 @pytest.mark.parametrize("generation", fit.GENERATIONS)
 def test_the_memory_of_a_device_is_what_the_compiler_says(generation):
     limit, shapes = fit.GENERATIONS[generation]
@@ -132,7 +139,7 @@ def test_collectives_are_counted_with_their_loops_and_once_each():
     }
 
 
-@libtpu
+@tpu_compiler
 def test_a_run_that_fits(capsys, monkeypatch):
     small = run(batch_size=16, compute=Compute(dtype="bfloat16", remat="full"))
     report = fit.fit(small, "v5e:2x2")
@@ -151,7 +158,7 @@ def test_a_run_that_fits(capsys, monkeypatch):
     assert sum("arguments: parameters" in line for line in lines) == 1
 
 
-@libtpu
+@tpu_compiler
 def test_a_run_that_does_not_fit(capsys, monkeypatch, hasty):
     """Every layer's MLP keeps arrays of 1 GiB for the backward pass, unless they are recomputed."""
     monkeypatch.setattr(fit, "ENOUGH", 1)
@@ -163,7 +170,7 @@ def test_a_run_that_does_not_fit(capsys, monkeypatch, hasty):
     assert "It fits with --compute.remat full: " in out
 
 
-@libtpu
+@tpu_compiler
 def test_parameters_alone_that_do_not_fit():
     report = fit.fit(run(width=2**15, num_layers=40), "v5e:2x2")
     assert not report.fits and report.seconds is None
@@ -171,7 +178,7 @@ def test_parameters_alone_that_do_not_fit():
     assert "mlp" in report.largest[0][1]
 
 
-@libtpu
+@tpu_compiler
 @pytest.mark.parametrize("beams", [1, 4])
 def test_what_a_model_writes(beams, capsys, monkeypatch, hasty):
     config = t5.Config(vocab_size=500, width=128, num_layers=2, num_decoder_layers=2, num_heads=4, mlp_dim=256)
@@ -191,7 +198,7 @@ def test_what_a_model_writes(beams, capsys, monkeypatch, hasty):
     assert "Take a larger slice" in capsys.readouterr().out
 
 
-@libtpu
+@tpu_compiler
 def test_a_model_that_does_not_write():
     with pytest.raises(ValueError, match="is an encoder and does not generate"):
         fit.fit_writing(bert.Model(bert.PRESETS["bert-base-uncased"][1]), fit.Writing(), "v5e:2x2")

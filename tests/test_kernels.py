@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tpu_compiler
 
-from transformer_zoo import sharding
+from transformer_zoo import fit, installation, sharding
 from transformer_zoo.models import mpnet
 from transformer_zoo.nn import Compute, disentangled, kernels
 from transformer_zoo.nn.masks import Mask
@@ -127,15 +128,14 @@ def test_what_a_window_shows():
 
 
 def compiled_for_tpu(function, *shapes, sizes=None):
-    """A function compiled by the TPU compiler; skips the test where that is not installed."""
-    fit = pytest.importorskip("transformer_zoo.fit")
-    pytest.importorskip("libtpu")
+    """A function compiled by the TPU compiler."""
     mesh = sharding.make_mesh(**(sizes or {"fsdp": 4}), devices=fit.topology_devices("v5e:2x2"))
     places = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)) for x in shapes]
     with jax.set_mesh(mesh):
         return jax.jit(function).lower(*places).compile().as_text()
 
 
+@tpu_compiler
 @pytest.mark.parametrize("length, head_dim", [(384, 64), (1024, 128)])
 def test_splash_compiles_for_a_tpu(length, head_dim):
     """Forward and backward, with grouped queries, documents and padding: the program has all kernels."""
@@ -150,6 +150,7 @@ def test_splash_compiles_for_a_tpu(length, head_dim):
     assert len(re.findall(r'custom_call_target="tpu_custom_call"', text)) == 3  # forward, dq, dk and dv
 
 
+@tpu_compiler
 def test_windows_that_differ_by_layer_compile_for_a_tpu():
     """Both kernels are in the program, and a layer runs one."""
 
@@ -235,6 +236,16 @@ def test_auto_on_a_gpu(monkeypatch, capability, dtype, chosen):
         monkeypatch.setitem(kernels.IMPLEMENTATIONS, name, lambda q, *args, name=name, **kw: called.append(name) or q)
     kernels.attend(*inputs(dtype=dtype), mask=MASKS["packed"])
     assert called == [chosen]
+
+
+def test_auto_on_a_tpu_whose_compiler_is_too_old_for_kernels(monkeypatch):
+    monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+    monkeypatch.setattr(installation, "outdated_libtpu", lambda: "libtpu 0.0.21.1 is older than 0.0.23")
+    expected = kernels.plain(*inputs(), mask=MASKS["packed"], bias=None, scale=1.0)
+    with pytest.warns(UserWarning, match="by 'xla' and not by the TPU's kernel: libtpu 0.0.21.1 is older"):
+        np.testing.assert_array_equal(kernels.attend(*inputs(), mask=MASKS["packed"]), expected)
+    with pytest.raises(ValueError, match="'splash' cannot do this: libtpu 0.0.21.1 is older .* Choose 'auto' or 'xla'"):
+        kernels.attend(*inputs(), implementation="splash")
 
 
 def test_auto_on_a_cpu_is_the_plain_one():

@@ -13,10 +13,10 @@ import transformer_zoo as zoo
 from transformer_zoo import commands, plots, registry, resolve, runs
 from transformer_zoo.config import Data, Run, Training, Vocabulary
 from transformer_zoo.data import labels, sources
-from transformer_zoo.data.labelled import labels_of_spans
+from transformer_zoo.data.labelled import spans_in
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation.loss import evaluate
-from transformer_zoo.objectives import SequenceClassification, TokenClassification, metrics
+from transformer_zoo.objectives import QuestionAnswering, SequenceClassification, TokenClassification, metrics
 
 Config = registry.family("bert").Config
 STARS = ("1", "2", "3", "4", "5")
@@ -71,11 +71,22 @@ def test_several_labels_and_numbers():
     for value in ("n/a", "", None, "nan", float("inf"), True, [1.0], "1_000"):
         with pytest.raises(ValueError, match=r"^f is .*, where objective.problem=regression needs a finite number"):
             labels.number_of(value, "f")
-    assert (
-        labels_of_spans([{"start": 0, "end": 1, "label": "A"}], "f") == labels_of_spans({"label": ["A"]}, "f") == ["A"]
-    )
-    with pytest.raises(ValueError, match="f is 'O', where a list of labels is expected"):
-        labels_of_spans("O", "f")
+
+
+def test_spans_of_texts_and_words():
+    lists = {"start": [0, 4], "end": [3, 5], "label": ["PER", "LOC"]}
+    objects = [{"start": 0, "end": 3, "label": "PER"}, {"start": 4, "end": 5, "label": "LOC"}]
+    for text, spans in (("Ada X", lists), ("Ada X", objects), (["Ada", "X"], ["PER", "LOC"])):
+        whole, starts, ends, names = spans_in(text, spans, "f")
+        assert (whole, starts.tolist(), ends.tolist(), names) == ("Ada X", [0, 4], [3, 5], ["PER", "LOC"])
+    for text, spans, message in (
+        (["a"], "O", "f is 'O', where a list of labels is expected"), (["a"], None, "f is None, where a list"),
+        ("a", None, "f has no field 'start': None"), ("a", [{"start": 0}], "f has no field 'end': it has start"),
+        (3, [], "f are the labels of 3, which is no text"), (["a"], ["O", "O"], "there are 2 labels"),
+        ("a", {"start": [0], "end": [2], "label": ["O"]}, "a span lies outside of its text of 1 characters"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            spans_in(text, spans, "f")
 
 
 # ---- all labels of a split ------------------------------------------------------------------------------------------
@@ -97,7 +108,8 @@ class Listed(sources.Source):
         return len(self.values)
 
     def read(self, index):
-        return {"text": "some text", "label": self.values[index]}
+        value = self.values[index]
+        return {"text": "some text", "label": value, "words": ["word"] * len(value) if isinstance(value, list) else []}
 
 
 def test_names_are_found_in_order():
@@ -107,9 +119,25 @@ def test_names_are_found_in_order():
     assert named([True, False, True]) == ("false", "true")
     several = {"problem": "multi_label_classification"}
     assert named([["b"], [], ["a", "b"]], **several) == named(["b", "", "a;b"], separator=";", **several) == ("a", "b")
-    words = TokenClassification(spans="label").with_labels(Config(), {"train": Listed([["O", "PER"], [], ["O"]])})
+    words = TokenClassification(text="words", spans="label").with_labels(
+        Config(), {"train": Listed([["O", "PER"], [], ["O"]])}
+    )
     assert words[0].labels == ("O", "PER")
     assert words[1] == "label: 2 classes, found in the data (train): O 2, PER 1"
+
+
+def test_numbers_of_a_data_set_with_names_are_indices(monkeypatch):
+    """As those of TFDS, where the names may be numbers themselves: the first of 1 and 2 is 0."""
+    monkeypatch.setattr(Listed, "classes", lambda self, field: ("1", "2"))
+    documents = Listed([0, 1, 1, "2"])
+    objective, line = SequenceClassification().with_labels(Config(), {"train": documents})
+    objective, _ = objective.for_data(Config(), documents.classes)
+    assert objective.labels == ("1", "2") and "those of the data set (train): 1 1, 2 3" in line
+    maker = objective.maker(Data(length=8))
+    assert maker.by_index and labels.class_of(1, objective.labels, "label", maker.by_index) == 1
+    assert SequenceClassification(labels=("1", "2")).maker(Data(length=8)).by_index is None
+    with pytest.raises(ValueError, match="document 1: label 2 is none of the 2 classes"):
+        SequenceClassification().with_labels(Config(), {"train": Listed([0, 2])})
 
 
 @pytest.mark.parametrize(
@@ -138,8 +166,8 @@ def test_slow_reading_is_announced(monkeypatch):
     ticks = iter(range(0, 10_000, 2))
     monkeypatch.setattr(labels.time, "monotonic", lambda: next(ticks))
     lines = []
-    assert len(list(labels.each(Listed(["a"] * 9000), "train", "label", str, lines.append))) == 9000
-    assert lines == ["reading label of the 9,000 examples of train: about 18 s"]
+    assert len(list(labels.each(Listed(["a"] * 9000), "train", len, lines.append))) == 9000
+    assert lines == ["reading the labels of the 9,000 examples of train: about 18 s"]
 
 
 # ---- a run ----------------------------------------------------------------------------------------------------------
@@ -154,16 +182,17 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def recipe(tmp_path, tokenizer):
-    """A run on a table of these labels; of two splits that have the same rows."""
+    """A run on a table of these labels, and on one to evaluate on."""
 
     def make(values, init_from=None, held_out=None, **settings):
         for split, rows in (("train", values), ("held_out", held_out or values)):
             lines = ["text,label\n", *(f"a {value} film,{value}\n" for value in rows)]
             (tmp_path / f"{split}.csv").write_text("".join(lines))
+        train, held_out = (f"csv:{tmp_path}/{split}.csv" for split in ("train", "held_out"))
         return Run(
             model=families.small("bert", num_layers=1, vocab_size=120, max_length=16), init_from=init_from,
             objective=SequenceClassification(**settings), directory=str(tmp_path / "run"),
-            data=Data(source=f"csv:{tmp_path}/*.csv", train_split="all", validation_split="validation", length=16),
+            data=Data(source=train, train_split="all", validation_source=held_out, validation_split="all", length=16),
             vocabulary=Vocabulary(path=str(tokenizer)), training=Training(steps=2, batch_size=8),
         )  # fmt: skip
 
@@ -174,42 +203,50 @@ def test_a_run_finds_its_names_and_keeps_them(recipe, tmp_path, monkeypatch):
     run = recipe(["1", "3", "3", "2"] * 3, class_weights="balanced")
     got = resolve.resolve(run)
     assert got.run.objective.labels == got.run.model.labels == ("1", "2", "3")
-    assert got.run.objective.class_weights == pytest.approx((24 / 18, 24 / 18, 24 / 36))
-    assert got.labels.startswith("label: 3 classes, found in the data (all / validation): 1 6 / ")
+    assert got.run.objective.class_weights == pytest.approx((12 / 9, 12 / 9, 12 / 18))
+    assert got.labels == "label: 3 classes, found in the data (train / validation): 1 3 / 3, 2 3 / 3, 3 6 / 6"
     rows = got.make_rows([{"text": "a", "label": value} for value in (3, "3", "1")], np.random.default_rng(0))
     assert rows["targets_B"].tolist() == [2, 2, 0]
     # Once it has begun, the data are not asked again.
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     runs.write(got.run)
-    monkeypatch.setattr(resolve.Checkpoints, "latest", lambda self: 1)
+    monkeypatch.setattr(resolve, "steps", lambda folder: [1])
     monkeypatch.setattr(labels, "survey", None)
     again = resolve.resolve(run)
     assert again.run == got.run and again.labels == "" and again.notes == []
 
 
-@pytest.mark.parametrize("split", ["train", "held_out"])
-def test_a_wrong_label_is_an_error_before_anything_is_computed(recipe, tmp_path, split):
-    rows = {"train": ["bad", "good"], "held_out": ["good", "bad"]}
-    run = recipe(rows["train"], held_out=rows["held_out"])
-    with (tmp_path / f"{split}.csv").open("a") as file:
-        file.write('"two\nlines",\n')
-    data = dataclasses.replace(run.data, validation_split="all")
-    with pytest.raises(ValueError, match=rf"^split all, .*{split}.csv, line 4: label is empty: leave"):
-        resolve.resolve(dataclasses.replace(run, data=data))
-    given = dataclasses.replace(run, objective=SequenceClassification(labels=("good", "ugly")), data=data)
-    with pytest.raises(ValueError, match=r"^split all, .*held_out.csv, line 3: label 'bad' is none of the 2 classes"):
-        resolve.resolve(given)
-    number = dataclasses.replace(run, objective=SequenceClassification(problem="regression"), data=data)
-    with pytest.raises(ValueError, match=r"^split all, .*held_out.csv, line 2: label is 'good', where .*regression"):
-        resolve.resolve(number)
-    other = dataclasses.replace(run, objective=SequenceClassification(label="stars"), data=data)
-    with pytest.raises(ValueError, match=r"^split all: .*csv, line 2 has no field 'stars': it has text, label"):
-        resolve.resolve(other)
+@pytest.mark.parametrize(("split", "file"), [("train", "train"), ("validation", "held_out")])
+def test_a_wrong_label_is_an_error_before_anything_is_computed(recipe, tmp_path, split, file):
+    """It names split, file and line."""
+    for label, settings, message in (
+        ("", {}, "label is empty: leave examples without a label out"),
+        ("fine", {"labels": ("good", "bad")}, "label 'fine' is none of the 2 classes good, bad"),
+        ("n/a", {"problem": "regression"}, "label is 'n/a', where objective.problem=regression needs a finite number"),
+    ):
+        run = recipe(["1", "2"] if "problem" in settings else ["bad", "good"], **settings)
+        with (tmp_path / f"{file}.csv").open("a") as table:
+            table.write(f'"two\nlines",{label}\n')
+        with pytest.raises(ValueError, match=rf"^split {split}, .*/{file}.csv, line 4: {message}"):
+            resolve.resolve(run)
+
+
+def test_answers_stand_where_they_should():
+    good = {"context": "a b", "answers": {"text": ["b"], "answer_start": [2]}}
+    objective = QuestionAnswering()
+    assert objective.with_labels(Config(), {"train": [good]}) == (objective, "")
+    for answers, message in (
+        ({"text": ["b"], "answer_start": [1]}, "^split train, document 1: answers: 'b' does not stand at character 1"),
+        ({"text": ["b"], "answer_start": []}, "1 answers, and 0 places where they start"),
+        (None, "answers has no field 'text': None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            objective.with_labels(Config(), {"train": [good, {"context": "a b", "answers": answers}]})
 
 
 def test_numbers_are_all_read(recipe):
-    run, _, _, line = settled(recipe(["0.5", "2", "5"], problem="regression"))
-    assert line.startswith("label: numbers, 6 in all, from 0.5 to 5, mean 2.5; ")
+    run, _, line = settled(recipe(["0.5", "2", "5"], problem="regression"))
+    assert line.startswith("label: numbers, 3 in train, from 0.5 to 5, mean 2.5; ")
     assert run.model.labels == ("label",) and run.model.problem == "regression"
 
 
@@ -236,7 +273,7 @@ def classifier(tmp_path_factory, tokenizer):
 
 def check_head(run, kept, labels, fresh=()):
     """Resolves a run that begins with a classifier: names in this order, each with its scores."""
-    run, bundle, _, line = settled(run)
+    run, bundle, line = settled(run)
     assert run.objective.labels == run.model.labels == bundle.config.labels == labels
     kernel = np.asarray(bundle.params["head"]["scores"]["kernel"])
     for index, name in enumerate(labels):
@@ -247,13 +284,14 @@ def check_head(run, kept, labels, fresh=()):
 
 def settled(run):
     """The run with what the data add, before its program is made."""
-    return resolve._settle(run, functools.partial(sources.source, run.data.source))
+    run, _, bundle, _, line = resolve._settle(run, functools.partial(resolve.source_of, run.data))
+    return run, bundle, line
 
 
 def test_a_classifier_keeps_its_head(recipe, classifier):
     folder, kept = classifier(("neutral", "good", "bad"), problem="single_label_classification")
     _, line = check_head(recipe(["bad", "good"] * 3, folder), kept, ("neutral", "good", "bad"))
-    assert "those of the weights to begin with" in line and "no example in all: neutral" in line
+    assert "those of the weights to begin with" in line and "no example in train: neutral" in line
     check_head(recipe(["0", "1"] * 3, folder), kept, ("neutral", "good", "bad"))
     check_head(recipe(["bad", "good"], folder, labels=("bad", "good", "neutral")), kept, ("bad", "good", "neutral"))
     fresh = ("head/scores/bias", "head/scores/kernel")

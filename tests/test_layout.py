@@ -14,15 +14,16 @@ PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
 LEVELS = (
     ("trees", "pages", "json_files", "arguments", "folders", "installation"),
-    ("sharding", "hugging_face", "vectors"),
+    ("sharding", "hugging_face", "vectors", "options"),
     ("nn", "published"),
     ("models",),
     ("registry", "heads"),
     ("checkpoints", "generation", "data", "config"),
     ("names", "prediction"),
     ("objectives", "optim", "pretrained", "diagnosis", "logs", "plots"),
+    ("measures",),
     ("training", "runs", "embedding", "evaluation"),
-    ("resolve", "fit"),
+    ("resolve", "fit", "ended", "comparison"),
     ("loop",),
     ("commands",),
     ("__init__",),

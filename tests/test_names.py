@@ -171,9 +171,8 @@ def test_evaluate(m: zoo.Bundle, notes: str):
     assert report["bytes"] == sum(42 * (i + 1) for i in range(12)) and 0 < report["loss"] < 20
     some = zoo.evaluate(m, source=notes, split="all", objective=CausalLM(), batch_size=2, length=16, batches=3)
     assert some["tokens"] <= 3 * 2 * 16 and some["loss"] != report["loss"]
-    np.testing.assert_allclose(
-        zoo.evaluate(m, source=notes, split="all", objective="causal-lm", batch_size=3)["loss"], report["loss"]
-    )
+    other = zoo.evaluate(m, source=notes, split="all", objective="causal-lm", batch_size=3)
+    np.testing.assert_allclose(other["loss"], report["loss"], rtol=1e-6)  # float32, summed in another order
 
 
 def test_what_cannot_be_evaluated(m: zoo.Bundle, notes: str):
@@ -182,7 +181,7 @@ def test_what_cannot_be_evaluated(m: zoo.Bundle, notes: str):
         ({"objective": "masked-lm"}, "needs the task 'masked-lm'"),
         ({"split": "train_"}, "no split 'train_'"),
         ({"batches": 0}, "batches is 0: it must be at least 1"),
-        ({"length": 0}, "length is 0: it must be at least 1"),
+        ({"length": 1}, "length is 1: it must be at least 2"),
     ):
         with pytest.raises(ValueError, match=message):
             zoo.evaluate(m, source=notes, **changes)

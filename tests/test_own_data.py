@@ -7,7 +7,7 @@ import pytest
 
 from transformer_zoo import commands
 from transformer_zoo.config import Data, Run
-from transformer_zoo.data import sources
+from transformer_zoo.data import sources, tokenizers
 from transformer_zoo.data.documents import PIECE, Record
 from transformer_zoo.data.pipeline import Pipeline
 from transformer_zoo.data.tokenizers import Tokenizer
@@ -79,8 +79,14 @@ def test_what_is_evaluated_on(reviews, long):
     assert train + held_out == 40 and 10 < held_out < 30
     apart = Data(source=f"csv:{reviews}", validation_source=f"text:{long}")
     assert sizes(apart) == [40, 1] and source_of(apart, "validation")[0]["path"] == "long.txt"
+    with pytest.raises(ValueError, match="with a validation_source nothing is held out: leave validation_share out"):
+        Data(validation_source="text:a", validation_share=0.1)
+    with pytest.raises(
+        ValueError, match="share is 0.1, and python_stdlib has splits of its own: leave it out; data.tr"
+    ):
+        source_of(Data(validation_share=0.1), "train")
     for share in (0, 1):
-        with pytest.raises(ValueError, match=f"validation_share is {share}: it must lie between 0 and 1"):
+        with pytest.raises(ValueError, match=f"validation_share is {share}: it must be more than 0 and less than 1"):
             Data(validation_share=share)
 
 
@@ -118,6 +124,22 @@ def test_pieces_of_a_document_have_the_tokens_of_the_whole(long, tokenizer, pack
     if packing == "concat":
         np.testing.assert_array_equal(targets, whole)
     np.testing.assert_array_equal(np.bincount(targets, minlength=400), np.bincount(whole, minlength=400))
+
+
+def test_long_texts_are_tokenised_in_pieces(long, tokenizer, monkeypatch, tmp_path):
+    """Of any source. A tokenizer that drops spaces still accounts for all bytes but the last."""
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]", "##n", "ein", "zeile"])
+    )
+    texts = [long.read_text()[:80_000], "kurz ", "  ein\n\n" * 10_000 + " " * 9_000]
+    for one in (tokenizer, Tokenizer.load(tmp_path)):
+        whole = one.encode_bytes(texts)
+        with monkeypatch.context() as patch:
+            patch.setattr(tokenizers, "LONG", 1000)
+            pieces = one.encode_bytes(texts)
+        for (ids, counts), (other_ids, other_counts) in list(zip(whole, pieces))[: 2 if one is tokenizer else 3]:
+            np.testing.assert_array_equal(ids, other_ids)
+            np.testing.assert_array_equal(counts, other_counts)
 
 
 def test_another_split_is_told_when_a_position_is_restored(tmp_path, tokenizer):

@@ -18,11 +18,6 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
-PINS = [
-    Requirement(line)
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    if not line.startswith("#")
-]
 DOCUMENTS = sorted(ROOT.glob("*.md"))
 RECIPES = sorted((ROOT / "configs").glob("[!_]*.py"))
 
@@ -31,19 +26,39 @@ def names(requirements: list[Requirement]) -> set[str]:
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-def test_every_requirement_has_one_tested_version(python: str):
+def pins(name: str, python: str) -> dict[str, str]:
+    """The versions that a file of constraints names for a version of Python."""
     environment = {"python_version": python, "python_full_version": f"{python}.0"}
-    pins = {}
-    for pin in PINS:
-        if pin.marker is None or pin.marker.evaluate(environment):
-            assert canonicalize_name(pin.name) not in pins, f"{pin.name} has two rows for Python {python}"
-            assert re.fullmatch(r"==[^=*,]+", str(pin.specifier)), f"{pin} does not name one version"
-            pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
-    for requirement in RUNTIME + EXTRAS["test"] + EXTRAS["parity"] + EXTRAS["wandb"]:
-        version = pins.get(canonicalize_name(requirement.name))
-        assert version, f"constraints.txt lacks {requirement.name}"
+    versions = {}
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate(environment):
+                assert canonicalize_name(pin.name) not in versions, f"{pin.name} has two rows for Python {python}"
+                assert re.fullmatch(r"==[^=*,]+", str(pin.specifier)), f"{pin} does not name one version"
+                versions[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+    return versions
+
+
+@pytest.mark.parametrize(
+    "name, python, extras",
+    [
+        *[("constraints.txt", python, ("test", "parity", "wandb")) for python in ("3.11", "3.12", "3.13")],
+        ("constraints-colab.txt", "3.13", ("test",)),
+    ],
+)
+def test_every_requirement_has_one_tested_version(name: str, python: str, extras: tuple[str, ...]):
+    versions = pins(name, python)
+    for requirement in [*RUNTIME, *(x for extra in extras for x in EXTRAS[extra])]:
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version, f"{name} lacks {requirement.name}"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} against {version}"
+
+
+def test_jax_and_flax_are_asked_for_from_colabs_versions_on():
+    versions = pins("constraints-colab.txt", "3.13")
+    bounds = {requirement.name: str(requirement.specifier) for requirement in RUNTIME}
+    assert {name: bounds[name] for name in ("jax", "flax")} == {name: f">={versions[name]}" for name in ("jax", "flax")}
 
 
 def test_requirements_are_what_is_imported():

@@ -28,6 +28,20 @@ class OfFamily:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OfWeights(OfFamily):
+    """A command about the weights of a model by name."""
+
+    step: int | Literal["best"] | None = None
+    """For a run: the step of the checkpoint, or the best by the run's evaluation.best. None: the latest."""
+
+    def load(self, name: str, dtype: str | None) -> Any:
+        """A run's model or a published one, with parameters and computation in this dtype."""
+        from transformer_zoo import runs
+
+        return runs.load(name, dtype=dtype, param_dtype=dtype, family=self.family, step=self.step)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class List:
     """The families and their published models."""
 
@@ -83,7 +97,7 @@ class Info(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generate(OfFamily):
+class Generate(OfWeights):
     """Continues a text; an encoder-decoder generates a new text from it."""
 
     name: Name
@@ -133,7 +147,7 @@ class Generate(OfFamily):
         )  # fmt: skip
         settings = {name: getattr(self, options.get(name, name)) for name in names}
         settings = {name: value for name, value in settings.items() if value is not None}
-        m = _load(self.name, self.dtype, self.family)
+        m = self.load(self.name, self.dtype)
         spell = lambda name: "--" + options.get(name, name).replace("_", "-")
         sampling = published.build(m, settings, spell=spell)
         answers = zoo.generate(
@@ -147,7 +161,7 @@ class Generate(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predict(OfFamily):
+class Predict(OfWeights):
     """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each, or
     the row of a table."""
 
@@ -184,7 +198,7 @@ class Predict(OfFamily):
         settings = dict(map(_setting, self.set))
         if "batch_size" in settings:
             raise ValueError("--set batch_size: give --batch-size")
-        m = _load(self.name, self.dtype, self.family)
+        m = self.load(self.name, self.dtype)
         try:
             reader = reader_of(m, **settings)
         except TypeError as error:
@@ -214,7 +228,7 @@ class Predict(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed(OfFamily):
+class Embed(OfWeights):
     """Computes a vector for each text. Similar texts have similar vectors."""
 
     name: Name
@@ -266,7 +280,10 @@ class Embed(OfFamily):
         if own_ranges and len(texts) == 1:
             raise ValueError(f"--precision {self.precision} of a single text needs --ranges")
         ranges = None if self.ranges is None else vectors.read_ranges(self.ranges)
-        model = _load(self.name, self.dtype, self.family) if names.is_run(self.name) else self.name
+        if self.step is not None or names.is_run(self.name):
+            model = self.load(self.name, self.dtype)
+        else:
+            model = self.name
         embedder = load_embedder(model, dtype=self.dtype or "float32", family=self.family)
         vectors_ND = embedder(
             texts, prompt=self.prompt, prompt_text=self.prompt_text, truncate_dim=self.truncate_dim,
@@ -295,7 +312,7 @@ class Embed(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Convert(OfFamily):
+class Convert(OfWeights):
     """Writes a model in the Hugging Face layout."""
 
     source: Name
@@ -307,9 +324,12 @@ class Convert(OfFamily):
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
+        from transformer_zoo import names, runs
 
-        zoo.save_pretrained(self.target, _load(self.source, self.dtype, self.family))
-        print(f"{self.target} holds {self.source}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
+        step = runs.step_of(self.source, self.step) if names.is_run(self.source) else None
+        zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+        what = self.source if step is None else f"{self.source}, step {step}"
+        print(f"{self.target} holds {what}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
         return 0
 
 
@@ -387,7 +407,7 @@ def main(arguments: list[str]) -> int:
     )
     try:
         return command()
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -417,13 +437,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _load(name: str, dtype: str | None, family: str | None) -> Any:
-    """A run's model or a published one, with parameters and computation in this dtype."""
-    from transformer_zoo import runs
-
-    return runs.load(name, dtype=dtype, param_dtype=dtype, family=family)
 
 
 if __name__ == "__main__":

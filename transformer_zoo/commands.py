@@ -62,6 +62,7 @@ def train(arguments: list[str]) -> int:
         recipe = load_recipe(arguments[0])
         if (wrong := options.unknown(arguments[1:], _options(_Train(run=recipe)), hugging_face.TRAIN)) is not None:
             return fail(f"{wrong} All are listed by train.py {arguments[0]} --help", code=2)
+        recipe = _of_one_length(recipe, arguments[1:])
         chosen = tyro.cli(
             _Train, default=_Train(run=recipe), args=arguments[1:], prog=f"train.py {arguments[0]}",
             description="", config=(tyro.conf.FlagConversionOff,),
@@ -80,6 +81,18 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
+def _of_one_length(recipe: Run, arguments: list[str]) -> Run:
+    """The recipe without its own length where the arguments give one in the other unit: steps or epochs."""
+    given = [argument[2:].replace("_", "-").partition("=")[0] for argument in arguments if argument.startswith("--")]
+    units = [unit for unit in ("steps", "epochs") if f"training.{unit}" in given]
+    if len(units) != 1 or getattr(recipe.training, units[0]) is not None:
+        return recipe
+    # The value is replaced by the one that is given.
+    one = {"steps": recipe.optimizer.least_steps} if units == ["steps"] else {"epochs": 1.0}
+    training = dataclasses.replace(recipe.training, **{"steps": None, "epochs": None} | one)
+    return dataclasses.replace(recipe, training=training)
+
+
 def _options(settings: Any) -> list[str]:
     """The options for the settings in a dataclass and in those that it holds, such as optimizer.peak-lr."""
     found: list[str] = []
@@ -94,8 +107,8 @@ def _options(settings: Any) -> list[str]:
 class _Evaluate:
     model: tyro.conf.Positional[str]
     """A run's folder, or a published model: a hub id, a preset, a folder."""
-    step: int | None = None
-    """For a run: the step of the checkpoint. None: the latest."""
+    step: int | Literal["best"] | None = None
+    """For a run: the step of the checkpoint, or the best by the run's evaluation.best. None: the latest."""
     source: str | None = None
     """Text to evaluate on, as in a recipe's data.source. None: the run's own."""
     split: str | None = None
@@ -163,14 +176,15 @@ def _evaluate(chosen: _Evaluate) -> int:
         bundle, source=documents, split=split, objective=objective, length=length, packing=data.packing,
         batch_size=chosen.batch_size, batches=chosen.batches,
     )  # fmt: skip
-    table = Table(title=f"{chosen.model} on {source}, {split}")
+    step = runs.step_of(chosen.model, chosen.step) if run else None
+    table = Table(title=f"{chosen.model}{'' if step is None else f', step {step}'} on {source}, {split}")
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in report.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     console = Console()
     console.print(table)
-    record = {"model": chosen.model, "source": source, "split": split, "length": length, **report}
+    record = {"model": chosen.model, "step": step, "source": source, "split": split, "length": length, **report}
     if report.by_class is not None:
         record |= report.by_class.record()
         console.print(_class_table(report.by_class))
@@ -212,6 +226,10 @@ def _load(chosen: _Evaluate, run: Run | None) -> tuple[Bundle, Any]:
     """The model and the objective to measure; for another objective than the run's, the model is the run's result."""
     if run is not None and chosen.objective in (None, run.objective.name):
         return runs.load_run(chosen.model, chosen.step, whole=True), run.objective
+    if run is None and chosen.step is not None:
+        raise ValueError(
+            f"--step {chosen.step} is for the checkpoints of a run, and {chosen.model} is none: leave it out"
+        )
     found = runs.load_run(chosen.model, chosen.step) if run else from_pretrained(chosen.model, dtype=chosen.dtype)
     return found, objective_of(found, chosen.objective)
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from transformer_zoo import json_files, logs, measures, names, plots, trees
 
@@ -70,15 +71,18 @@ def compare(
         raise ValueError(f"{twice} is given twice")
     runs = [Ran.read(directory) for directory in directories]
     column = _column(runs, metric)
-    title, which = column.removeprefix(measures.HELD_OUT), which or measures.direction(column)
+    title, which = column.removeprefix(logs.HELD_OUT), which or measures.direction(column)
     found = [measures.values(run.lines, column) for run in runs]
     best = [which and measures.best(values, which) for values in found]
     order = sorted(range(len(runs)), key=lambda i: _rank(best[i], which))
 
     differ = differences([run.settings for run in runs])
-    table = Table("run", *_short(differ))
-    for heading in ("steps", "training loss", title, f"best {title}", "at step", "time"):
-        table.add_column(heading, justify="right")
+    table = Table()
+    table.add_column("run", overflow="fold")
+    if differ:
+        table.add_column("settings that differ", overflow="fold")
+    for heading in ("steps", "training\nloss", title, f"best\n{title}", "at step", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)  # a terminal too narrow narrows the texts, no number
     for i in order:
         run, values = runs[i], found[i]
         losses = measures.values(run.lines, "loss")
@@ -90,7 +94,7 @@ def compare(
             f"{best[i].step:,}" if best[i] else "-",
             _time(run.seconds),
         ]
-        table.add_row(run.name, *(_text(run.settings.get(name)) for name in differ), *row)
+        table.add_row(Text(run.name), *([Text(_settings(run.settings, differ))] if differ else []), *row)
     console.print(table)
     curves = {runs[i].name: found[i] for i in order if found[i]}
     if curves:
@@ -112,11 +116,11 @@ def _column(runs: Sequence[Ran], metric: str | None) -> str:
         chosen = {run.settings.get("evaluation.best") for run in runs}
         metric = (chosen.pop() if len(chosen) == 1 else None) or "loss"
         if not known:  # no run has got so far
-            return measures.HELD_OUT + metric
-    for name in (measures.HELD_OUT + metric, metric):
+            return logs.HELD_OUT + metric
+    for name in (logs.HELD_OUT + metric, metric):
         if name in known:
             return name
-    measured = dict.fromkeys(name.removeprefix(measures.HELD_OUT) for name in known)
+    measured = dict.fromkeys(name.removeprefix(logs.HELD_OUT) for name in known)
     raise ValueError(
         f"none of the runs has a measure {metric!r}: they have {', '.join(measured) or 'none yet'}."
         f"{trees.nearest(metric, measured)}"
@@ -127,14 +131,12 @@ def _rank(best: measures.Best | None, which: str | None) -> tuple[bool, float]:
     return best is None, 0.0 if best is None else best.value if which == "lowest" else -best.value
 
 
-def _short(settings: Sequence[str]) -> list[str]:
-    """Names of settings without their part, where that is enough."""
-    last = [name.rpartition(".")[2] for name in settings]
-    return [name if last.count(short) > 1 else short for name, short in zip(settings, last)]
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+def _settings(settings: Mapping[str, Any], which: Sequence[str]) -> str:
+    """Some settings, a line each: names without their part, where that is enough, and values."""
+    last = [name.rpartition(".")[2] for name in which]
+    short = [name if last.count(end) > 1 else end for name, end in zip(which, last)]
+    text = lambda value: value if isinstance(value, str) else json.dumps(value)
+    return "\n".join(f"{name} {text(settings.get(full))}" for name, full in zip(short, which))
 
 
 def _number(value: float) -> str:

@@ -5,11 +5,12 @@ Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `
 """
 
 import dataclasses
+import re
 import runpy
 from pathlib import Path
 from typing import Any, Literal
 
-from transformer_zoo import arguments
+from transformer_zoo import arguments, hugging_face, trees
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.checks import check_choices, check_finite, check_range, check_rates, check_sizes
 
@@ -25,7 +26,7 @@ class Data:
     """Another source to evaluate on: of local files all of it, and then all local files of `source` are trained on.
     None: the held-out split of `source`."""
     validation_share: float = 0.05
-    """Share of the documents of local files that is held out."""
+    """Share of the documents of local files that is held out, where there is no validation_source."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -43,6 +44,8 @@ class Data:
         check_choices(self)
         check_range(self, "workers", least=0)
         check_range(self, "validation_share", above=0, below=1)
+        if self.validation_source is not None and self.validation_share != type(self).validation_share:
+            raise ValueError("Data: with a validation_source nothing is held out: leave validation_share out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,9 +106,14 @@ class Optimizer:
         check_range(self, "peak_lr", "clip_norm", "eps", above=0)
         check_range(self, "final_lr", least=0, most=1)
 
+    @property
+    def least_steps(self) -> int:
+        """The shortest run into which the warmup and the decay fit."""
+        return self.warmup_steps + (self.decay_steps or 1)
+
     def check_steps(self, steps: int) -> None:
         """Raises ValueError if the warmup and the decay do not fit into this number of steps."""
-        if self.warmup_steps + (self.decay_steps or 1) > steps:
+        if self.least_steps > steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} and decay_steps={self.decay_steps} do not fit into {steps} steps "
                 "of training"
@@ -136,8 +144,13 @@ class Mesh:
 class Training:
     """The loop."""
 
-    steps: int = 1000
-    """Updates of the parameters."""
+    steps: int | None = None
+    """Updates of the parameters. None: as many as `epochs` take, or else 1000."""
+    epochs: float | None = None
+    """Passes over the training split, or parts of one, such as 2.5; instead of `steps`. The rows of each pass are
+    counted before the first step: by the number of examples where each makes one row, otherwise by making them (each
+    pass packs its documents in another order), once for all runs with the same rows. The last batch is filled up with
+    rows of the next pass."""
     batch_size: int = 16
     """Rows in an update, over all devices and accumulation steps."""
     accumulation: int = 1
@@ -148,7 +161,12 @@ class Training:
     """Consecutive updates that may be skipped for a loss or gradient that is not finite, before the run stops."""
 
     def __post_init__(self) -> None:
+        if self.steps is None and self.epochs is None:
+            object.__setattr__(self, "steps", 1000)
         check_sizes(self, "steps", "batch_size", "accumulation", "patience")
+        check_range(self, "epochs", above=0)
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps={self.steps} and epochs={self.epochs} are both given: set one of them to None")
         check_range(self, "seed", least=0, below=2**32)
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}")
@@ -156,15 +174,30 @@ class Training:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Loss on held-out documents during training."""
+    """Loss and other measures on held-out documents during training."""
 
-    every: int = 200
-    """Steps between two evaluations; there is always one at the end."""
+    every: int | None = 200
+    """Steps between two evaluations; there is always one at the end. None: none at all, and no held-out documents are
+    read."""
     batches: int | None = 8
     """Batches in an evaluation. None: the whole split."""
+    best: str | None = None
+    """A measure, such as loss or accuracy. The checkpoint with its best value is written at once, kept besides the
+    latest ones, and is the step `best` for `load_run`, eval.py and the commands that load a run. None: only the latest
+    are kept."""
+    direction: Literal["lowest", "highest"] | None = None
+    """Which value of that measure is best. None: as its name tells."""
+    patience: int | None = None
+    """The run ends after this number of evaluations in a row without a better value of `best`. None: it does not."""
 
     def __post_init__(self) -> None:
-        check_sizes(self, "every", "batches")
+        check_sizes(self, "every", "batches", "patience")
+        check_choices(self)
+        if self.every is None and self.best is not None:
+            raise ValueError("every is None and best is given: without evaluation there is no best checkpoint")
+        for name in ("direction", "patience"):
+            if getattr(self, name) is not None and self.best is None:
+                raise ValueError(f"{name} is given and best is None: name a measure, such as loss")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +207,7 @@ class Checkpoints:
     every: int = 200
     """Steps between two checkpoints; there is always one at the end."""
     keep: int = 2
-    """Latest checkpoints that are kept."""
+    """Latest checkpoints that are kept; with `evaluation.best`, the best one besides."""
     keep_every: int | None = None
     """Checkpoints of multiples of this number of steps are always kept."""
 
@@ -207,7 +240,8 @@ class Run:
     """The objective, one of `transformer_zoo.objectives`."""
     init_from: str | None = None
     """Weights to start from: a run's folder, or a published model by hub id, preset or folder. Architecture and
-    tokenizer are then theirs; if they are for another task, the head is fresh."""
+    tokenizer are then theirs, and so are a classifier's labels, if all labels of the data are among them; if they are
+    for another task or other labels, the head is fresh."""
     directory: str = "runs/default"
     """The folder for everything that the run writes, also in a bucket: gs://BUCKET/FOLDER. A run that is found there
     goes on."""
@@ -231,7 +265,8 @@ class Run:
         for name in ("directory", "init_from"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty: give a name")
-        self.optimizer.check_steps(self.training.steps)
+        if self.training.steps is not None:
+            self.optimizer.check_steps(self.training.steps)
 
 
 def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:
@@ -251,7 +286,22 @@ def load_recipe(path: str | Path, beside: str | Path | None = None) -> Run:
         folder = path.parent if path.parent.is_dir() else Path("configs")
         known = ", ".join(sorted(str(p) for p in folder.glob("*.py"))) or "none"
         raise FileNotFoundError(f"there is no recipe {path} (recipes in {folder}: {known})")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except TypeError as error:
+        raise TypeError(f"{path}: {error}{_meant(str(error))}") from error
     if not isinstance(config, Run):
         raise ValueError(f"the recipe {path} must define `config = Run(...)`")
     return config
+
+
+def _meant(error: str) -> str:
+    """The setting that was probably meant, after Python's error about an unknown argument; empty for another error."""
+    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'.*", error)
+    if found is None:
+        return ""
+    part, name = found.groups()
+    if name in hugging_face.TRAIN:
+        return f". Did you mean {hugging_face.TRAIN[name].replace('-', '_')}?"
+    known = dataclasses.fields(globals()[part]) if dataclasses.is_dataclass(globals().get(part)) else ()
+    return f".{trees.nearest(name, [field.name for field in known])}"

@@ -20,7 +20,7 @@ from jax.experimental import topologies
 from rich.console import Console
 from rich.table import Table
 
-from transformer_zoo import registry, sharding, training, trees
+from transformer_zoo import installation, registry, sharding, training, trees
 from transformer_zoo.config import Mesh, Run
 from transformer_zoo.generation import generate, strategies
 from transformer_zoo.nn import Compute
@@ -95,7 +95,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
     Raises:
         ValueError: an unknown topology.
-        ImportError: the TPU compiler, libtpu, is not installed.
+        ImportError: the TPU compiler, libtpu, is not installed, or is older than the one that jax goes with.
     """
     if topology not in TOPOLOGIES:
         known = "; ".join(f"{name}: {' '.join(shapes)}" for name, (_, shapes) in GENERATIONS.items())
@@ -103,6 +103,8 @@ def topology_devices(topology: str) -> list[jax.Device]:
         raise ValueError(f"the topology {topology!r} is not known.{hint} Known are {known}")
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError("the TPU compiler is not installed: pip install 'transformer-zoo[tpu]'")
+    if fault := installation.outdated_libtpu():  # it would end the process
+        raise ImportError(f"the TPU compiler cannot be used for a TPU that is not there: {fault}")
     # Do not look for a TPU, nor log that none was found.
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -125,7 +127,7 @@ def fit(run: Run, topology: str) -> Report:
 
     Raises:
         ValueError: an unknown topology, or settings that contradict each other or the number of devices.
-        ImportError: libtpu is not installed.
+        ImportError: libtpu is not installed or too old.
     """
     program = training.prepare(run, topology_devices(topology))
     state, batch = program.state, program.batch
@@ -143,7 +145,7 @@ def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
     Raises:
         ValueError: an unknown topology, a model that generates nothing or has too few positions, or a mesh that does
             not divide the model, the batch or the devices.
-        ImportError: libtpu is not installed.
+        ImportError: libtpu is not installed or too old.
     """
     model = model.clone(compute=Compute(dtype=writing.dtype, param_dtype=writing.dtype))
     mesh = sharding.make_mesh(**dataclasses.asdict(writing.mesh), devices=topology_devices(topology))

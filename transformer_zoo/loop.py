@@ -8,7 +8,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from transformer_zoo import arguments, folders, json_files, logs, names, plots, runs, training
+from transformer_zoo import arguments, ended, folders, json_files, logs, measures, names, plots, runs, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline
@@ -37,7 +37,7 @@ class NotFinite(RuntimeError):
 
 
 def train(run: Run, console: Console | None = None) -> dict[str, float]:
-    """Trains, or resumes the run in the same folder; evaluates at the end.
+    """Trains, or resumes the run in the same folder; evaluates at the end, unless `evaluation.every` is None.
 
     Killed at any moment and started again, a run ends with the same parameters, bit for bit, as an undisturbed one.
     SIGTERM and SIGHUP save and then raise SystemExit with 143 and 129, the exit codes by the convention of shells (on
@@ -45,8 +45,11 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     saves and then raises KeyboardInterrupt; a second one does not save. Whatever ends the run, a checkpoint in flight
     is completed first, and after an error the console names the last one.
 
+    A run that is finished already is not computed again: it says so. One that does not get better in
+    `evaluation.patience` evaluations stops early.
+
     Returns:
-        The last evaluation on held-out text.
+        The last evaluation on held-out text; empty if there is none.
 
     Raises:
         ValueError: settings or data that cannot work, processes that were not joined or do not share the folder, or
@@ -65,13 +68,22 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
         return _train(run, console or Console(quiet=jax.process_index() != 0))
 
 
-def _train(run: Run, console: Console) -> Report:
-    resolved = resolve(run, console.print)
-    run, program, directory = resolved.run, resolved.program, folders.folder(resolved.run.directory)
-    for note in resolved.notes:
-        console.print(f"changed since this run began: {note}", style="yellow")
+def _train(run: Run, console: Console) -> dict[str, float]:
+    if (done := ended.as_given(run)) is None:
+        resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False))
+        for note in resolved.notes:
+            console.print(f"changed since this run began: {note}", style="yellow")
+        done = ended.of(resolved.run, resolved.steps)
+    if done is not None:
+        console.print(done.message, soft_wrap=True, highlight=False, markup=False)
+        return done.report
+    run, program, steps = resolved.run, resolved.program, resolved.steps
+    directory = folders.folder(run.directory)
     batches = _batches(resolved, resolved.train_source, seed=run.training.seed, workers=run.data.workers)
-    held_out = _HeldOut(_batches(resolved, resolved.validation_source, shuffle=False, epochs=1), run.evaluation.batches)
+    held_out: Iterable[Rows] = ()
+    if resolved.validation_source is not None:
+        rows = _batches(resolved, resolved.validation_source, shuffle=False, epochs=1)
+        held_out = _HeldOut(rows, run.evaluation.batches)
     multihost_utils.sync_global_devices("all have read the folder")
     checkpoints = Checkpoints(
         directory / "checkpoints", write=True, keep=run.checkpoints.keep, keep_every=run.checkpoints.keep_every
@@ -85,6 +97,8 @@ def _train(run: Run, console: Console) -> Report:
         state, position = _first_state(resolved), batches.get_state()
     if resolved.bundle is not None:  # frees its weights, which are in the state
         resolved = dataclasses.replace(resolved, bundle=resolved.bundle.replace(params=None))
+    # Lines of steps after this one are dropped, and their evaluations with them.
+    history = measures.history(run.evaluation, (line for line in runs.lines(directory) if line["step"] <= step))
     _describe(resolved)
 
     console.print(_summary(resolved), soft_wrap=True, highlight=False)
@@ -100,25 +114,42 @@ def _train(run: Run, console: Console) -> Report:
         stop,
         _completed(checkpoints, batches, console),
         _writers(run, directory, step) as record,
-        logs.Bar(run.training.steps, step, console) as bar,
+        logs.Bar(steps, step, console) as bar,
         jax.set_mesh(program.mesh),
     ):
 
+        def is_measured() -> bool:
+            """Whether there is an evaluation after this step."""
+            every = run.evaluation.every
+            return every is not None and step > 0 and (step % every == 0 or step == steps)
+
         def measured() -> Report:
-            """The evaluation of the state after this step."""
+            """The evaluation of the state after this step, which is saved if it is the best."""
             params = state.params if state.ema is None else state.ema
             rows = (_on_device(rows, program.batch) for rows in held_out)
             found = evaluate(program.model, run.objective, params, rows)
             record(step, {f"{logs.HELD_OUT}{name}": value for name, value in found.items()})
-            bar.print(f"step {step}: held out: {logs.line(found)}")
+            if run.evaluation.best is not None:
+                history[step] = found[run.evaluation.best]
+            is_best = find_best() == step
+            bar.print(f"step {step}: held out: {logs.line(found)}{' (the best so far)' if is_best else ''}")
+            if is_best:
+                checkpoints.save(step, state, position)
             _draw(directory, found)
             clock.skip()
             return found
 
-        if step % run.evaluation.every == 0 or step == run.training.steps:
-            if step and not logs.has_evaluation(directory / "metrics.jsonl", step):  # it ended between the two
-                report = measured()
-        while step < run.training.steps and not stop.now(step):
+        def find_best() -> int | None:
+            """The step of the best evaluation, whose checkpoint is kept."""
+            best = measures.best_of(run.evaluation, history)
+            checkpoints.kept.best = None if best is None else best.step
+            return checkpoints.kept.best
+
+        find_best()
+        if is_measured() and not logs.has_evaluation(directory / "metrics.jsonl", step):  # it ended between the two
+            report = measured()
+        early = measures.stops_early(run.evaluation, history)
+        while step < steps and early is None and not stop.now(step):
             batch, position = next(feed)
             state, metrics = program.step(state, batch)
             step += 1
@@ -126,19 +157,22 @@ def _train(run: Run, console: Console) -> Report:
             recent.append((step, batch, metrics))
             if len(recent) == 2:
                 _watch(run, program, state, *recent[0], console)
-            last = step == run.training.steps
+            last = step == steps
             if step % run.logging.every == 0 or last:
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 values |= clock.lap(step, values["tokens"])
                 record(step, values)
-                bar.show(step, values, (run.training.steps - step) * clock.seconds_per_step)
+                bar.show(step, values, (steps - step) * clock.seconds_per_step)
             bar.advance(step)
             # First the checkpoint, so that an error of the evaluation costs no step.
             if step % run.checkpoints.every == 0 or last:
                 checkpoints.save(step, state, position)
-            if step % run.evaluation.every == 0 or last:
+            if is_measured():
                 report = measured()
+                early = measures.stops_early(run.evaluation, history)
             checkpoints.check()
+        if run.evaluation.every is None:
+            _draw(directory, report)
         if step:
             checkpoints.save(step, state, position)  # where a signal stopped it
         if recent:
@@ -146,6 +180,13 @@ def _train(run: Run, console: Console) -> Report:
     if stop.signal is not None:
         console.print(f"stopped by {stop.signal.name} at step {step}; the same command resumes it")
         raise KeyboardInterrupt if stop.signal == signal.SIGINT else SystemExit(128 + stop.signal)
+    if early is not None:
+        console.print(early, soft_wrap=True, highlight=False, markup=False)
+    if (best := measures.best_of(run.evaluation, history)) is not None:
+        console.print(
+            f"the best checkpoint by {run.evaluation.best} is that of step {best.step}: load it with --step best",
+            highlight=False,
+        )
     return report
 
 
@@ -224,7 +265,7 @@ def _describe(resolved: Resolved) -> None:
             resolved.tokenizer.save(directory / "tokenizer")
         if resolved.bundle is not None and resolved.bundle.generation is not None:
             save_generation(directory, resolved.bundle)
-        runs.write(resolved.run)
+        runs.write(resolved.run, resolved.facts)
     multihost_utils.sync_global_devices("run.json is written")
     if not multihost_utils.process_allgather(np.array(names.is_run(directory))).all():
         raise ValueError(f"{directory} is not one folder for all processes: choose a --directory that every host sees")
@@ -383,5 +424,5 @@ def _summary(resolved: Resolved) -> str:
     mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
     return (
         f"{count / 1e6:.1f} M parameters, {resolved.tokenizer.vocab_size} tokens in the vocabulary; "
-        f"{run.training.batch_size} x {run.data.length} tokens a step; {device}, {mesh}"
+        f"{resolved.steps:,} steps of {run.training.batch_size} x {run.data.length} tokens; {device}, {mesh}"
     )

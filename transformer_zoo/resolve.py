@@ -9,11 +9,12 @@ from typing import Any
 
 from etils import epath
 
-from transformer_zoo import folders, names, runs, sharding, training
+from transformer_zoo import folders, measures, names, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Data, Run
-from transformer_zoo.data import sources
+from transformer_zoo.data import epochs, pipeline, sources
 from transformer_zoo.data.documents import PIECE
+from transformer_zoo.data.fingerprints import difference, fingerprint
 from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.sources import Source
@@ -42,48 +43,106 @@ class Resolved:
     tokenizer: Tokenizer
     make_rows: RowMaker
     train_source: Source
-    validation_source: Source
+    validation_source: Source | None
+    """None: the run has no evaluation."""
+    steps: int
+    """Of the whole run, also where the settings count epochs."""
+    facts: dict[str, Any]
+    """What run.json records about the run besides its settings: `runs.facts`."""
     notes: list[str]
     """Settings that changed since the run in this folder began, a line each."""
     labels: str = ""
     """The labels of the data, in a line. Empty: there are none, or they were not read, since the run goes on."""
 
 
-def resolve(run: Run, tell: Tell | None = None) -> Resolved:
+def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     """Finds everything that a run needs, and everything that is wrong with it. Opens each split of its source once.
 
     Args:
-        tell: shows a line of what takes long.
+        tell: shows a line to the user, such as before something that takes long.
 
     Raises:
         ValueError: settings, data or weights that contradict one another or the run that the folder holds.
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
+    given = runs.digest(run)
     open_split = functools.cache(functools.partial(source_of, run.data))
-    for split in ("train", "validation"):
+    for split in _splits(run):
         run.objective.check_documents(open_split(split))
     run, step, bundle, notes, labels = _settle(run, open_split, tell)
     program = training.prepare(run)
+    measures.check(run.evaluation, program.measures)
     tokenizer = _tokenizer(run, step, bundle, open_split)
     if tokenizer.vocab_size > run.model.vocab_size:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
+    make_rows = run.objective.rows(tokenizer, run.data)
+    train = open_split("train")
+    validation = None if run.evaluation.every is None else open_split("validation")
+    data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
+    notes += [] if step is None else _changed_data(run, data)
+    if (total := run.training.steps) is None:
+        settings = run.training
+        rows = pipeline.Pipeline(
+            train, make_rows, batch_size=settings.batch_size, seed=settings.seed, workers=run.data.workers
+        )
+        total = epochs.steps_of(settings.epochs, rows, settings.batch_size, CACHE.parent / "rows", data["train"], tell)
+        run.optimizer.check_steps(total)
+        program = training.prepare(run, steps=total)
     return Resolved(
-        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer,
-        make_rows=run.objective.rows(tokenizer, run.data), train_source=open_split("train"),
-        validation_source=open_split("validation"), notes=notes, labels=labels,
+        run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=make_rows,
+        train_source=train, validation_source=validation, steps=total,
+        facts={"given": given, "steps": total, "data": data}, notes=notes, labels=labels,
     )  # fmt: skip
 
 
 def source_of(data: Data, split: str) -> Source:
-    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out."""
+    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out.
+
+    Raises:
+        ValueError, FileNotFoundError: as `sources.source`; a share to hold out of data with splits of their own.
+    """
     apart = data.validation_source
     if split == "train":
-        return sources.source(data.source, data.train_split, validation=data.validation_share if apart is None else 0)
-    share = data.validation_share if apart is None else 1
-    return sources.source(apart or data.source, data.validation_split, validation=share)
+        share = data.validation_share if apart is None else 0
+        opened = sources.source(data.source, data.train_split, validation=share)
+    else:
+        share = data.validation_share if apart is None else 1
+        opened = sources.source(apart or data.source, data.validation_split, validation=share)
+    if opened.own_splits and data.validation_share != Data.validation_share:
+        raise ValueError(
+            f"data.validation_share is {data.validation_share}, and {data.source} has splits of its own: leave it out; "
+            "data.train_split and data.validation_split name splits, of TFDS also parts such as train[:5%]"
+        )
+    return opened
+
+
+def _splits(run: Run) -> tuple[str, ...]:
+    """What a run reads: documents to train on, and to evaluate on unless its evaluation is off."""
+    return ("train",) if run.evaluation.every is None else ("train", "validation")
+
+
+def _changed_data(run: Run, data: dict[str, Any]) -> list[str]:
+    """Notes about held-out documents that are no longer those that the run began with.
+
+    Raises:
+        ValueError: the documents to train on have changed: the run's position in them has no meaning.
+    """
+    before = runs.facts(run.directory).get("data") or {}  # older versions did not record it
+    changed = {
+        split: difference(before[split], data[split]) for split in data if before.get(split) and data[split] is not None
+    }
+    if change := changed.get("train"):
+        raise ValueError(
+            f"the documents to train on, {run.data.source}, have changed since the run in {run.directory} began: "
+            f"{change}. Put them back, or begin another run with what this one has learned: "
+            f"--init-from {run.directory} --directory ANOTHER"
+        )
+    if change := changed.get("validation"):
+        return [f"held-out documents: {change}; measures on them cannot be compared with earlier ones"]
+    return []
 
 
 def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
@@ -94,7 +153,7 @@ def load_weights(run: Run, name: str, **kwargs: Any) -> Bundle:
 
 
 def _settle(
-    run: Run, open_split: OpenSplit, tell: Tell | None = None
+    run: Run, open_split: OpenSplit, tell: Tell = lambda line: None
 ) -> tuple[Run, int | None, Bundle | None, list[str], str]:
     """The completed run, the step of its latest checkpoint, the weights that it begins with, the settings that changed
     since it began, and its labels."""
@@ -105,7 +164,7 @@ def _settle(
     if before is not None:
         run = dataclasses.replace(run, objective=_as_it_began(run.objective, before.objective))
     if before is None or before.data != run.data:
-        splits = {split: open_split(split) for split in ("train", "validation")}
+        splits = {split: open_split(split) for split in _splits(run)}
         head = _head(run) if before is None else None
         objective, labels = run.objective.with_labels(run.model, splits, head, tell)
         run = dataclasses.replace(run, objective=objective)

@@ -1,14 +1,16 @@
 """The folder of a run: its settings, and everything that it writes.
 
-run.json        every setting, versions, devices, git revision
+run.json        every setting, what was found out about the data, versions, devices, git revision
 tokenizer/      the tokenizer
 generation_config.json      how the first weights generate, where they have such a file
 checkpoints/    training state by step
 metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
+confusion.png   the confusion matrix of a classifier in its last evaluation
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,14 +19,14 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from transformer_zoo import arguments, folders, json_files, names, registry, sharding, trees
+from transformer_zoo import arguments, folders, json_files, logs, measures, names, registry, sharding, trees
 from transformer_zoo import config as configuration
 from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.checkpoints.orbax import Checkpoints, steps
@@ -54,10 +56,15 @@ def settings(run: Run) -> dict[str, Any]:
     return json.loads(json.dumps(as_dict))
 
 
-def write(run: Run) -> None:
-    """Writes run.json, atomically."""
+def write(run: Run, facts: Mapping[str, Any] | None = None) -> None:
+    """Writes run.json, atomically.
+
+    Args:
+        facts: what was found out about the run, besides its settings.
+    """
     record = {
         "settings": settings(run),
+        **(facts or {}),
         "command": sys.argv,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -66,6 +73,67 @@ def write(run: Run) -> None:
         "git": _git_revision(),
     }
     json_files.write(folders.folder(run.directory) / names.RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def facts(directory: str | os.PathLike[str]) -> dict[str, Any]:
+    """What run.json records besides the settings.
+
+    given       hash of the settings as given, before data and first weights completed them
+    steps       of the whole run, also where the settings count epochs
+    data        fingerprints of the splits by their names
+    """
+    path = folders.folder(directory) / names.RECORD
+    return json_files.parse(path.read_bytes(), str(path))
+
+
+def digest(run: Run) -> str:
+    """A hash of the settings, wherever the folder is."""
+    return hashlib.sha256(json.dumps({**settings(run), "directory": None}, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def step_of(directory: str | os.PathLike[str], step: int | Literal["best"] | None) -> int:
+    """The step of a run's checkpoint: the latest, or the best by `evaluation.best`, or the one that is given.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        ValueError: another word.
+    """
+    saved = steps(folders.folder(directory) / "checkpoints")
+    known = ", ".join(map(str, saved))
+    if not saved:
+        raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
+    if step is None:
+        return saved[-1]
+    if step == "best":
+        run = read(directory)
+        if run.evaluation.best is None:
+            raise FileNotFoundError(
+                f"{directory} keeps no best checkpoint, since it is trained without evaluation.best: give one of the "
+                f"steps {known}"
+            )
+        values = measures.history(run.evaluation, lines(directory))
+        best = measures.best_of(run.evaluation, {step: value for step, value in values.items() if step in saved})
+        if best is None:
+            raise FileNotFoundError(
+                f"none of the checkpoints of {directory}, {known}, has an evaluation of {run.evaluation.best} yet"
+            )
+        if (absolute := measures.best_of(run.evaluation, values)) != best and absolute.step not in saved:
+            warnings.warn(
+                f"{directory} was best at step {absolute.step}, of which no checkpoint was kept: step {best.step} is "
+                "the best of the others",
+                stacklevel=3,
+            )
+        return best.step
+    if isinstance(step, str):
+        raise ValueError(f"step is {step!r}: it must be a number or best")
+    if step not in saved:
+        raise FileNotFoundError(f"{directory} holds no checkpoint of step {step} (there are: {known})")
+    return step
+
+
+def lines(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Of metrics.jsonl, as `logs.read_json_lines`."""
+    return logs.read_json_lines(folders.folder(directory) / "metrics.jsonl")
 
 
 @contextlib.contextmanager
@@ -203,6 +271,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     seed: int = 0,
     family: str | None = None,
+    step: int | Literal["best"] | None = None,
 ) -> Bundle:
     """A model by name: one that a run has trained, by the run's folder, or a published one (`from_pretrained`).
 
@@ -214,18 +283,21 @@ def load(
         dtype, param_dtype, compute: as in `from_pretrained`. None: the run's.
         seed: seed of the fresh parameters.
         family: as in `from_pretrained`.
+        step: as in `load_run`, for a run.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
     """
     if not names.is_run(name):
+        if step is not None:
+            raise ValueError(f"step={step} is for the checkpoints of a run, and {name} is none: leave it out")
         return from_pretrained(
             name, task=task, labels=labels, dtype=dtype, param_dtype=param_dtype, compute=compute, mesh=mesh, seed=seed,
             family=family,
         )  # fmt: skip
     names.check_family(name, read(name).model, family)
     compute = choose_compute(compute, dtype, param_dtype, default=read(name).compute)
-    bundle = load_run(name, mesh=mesh, compute=compute)
+    bundle = load_run(name, step, mesh=mesh, compute=compute)
     config = names.labelled(bundle.config, labels)
     if task in (None, bundle.model.task) and config == bundle.config:
         return bundle
@@ -262,17 +334,18 @@ def _heads(model: Any) -> dict[str, str]:
 
 def load_run(
     directory: str | os.PathLike[str],
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
     mesh: jax.sharding.Mesh | None = None,
     *,
     compute: Compute | None = None,
     whole: bool = False,
 ) -> Bundle:
-    """The model that a run has trained, as of its latest checkpoint or of a step.
+    """The model that a run has trained, as of its latest checkpoint or of another one.
 
     Where the run keeps a moving average of the parameters, the average is loaded.
 
     Args:
+        step: of the checkpoint; "best": the one with the best value of the run's `evaluation.best`. None: the latest.
         compute: precision, memory and speed. None: the run's.
         whole: everything that was trained (such as a student with its teacher), as the run's objective needs it.
             False: only the result.
@@ -283,19 +356,14 @@ def load_run(
     """
     arguments.check(load_run, locals())
     directory, run = folders.folder(directory), read(directory)
-    saved = steps(directory / "checkpoints")
-    if not saved:
-        raise FileNotFoundError(f"{directory} holds a run without a checkpoint: train it first")
-    if step not in (None, *saved):
-        known = ", ".join(map(str, saved))
-        raise FileNotFoundError(f"{directory} holds no checkpoint of step {step} (there are: {known})")
+    step = step_of(directory, step)
     model = run.objective.model(run.model, compute or run.compute)
     shapes = registry.param_shapes(model)
     mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
     shardings = sharding.param_shardings(shapes, mesh)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     checkpoints = Checkpoints(directory / "checkpoints")
-    params = checkpoints.restore_parameters(saved[-1] if step is None else step, shapes)
+    params = checkpoints.restore_parameters(step, shapes)
     checkpoints.close()
     if not whole:
         model, params = run.objective.result(model, params)

@@ -118,6 +118,8 @@ class Program:
     """Shapes of the state, each with its sharding."""
     batch: dict[str, jax.ShapeDtypeStruct]
     """Shapes of a global batch, each with its sharding."""
+    measures: tuple[str, ...]
+    """Names of the objective's measures."""
     step: Any
     """jit of `train_step`: (state, batch) -> (state, metrics); the new state reuses the old one's memory."""
 
@@ -136,15 +138,19 @@ class Program:
             return jax.jit(make, out_shardings=shardings)(params)
 
 
-def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
+def prepare(run: Run, devices: Sequence[jax.Device] | None = None, steps: int | None = None) -> Program:
     """A run's program. It reads no data and allocates no memory: the devices need not be attached.
+
+    Args:
+        steps: of the schedule. None: those of the settings, or where these count epochs, as few as the schedule needs,
+            which changes neither shapes nor memory.
 
     Raises:
         ValueError: settings that contradict each other: a mesh that does not divide devices, rows or parameters, a task
             that the family lacks, ...
     """
-    training = run.training
-    objective = run.objective
+    training, objective = run.training, run.objective
+    steps = steps or training.steps or run.optimizer.least_steps
     mesh = sharding.make_mesh(**dataclasses.asdict(run.mesh), devices=devices)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if training.batch_size % (training.accumulation * ways):
@@ -155,7 +161,7 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
     model = objective.model(run.model, run.compute)
     shapes = registry.param_shapes(model)
     frozen = dataclasses.replace(run.optimizer, freeze=run.optimizer.freeze + objective.frozen)
-    optimizer = optim.make_optimizer(frozen, training.steps, shapes)
+    optimizer = optim.make_optimizer(frozen, steps, shapes)
     state = jax.eval_shape(
         functools.partial(make_state, optimizer=optimizer, seed=0, ema=run.optimizer.ema is not None), shapes
     )
@@ -167,17 +173,21 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None) -> Program:
     )  # fmt: skip
     step = functools.partial(
         train_step, model=model, objective=objective, optimizer=optimizer,
-        rate=optim.schedule(run.optimizer, training.steps), accumulation=training.accumulation, ema=run.optimizer.ema,
+        rate=optim.schedule(run.optimizer, steps), accumulation=training.accumulation, ema=run.optimizer.ema,
     )  # fmt: skip
     batch = batch_shapes(run, mesh)
     # Traced, so that the model raises its own errors, such as for rows longer than its positions.
-    jax.eval_shape(functools.partial(objective.sums, model), shapes, batch)
+    measures = jax.eval_shape(
+        lambda params, batch: objective.report(objective.sums(model, params, batch), objective.counts(batch)),
+        shapes, batch,
+    )  # fmt: skip
     return Program(
         model=model,
         mesh=mesh,
         optimizer=optimizer,
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings),
         batch=batch,
+        measures=tuple(measures),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
     )
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,9 +40,10 @@ class Checkpoints:
         keep: int | None = None,
         keep_every: int | None = None,
     ) -> None:
+        self.kept = _Kept(keep, keep_every)
         if write:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True, enable_async_checkpointing=True
+                preservation_policy=self.kept, cleanup_tmp_directories=True, enable_async_checkpointing=True
             )
         else:
             options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
@@ -165,6 +166,23 @@ class Checkpoints:
             raise OSError(
                 f"the checkpoint of step {self._asked} could not be written to {place}{free}: {_in_short(error, 500)}"
             ) from error
+
+
+class _Kept:
+    """Which checkpoints remain when another one is saved: a policy of Orbax."""
+
+    best: int | None = None
+    """The step of one that is kept besides."""
+
+    def __init__(self, latest: int | None, every: int | None) -> None:
+        self._latest, self._every = latest, every
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each of the checkpoints, which have a step, is kept."""
+        saved = sorted(checkpoint.step for checkpoint in checkpoints)
+        latest = saved if self._latest is None else saved[-self._latest :]
+        kept = {*latest, self.best, *(step for step in saved if self._every and step % self._every == 0)}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 @contextlib.contextmanager

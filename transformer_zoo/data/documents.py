@@ -1,5 +1,6 @@
 """What a source of documents is, and the one way in which a field of a document is read."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -17,6 +18,8 @@ class Source:
 
     split: str = "all"
     """The split that was opened."""
+    own_splits: bool = False
+    """Whether the data came divided into splits."""
     fingerprint: str | None = None
     """A digest of the content of its documents, in order. None: it was not computed."""
 
@@ -94,6 +97,37 @@ class Part(Source):
     def classes(self, field: str) -> tuple[str, ...] | None:
         """As in the whole."""
         return self._whole.classes(field)
+
+
+# Pieces
+
+
+BORDERS = tuple(map(re.compile, (rb"\S\n(?=\S)", rb"\S(?= \S)", rb"\s(?=\S)")))
+"""Where a text may be cut, the best first: at the end of a match of one of the first two, byte-level BPE has the same
+tokens before and after as in the whole."""
+
+
+def border(text: bytes) -> int:
+    """The last place to cut a text, never its beginning."""
+    for pattern in BORDERS:
+        if places := [match.end() for match in pattern.finditer(text)]:
+            return places[-1]
+    return max(i for i in range(1, len(text)) if text[i] & 0xC0 != 0x80)  # between two characters
+
+
+def pieces_of(text: str, size: int = PIECE) -> Iterator[str]:
+    """A text in pieces of at most `size` characters, cut as `border` does in their last few thousand."""
+    start = 0
+    while len(text) - start > size:
+        end = start + size
+        window = text[end - min(size // 2, 1 << 12) : end].encode()
+        end -= len(window[border(window) :].decode())
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+# Fields
 
 
 def place_of(document: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ import glob
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -32,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformer_zoo import json_files
-from transformer_zoo.data.documents import Document, Record, Source, field_of, text_in
+from transformer_zoo.data.documents import Document, Record, Source, border, field_of, text_in
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "decompressed"
 """Folder of decompressed files. If it cannot be written, the folder for temporary files is used."""
@@ -84,8 +83,8 @@ class File:
     def not_utf8(self, at: int, byte: int) -> ValueError:
         with self.open() as stream:
             utf16 = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        hint = "; it begins like UTF-16: save it as UTF-8" if utf16 else ""
-        return ValueError(f"{self.path} is not UTF-8: byte {at} is 0x{byte:02x}, line {self.line(at)}{hint}")
+        hint = "it begins like UTF-16: save it as UTF-8" if utf16 else "save it as UTF-8"
+        return ValueError(f"{self.path} is not UTF-8: byte {at} is 0x{byte:02x}, line {self.line(at)}; {hint}")
 
     def line(self, at: int) -> int:
         """The number of the line, from 1, that holds a byte."""
@@ -93,7 +92,7 @@ class File:
             return stream.read(int(at)).count(b"\n") + 1
 
 
-class FileSource(Source):
+class FileSource(Source, abc.ABC):
     """Documents in files.
 
     Args:
@@ -172,7 +171,7 @@ class TextSource(FileSource):
                 while end - start > size:
                     window = min(size // 2, 1 << 12)
                     stream.seek(start + size - window)
-                    at = start + size - window + _border(stream.read(window))
+                    at = start + size - window + border(stream.read(window))
                     spans.append((which, start, at, 1))
                     start = at
             spans.append((which, start, end, continued))
@@ -198,18 +197,6 @@ class TextSource(FileSource):
                     digest.update(data)
             found.append(digest.digest())
         return _numbers(found)
-
-
-BORDERS = tuple(map(re.compile, (rb"\S\n(?=\S)", rb"\S(?= \S)", rb"\s(?=\S)")))
-"""Where a text may be cut, the best first: at its end, a match leaves the tokens of byte-level BPE as they are."""
-
-
-def _border(text: bytes) -> int:
-    """The last place to cut a text, never its beginning."""
-    for border in BORDERS:
-        if places := [match.end() for match in border.finditer(text)]:
-            return places[-1]
-    return max(i for i in range(1, len(text)) if text[i] & 0xC0 != 0x80)  # between two characters
 
 
 class LinesSource(FileSource):
@@ -248,15 +235,19 @@ class LinesSource(FileSource):
         file, start, _ = self.locate(index)
         return f"{file.path}, line {file.line(start)}"
 
+    def content(self, file: File, data: bytes) -> bytes:
+        """What makes a document of these bytes equal to another one."""
+        return data.strip()
+
     def hashes(self) -> np.ndarray:
-        """uint64[documents]: of the bytes of each, without white space around them."""
+        """uint64[documents]: of the content of each."""
         found = bytearray()
         for file, spans in zip(self._files, self._spans):
             with file.open() as stream:
                 for some in np.array_split(spans, len(spans) // 4096 + 1):
                     for start, size in some.tolist():
                         stream.seek(start)
-                        found += _digest(stream.read(size).strip()).digest()
+                        found += _digest(self.content(file, stream.read(size))).digest()
         return _numbers([found])
 
 
@@ -274,10 +265,18 @@ class JsonLinesSource(LinesSource):
         try:
             fields = json.loads(self.bytes(index))
         except (ValueError, RecursionError) as error:  # nested too deeply
-            raise ValueError(f"{self.place(index)}: not JSON: {error}") from None
+            raise ValueError(f"{self.place(index)}: not JSON: {error}{self._hint(index)}") from None
         if not isinstance(fields, dict):
-            raise ValueError(f"{self.place(index)}: a {type(fields).__name__} where an object is expected")
+            kind = type(fields).__name__
+            raise ValueError(f"{self.place(index)}: a {kind} where an object is expected{self._hint(index)}")
         return fields
+
+    def _hint(self, index: int) -> str:
+        file, first, _ = self.locate(index)
+        with file.open() as stream:
+            stream.seek(first)
+            whole = stream.read(1) == b"["
+        return "; if the file is a list of objects, write one object a line instead (jq -c '.[]' does)" if whole else ""
 
 
 class TableSource(LinesSource):
@@ -286,10 +285,10 @@ class TableSource(LinesSource):
 
     A field in quotation marks may have separators and line ends in it, and a quotation mark where there are two.
     A header with semicolons and without commas tells that semicolons separate, as spreadsheets in many countries write.
-    Blank rows are left out.
+    Blank rows are left out, and so are columns without a name, such as a table's row numbers.
 
     Raises:
-        ValueError: besides, no header, a column without a name, columns of one name, a row with more or fewer fields
+        ValueError: besides, no header, columns of one name, a row with more or fewer fields
             than the header, quotation marks that do not match, files with different columns.
     """
 
@@ -303,11 +302,12 @@ class TableSource(LinesSource):
     def check(self) -> None:
         """Besides: the columns of all files are the same, and one of them has the name of the key."""
         first, *others = self._files
-        columns = self._headers[first]
+        named = lambda file: [name for name in self._headers[file] if name]
+        columns = named(first)
         for file in others:
-            if sorted(self._headers[file]) != sorted(columns):
+            if sorted(named(file)) != sorted(columns):
                 raise ValueError(
-                    f"{file.path} has the columns {', '.join(self._headers[file])}, and {first.path} has "
+                    f"{file.path} has the columns {', '.join(named(file))}, and {first.path} has "
                     f"{', '.join(columns)}: the files of a source must have the same ones"
                 )
         self._key = _text_column(first.path, columns, columns, self._key)
@@ -360,7 +360,15 @@ class TableSource(LinesSource):
         file, start, _ = self.locate(index)
         text = file.text(self.bytes(index), start)
         (fields,) = csv.reader([text], delimiter=self._separators[file], strict=True)
-        return dict(zip(self._headers[file], fields, strict=True))
+        return {name: field for name, field in zip(self._headers[file], fields, strict=True) if name}
+
+    def content(self, file: File, data: bytes) -> bytes:
+        """Without the columns that have no name."""
+        header = self._headers[file]
+        if "" not in header:
+            return super().content(file, data)
+        (fields,) = csv.reader([data.decode()], delimiter=self._separators[file], strict=True)
+        return "\0".join(field for name, field in zip(header, fields) if name).encode()
 
 
 class TabSource(TableSource):
@@ -370,9 +378,7 @@ class TabSource(TableSource):
 
 
 def _header(names: list[str], place: str) -> list[str]:
-    if "" in names:
-        raise ValueError(f"{place}: the header names no column {names.index('') + 1} (columns: {', '.join(names)})")
-    if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
+    if repeated := [name for name, count in collections.Counter(names).items() if count > 1 and name]:
         raise ValueError(f"{place}: the header has {', '.join(repeated)} more than once")
     return names
 

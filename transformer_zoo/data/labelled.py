@@ -59,6 +59,7 @@ class SequenceRows(FramedRows):
     """
 
     name: ClassVar[str] = "sequence_rows"
+    row_per_document: ClassVar[bool] = True
 
     texts: tuple[str, ...]
     """The field with the text, or the two fields with the texts."""
@@ -70,6 +71,9 @@ class SequenceRows(FramedRows):
     """The names of the classes."""
     separator: str | None = None
     """What separates several classes in a text. None: they are a list."""
+    by_index: bool | None = None
+    """A number that is no text is the index of a class, even where names are numbers. None: no; older versions saved no
+    such setting."""
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, and the targets.
@@ -96,14 +100,15 @@ class SequenceRows(FramedRows):
         columns = [[field_of(example, name) for example in examples] for name in self.texts]
         encodings = self.tokenizer.encode_batch(*columns, template=True)
         rows = self.framed([(encoding, shortened(encoding, self.length)) for encoding in encodings])
+        index_of = lambda value: class_of(value, self.labels, self.label, self.by_index)
         for row, value in enumerate(field_of(example, self.label) for example in examples):
             if self.problem == "multi_label_classification":
                 several = labels_in(value, self.separator, self.label)
-                rows["targets_BC"][row, [class_of(one, self.labels, self.label) for one in several]] = 1
+                rows["targets_BC"][row, [index_of(one) for one in several]] = 1
             elif self.problem == "regression":
                 rows["targets_B"][row] = number_of(value, self.label)
             else:
-                rows["targets_B"][row] = class_of(value, self.labels, self.label)
+                rows["targets_B"][row] = index_of(value)
         return rows
 
 
@@ -121,6 +126,8 @@ class TokenRows(FramedRows):
     """Which tokens of a span are labelled."""
     labels: tuple[str, ...]
     """The names of the classes."""
+    by_index: bool | None = None
+    """As in `SequenceRows`."""
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, the targets, and which tokens have one."""
@@ -136,13 +143,15 @@ class TokenRows(FramedRows):
         Raises:
             ValueError: an example without these fields, an unknown label, or a row too short for any text.
         """
-        read = lambda e: _text_and_spans(field_of(e, self.text), field_of(e, self.spans), self.labels, self.spans)
-        texts, all_spans = zip(*map(read, examples))
+        read = lambda e: spans_in(field_of(e, self.text), field_of(e, self.spans), self.spans)
+        texts, *all_spans = zip(*map(read, examples))
+        index_of = lambda value: class_of(value, self.labels, self.spans, self.by_index)
         parts, targets, judged = [], [], []
-        for content, (*borders, classes), encoding in zip(
-            texts, all_spans, self.tokenizer.encode_batch(texts, template=True)
+        for content, starts, ends, names, encoding in zip(
+            texts, *all_spans, self.tokenizer.encode_batch(texts, template=True)
         ):
-            owners = span_of_tokens(len(content), encoding, *borders)
+            classes = np.array([index_of(name) for name in names], np.int32)
+            owners = span_of_tokens(len(content), encoding, starts, ends)
             labelled = owners >= 0
             if self.subwords == "first":
                 new = np.ones(labelled.sum(), bool)
@@ -203,7 +212,7 @@ class AnswerRows(FramedRows):
         encodings = self.tokenizer.encode_batch(questions, contexts, template=True)
         parts, allowed, spans = [], [], []
         for example, context, encoding in zip(examples, contexts, encodings):
-            answers = list(_answers(context, field_of(example, self.answers), self.answers))
+            answers = answers_in(context, field_of(example, self.answers), self.answers)
             of_question = np.cumsum(encoding.texts == 0)
             wanted = (encoding.texts != 0) | (of_question <= self.question_length)
             for kept in windows(encoding, 1, self.length, self.overlap, wanted):
@@ -242,51 +251,63 @@ def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.n
 # Fields
 
 
-def labels_of_spans(spans: Any, field: str) -> list[Any]:
-    """The label of each span: under `label` of lists or of each object; or the members of a list.
+def spans_in(text: Any, spans: Any, field: str) -> tuple[str, np.ndarray, np.ndarray, list[Any]]:
+    """A text, and starts, ends and labels of its spans. Words become a text with a space between them.
+
+    Args:
+        text: a text, or a list of words.
+        spans: of a text, lists under `start`, `end` and `label`, or a list of objects with these; of words, a label
+            each.
+        field: the field of the spans, with which an error begins.
 
     Raises:
-        ValueError: spans without labels; the message begins with the field.
+        ValueError: neither, another number of labels than of spans, or a span outside of the text.
     """
-    if isinstance(spans, dict):
-        spans = spans.get("label")
-    elif isinstance(spans, list) and spans and all(isinstance(span, dict) for span in spans):
-        spans = [span.get("label") for span in spans]
-    if not isinstance(spans, list | tuple | np.ndarray):
-        raise ValueError(
-            f"{field} is {json_files.excerpt(repr(spans))}, where a list of labels is expected, or the start, end and "
-            "label of spans"
-        )
-    return list(spans)
-
-
-def _text_and_spans(
-    text: str | list[str], spans: Any, labels: tuple[str, ...], field: str
-) -> tuple[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """A text, and starts, ends, classes of its spans. Words become a text with a space between them."""
     if isinstance(text, str):
         if isinstance(spans, list):  # an object for each
-            spans = {name: [field_of(span, name) for span in spans] for name in ("start", "end", "label")}
-        starts, ends, names = (field_of(spans, name) for name in ("start", "end", "label"))
-    else:
+            spans = {name: [_member(span, name, field) for span in spans] for name in ("start", "end", "label")}
+        starts, ends, names = (_member(spans, name, field) for name in ("start", "end", "label"))
+    elif isinstance(text, list | tuple | np.ndarray) and all(isinstance(word, str) for word in text):
         names = spans
         ends = np.cumsum([len(word) + 1 for word in text]) - 1
         starts = ends - [len(word) for word in text]
         text = " ".join(text)
+    else:
+        raise ValueError(f"{field} are the labels of {json_files.excerpt(repr(text))}, which is no text and no words")
+    if isinstance(names, str) or not all(hasattr(values, "__len__") for values in (starts, ends, names)):
+        raise ValueError(
+            f"{field} is {json_files.excerpt(repr(spans))}, where a list of labels is expected, or the start, end and "
+            "label of spans"
+        )
     if not len(starts) == len(ends) == len(names):
         raise ValueError(f"{field}: {len(starts)} spans begin, {len(ends)} end, and there are {len(names)} labels")
     starts, ends = np.array(starts, np.int32), np.array(ends, np.int32)
     if (starts < 0).any() or (ends > len(text)).any():
         raise ValueError(f"{field}: a span lies outside of its text of {len(text)} characters")
-    return text, (starts, ends, np.array([class_of(name, labels, field) for name in names], np.int32))
+    return text, starts, ends, names.tolist() if isinstance(names, np.ndarray) else list(names)
 
 
-def _answers(context: str, answers: Any, field: str) -> Iterator[tuple[int, int]]:
-    """First character, and one past the last, of each answer."""
-    for text, start in zip(field_of(answers, "text"), field_of(answers, "answer_start"), strict=True):
+def answers_in(context: str, answers: Any, field: str) -> list[tuple[int, int]]:
+    """First character, and one past the last, of each answer in its context.
+
+    Raises:
+        ValueError: no such lists, or an answer that is not at its place; the message begins with the field.
+    """
+    texts, starts = (_member(answers, name, field) for name in ("text", "answer_start"))
+    if len(texts) != len(starts):
+        raise ValueError(f"{field}: {len(texts)} answers, and {len(starts)} places where they start")
+    for text, start in zip(texts, starts):
         if context[start : start + len(text)] != text:
             raise ValueError(f"{field}: {text!r} does not stand at character {start} of its context")
-        yield int(start), int(start) + len(text)
+    return [(int(start), int(start) + len(text)) for text, start in zip(texts, starts)]
+
+
+def _member(value: Any, name: str, field: str) -> Any:
+    """An entry of a value that is an object."""
+    if not isinstance(value, dict) or name not in value:
+        has = f"it has {', '.join(value)}" if isinstance(value, dict) else json_files.excerpt(repr(value))
+        raise ValueError(f"{field} has no field {name!r}: {has}")
+    return value[name]
 
 
 def _tokens_of(offsets: np.ndarray, start: int, end: int) -> tuple[int, int] | None:

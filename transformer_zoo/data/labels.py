@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from transformer_zoo import json_files
-from transformer_zoo.data.documents import Document, Source, field_of
+from transformer_zoo.data.documents import Document, Source
 
 MOST_CLASSES = 1000
 """Classes that are found in data, at most: more distinct labels than that are no classes."""
@@ -34,14 +34,22 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # One label
 
 
-def class_of(value: Any, labels: tuple[str, ...], field: str) -> int:
+def class_of(value: Any, labels: tuple[str, ...], field: str, by_index: bool | None = None) -> int:
     """The index of the class that a label means.
+
+    Args:
+        value: a name, a number or a boolean.
+        labels: the names of the classes.
+        field: the name of the label's field.
+        by_index: a number that is no text is an index, even where names are numbers.
 
     Raises:
         ValueError: no label, or none of the classes. The message begins with the field.
     """
     value = _plain(value)
     by_name, by_number = _indices(labels)
+    if by_index and not isinstance(value, str):
+        by_number = {}
     spellings = (str(value), str(value).lower()) if isinstance(value, bool) else (value,)
     for name in spellings:
         if isinstance(name, str) and name in by_name:
@@ -176,6 +184,8 @@ class Survey:
     examples: int
     several: bool
     """An example may have any number of labels."""
+    by_index: bool | None
+    """As in `class_of`."""
 
     def counts(self, labels: tuple[str, ...]) -> dict[str, int]:
         """The number of labels of each class, in the order of the classes.
@@ -185,7 +195,7 @@ class Survey:
         """
         counts = dict.fromkeys(labels, 0)
         for (_, value), count in self.seen.items():
-            counts[labels[class_of(value, labels, self.field)]] += count
+            counts[labels[class_of(value, labels, self.field, self.by_index)]] += count
         return counts
 
     def fits(self, labels: tuple[str, ...]) -> bool:
@@ -225,10 +235,11 @@ def survey(
     documents: Sequence[Document],
     split: str,
     field: str,
-    labels_of: Callable[[Any], Iterable[Any]],
+    labels_of: Callable[[Document], Iterable[Any]],
     labels: tuple[str, ...] = (),
     *,
     several: bool = True,
+    by_index: bool | None = None,
     tell: Tell | None = None,
 ) -> Survey:
     """Reads and checks all labels of a split.
@@ -237,9 +248,10 @@ def survey(
         documents: the examples.
         split: its name.
         field: the field with the labels.
-        labels_of: the value of the field -> its labels.
+        labels_of: an example -> its labels.
         labels: the names of the classes. Empty: to be found.
         several: an example may have any number of labels.
+        by_index: as in `class_of`.
         tell: shows a line, if this takes long.
 
     Raises:
@@ -248,15 +260,15 @@ def survey(
     """
     seen: collections.Counter[tuple[type, Any]] = collections.Counter()
 
-    def count(value: Any) -> None:
-        for label in map(_plain, labels_of(value)):
+    def count(document: Document) -> None:
+        for label in map(_plain, labels_of(document)):
             try:
                 known = (type(label), label) in seen
             except TypeError:  # a list, which cannot be counted
                 known = False
             if not known:
                 if labels:
-                    class_of(label, labels, field)
+                    class_of(label, labels, field, by_index)
                 else:
                     _check_label(label, field)
                 if not labels and len(seen) == MOST_CLASSES:
@@ -264,26 +276,22 @@ def survey(
                     raise _no_classes(field, split, f"more than {MOST_CLASSES:,} distinct values", some)
             seen[type(label), label] += 1
 
-    examples = sum(1 for _ in each(documents, split, field, count, tell))
-    return Survey(field, split, dict(seen), examples, several)
+    examples = sum(1 for _ in each(documents, split, count, tell))
+    return Survey(field, split, dict(seen), examples, several, by_index)
 
 
 def each(
-    documents: Sequence[Document], split: str, field: str, read: Callable[[Any], Any], tell: Tell | None = None
+    documents: Sequence[Document], split: str, read: Callable[[Document], Any], tell: Tell | None = None
 ) -> Iterator[Any]:
-    """`read` of each example's field.
+    """What `read` returns for each example of a split.
 
     Raises:
-        ValueError: an example without the field, or `read` raised one; the message says where the example is.
+        ValueError: `read` raised one; the message also says where the example is.
     """
     start, announced = time.monotonic(), tell is None
     for index, document in enumerate(documents):
         try:
-            value = field_of(document, field)
-        except ValueError as error:  # which says where the example is
-            raise ValueError(f"split {split}: {error}") from None
-        try:
-            yield read(value)
+            yield read(dict(document))  # which does not say where it is
         except _NoClasses:
             raise
         except ValueError as error:
@@ -294,7 +302,7 @@ def each(
             expected = took * len(documents) / (index + 1)
             announced = took > 1
             if announced and expected > SLOW:
-                tell(f"reading {field} of the {len(documents):,} examples of {split}: about {expected:,.0f} s")
+                tell(f"reading the labels of the {len(documents):,} examples of {split}: about {expected:,.0f} s")
 
 
 def line(surveys: Sequence[dict[str, int]], splits: Sequence[str], field: str, origin: str) -> str:

@@ -6,7 +6,8 @@ permutation. A group is read and made into rows by itself, so its rows depend on
 it; and a position in the data is two integers, a group and a row of it. Packing across an endless stream, as grain's
 own packing does, would tie the rows to how the stream is divided over workers, and a table of all lengths would need a
 pass over the corpus before the first step. A group needs neither: the permutation is computed index by index, and only
-one group is in memory. The cost is about one partly filled row a group, under a percent, and that every training
+one group is in memory. A long text file is in the permutation as its pieces, each a document; `PackedTexts` puts an end
+after the last of them alone. The cost is about one partly filled row a group, under a percent, and that every training
 process tokenises every group in order to find its own rows: text is a few bytes a token, and if one core cannot keep
 up, there are `workers`.
 """
@@ -109,6 +110,7 @@ class Pipeline:
         self._rows_here = batch_size // process_count
         self._first_here = process_index * self._rows_here
         self._workers = workers
+        self.row_per_document = make_rows.row_per_document
         self._groups_per_epoch = math.ceil(len(source) / group)
 
         documents = grain.MapDataset.source(source)
@@ -146,6 +148,32 @@ class Pipeline:
     def epoch(self) -> int:
         """Passes over the source that are complete."""
         return self._group // self._groups_per_epoch
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """What the rows and their order follow from, besides the documents, as JSON."""
+        return dict(self._settings)
+
+    def count_rows(self, passes: int) -> Iterator[tuple[int, float, int]]:
+        """Counts the rows of the first passes over the source. The position does not change.
+
+        Where a document does not stand for a row, the rows are made to count them, group by group.
+
+        Yields:
+            The number of a pass, from 0; the share of it that has been counted; the rows of it so far.
+        """
+        if self.row_per_document:
+            yield from ((number, 1.0, self._settings["documents"]) for number in range(passes))
+            return
+        groups = self._start(0)
+        try:
+            for number in range(passes):
+                rows = 0
+                for group in range(1, self._groups_per_epoch + 1):
+                    rows += len(next(iter(next(groups).values())))
+                    yield number, group / self._groups_per_epoch, rows
+        finally:
+            _close(groups)
 
     def get_state(self) -> dict[str, Any]:
         """The position, the same on every process, as a dictionary for JSON.
@@ -189,14 +217,7 @@ class Pipeline:
 
     def _stop(self) -> None:
         if self._iterator is not None:
-            # A worker cannot end while its rows wait in the pipe, and grain waits 25 seconds before it kills one. Our
-            # workers have nothing to finish.
-            patience = process_prefetch._PROCESS_KILL_TIMEOUT_S
-            process_prefetch._PROCESS_KILL_TIMEOUT_S = 0
-            try:
-                self._iterator.close()
-            finally:
-                process_prefetch._PROCESS_KILL_TIMEOUT_S = patience
+            _close(self._iterator)
             self._iterator = None
 
     def _go_to(self, group: int, row: int) -> None:
@@ -215,7 +236,7 @@ class Pipeline:
             if self._rows is not None:
                 self._go_to(self._group + 1, 0)
             if self._iterator is None:
-                self._iterator = self._start()
+                self._iterator = self._start(self._group)
             try:
                 self._rows = next(self._iterator)
             except StopIteration:
@@ -230,10 +251,10 @@ class Pipeline:
                 raise ValueError("no document of the source has any text to make a row of")
         return True
 
-    def _start(self) -> Iterator[Rows]:
-        """The groups from the current one on, prepared in the background."""
+    def _start(self, group: int) -> Iterator[Rows]:
+        """The groups from one on, prepared in the background."""
         ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-        groups = self._groups[self._group :].to_iter_dataset(ahead)
+        groups = self._groups[group:].to_iter_dataset(ahead)
         if self._workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # grain reads flags, which only programs that absl itself runs have parsed
@@ -243,6 +264,18 @@ class Pipeline:
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
             groups = groups.mp_prefetch(options, worker_init_fn=_begin_worker)
         return iter(groups)
+
+
+def _close(groups: Any) -> None:
+    """Ends the workers that prepare groups."""
+    # A worker cannot end while its rows wait in the pipe, and grain waits 25 seconds before it kills one. Our workers
+    # have nothing to finish.
+    patience = process_prefetch._PROCESS_KILL_TIMEOUT_S
+    process_prefetch._PROCESS_KILL_TIMEOUT_S = 0
+    try:
+        groups.close()
+    finally:
+        process_prefetch._PROCESS_KILL_TIMEOUT_S = patience
 
 
 def _shuffled(make_rows: RowMaker, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:

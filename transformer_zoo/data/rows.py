@@ -26,6 +26,8 @@ class RowMaker(abc.ABC):
 
     name: ClassVar[str]
     """Its name in saved positions, which outlive the name of the class."""
+    row_per_document: ClassVar[bool] = False
+    """Each document makes exactly one row, whatever it holds."""
 
     tokenizer: Tokenizer | None = None
     """None: `shapes` works, which do not depend on it; rows cannot be made."""

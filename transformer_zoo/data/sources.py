@@ -89,6 +89,8 @@ class TfdsSource(Source):
         ValueError: no such split or feature, or a file format that cannot be read at random.
     """
 
+    own_splits = True
+
     def __init__(self, folder: str | Path, split: str, key: str | None = None) -> None:
         self._arguments = (str(folder), split, key)
         builder = tfds.builder_from_directory(str(folder))
@@ -242,17 +244,19 @@ def _hashes(whole: Any) -> np.ndarray:
 def _part(whole: Source, split: str, validation: float, name: str) -> Source:
     """The documents of a split: those with the smallest hashes are held out."""
     hashes = _hashes(whole)
-    if (hashes == hashes[0]).all():
-        whole = whole.divided(validation)  # one document, or copies of it: pieces of it are held out
+    limit = np.uint64(int(validation * 2**64))
+    if (hashes == hashes[0]).all():  # one document, or copies of it: pieces of it are held out
+        whole = whole.divided(validation)
         hashes = whole.hashes()
-        if (hashes == hashes[0]).all():
+        limit = np.sort(hashes)[min(max(1, round(validation * len(hashes))), len(hashes) - 1)]
+        if (hashes == limit).all():
             if split == "train":
                 return copy.copy(whole)
             raise ValueError(
                 f"{name} holds one document, so none can be held out: give the validation documents as a source of "
                 'their own (data.validation_source), or ask for the split "all"'
             )
-    held_out = hashes < np.uint64(int(validation * 2**64))
+    held_out = hashes < limit
     if not held_out.any():
         held_out = hashes == hashes.min()
     if held_out.all():
@@ -321,7 +325,7 @@ def _arrow(arguments: str, split: str | None, validation: float, data_dir: str |
     whole = files.ArrowSource(chosen, key)
     if not len(whole):
         raise ValueError(f"the split {split!r} of {path} is empty")
-    whole.split = split
+    whole.split, whole.own_splits = split, True
     return whole
 
 

@@ -28,6 +28,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from transformer_zoo import arguments, json_files
 from transformer_zoo.data import spm
+from transformer_zoo.data.documents import pieces_of
 from transformer_zoo.data.encoding import Cutter, Encoding
 from transformer_zoo.data.spm import Usual
 from transformer_zoo.data.tokenizer_files import (
@@ -50,6 +51,9 @@ from transformer_zoo.data.tokenizer_library import Library, as_json, is_panic
 
 SENTINELS = 100
 """Of a tokenizer trained here for T5, as many as T5 has."""
+
+LONG = 1 << 20
+"""Characters of the longest text that the libraries cut in one go for training."""
 
 Kind = Literal["bpe", "roberta", "wordpiece", "t5"]
 
@@ -242,9 +246,27 @@ class Tokenizer:
         """What training needs of some texts: ids, int32[n], and by how many UTF-8 bytes of the text each token goes on.
 
         The counts of a text add up to its bytes, save for what the tokenizer drops at the end. special: as of
-        `encode_batch`.
+        `encode_batch`. Texts of more than `LONG` characters are cut into pieces at white space, because the library
+        takes a hundred times their size; byte-level BPE gives them the same tokens as to the whole.
         """
-        return self._backend.encode_bytes(_checked(texts), special)
+        texts = _checked(texts)
+        short = [text for text in texts if len(text) <= LONG]
+        found = iter(self._backend.encode_bytes(short, special))
+        return [next(found) if len(text) <= LONG else self._encode_long(text, special) for text in texts]
+
+    def _encode_long(self, text: str, special: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a long text, in pieces, a few at a time."""
+        ids, counts, dropped, pieces = [], [], 0, list(pieces_of(text))
+        for first in range(0, len(pieces), 16):
+            some = pieces[first : first + 16]
+            for piece, (part, widths) in zip(some, self._backend.encode_bytes(some, special)):
+                left = len(piece.encode()) - int(widths.sum())
+                if len(part):  # what was dropped before it belongs to its first token
+                    widths, dropped = np.append(widths[:1] + dropped, widths[1:]), 0
+                dropped += left
+                ids.append(part)
+                counts.append(widths)
+        return np.concatenate(ids), np.concatenate(counts)
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text of some tokens; for byte-level tokenizers exactly the text that was encoded.

@@ -1,6 +1,7 @@
 """Scaled dot-product attention: implementations of one function, of which the plain one is the reference."""
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 
-from transformer_zoo import sharding, trees
+from transformer_zoo import installation, sharding, trees
 from transformer_zoo.nn.compute import wide_einsum
 from transformer_zoo.nn.masks import Mask
 
@@ -47,6 +48,8 @@ def attend(
     if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, mask, bias)) is not None:
         if implementation != "auto":
             raise ValueError(f"attention {name!r} cannot do this: {reason}. Choose 'auto' or 'xla'")
+        if name == "splash" and reason == installation.outdated_libtpu():
+            warnings.warn(f"attention is computed by 'xla' and not by the TPU's kernel: {reason}", stacklevel=2)
         name = "xla"
     return IMPLEMENTATIONS[name](q_BTHK, k_BSGK, v_BSGK, mask=mask, bias=bias, scale=scale)
 
@@ -171,6 +174,8 @@ def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias:
             return f"it needs as many queries as keys, a multiple of 128, and there are {T} and {S}"
         if dtype not in (jnp.float32, jnp.bfloat16):
             return f"it computes in float32 or bfloat16, and this is {dtype}"
+        if platform == "tpu":
+            return installation.outdated_libtpu()
     if name == "cudnn":
         # NVIDIA's are numbers such as "8.0"; other makers' GPUs have other words.
         capability = str(getattr(jax.local_devices()[0], "compute_capability", None)) if platform == "gpu" else platform

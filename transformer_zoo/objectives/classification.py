@@ -1,5 +1,6 @@
 """Classify texts and tokens, and find answers: the fine-tuning tasks of an encoder (Devlin et al. 2019, section 4)."""
 
+import collections
 import dataclasses
 import math
 import operator
@@ -13,8 +14,8 @@ import numpy as np
 from transformer_zoo import json_files
 from transformer_zoo.config import Data
 from transformer_zoo.data import labels as data_labels
-from transformer_zoo.data.documents import Source, field_of, text_in
-from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows, labels_of_spans
+from transformer_zoo.data.documents import Document, Source, field_of, text_in
+from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, TokenRows, answers_in, spans_in
 from transformer_zoo.objectives import metrics
 from transformer_zoo.objectives.objective import Batch, Objective, Sums, training_mode
 
@@ -35,6 +36,9 @@ class Classification(Objective):
     labels: tuple[str, ...] = ()
     """Names of the classes. Empty: those of the data, or else of the weights to begin with, if they fit, or else those
     found in the training split, in order."""
+    by_index: bool = False
+    """A number that is no text is the index of a class, even where names are numbers. It is set where the data set has
+    names for its numbers, as those of TFDS have. Otherwise, with the names 1 to 5, 3 is the class 3."""
     class_weights: Literal["balanced"] | tuple[float, ...] | None = None
     """A weight for each class, in the order of the labels. balanced: such that all classes weigh the same in the
     training split: n / (C n_c), of n items in C classes. None: 1 each."""
@@ -55,8 +59,8 @@ class Classification(Objective):
         """The field of an example with its labels."""
         raise NotImplementedError
 
-    def labels_of(self, value: Any) -> list[Any]:
-        """The labels in the value of the field."""
+    def labels_of(self, document: Document) -> list[Any]:
+        """The labels of an example."""
         raise NotImplementedError
 
     def with_labels(
@@ -64,13 +68,14 @@ class Classification(Objective):
     ) -> tuple[Objective, str]:
         """With the names of the classes and their weights, and how often each class occurs."""
         field, (train, *others) = self.labelled_field, splits
+        of_data, of_model = splits[train].classes(field), getattr(config, "labels", ())
+        by_index = self.by_index or of_data is not None
         survey = lambda split, labels: data_labels.survey(
-            splits[split], split, field, self.labels_of, labels, several=self.has_several, tell=tell
+            splits[split], split, field, self.labels_of, labels, several=self.has_several, by_index=by_index, tell=tell
         )
-        of_model = getattr(config, "labels", ())
         known = {
             "given": self.labels,
-            "those of the data set": splits[train].classes(field),
+            "those of the data set": of_data,
             "those of the model": of_model if _named(of_model) else (),
         }
         origin, labels = next(((origin, names) for origin, names in known.items() if names), ("", ()))
@@ -92,7 +97,8 @@ class Classification(Objective):
 
     def by_class(self, sums: Sums) -> metrics.ByClass | None:
         """From the confusion matrix."""
-        return metrics.ByClass.of(self.labels, sums["confusion_CC"])
+        confusion_CC = sums["confusion_CC"]
+        return metrics.ByClass.of(self.labels or tuple(map(str, range(len(confusion_CC)))), confusion_CC)
 
     def _check_weights(self) -> None:
         """Raises ValueError if there are not as many weights as classes."""
@@ -167,8 +173,9 @@ class SequenceClassification(Classification):
         """Of the problem."""
         return self.problem == "multi_label_classification"
 
-    def labels_of(self, value: Any) -> list[Any]:
+    def labels_of(self, document: Document) -> list[Any]:
         """One, or several."""
+        value = field_of(document, self.label)
         return data_labels.labels_in(value, self.separator, self.label) if self.has_several else [value]
 
     def with_labels(
@@ -182,8 +189,8 @@ class SequenceClassification(Classification):
             objective = dataclasses.replace(objective, labels=head.labels)
         ranges = []
         for split, documents in splits.items():
-            read = lambda value: data_labels.number_of(value, self.label)
-            numbers = np.array(list(data_labels.each(documents, split, self.label, read, tell)))
+            read = lambda document: data_labels.number_of(field_of(document, self.label), self.label)
+            numbers = np.array(list(data_labels.each(documents, split, read, tell)))
             low, high, mean = numbers.min(), numbers.max(), numbers.mean()
             ranges.append(f"{len(numbers):,} in {split}, from {low:g} to {high:g}, mean {mean:.4g}")
         return objective, f"{self.label}: numbers, {'; '.join(ranges)}"
@@ -225,7 +232,7 @@ class SequenceClassification(Classification):
         """A row an example."""
         return SequenceRows(
             length=data.length, texts=self.texts, label=self.label, problem=self.problem, labels=self.labels,
-            separator=self.separator,
+            separator=self.separator, by_index=self.by_index or None,
         )  # fmt: skip
 
     def counts(self, batch: Batch) -> Sums:
@@ -311,9 +318,9 @@ class TokenClassification(Classification):
 
     labelled_field = property(operator.attrgetter("spans"))
 
-    def labels_of(self, value: Any) -> list[Any]:
+    def labels_of(self, document: Document) -> list[Any]:
         """One a span."""
-        return labels_of_spans(value, self.spans)
+        return spans_in(field_of(document, self.text), field_of(document, self.spans), self.spans)[-1]
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> tuple[Objective, Any]:
         """Names of the classes from the data, in both.
@@ -338,8 +345,9 @@ class TokenClassification(Classification):
     def maker(self, data: Data) -> TokenRows:
         """As many rows as a text takes."""
         return TokenRows(
-            length=data.length, text=self.text, spans=self.spans, subwords=self.subwords, labels=self.labels
-        )
+            length=data.length, text=self.text, spans=self.spans, subwords=self.subwords, labels=self.labels,
+            by_index=self.by_index or None,
+        )  # fmt: skip
 
     def counts(self, batch: Batch) -> Sums:
         """The numbers of tokens with a label, and of all tokens; and the sum of the weights of their classes, if they
@@ -406,6 +414,15 @@ class QuestionAnswering(Objective):
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Question and context."""
         return text_in(document, self.question), text_in(document, self.context)
+
+    def with_labels(
+        self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None
+    ) -> tuple[Objective, str]:
+        """Checks that all answers stand where they should."""
+        read = lambda example: answers_in(text_in(example, self.context), field_of(example, self.answers), self.answers)
+        for split, documents in splits.items():
+            collections.deque(data_labels.each(documents, split, read, tell), maxlen=0)
+        return self, ""
 
     def maker(self, data: Data) -> AnswerRows:
         """As many rows as the context takes."""
@@ -484,7 +501,7 @@ def _with_labels(objective: Any, config: Any, of_data: tuple[str, ...] | None) -
                 f"the classes are {', '.join(labels)}, and those of the {owner} are {', '.join(names)}: leave "
                 "model.labels and objective.labels at their defaults, or take a model that was made for these"
             )
-    objective = dataclasses.replace(objective, labels=labels)
+    objective = dataclasses.replace(objective, labels=labels, by_index=objective.by_index or of_data is not None)
     return objective, dataclasses.replace(config, labels=labels) if hasattr(config, "labels") else config
 
 
