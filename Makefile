@@ -15,11 +15,7 @@ DEMO := runs/demo
 PROMPT := class Queue:\n    """A queue of lines."""
 
 .NOTPARALLEL:
-<<<<<<< HEAD
-.PHONY: help demo announce-demo test fuzz parity lint format clean
-=======
-.PHONY: help demo test colab fuzz parity lint format clean
->>>>>>> main
+.PHONY: help demo announce-demo test colab fuzz parity lint format clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-8s %s\n", $$1, $$2}'
