@@ -345,7 +345,7 @@ config = Run(
     vocabulary=Vocabulary(size=300),
     optimizer=Optimizer(peak_lr=1e-2, warmup_steps=5),
     training=Training(steps={steps}, batch_size=8, accumulation=2),
-    evaluation=Evaluation(every=20, batches=1),
+    evaluation=Evaluation(every=20, batches=1, best="loss"),
     checkpoints=Checkpoints(every={every}, keep=2),
     logging=Logging(every=1, tensorboard=False),
 )

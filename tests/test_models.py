@@ -786,12 +786,12 @@ def test_tokens_that_do_not_exist(case: families.Case):
     """The rows that pad the vocabulary get no probability and no gradient."""
     V = case.config.vocab_size
     params, given = case.params(), inputs(case, 2, 12)
-    hidden_BTD = random(2, 12, case.config.width).astype(np.float32)
+    output = families.apply(case.model, params, **given)
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient(params: Any) -> Any:
-        logits = case.model.apply({"params": params}, hidden_BTD, method="logits")
+        logits = case.model.apply({"params": params}, output.hidden_BTD, method="logits")
         return jax.nn.log_softmax(logits)[..., 0].sum(), logits
 
     grads, logits = gradient(params)
@@ -804,8 +804,6 @@ def test_tokens_that_do_not_exist(case: families.Case):
         assert not np.any(tables.pop("lm_head/bias", 0))
     assert tables and all(not g[V:].any() and (g[:V].reshape(V, -1) != 0).any(1).all() for g in tables.values())
     # The model's own logits are the same ones, without those rows.
-    output = families.apply(case.model, params, **given)
-    logits = families.apply(case.model, params, output.hidden_BTD, method="logits")
     assert output.logits.shape == (2, 12, V)
     np.testing.assert_allclose(np.asarray(logits)[..., :V], output.logits, rtol=1e-6, atol=1e-6)
 

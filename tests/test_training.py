@@ -84,6 +84,8 @@ def copied(tree: Any) -> Any:
 def test_training_a_model(case: families.Case, name: str):
     """Some steps on one batch lower its loss by a fifth; frozen parameters keep every bit and have no state; padding
     rows of the vocabulary stay zero, with or without weight decay."""
+    if name != "adamw":  # whose programs have dropout, for every objective
+        case = dataclasses.replace(case, config=families.without_dropout(case.config))
     params = case.params(scale=0.05)
     flat, V = trees.flatten(params), case.config.vocab_size
     others = sorted(path for path in flat if "token_embed" not in path)  # which may be all that can learn so quickly
@@ -167,7 +169,7 @@ def leaves_of(tree: Any) -> list[Any]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
 
 
-@each_writer
+@pytest.mark.parametrize("case", families.objective_cases("cache")[:1], ids=families.name_of)
 def test_what_is_not_finite_is_passed_over(case: families.Case):
     """A loss or a gradient that is not finite changes no bit of parameters, optimizer and average, and is counted."""
     case = dataclasses.replace(case, config=families.without_dropout(case.config))
@@ -206,12 +208,13 @@ WIDE = {"dtype": "float64", "param_dtype": "float64"}
 
 @pytest.mark.parametrize(
     ("case", "name", "compute"),
-    [(case, "adamw", compute) for case in families.objective_cases() for compute in ({"dtype": "bfloat16"}, WIDE)]
-    + [(families.objective_cases("cache")[0], name, WIDE) for name in OPTIMIZERS if name != "adamw"],
+    [(case, "adamw", {"dtype": "bfloat16"}) for case in families.objective_cases()]
+    + [(families.objective_cases("cache")[0], name, WIDE) for name in OPTIMIZERS],
     ids=families.name_of,
 )
 def test_a_step_keeps_every_dtype(case: families.Case, name: str, compute: dict[str, str]):
-    """And every shape: the new state is the next input of the same program."""
+    """And every shape: the new state is the next input of the same program. (test_sharding has each objective's step in
+    float64.)"""
     with jax.enable_x64(compute["dtype"] == "float64"):
         program = prepare(
             families.run(case.with_(**compute), optimizer=Optimizer(name=name, ema=0.9)), jax.devices()[:1]

@@ -118,10 +118,10 @@ class Program:
     """Shapes of the state, each with its sharding."""
     batch: dict[str, jax.ShapeDtypeStruct]
     """Shapes of a global batch, each with its sharding."""
-    measures: tuple[str, ...]
-    """Names of the objective's measures."""
     step: Any
     """jit of `train_step`: (state, batch) -> (state, metrics); the new state reuses the old one's memory."""
+    measures: tuple[str, ...] = ()
+    """Names of the objective's measures."""
 
     def fresh(self, seed: int) -> trees.Tree:
         """Fresh parameters, made on their devices."""
