@@ -11,24 +11,29 @@ PIP := $(RUN) -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
 PINS := pyproject.toml $(CONSTRAINTS)
 DEMO := runs/demo
+# The beginning of a class, which the demo's model continues.
+PROMPT := class Queue:\n    """A queue of lines."""
 # Of a shim of pyenv, which runs only where its version is chosen, the interpreter itself. Another: make colab COLAB_PYTHON=...
 COLAB_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || \
   ls -d $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13.*/bin/python3.13 2>/dev/null | tail -n 1)
 
 .NOTPARALLEL:
-.PHONY: help demo test notebooks colab fuzz torture parity lint format clean
+.PHONY: help demo announce-demo test notebooks colab fuzz torture parity lint format clean
 
 help:  ## print this list
 	@sed -n 's/^\([a-z]*\):.*  ## /\1|/p' Makefile | awk -F '|' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
+demo: announce-demo $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
 	$(RUN) train.py configs/gpt2_stdlib.py --directory $(DEMO)
 	$(RUN) eval.py $(DEMO)
-	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "def read_" --temperature 0.7 --max-new-tokens 120
+	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "$$(printf '$(PROMPT)')" --temperature 0.6 --top-p 0.9 --max-new-tokens 160
 	@echo
 	@echo "All files of the run are in $(DEMO): run.json, the curve, the logs and the checkpoints. Next commands:"
-	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'class Queue'"
+	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'def read_file(path):' --temperature 0.6"
 	@echo "  $(RUN) train.py configs/gpt2_stdlib.py --help"
+
+announce-demo:
+	@echo "This takes about five minutes on two CPU cores: two to install what it needs, once, and three to train."
 
 test: $(VENV)/.installed-test  ## run the tests
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore=tests/parity $(ARGS)

@@ -114,6 +114,11 @@ def test_a_libtpu_older_than_the_one_that_jax_asks_for_is_told(installed, outdat
     assert bool(installation.outdated_libtpu()) is outdated
 
 
+def test_all_requirements_of_the_project_are_checked():
+    """Those with extras too, such as etils[epath]."""
+    assert installation._faults() == []
+
+
 def test_every_notebook_begins_with_the_same_cell():
     first = {
         next("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code")

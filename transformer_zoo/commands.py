@@ -50,8 +50,8 @@ class _Train:
 
 
 def train(arguments: list[str]) -> int:
-    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit; stopped, and saved:
-    130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
+    """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit; saved and stopped: 130
+    by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
     # Of a checkpoint that cannot be written, Orbax logs the errors that it also raises, with their tracebacks, and
     # TensorStore prints one for each file that it learns of later.
     absl.logging.set_verbosity(absl.logging.FATAL)
