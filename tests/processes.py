@@ -20,7 +20,7 @@ import jax
 
 IMPORTED = [
     "transformer_zoo.commands", "transformer_zoo.models.gpt2", "grain.experimental", "matplotlib.figure",
-    "matplotlib.backends.backend_agg", "tensorboard.summary.writer.event_file_writer",
+    "matplotlib.backends.backend_agg", "tensorboard.summary.writer.record_writer",
 ]  # fmt: skip
 
 
