@@ -10,7 +10,7 @@ The same command resumes a run that was stopped.
 import sys
 
 if __name__ == "__main__":
-    from transformer_zoo.interrupts import end_at_once
+    from transformer_zoo.interrupts import end_at_once, leave
 
     end_at_once()
     from transformer_zoo.pages import use_huge_pages
@@ -18,4 +18,4 @@ if __name__ == "__main__":
     use_huge_pages()
     from transformer_zoo.commands import train
 
-    sys.exit(train(sys.argv[1:]))
+    leave(train(sys.argv[1:]))
