@@ -9,12 +9,13 @@ The same command resumes a run that was stopped.
 
 import sys
 
-from transformer_zoo.interrupts import end_at_once
-from transformer_zoo.pages import use_huge_pages
-
 if __name__ == "__main__":
+    from transformer_zoo.interrupts import end_at_once, leave
+
     end_at_once()
+    from transformer_zoo.pages import use_huge_pages
+
     use_huge_pages()
     from transformer_zoo.commands import train
 
-    sys.exit(train(sys.argv[1:]))
+    leave(train(sys.argv[1:]))

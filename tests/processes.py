@@ -20,7 +20,7 @@ import jax
 
 IMPORTED = [
     "transformer_zoo.commands", "transformer_zoo.models.gpt2", "grain.experimental", "matplotlib.figure",
-    "matplotlib.backends.backend_agg", "tensorboard.summary.writer.event_file_writer",
+    "matplotlib.backends.backend_agg", "tensorboard.summary.writer.record_writer",
 ]  # fmt: skip
 
 
@@ -96,13 +96,13 @@ def _begin(
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 
 
-def train(arguments: list[str]) -> int:
+def train(arguments: list[str]) -> None:
     """What train.py does."""
     from transformer_zoo import commands, interrupts
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     interrupts.end_at_once()
-    return commands.train(arguments)
+    interrupts.leave(commands.train(arguments))
 
 
 def run(code: str, *arguments: str) -> None:

@@ -448,6 +448,18 @@ def test_lines_of_metrics(tmp_path: Path):
             logs.read_json_lines(file)
 
 
+def test_tensorboard_shows_each_step_once(tmp_path: Path):
+    """After a run went on from step 2, although it had reached step 3."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        with logs.tensorboard(tmp_path / "tensorboard", start) as write:
+            for step in steps:
+                write(step, {"loss": step + start / 8})
+    shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in shown] == [(1, 1.0), (2, 2.0), (3, 3.25), (4, 4.25)]
+
+
 def test_a_damaged_checkpoint_of_a_run(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, write=True)
     state = {"params": {"x": jnp.arange(3.0)}, "ema": None}

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -89,25 +91,24 @@ def tensorboard(directory: epath.Path, step: int) -> Iterator[Writer]:
     # These parts of tensorboard need neither TensorFlow nor torch.
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
     from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    def add(step: int, **content: Any) -> None:
-        with naming(directory):
-            writer.add_event(Event(step=step, wall_time=time.time(), **content))
-            writer.flush()
+    def add(step: int = 0, **content: Any) -> None:
+        with naming(path):
+            records.write(Event(step=step, wall_time=time.time(), **content).SerializeToString())
 
     def write(step: int, values: Mapping[str, float]) -> None:
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         add(step, summary=Summary(value=scalars))
 
-    with naming(directory):
-        writer = EventFileWriter(str(directory))
-    add(step + 1, session_log=SessionLog(status=SessionLog.START))
-    try:
+    # TensorBoard reads the files of a folder in the order of their names.
+    path = directory / f"events.out.tfevents.{time.time():017.6f}.{platform.node()}.{os.getpid()}"
+    directory.mkdir(exist_ok=True)
+    with path.open("wb", buffering=0) as file:
+        records = RecordWriter(file)
+        add(file_version="brain.Event:2")
+        add(step + 1, session_log=SessionLog(status=SessionLog.START))
         yield write
-    finally:
-        with contextlib.suppress(OSError):  # which has been raised, if all is not written
-            writer.close()
 
 
 @contextlib.contextmanager

@@ -1,16 +1,28 @@
 """Training state on disk, by Orbax: written in the background, atomically."""
 
 import contextlib
+import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from transformer_zoo import folders, json_files
+
+
+def silence() -> None:
+    """For a program that prints the errors of `Checkpoints`: of what cannot be written, Orbax and TensorStore print
+    tracebacks besides, by the dozen."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else before(found)
 
 
 def steps(directory: epath.Path) -> list[int]:
