@@ -9,9 +9,11 @@ The same command resumes a run that was stopped.
 
 import sys
 
+from transformer_zoo.interrupts import end_at_once
 from transformer_zoo.pages import use_huge_pages
 
 if __name__ == "__main__":
+    end_at_once()
     use_huge_pages()
     from transformer_zoo.commands import train
 

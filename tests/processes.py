@@ -8,7 +8,6 @@ import atexit
 import gc
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import jax
 
 IMPORTED = [
     "transformer_zoo.commands", "transformer_zoo.models.gpt2", "grain.experimental", "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_agg", "tensorboard.summary.writer.event_file_writer",
 ]  # fmt: skip
 
 
@@ -97,12 +96,12 @@ def _begin(
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 
 
-def train(arguments: list[str], bytes_of_a_file: int | None = None) -> int:
-    """What train.py does; no file can be written that is larger than `bytes_of_a_file`."""
-    from transformer_zoo import commands
+def train(arguments: list[str]) -> int:
+    """What train.py does."""
+    from transformer_zoo import commands, interrupts
 
-    if bytes_of_a_file is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_of_a_file, bytes_of_a_file))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
+    interrupts.end_at_once()
     return commands.train(arguments)
 
 

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from toy import FORCED, FREE, READ, STOPS, V, compiled, read_of, toy, under_rules
 
 import transformer_zoo as zoo
-from transformer_zoo import registry, sharding
+from transformer_zoo import registry
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import beam as module
 from transformer_zoo.generation import generate as generation
@@ -240,20 +240,6 @@ def test_of_a_model_it_is_the_plain_loop(case):
             )
             for new, (_, tokens) in zip(new_NT, answers):
                 assert new[: len(tokens)] == tokens and set(new[len(tokens) :]) <= {tokens[-1]}
-
-
-@pytest.mark.parametrize("case", CASES, ids=families.name_of)
-def test_on_a_mesh(case):
-    """Sharded parameters, whose layers are stacked, give the answers of a single device."""
-    beam = Beam(num_beams=3, num_return_sequences=2)
-    with jax.enable_x64(True):
-        m = bundle(case, num_layers=2)
-        rows = [case.tokens(1, length, seed=length)[0].tolist() for length in (5, 8)]
-        shardings = sharding.param_shardings(registry.param_shapes(m.model), sharding.make_mesh(fsdp=2, tensor=4))
-        divided = dataclasses.replace(m, params=jax.device_put(m.params, shardings))
-        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(divided.params))
-        expected = generate(m, rows, max_new_tokens=6, sampling=beam)
-        assert (generate(divided, rows, max_new_tokens=6, sampling=beam) == expected).all()
 
 
 def test_texts_of_several_answers(monkeypatch):

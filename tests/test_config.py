@@ -31,7 +31,7 @@ WORD, EMPTY = ("?",), ("",)
 
 # The settings of each part -> values that cannot be. NaN and infinity are tried for all numbers.
 IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
-    Data: {"length": (1, 0, -1), "workers": NOT_NEGATIVE, "packing": WORD},
+    Data: {"length": (1, 0, -1), "workers": NOT_NEGATIVE, "packing": WORD, "validation_share": (0.0, 1.0)},
     Vocabulary: {"size": SIZE, "kind": WORD},
     Optimizer: {
         "name": WORD, "schedule": WORD, "peak_lr": POSITIVE, "warmup_steps": NOT_NEGATIVE, "decay_steps": SIZE,
@@ -52,6 +52,7 @@ IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
 # Settings that can be anything of their type, or are checked where their names are known: by sources, by optim, ...
 FREE = {
     "source",
+    "validation_source",
     "train_split",
     "validation_split",
     "path",

@@ -22,6 +22,7 @@ from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optim
 from transformer_zoo.data import epochs, fingerprints, sources
 from transformer_zoo.data.pipeline import Pipeline
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.evaluation.loss import Report
 from transformer_zoo.models import gpt2
 from transformer_zoo.objectives import CausalLM, SequenceClassification
 
@@ -74,7 +75,7 @@ def patched(target: Any, name: str, value: Any) -> Iterator[None]:
 def losses(*values: float) -> Callable[..., dict[str, float]]:
     """Evaluations with these losses."""
     left = iter(values)
-    return lambda *_: {"loss": next(left), "tokens": 7}
+    return lambda *_: Report(loss=next(left), tokens=7)
 
 
 def test_the_best_checkpoint_is_kept_and_a_run_that_gets_no_better_stops(corpus: Path, tmp_path: Path) -> None:
@@ -251,9 +252,10 @@ def test_a_run_of_epochs_is_settled_before_it_begins(corpus: Path, tmp_path: Pat
 
 
 def test_changed_documents_are_told_before_anything_is_computed(corpus: Path, tmp_path: Path) -> None:
-    file = tmp_path / "texts.jsonl"
-    file.write_text(corpus.read_text())
+    file, held_out = tmp_path / "texts.jsonl", tmp_path / "held_out.txt"
+    file.write_text(corpus.read_text()), held_out.write_text("a lazy dog " * 40)
     run = tiny(file, tmp_path / "run")
+    run = dataclasses.replace(run, data=dataclasses.replace(run.data, validation_source=f"text:{held_out}"))
     first = resolve.resolve(run)
     folder_of_a_run(first.run, [4], {}, first.facts)
     first.tokenizer.save(tmp_path / "run" / "tokenizer")
@@ -267,8 +269,7 @@ def test_changed_documents_are_told_before_anything_is_computed(corpus: Path, tm
         with pytest.raises(ValueError, match=f"have changed since the run in .* began: .*{message}.*--init-from"):
             resolve.resolve(run)
         file.write_text(corpus.read_text())
-    held_out = next(iter(first.validation_source))["text"]
-    file.write_text(corpus.read_text().replace(held_out, held_out + "!"))
+    held_out.write_text("another dog " * 40)
     assert "cannot be compared with earlier ones" in resolve.resolve(run).notes[0]
 
 

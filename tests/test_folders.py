@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import time
 import tracemalloc
@@ -463,6 +464,28 @@ def test_a_damaged_checkpoint_of_a_run(tmp_path: Path):
         with pytest.raises(ValueError, match=f"{tmp_path}(/1)? cannot be read: it is damaged") as caught:
             read()
         assert len(str(caught.value)) < 3000
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "empty", "no position"])
+def test_a_damaged_latest_checkpoint_names_the_last_whole_one(tmp_path: Path, damage: str):
+    checkpoints = Checkpoints(tmp_path, write=True)
+    state = {"params": {"x": jnp.arange(3000.0)}, "ema": None}
+    for step in (1, 2, 3):
+        checkpoints.save(step, state, {"at": step})
+    checkpoints.close()
+    large = max((tmp_path / "3").rglob("d/*"), key=lambda file: file.stat().st_size)
+    for file in [large] if damage != "no position" else list((tmp_path / "3").rglob("data/*")):
+        if damage in ("missing", "no position"):
+            file.unlink()
+        else:
+            os.truncate(file, large.stat().st_size // 2 if damage == "short" else 0)
+    (tmp_path / "2" / "state" / "_METADATA").write_text("[")
+    for checkpoints in (Checkpoints(tmp_path), Checkpoints(tmp_path, write=True)):
+        with pytest.raises(ValueError) as caught:
+            checkpoints.restore(3, state)
+        remedy = f"the checkpoint of step 1 is whole: remove the folder {tmp_path}/3, and the same command goes on from"
+        assert remedy in str(caught.value) and "\n" not in str(caught.value)
+        assert checkpoints.restore(1, state)[1] == {"at": 1}
 
 
 # ---- verified --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ TEXTS = [
 
 @pytest.fixture(params=CASES, ids=families.name_of)
 def case(request):
-    """Of one layer. Several are in test_greedy_is_the_plain_loop, and on a mesh in test_beam.py."""
+    """Of one layer. Several are in test_greedy_is_the_plain_loop and test_on_a_mesh."""
     none = dict.fromkeys(("eos_id", "forced_bos_id", "forced_eos_id"))
     return request.param.sized(max_length=96, num_layers=1, num_decoder_layers=1, decoder_start_id=1, **none)
 
@@ -174,18 +174,24 @@ def test_bfloat16(case):
 
 @pytest.mark.parametrize(
     ("axes", "batch", "sampling"),
-    [({"tensor": 8}, 1, Greedy()), ({"data": 2, "fsdp": 2, "tensor": 2}, 4, Sample(temperature=1.5))],
-    ids=str,
+    [
+        ({"tensor": 8}, 1, Beam(num_beams=3, num_return_sequences=2)),
+        ({"data": 2, "fsdp": 2, "tensor": 2}, 4, Sample(temperature=1.5)),
+    ],
+    ids=["beam", "sample"],
 )
 def test_on_a_mesh(case, axes, batch, sampling):
-    """Sharded parameters give the tokens of a single device, whether the mesh divides the batch or not."""
-    m, rows = bundle(case), case.tokens(batch, 7)
-    mesh = sharding.make_mesh(**axes)
-    params = jax.device_put(m.params, sharding.param_shardings(registry.param_shapes(m.model), mesh))
-    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params))
-    expected = generate(m, rows, max_new_tokens=9, sampling=sampling, seed=1)
-    divided = dataclasses.replace(m, params=params)
-    assert (generate(divided, rows, max_new_tokens=9, sampling=sampling, seed=1) == expected).all()
+    """Sharded parameters, whose layers are stacked, give the tokens of a single device, whether the mesh divides the
+    batch or not."""
+    with jax.enable_x64(True):
+        case = case.sized(num_layers=2, num_decoder_layers=2).wide()
+        m, rows = bundle(case), [case.tokens(1, length, seed=length)[0].tolist() for length in range(5, 5 + batch)]
+        mesh = sharding.make_mesh(**axes)
+        params = jax.device_put(m.params, sharding.param_shardings(registry.param_shapes(m.model), mesh))
+        assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(params))
+        expected = generate(m, rows, max_new_tokens=9, sampling=sampling, seed=1)
+        divided = dataclasses.replace(m, params=params)
+        assert (generate(divided, rows, max_new_tokens=9, sampling=sampling, seed=1) == expected).all()
 
 
 def test_params_are_views_on_a_cpu(case):

@@ -155,11 +155,13 @@ def test_what_are_no_classes(values, message):
         named(values)
 
 
-def test_many_classes_are_one_line():
+def test_the_line_about_the_classes():
     counts = {f"c{i}": i for i in range(30)}
     line = labels.line([counts, counts], ["train", "validation"], "label", "given")
     assert line.startswith("label: 30 classes, given (train / validation): c29 29 / 29, c28 28 / 28")
     assert line.endswith(", and 10 more; no example in train: c0")
+    line = labels.line([{"Good": 1, "bad": 2, "good ": 3}], ["train"], "label", "given")
+    assert line.endswith("good  3; these differ in case or spaces only: 'Good', 'good '")
 
 
 def test_slow_reading_is_announced(monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from transformer_zoo import commands
-from transformer_zoo.config import Data, Run
+from transformer_zoo.config import Data, Run, Vocabulary
 from transformer_zoo.data import sources, tokenizers
 from transformer_zoo.data.documents import PIECE, Record
 from transformer_zoo.data.pipeline import Pipeline
@@ -106,6 +106,17 @@ def test_a_source_that_is_given_is_evaluated_whole(reviews, long):
     apart = Data(source=f"csv:{reviews}", validation_source=f"text:{long}")
     assert found(apart) == ("long.txt", "validation", 1)
     assert found(apart, split="train") == ("reviews [v1].csv", "train", 40)
+
+
+def test_one_text_file_is_all_that_a_run_needs(tmp_path, long, monkeypatch):
+    monkeypatch.setattr("transformer_zoo.resolve.CACHE", tmp_path / "cache")
+    model = gpt2.Config(vocab_size=300, max_length=32, width=16, num_layers=1, num_heads=1, eos_id=0)
+    settings = {"data": Data(source=f"text:{long}", length=32), "vocabulary": Vocabulary(size=300)}
+    got = resolve(Run(model=model, objective=CausalLM(), directory=str(tmp_path / "run"), **settings))
+    sizes = [sum(len(piece["text"]) for piece in source) for source in (got.train_source, got.validation_source)]
+    assert sum(sizes) == len(long.read_text()) and 0.04 < sizes[1] / sum(sizes) < 0.06
+    rows = next(Pipeline(got.validation_source, got.make_rows, batch_size=4, shuffle=False, epochs=1))
+    assert rows["valid_BT"].all()
 
 
 @pytest.mark.parametrize("packing", ["documents", "concat"])

@@ -297,6 +297,7 @@ def test_group_follows_from_the_lengths_of_documents(tokenizer):
     assert group(["x" * 4096] * 100) == 100
     assert group(["x" * 10_000_000] * 20) == 16
     assert group([""]) == 1
+    assert group([{"translation": {"en": "x" * 4096, "fr": ""}}] * 5000) == 256
 
 
 def test_bytes_that_a_tokenizer_drops_still_count(tmp_path):

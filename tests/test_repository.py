@@ -3,6 +3,7 @@
 import ast
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -92,6 +93,12 @@ def test_documents_name_what_exists(document: Path):
     files |= {link for link in re.findall(r"\]\(([^)#:]+)\)", text)}
     missing = sorted(name for name in files if not (ROOT / name).exists())
     assert not missing, f"{document.name} names {missing}"
+
+
+def test_the_demo_begins_with_how_long_it_takes():
+    told = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    minutes = re.match(r'echo "This takes about (\w+) minutes on two CPU cores', told)[1]
+    assert f"`make demo` takes about {minutes} minutes on two CPU cores" in (ROOT / "README.md").read_text()
 
 
 def test_there_are_recipes():

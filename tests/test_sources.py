@@ -1,7 +1,6 @@
 """Documents by name: files, and any TFDS data set."""
 
 import csv
-import gzip
 import json
 import pickle
 import re
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data import files, sources
+from transformer_zoo.data import files, sources, text_files
 from transformer_zoo.data.documents import field_of, text_in
 
 WORDS = [f"document {i} naïve 文 {'x' * (i % 7)}\nsecond line" for i in range(40)]
@@ -175,7 +174,7 @@ def test_one_long_document_is_held_out_by_pieces(tmp_path):
     ],
 )
 def test_long_texts_are_cut_at_white_space(tmp_path, text, pieces):
-    whole = sources.files.TextSource([files.File("a", write(tmp_path / "a.txt", text))])
+    whole = text_files.TextSource([files.File("a", write(tmp_path / "a.txt", text))])
     cut = whole.cut(16)
     assert [piece["text"] for piece in cut] == pieces
     assert len(cut.only(np.arange(len(cut)))) == len(whole) and len(cut.cut(16)) == len(cut)
@@ -184,9 +183,9 @@ def test_long_texts_are_cut_at_white_space(tmp_path, text, pieces):
 def test_lines_across_chunks_are_found(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps({"text": "é" * n}, ensure_ascii=False) + "\n" for n in range(50)))
-    index = files.line_spans(files.File("a", file))
+    index = text_files.line_spans(files.File("a", file))
     for chunk in (1, 7, 64):
-        np.testing.assert_array_equal(files.line_spans(files.File("a", file), chunk), index)
+        np.testing.assert_array_equal(text_files.line_spans(files.File("a", file), chunk), index)
     assert len(index) == 50
 
 
@@ -342,18 +341,20 @@ def test_compressed_files(tmp_path, kind, monkeypatch):
         assert found == {"jsonl": WORDS, "text": WORDS[:1], "csv": [str(i) for i in range(9)]}[form]
     cached = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
     assert len(cached) == 3
-    assert len(files.JsonLinesSource([files.File("jsonl.x", tmp_path / "jsonl.x")])) == 40
+    assert len(text_files.JsonLinesSource([files.File("jsonl.x", tmp_path / "jsonl.x")])) == 40
     assert cached == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
     damaged = write(tmp_path / "b.x", (tmp_path / "jsonl.x").read_bytes()[:-30])
     with pytest.raises(ValueError, match=f"b.x begins like {kind}, and cannot be decompressed"):
         sources.source(f"jsonl:{damaged}")
 
 
-def test_two_compressed_streams_in_a_file_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_several_streams_in_a_file_and_a_cache_that_cannot_be_written(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(files, "CACHE", write(tmp_path / "occupied", "") / "cache")
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
-    data = b"".join(gzip.compress(f'{{"text": "{i}"}}\n'.encode()) for i in range(3))
-    source = sources.source(f"jsonl:{write(tmp_path / 'a.jsonl.gz', data)}", "all")
+    compress = lambda data: pa.Codec(kind).compress(data, asbytes=True)
+    data = b"".join(compress(f'{{"text": "{i}"}}\n'.encode()) for i in range(3))
+    source = sources.source(f"jsonl:{write(tmp_path / 'a.jsonl', data)}", "all")
     assert [row["text"] for row in source] == ["0", "1", "2"]
 
 
@@ -481,8 +482,10 @@ def test_any_tfds_data_set(tmp_path):
     assert sorted(review["text"] for review in reviews) == sorted(f"bödy {i}" for i in range(30))
     assert {"title", "body", "stars", "text"} == reviews[0].keys()
     assert list(pickle.loads(pickle.dumps(reviews))) == list(reviews)
+    assert reviews.own_splits and reviews.split == "train"
     assert len(sources.source("tfds:zoo_reviews:2.1.0:title", "train[:10%]", data_dir=tmp_path)) == 3
     assert len(sources.source("tfds:zoo_reviews:title", "train[:2]+test", data_dir=tmp_path)) == 6
+    assert len(sources.source("tfds:zoo_reviews:title", "all", data_dir=tmp_path)) == 34
     with pytest.raises(ValueError, match="has no split 'validation': it has test, train; a part of one"):
         sources.source("tfds:zoo_reviews:title", "validation", data_dir=tmp_path)
     with pytest.raises(ValueError, match="no text feature 'stars'"):

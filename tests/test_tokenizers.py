@@ -398,6 +398,22 @@ print(Tokenizer.train(texts, 280, sys.argv[1]).fingerprint)
 """
 
 
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
+    """The folder is a file; the home is not known."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tokenizers.Path, "expanduser", lambda self: self if self.parts[0] != "~" else raise_(self))
+    for cache in (tmp_path / "file" / "cache", "~/cache"):
+        with pytest.warns(UserWarning, match=f"the tokenizer is not kept in {cache} for other runs: "):
+            trained = Tokenizer.train(SENTENCES, 300, cache)
+        trained.save(tmp_path / "saved")  # the run's own copy is the same one
+        assert Tokenizer.load(tmp_path / "saved").fingerprint == trained.fingerprint
+    assert not list(tmp_path.glob("~"))
+
+
+def raise_(path):
+    raise RuntimeError("Could not determine home directory.")
+
+
 def test_trained_tokenizers_are_kept_by_content(tmp_path, monkeypatch):
     first = Tokenizer.train(SENTENCES, 300, tmp_path)
     monkeypatch.setattr(tokenizers, "_train_bpe", lambda *_: pytest.fail("trained again"))

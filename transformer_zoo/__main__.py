@@ -340,7 +340,7 @@ class Compare:
     The best is first. Time is that of the training steps alone.
     """
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[str, ...]]
     """Folders of runs, such as runs/sweep_*."""
     metric: str | None = None
     """The measure to compare by, on held-out documents or else in training. None: the runs' evaluation.best, or else

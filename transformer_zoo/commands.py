@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import absl.logging
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -51,6 +52,12 @@ class _Train:
 def train(arguments: list[str]) -> int:
     """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit; saved and stopped: 130
     by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
+    # Of a checkpoint that cannot be written, Orbax logs the errors that it also raises, with their tracebacks, and
+    # TensorStore prints one for each file that it learns of later.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    sys.excepthook = lambda kind, error, trace: (
+        None if str(error) == "Event loop is closed" else sys.__excepthook__(kind, error, trace)
+    )
     console = Console()
     if not arguments or arguments[0].startswith("-"):
         known = "\n".join(f"  {path}" for path in sorted(Path("configs").glob("*.py")))
@@ -155,6 +162,8 @@ def evaluate_command(arguments: list[str]) -> int:
         return _evaluate(chosen)
     except ERRORS as error:
         return fail(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _evaluate(chosen: _Evaluate) -> int:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import json_files, logs, measures, names, plots, trees
+from transformer_zoo import logs, measures, names, plots, runs, trees
 
 NOT_COMPARED = ("directory",)
 
@@ -28,16 +28,17 @@ class Ran:
     """Of metrics.jsonl."""
 
     @classmethod
-    def read(cls, directory: Path) -> "Ran":
-        """
+    def read(cls, directory: str) -> "Ran":
+        """From the folder.
+
         Raises:
             FileNotFoundError: the folder holds no run.
             ValueError: a file in it cannot be read.
         """
         settings = trees.flatten(names.run_settings(directory))
         settings = {path.replace("/", "."): value for path, value in settings.items()}
-        steps = json_files.read(directory / names.RECORD).get("steps", settings.get("training.steps"))
-        return cls(str(directory), settings, steps, logs.read_json_lines(directory / "metrics.jsonl"))
+        steps = runs.facts(directory).get("steps", settings.get("training.steps"))
+        return cls(directory, settings, steps, runs.lines(directory))
 
     @property
     def steps(self) -> int:
@@ -54,7 +55,7 @@ class Ran:
 
 
 def compare(
-    directories: Sequence[Path], metric: str | None, output: Path, console: Console, which: measures.Direction | None
+    directories: Sequence[str], metric: str | None, output: Path, console: Console, which: measures.Direction | None
 ) -> None:
     """Prints a table of runs, the best first, and writes a picture of their curves.
 
@@ -67,16 +68,16 @@ def compare(
         FileNotFoundError: a folder that holds no run.
         ValueError: a file that cannot be read, a folder given twice, or a measure that no run has.
     """
-    if twice := next((path for i, path in enumerate(directories) if path in directories[:i]), None):
+    if twice := next((name for i, name in enumerate(directories) if name in directories[:i]), None):
         raise ValueError(f"{twice} is given twice")
-    runs = [Ran.read(directory) for directory in directories]
-    column = _column(runs, metric)
+    compared = [Ran.read(directory) for directory in directories]
+    column = _column(compared, metric)
     title, which = column.removeprefix(logs.HELD_OUT), which or measures.direction(column)
-    found = [measures.values(run.lines, column) for run in runs]
+    found = [measures.values(run.lines, column) for run in compared]
     best = [which and measures.best(values, which) for values in found]
-    order = sorted(range(len(runs)), key=lambda i: _rank(best[i], which))
+    order = sorted(range(len(compared)), key=lambda i: _rank(best[i], which))
 
-    differ = differences([run.settings for run in runs])
+    differ = differences([run.settings for run in compared])
     table = Table()
     table.add_column("run", overflow="fold")
     if differ:
@@ -84,7 +85,7 @@ def compare(
     for heading in ("steps", "training\nloss", title, f"best\n{title}", "at step", "time"):
         table.add_column(heading, justify="right", no_wrap=True)  # a terminal too narrow narrows the texts, no number
     for i in order:
-        run, values = runs[i], found[i]
+        run, values = compared[i], found[i]
         losses = measures.values(run.lines, "loss")
         row = [
             f"{run.steps:,}" if run.steps == run.asked else f"{run.steps:,} of {run.asked or '?'}",
@@ -96,7 +97,7 @@ def compare(
         ]
         table.add_row(Text(run.name), *([Text(_settings(run.settings, differ))] if differ else []), *row)
     console.print(table)
-    curves = {runs[i].name: found[i] for i in order if found[i]}
+    curves = {compared[i].name: found[i] for i in order if found[i]}
     if curves:
         plots.curves(curves, output, title if column == title else f"{title}, held out")
         console.print(f"{output} shows their {title} by step", markup=False, highlight=False, soft_wrap=True)
@@ -109,11 +110,11 @@ def differences(settings: Sequence[dict[str, Any]]) -> list[str]:
     return [name for name in known if not same(name)]
 
 
-def _column(runs: Sequence[Ran], metric: str | None) -> str:
+def _column(compared: Sequence[Ran], metric: str | None) -> str:
     """The name in metrics.jsonl of the measure to compare by."""
-    known = list(dict.fromkeys(name for run in runs for line in run.lines for name in line if name != "step"))
+    known = list(dict.fromkeys(name for run in compared for line in run.lines for name in line if name != "step"))
     if metric is None:
-        chosen = {run.settings.get("evaluation.best") for run in runs}
+        chosen = {run.settings.get("evaluation.best") for run in compared}
         metric = (chosen.pop() if len(chosen) == 1 else None) or "loss"
         if not known:  # no run has got so far
             return logs.HELD_OUT + metric

@@ -68,6 +68,8 @@ TRAIN = {
     "block_size": "data.length", "context_length": "data.length", "max_source_length": "data.length",
     "max_target_length": "objective.target-length", "mlm_probability": "objective.rate",
     "label_smoothing_factor": "objective.label-smoothing",
+    "validation_file": "data.validation-source", "eval_file": "data.validation-source",
+    "validation_split_percentage": "data.validation-share", "val_split": "data.validation-share",
     "dataset_name": "data.source", "train_file": "data.source", "dataset": "data.source",
     "dataloader_num_workers": "data.workers", "num_workers": "data.workers",
     "eval_steps": "evaluation.every", "eval_strategy": "evaluation.every", "evaluation_strategy": "evaluation.every",

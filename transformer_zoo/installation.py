@@ -51,12 +51,12 @@ def _faults(names: tuple[str, ...] = ()) -> list[str]:
     else:
         lines = [x for x in importlib.metadata.requires("transformer-zoo") if "extra ==" not in x]
     faults = []
-    for name, bound in (re.fullmatch(r"([\w.-]+)(?:\[.+\])? ?>=([\w.]+)", line).groups() for line in lines):
+    for name, bound in (re.match(r"([\w.-]+)(?:\[.*?\])? *(?:>= *([\w.]+))?", line).groups() for line in lines):
         if not names or name in names:
             installed = version(name)
             if installed is None:
                 faults.append(f"{name} is not installed")
-            elif _numbers(installed) < _numbers(bound):
+            elif bound and _numbers(installed) < _numbers(bound):
                 faults.append(f"{name} {installed} is installed, and {bound} or newer is needed")
     return faults
 

@@ -23,7 +23,7 @@ from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
 # Tokenizers that were trained here, by corpus: a second run on the same corpus reuses its tokenizer.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "tokenizers"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transformer_zoo", "tokenizers")
 
 OpenSplit = Callable[[str], Source]
 """Opens `train` or `validation`: the documents to train on, or to evaluate on."""

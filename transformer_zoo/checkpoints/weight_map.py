@@ -229,7 +229,7 @@ class Export:
         return np.result_type(*(leaf.dtype for leaf in self.leaves))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.row.undo([_host(leaf[self.layer_index] if self.layer_index else leaf) for leaf in self.leaves])
+        return self.row.undo([_host(_layer(leaf, self.layer_index)) for leaf in self.leaves])
 
 
 def settled(family: ModuleType, config: Any, tensors: Mapping[str, Any], task: str | None) -> Any:
@@ -495,7 +495,7 @@ def _put(
         return array
 
     if sharding is None:
-        return jnp.asarray(read(tuple((0, size) for size in shape)))
+        return jax.device_put(read(tuple((0, size) for size in shape)))
     return jax.make_array_from_callback(
         shape, sharding, lambda index: read(tuple(part.indices(size)[:2] for part, size in zip(index, shape)))
     )
@@ -503,6 +503,16 @@ def _put(
 
 def _fill(array: np.ndarray, part: np.ndarray) -> None:
     array[tuple(map(slice, part.shape))] = part
+
+
+def _layer(leaf: Any, index: tuple[int, ...]) -> Any:
+    """A layer's part of an array. One of a single CPU is read as numpy's, without a copy: a slice by JAX would be a
+    program for each shape."""
+    if not index:
+        return leaf
+    if isinstance(leaf, jax.Array) and [device.platform for device in leaf.devices()] == ["cpu"]:
+        leaf = np.asarray(leaf)
+    return leaf[index]
 
 
 def _host(x: Any) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from transformer_zoo.data.sources import Source
+from transformer_zoo.data.documents import PIECE, Source
 
 STRETCHES, DOCUMENTS = 64, 64
 """Of a split with more documents than their product, this number of evenly spaced stretches of documents is read."""
@@ -23,11 +23,11 @@ def fingerprint(source: Source) -> dict[str, Any]:
     seen, by their number, and one that was edited only if it is among those that are read.
     """
     count = len(source)
-    if (known := getattr(source, "fingerprint", None)) is not None:
+    if (known := source.fingerprint) is not None:
         return {"documents": count, "contents": known}
-    digest, left = hashlib.sha256(), BYTES
-    for index in _read(count):
-        content = json.dumps(dict(source[index]), sort_keys=True, default=_plain).encode() + b"\n"
+    digest, left, pieces = hashlib.sha256(), BYTES, source.cut(PIECE)
+    for index in _read(len(pieces)):
+        content = json.dumps(dict(pieces[index]), sort_keys=True, default=_plain).encode() + b"\n"
         digest.update(content)
         if (left := left - len(content)) < 0:
             break

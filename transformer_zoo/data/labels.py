@@ -313,7 +313,12 @@ def line(surveys: Sequence[dict[str, int]], splits: Sequence[str], field: str, o
     rest = f", and {len(first) - len(shown):,} more" if len(shown) < len(first) else ""
     missing = [name for name, count in first.items() if not count]
     absent = f"; no example in {splits[0]}: {json_files.excerpt(', '.join(missing), 200)}" if missing else ""
-    return f"{field}: {len(first):,} classes, {origin} ({' / '.join(splits)}): {each}{rest}{absent}"
+    spelt: dict[str, list[str]] = {}
+    for name in first:
+        spelt.setdefault("".join(name.split()).casefold(), []).append(repr(name))
+    groups = "; ".join(", ".join(names) for names in spelt.values() if len(names) > 1)
+    alike = f"; these differ in case or spaces only: {json_files.excerpt(groups, 200)}" if groups else ""
+    return f"{field}: {len(first):,} classes, {origin} ({' / '.join(splits)}): {each}{rest}{absent}{alike}"
 
 
 class _NoClasses(ValueError):

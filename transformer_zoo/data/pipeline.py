@@ -295,9 +295,12 @@ def _group_size(source: Any, length: int) -> int:
 
 
 def _characters(document: dict[str, Any]) -> int:
-    """The length of a document's text, or of all its fields that have a length if none is called text."""
+    """The length of a document's text, or of all its fields that have a length if none is called text; nested texts,
+    such as those of `translation`, count as fields."""
     texts = [document["text"]] if "text" in document else document.values()
-    return sum(len(text) for text in texts if hasattr(text, "__len__"))
+    nested = lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    flat = [text for value in texts for text in (value.values() if nested(value) else [value])]
+    return sum(len(text) for text in flat if hasattr(text, "__len__"))
 
 
 def _begin_worker(index: int, count: int) -> None:

@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from transformer_zoo.data import catalogues, files, stdlib, stdlib_docstrings, stdlib_labels
+from transformer_zoo.data import catalogues, column_files, files, stdlib, stdlib_docstrings, stdlib_labels, text_files
 from transformer_zoo.data.documents import Document, Source
 
 
@@ -311,10 +311,10 @@ def _arrow(arguments: str, split: str | None, validation: float, data_dir: str |
     path, key = files.pattern_and_key(arguments)
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        return _files(files.ArrowSource, files.find(path), key, path, split, validation)
-    splits = files.saved_dataset(folder)
+        return _files(column_files.ArrowSource, files.find(path), key, path, split, validation)
+    splits = column_files.saved_dataset(folder)
     if len(splits) == 1:
-        return _files(files.ArrowSource, *splits.values(), key, path, split, validation)
+        return _files(column_files.ArrowSource, *splits.values(), key, path, split, validation)
     split = split or "validation"
     if split not in (*splits, "all"):
         raise ValueError(
@@ -322,7 +322,7 @@ def _arrow(arguments: str, split: str | None, validation: float, data_dir: str |
             "data.validation_split name others"
         )
     chosen = [file for name, found in splits.items() if split in (name, "all") for file in found]
-    whole = files.ArrowSource(chosen, key)
+    whole = column_files.ArrowSource(chosen, key)
     if not len(whole):
         raise ValueError(f"the split {split!r} of {path} is empty")
     whole.split, whole.own_splits = split, True
@@ -336,10 +336,10 @@ FORMS: dict[str, Form] = {
     "stdlib_docstrings": _prepared(stdlib_docstrings.StdlibDocstrings),
     "gettext_catalogues": Form("[:LANGUAGE]", _catalogues),
     "tfds": Form(":NAME[/CONFIG][:VERSION][:KEY]", _tfds),
-    "text": _local(files.TextSource, keys=False),
-    "jsonl": _local(files.JsonLinesSource),
-    "csv": _local(files.TableSource),
-    "tsv": _local(files.TabSource),
-    "parquet": _local(files.ParquetSource),
+    "text": _local(text_files.TextSource, keys=False),
+    "jsonl": _local(text_files.JsonLinesSource),
+    "csv": _local(text_files.TableSource),
+    "tsv": _local(text_files.TabSource),
+    "parquet": _local(column_files.ParquetSource),
     "arrow": Form(":PATH[:KEY]", _arrow),
 }

@@ -398,6 +398,7 @@ class Tokenizer:
             texts: what to learn from; they are held in memory.
             vocab_size: tokens wanted, special ones and bytes or characters among them; short texts yield fewer.
             cache_dir: where trained tokenizers are kept, by a hash of the texts and the size; None: it is not kept.
+                Where that cannot be written, a warning says so.
             lower_case: of `wordpiece`: capitals become small letters, and accents are left out.
 
         Raises:
@@ -419,23 +420,32 @@ class Tokenizer:
             "wordpiece": functools.partial(_train_wordpiece, lower_case),
             "t5": _train_t5,
         }
+        learned = functools.cache(lambda: learn[kind](_checked(texts), vocab_size))
         if cache_dir is None:
-            return learn[kind](_checked(texts), vocab_size)
+            return learned()
         name = f"{kind}{'-lower' if lower_case else ''}-{vocab_size}-{_hash(texts)}"
-        folder = Path(cache_dir).expanduser() / name
-        if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-            try:
-                learn[kind](_checked(texts), vocab_size).save(partial)
-                partial.chmod(0o755)
-                partial.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # otherwise another process has just put the same tokenizer there
-                    raise
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        return cls.load(folder)
+        try:
+            folder = Path(cache_dir).expanduser() / name
+            if not os.path.isdir(folder):
+                learned()._keep(folder)
+            return cls.load(folder)
+        except (OSError, RuntimeError) as error:  # no room, no permission; no home
+            warnings.warn(f"the tokenizer is not kept in {cache_dir} for other runs: {error}", stacklevel=2)
+            return learned()
+
+    def _keep(self, folder: Path) -> None:
+        """Puts the tokenizer's files into a folder, whole, unless another process has just put them there."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+        try:
+            self.save(partial)
+            partial.chmod(0o755)
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 # Training

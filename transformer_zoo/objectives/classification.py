@@ -24,8 +24,8 @@ from transformer_zoo.objectives.objective import Batch, Objective, Sums, trainin
 class Classification(Objective):
     """A class of several for each of some items, such as texts or tokens.
 
-    The loss is that of torch's `CrossEntropyLoss` with the same weights and label smoothing, over the whole batch: with
-    weights, the weighted sum of the items' losses over the sum of the weights of their classes.
+    The loss, also in evaluation, is that of torch's `CrossEntropyLoss` with the same weights and label smoothing, over
+    the whole batch: with weights, the weighted sum of the items' losses over the sum of the weights of their classes.
 
     Raises:
         ValueError: class weights that are no weights, or a smoothing outside [0, 1).
