@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.objectives import OBJECTIVES
+from transformer_zoo.pretrained import Bundle, from_config
 from transformer_zoo.training import Program, TrainState, prepare
 
 # Small sizes, by the name of a field. Eight devices divide those of sharded axes.
@@ -375,6 +377,13 @@ def _random_values(model: Any, seed: int, scale: float) -> trees.Tree:
             values[: absent[path]] = path.endswith("scale")
         params[path] = values.astype(leaf.dtype)
     return trees.unflatten(params)
+
+
+def made(*args: Any, **kwargs: Any) -> Bundle:
+    """`from_config` with random numbers in the place of fresh ones, whose program would take longer than the test."""
+    random = lambda model, mesh=None: lambda key: random_params(model)
+    with mock.patch.object(registry, "initializer", random):
+        return from_config(*args, **kwargs)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "method", "mutable", "train"))

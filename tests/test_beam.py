@@ -419,7 +419,7 @@ def test_generation_config_that_is_not_supported():
 
 def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
     """The strategy is read from generation_config.json, or from an old config.json, and written back."""
-    m = zoo.from_config("gpt2", families.small("gpt2"))
+    m = families.made("gpt2", families.small("gpt2"))
     assert m.sampling == Greedy()
     beam = Beam(num_beams=3, length_penalty=0.5, suppressed=(7,))
     zoo.save_pretrained(tmp_path, dataclasses.replace(m, sampling=beam))

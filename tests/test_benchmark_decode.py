@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import families
 import pytest
 import tyro
 
@@ -29,7 +30,7 @@ CONFIGS = {
 
 
 def folder(tmp_path: Path, family: str) -> str:
-    zoo.save_pretrained(tmp_path / "model", zoo.from_config(family, CONFIGS[family]))
+    zoo.save_pretrained(tmp_path / "model", families.made(family, CONFIGS[family]))
     return str(tmp_path / "model")
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 from rich.console import Console
@@ -34,7 +35,7 @@ def folder(tmp_path_factory) -> str:
     config = gpt2.Config(
         vocab_size=tokenizer.vocab_size, max_length=64, width=32, num_layers=2, num_heads=4, eos_id=tokenizer.eos_id
     )
-    m = zoo.from_config("gpt2", config, seed=1)
+    m = families.made("gpt2", config)
     zoo.save_pretrained(folder, dataclasses.replace(m, tokenizer=tokenizer))
     return str(folder)
 

@@ -235,7 +235,7 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path):
         Embedder(bundle=Bundle(bundle.model, bundle.params, bundle.config), max_length=40)
     with pytest.raises(ValueError, match="max_length is 2: 2 special tokens leave no room for a text"):
         Embedder(bundle=bundle, max_length=2)
-    bart = from_config("bart", BART)
+    bart = families.made("bart", BART)
     with pytest.raises(ValueError, match="bart reads a source and writes a target"):
         Embedder(bundle=bart.replace(tokenizer=bundle.tokenizer), max_length=40)
 

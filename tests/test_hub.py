@@ -10,13 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import families
 import numpy as np
 import processes
 import pytest
 from conftest import QUICKLY
 
 from transformer_zoo.checkpoints import hub, safetensors
-from transformer_zoo.pretrained import from_config, save_pretrained
+from transformer_zoo.pretrained import save_pretrained
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 PRESETS = {"tiny": SimpleNamespace(hub_id="zoo/tiny"), "tiny-large": SimpleNamespace(hub_id="zoo/large")}
@@ -341,9 +342,9 @@ json.dump(answers, open(output, "w"))
 def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
     """A request that config.json rules out is refused before any download of weights."""
     t5 = {"vocab_size": 90, "d_model": 16, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_heads": 2}
-    untied = from_config("t5", t5 | {"tie_word_embeddings": False}, task="seq2seq-lm")
+    untied = families.made("t5", t5 | {"tie_word_embeddings": False}, task="seq2seq-lm")
     bert = {"vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 1}
-    bert = from_config("bert", bert | {"num_attention_heads": 2, "intermediate_size": 24}, task="masked-lm")
+    bert = families.made("bert", bert | {"num_attention_heads": 2, "intermediate_size": 24}, task="masked-lm")
     for repo, bundle in {"zoo/t5": untied, "zoo/bert": bert}.items():
         save_pretrained(tmp_path / "made" / repo, bundle)
         server.repos[repo] = {file.name: file.read_bytes() for file in (tmp_path / "made" / repo).iterdir()}
@@ -354,7 +355,7 @@ def test_weights_are_fetched_last(server: Hub, tmp_path: Path):
     sizes = {"vocab_size": 90, "d_model": 16, "max_position_embeddings": 24, "pad_token_id": 0}
     sizes |= {f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
     sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "decoder_start_token_id": 0}
-    save_pretrained(tmp_path / "made" / "vast", from_config("marian", sizes, task="seq2seq-lm"))
+    save_pretrained(tmp_path / "made" / "vast", families.made("marian", sizes, task="seq2seq-lm"))
     server.repos["zoo/vast"] = {file.name: file.read_bytes() for file in (tmp_path / "made" / "vast").iterdir()}
     settings = json.loads(server.repos["zoo/vast"]["config.json"]) | {"max_position_embeddings": 10**8}
     server.repos["zoo/vast"]["config.json"] = json.dumps(settings).encode()

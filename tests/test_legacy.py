@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import families
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -21,7 +22,7 @@ from flax import serialization
 
 from transformer_zoo import trees
 from transformer_zoo.checkpoints import flax_msgpack, formats, pickles, safetensors, torch_bin
-from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
+from transformer_zoo.pretrained import from_pretrained, save_pretrained
 
 STORAGES = {
     np.dtype(dtype): name.removeprefix("torch.") for name, dtype in torch_bin.STORAGES.items() if "cuda" not in name
@@ -972,7 +973,7 @@ def as_flax(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 @pytest.mark.parametrize("format", [*CONTAINERS, "flax"])
 def test_a_model_in_each_format(tmp_path: Path, format: str):
     sizes = {"vocab_size": 90, "n_positions": 24, "n_embd": 16, "n_layer": 3, "n_head": 2, "n_inner": 40}
-    fresh = from_config("gpt2", sizes, seed=1)
+    fresh = families.made("gpt2", sizes)
     save_pretrained(tmp_path, fresh)
     tensors = {key: np.asarray(x).copy() for key, x in safetensors.read_folder(tmp_path).items()}
     (tmp_path / "model.safetensors").unlink()

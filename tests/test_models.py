@@ -676,7 +676,7 @@ def test_special_tokens_are_generated(case: families.Case):
     )  # fmt: skip
     config = dataclasses.replace(case.config, **{name: STARTS.get(name) for name in fields})
     # With small or large parameters, some row is to have different tokens.
-    tried = ((scale, answer(config, scale)) for scale in (0.2, 0.5, 1.0))
+    tried = ((scale, answer(config, scale)) for scale in (0.5, 1.0, 2.0))
     scale, words = next((scale, words) for scale, words in tried if (words[:, :-1] != words[:, 1:]).any())
     row, end = np.argwhere(words[:, :-1] != words[:, 1:])[0]
     token = int(words[row, end])

@@ -7,6 +7,7 @@ import pickle
 import re
 from pathlib import Path
 
+import families
 import jax
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ TINY = gpt2.Config(vocab_size=280, max_length=32, width=16, num_layers=1, num_he
 @pytest.fixture(scope="module")
 def m() -> zoo.Bundle:
     tokenizer = Tokenizer.train(["to be or not to be"] * 3, 280)
-    return zoo.from_config("gpt2", TINY, seed=1).replace(tokenizer=tokenizer)
+    return families.made("gpt2", TINY).replace(tokenizer=tokenizer)
 
 
 @pytest.fixture

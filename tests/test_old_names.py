@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from transformer_zoo.checkpoints import safetensors
-from transformer_zoo.pretrained import from_config, from_pretrained, save_pretrained
+from transformer_zoo.pretrained import from_pretrained, save_pretrained
 
 TINY = {
     "vocab_size": 90, "max_position_embeddings": 24, "hidden_size": 16, "num_hidden_layers": 2,
@@ -19,7 +19,7 @@ TINY = {
 def old_bert(folder: Path, **more: np.ndarray) -> dict[str, np.ndarray]:
     """BERT of 2018 for the task pretraining: gamma and beta, position ids, a config.json without most keys. Returns the
     expected tensors."""
-    save_pretrained(folder / "new", from_config("bert", TINY, task="pretraining"))
+    save_pretrained(folder / "new", families.made("bert", TINY, task="pretraining"))
     tensors = {name: np.asarray(x) for name, x in safetensors.read_folder(folder / "new").items()}
     old = lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
     buffer = {"bert.embeddings.position_ids": np.arange(24)[None]}

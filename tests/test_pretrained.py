@@ -168,7 +168,7 @@ def test_saved_in_the_dtype_of_the_parameters(saved: Path, tmp_path: Path, dtype
 def test_mesh_changes_where_parameters_lie_and_nothing_else(tmp_path: Path, family: str):
     alone, mesh = random(family, families.main_task(family)), sharding.make_mesh(data=2, fsdp=2, tensor=2)
     places = sharding.param_shardings(registry.param_shapes(alone.model), mesh)
-    spread = alone.replace(params=jax.device_put(alone.params, places))
+    spread = alone.replace(params=jax.device_put(jax.tree.map(np.asarray, alone.params), places))
     save_pretrained(tmp_path, spread)
     loaded = from_pretrained(tmp_path, mesh=mesh)
     assert_same(spread, loaded)

@@ -7,13 +7,14 @@ import json
 import pickle
 from pathlib import Path
 
+import families
 import numpy as np
 import pytest
 import tokenizers as library
 from test_seq2seq_tokenizers import T5_IDS, marian_table, model_file, written
 from test_tokenizers import SENTENCES
 
-from transformer_zoo import evaluate, from_config
+from transformer_zoo import evaluate
 from transformer_zoo.data.packing import PackedTexts
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.embedding import Embedder
@@ -102,7 +103,7 @@ def test_training_reads_special_tokens_in_text(bpe):
 
 def test_prompts_have_the_frame_of_their_tokenizer(tmp_path, bpe):
     """Also what it puts behind a text. An empty prompt is what stands in front."""
-    m = from_config("gpt2", gpt2.Config(vocab_size=400, **SMALL))
+    m = families.made("gpt2", gpt2.Config(vocab_size=400, **SMALL))
     prompt = bpe.encode("Hello").ids.tolist()
     data = json.loads(bpe._backend.serialized)
     say = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
@@ -228,7 +229,7 @@ def test_byt5_has_the_sentinels_and_tokens_of_its_settings(tmp_path):
 def test_a_token_that_the_model_lacks_is_an_error_where_it_is_met(tmp_path, bpe):
     config = {"additional_special_tokens": ["<new>"]}
     folder = written(tmp_path / "a", tokenizer__json=json.loads(bpe._backend.serialized), tokenizer_config__json=config)
-    m = from_config("gpt2", gpt2.Config(vocab_size=bpe.vocab_size, **SMALL)).replace(tokenizer=Tokenizer.load(folder))
+    m = families.made("gpt2", gpt2.Config(vocab_size=bpe.vocab_size, **SMALL)).replace(tokenizer=Tokenizer.load(folder))
     (tmp_path / "a.txt").write_text("the <new> code")
     message = f"is {bpe.vocab_size}, outside of the vocabulary"
     assert len(generate._encode(m, ["the code"], None)[0])
@@ -478,7 +479,7 @@ def test_all_files_of_a_tokenizer_survive(tmp_path, bpe):
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     Tokenizer.load(folder).save(tmp_path / "b")
-    m = from_config("gpt2", gpt2.Config(vocab_size=400, **SMALL)).replace(tokenizer=Tokenizer.load(folder))
+    m = families.made("gpt2", gpt2.Config(vocab_size=400, **SMALL)).replace(tokenizer=Tokenizer.load(folder))
     for _ in range(2):  # over the files of before, too
         m.save_pretrained(tmp_path / "c")
     for file in filter(Path.is_file, folder.rglob("*")):

@@ -470,9 +470,13 @@ def test_schedules_that_do_not_fit(how: dict[str, int]):
 # ---- where a NaN came from ------------------------------------------------------------------------------------------
 
 
+# A decoder, an encoder-decoder, and the objectives with models within a model.
+NESTED = [case for case in families.objective_cases() if type(case.model) is not case.module.Model]
+
+
 @pytest.mark.parametrize(
     ("case", "layer"),
-    [(case, number % 2) for number, case in enumerate(families.objective_cases())],
+    [(case, number % 2) for number, case in enumerate(families.objective_cases("cache") + NESTED)],
     ids=families.name_of,
 )
 def test_the_first_module_that_is_not_finite(case: families.Case, layer: int):
