@@ -62,6 +62,13 @@ def test_jax_and_flax_are_asked_for_from_colabs_versions_on():
     assert {name: bounds[name] for name in ("jax", "flax")} == {name: f">={versions[name]}" for name in ("jax", "flax")}
 
 
+def test_the_tests_of_make_colab_exist():
+    for line in (ROOT / "tests" / "colab.txt").read_text(encoding="utf-8").splitlines():
+        file, _, test = line.partition("::")
+        name = test.partition("[")[0]
+        assert not name or f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), line
+
+
 def test_requirements_are_what_is_imported():
     distributions = packages_distributions()
     imported = set()
