@@ -12,7 +12,7 @@ VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version(
 PINS := pyproject.toml $(CONSTRAINTS)
 DEMO := runs/demo
 # The beginning of a class, which the demo's model continues.
-PROMPT := class Queue:\n    """A queue of lines."""
+PROMPT := class Queue:\n    """A queue of lines."""\n\n    def __init__(self, maxsize=0):
 # Of a shim of pyenv, which runs only where its version is chosen, the interpreter itself. Another: make colab COLAB_PYTHON=...
 COLAB_PYTHON ?= $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null || \
   ls -d $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.13.*/bin/python3.13 2>/dev/null | tail -n 1)
@@ -26,10 +26,10 @@ help:  ## print this list
 demo: announce-demo $(VENV)/.installed-demo  ## train a small GPT-2 on Python's own source, evaluate it, sample from it (about 5 minutes)
 	$(RUN) train.py configs/gpt2_stdlib.py --directory $(DEMO)
 	$(RUN) eval.py $(DEMO)
-	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "$$(printf '$(PROMPT)')" --temperature 0.6 --top-p 0.9 --max-new-tokens 160
+	$(RUN) -m transformer_zoo generate $(DEMO) --prompt "$$(printf '$(PROMPT)')" --temperature 0.7 --top-p 0.9 --seed 1 --max-new-tokens 160
 	@echo
 	@echo "All files of the run are in $(DEMO): run.json, the curve, the logs and the checkpoints. Next commands:"
-	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'def read_file(path):' --temperature 0.6"
+	@echo "  $(RUN) -m transformer_zoo generate $(DEMO) --prompt 'def read_file(path):' --temperature 0.8"
 	@echo "  $(RUN) train.py configs/gpt2_stdlib.py --help"
 
 announce-demo:
