@@ -47,6 +47,8 @@ def test_a_run_in_a_bucket(tmp_path):
         assert isinstance(load_tokenizer(there.directory), Tokenizer)
         files = {path.name for path in epath.Path(there.directory).iterdir()}
         assert files | {runs.LOCK} == {path.name for path in (tmp_path / "run").iterdir()}
+        events = epath.Path(there.directory) / "tensorboard"
+        assert all(path.stat().length > 500 for path in events.iterdir()) and len(list(events.iterdir())) == 2
         losses = [
             [(line["step"], line.get("loss"), line.get("validation/loss")) for line in logs.read_json_lines(path)]
             for path in (folders.folder(there.directory) / "metrics.jsonl", epath.Path(run.directory) / "metrics.jsonl")

@@ -1,13 +1,14 @@
 """Logs of a run: JSON lines, TensorBoard, Weights & Biases, and one line or bar on the console."""
 
 import contextlib
+import io
 import json
 import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 from rich.console import Console
@@ -23,7 +24,7 @@ Writer = Callable[[int, Mapping[str, float]], None]
 @contextlib.contextmanager
 def json_lines(path: epath.Path, step: int) -> Iterator[Writer]:
     """One object a line. Lines of steps after `step`, which a resumed run computes again, are dropped, and so is a last
-    line that a kill or a full disk cut off. An object in a bucket cannot grow: there each line writes the whole file.
+    line that a kill or a full disk cut off. In a bucket each line writes the whole file.
 
     Raises:
         OSError: the file could not be written.
@@ -35,19 +36,31 @@ def json_lines(path: epath.Path, step: int) -> Iterator[Writer]:
         # JSON has no infinity and no NaN.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with naming(path):
-            write_line(json.dumps({"step": step, **finite}) + "\n")
+            file.write((json.dumps({"step": step, **finite}) + "\n").encode())
 
-    def write_again(line: str) -> None:
-        kept.append(line)
-        path.write_text("".join(kept))
+    with _appended(path) as file:
+        yield write
 
-    if not folders.is_local(path):
-        write_line = write_again
-        yield write
-        return
-    with open(path, "ab", buffering=0) as file:
-        write_line = lambda line: file.write(line.encode())
-        yield write
+
+def _appended(path: epath.Path) -> BinaryIO:
+    """A file that is open for what is written at its end, without a buffer."""
+    if folders.is_local(path):
+        return open(path, "ab", buffering=0)
+    return _Object(path)
+
+
+class _Object(io.BytesIO):
+    """An object in a bucket, which cannot grow: each write writes all of it."""
+
+    def __init__(self, path: epath.Path) -> None:
+        super().__init__()
+        self._path = path
+        super().write(path.read_bytes() if path.exists() else b"")
+
+    def write(self, data: bytes) -> int:
+        written = super().write(data)
+        self._path.write_bytes(self.getvalue())
+        return written
 
 
 @contextlib.contextmanager
@@ -104,7 +117,7 @@ def tensorboard(directory: epath.Path, step: int) -> Iterator[Writer]:
     # TensorBoard reads the files of a folder in the order of their names.
     path = directory / f"events.out.tfevents.{time.time():017.6f}.{platform.node()}.{os.getpid()}"
     directory.mkdir(exist_ok=True)
-    with path.open("wb", buffering=0) as file:
+    with _appended(path) as file:
         records = RecordWriter(file)
         add(file_version="brain.Event:2")
         add(step + 1, session_log=SessionLog(status=SessionLog.START))
