@@ -1,7 +1,7 @@
 """Evaluates a run or a published model on any text.
 
 python eval.py runs/gpt2_stdlib
-python eval.py openai-community/gpt2 --source "text:notes/*.md" --split train
+python eval.py openai-community/gpt2 --source "text:notes/*.md"
 python eval.py runs/t5_docstrings --write 200 --beams 4
 """
 

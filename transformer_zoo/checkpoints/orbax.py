@@ -61,7 +61,7 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
         self._directory = directory if directory.is_absolute() else directory.absolute()
         self._asked: int | None = None  # the last step that was to be saved
-        with _naming(directory):
+        with _naming(directory), contextlib.nullcontext() if write else _unlogged():
             self._manager = ocp.CheckpointManager(
                 self._directory,
                 item_handlers={"state": _tree_handler(), "data": ocp.JsonCheckpointHandler()},
@@ -195,6 +195,17 @@ class _Kept:
         latest = saved if self._latest is None else saved[-self._latest :]
         kept = {*latest, self.best, *(step for step in saved if self._every and step % self._every == 0)}
         return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without the warning of Orbax that a folder is only read."""
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(min(before, absl.logging.ERROR))
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
 
 
 @contextlib.contextmanager
