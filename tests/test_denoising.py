@@ -532,7 +532,7 @@ def test_what_cannot_work_is_refused(t5, bart):
         ("need data.packing=documents", GapSentences(start_id=START), bart, {"packing": "concat"}),
         ("no end-of-text token", TextInfilling(start_id=START), wordpiece, {}),
         ("start_id is not known", SpanCorruption(), t5, {}),
-        ("rows of 1 and inf tokens leave no room", SpanCorruption(start_id=START), t5, {"length": 1}),
+        ("rows of 64 and 1 tokens leave no room", SpanCorruption(start_id=START, target_length=1), t5, {}),
     ]
     for message, objective, tokenizer, data in refused:
         with pytest.raises(ValueError, match=message):

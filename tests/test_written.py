@@ -226,7 +226,7 @@ def test_a_published_model_is_told_fields_and_prefix(capsys, bundle, data, tmp_p
     assert "target_length is 0" in fault("--set", "target_length=0")
     told = settings[:3]
     assert "no field 'notes': it has en, fr, note, text" in fault(*told, "--write", "2", "--baseline", "notes")
-    assert "no field 'target'" in fault("--write", "2")
+    assert "no field 'source': it has en, fr" in fault("--write", "2")
     assert "--write -1: give a number" in fault(*told, "--write=-1")
     assert "--beams needs --write, such as --write 200" in fault(*told, "--beams", "2")
     assert "num_beams=0 must be" in fault(*told, "--write", "2", "--beams", "0")
