@@ -104,7 +104,7 @@ def test_documents_name_what_exists(document: Path):
 
 def test_the_demo_begins_with_how_long_it_takes():
     told = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    minutes = re.match(r'echo "This takes about (\w+) minutes on two CPU cores', told)[1]
+    minutes = re.search(r'echo "This takes about (\w+) minutes on two CPU cores', told)[1]
     assert f"`make demo` takes about {minutes} minutes on two CPU cores" in (ROOT / "README.md").read_text()
 
 
