@@ -8,6 +8,7 @@ import pytest
 
 from transformer_zoo import measures
 from transformer_zoo.__main__ import main
+from transformer_zoo.comparison import differences
 
 pytestmark = pytest.mark.usefixtures("wide_terminal")
 
@@ -119,3 +120,10 @@ def test_names_of_measures_tell_which_value_is_best() -> None:
     for name in ("accuracy", "macro_f1", "exact_match", "matthews", "pearson", "teacher_accuracy", "f1/positive"):
         assert measures.direction(name) == "highest"
     assert measures.direction("too_long") is measures.direction("tokens") is None
+
+
+def test_models_of_several_families_differ_by_name():
+    gpt2 = {"model.family": "gpt2", "model.width": 8, "model.eos_id": 0, "training.seed": 0}
+    bert = {"model.family": "bert", "model.width": 4, "training.seed": 1}
+    assert differences([gpt2, bert]) == ["model.family", "training.seed"]
+    assert differences([gpt2, {**gpt2, "model.width": 4}]) == ["model.width"]

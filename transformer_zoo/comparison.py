@@ -13,6 +13,8 @@ from rich.text import Text
 from transformer_zoo import logs, measures, names, plots, runs, trees
 
 NOT_COMPARED = ("directory",)
+KINDS = {"model": "model.family", "objective": "objective.name"}
+"""Parts of the settings -> what says which settings the part has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +106,12 @@ def compare(
 
 
 def differences(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """The names of the settings in which some runs differ. A setting that a run lacks is None."""
+    """The names of the settings in which some runs differ. A setting that a run lacks is None. Of models of several
+    families, and of several objectives, only the names differ: each has settings of its own."""
     known = dict.fromkeys(name for one in settings for name in one if name not in NOT_COMPARED)
     same = lambda name: len({json.dumps(one.get(name), sort_keys=True) for one in settings}) == 1
-    return [name for name in known if not same(name)]
+    others = tuple(f"{part}." for part, name in KINDS.items() if not same(name))
+    return [name for name in known if not same(name) and (name in KINDS.values() or not name.startswith(others))]
 
 
 def _column(compared: Sequence[Ran], metric: str | None) -> str:
