@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import tyro
 
-from transformer_zoo.options import unknown
+from transformer_zoo.options import names_of, unknown
 
 # Modules that import jax are imported inside functions, so that --help is quick.
 
@@ -424,7 +424,7 @@ def _misspelt(arguments: list[str]) -> str | None:
         from transformer_zoo.trees import nearest
 
         return f"there is no command {command!r}.{nearest(command, COMMANDS) or f' Try {PROGRAM} --help'}"
-    wrong = unknown(rest, [field.name.replace("_", "-") for field in dataclasses.fields(COMMANDS[command])])
+    wrong = unknown(rest, names_of(COMMANDS[command]))
     return None if wrong is None else f"{command}: {wrong}"
 
 

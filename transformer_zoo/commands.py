@@ -145,7 +145,7 @@ class _Evaluate:
 
 def evaluate_command(arguments: list[str]) -> int:
     """`eval.py RUN_OR_MODEL [--source ...]`: prints a table."""
-    if wrong := options.unknown(arguments, [field.name.replace("_", "-") for field in dataclasses.fields(_Evaluate)]):
+    if wrong := options.unknown(arguments, options.names_of(_Evaluate)):
         return fail(wrong, code=2)
     chosen = tyro.cli(
         _Evaluate,

@@ -1,6 +1,12 @@
 """Options of a command line that do not exist, and those that were probably meant."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+
+
+def names_of(kind: type) -> list[str]:
+    """The options for the fields of a dataclass."""
+    return [_spelt(field.name) for field in dataclasses.fields(kind)]
 
 
 def unknown(arguments: Sequence[str], known: Sequence[str], theirs: Mapping[str, str] | None = None) -> str | None:
