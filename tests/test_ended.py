@@ -197,7 +197,7 @@ def tokenizer() -> Tokenizer:
 
 
 def test_the_rows_of_packed_epochs_are_those_that_the_run_reads(
-    corpus: Path, tokenizer: Tokenizer, tmp_path: Path
+    corpus: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, lines = sources.source(f"jsonl:{corpus}"), []
     rows = CausalLM().rows(tokenizer, Data(length=32))
@@ -209,6 +209,8 @@ def test_the_rows_of_packed_epochs_are_those_that_the_run_reads(
     (kept,) = (json.loads(file.read_text())["rows"] for file in (tmp_path / "cache").iterdir())
     with patched(Pipeline, "count_rows", None):  # other runs with the same rows need not count
         assert epochs.steps_of(2, batches(), 8, tmp_path / "cache", "a", lines.append) == total
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert epochs.steps_of(2, batches(), 8, Path("~/cache"), "a", lines.append) == total
         half = epochs.steps_of(0.5, batches(), 8, tmp_path / "cache", "a", lines.append)
         assert half == -(-kept[0] // 16)
         with pytest.raises(TypeError):

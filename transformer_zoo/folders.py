@@ -9,6 +9,9 @@ from pathlib import Path
 
 from etils import epath
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transformer_zoo")
+"""What may be made anew at any time. `~` is replaced where the folder is used: there may be no home."""
+
 
 def folder(name: str | os.PathLike[str]) -> epath.Path:
     """The folder of this name; `~` is the user's.

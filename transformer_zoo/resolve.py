@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -23,7 +21,7 @@ from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
 # Tokenizers that were trained here, by corpus: a second run on the same corpus reuses its tokenizer.
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "transformer_zoo", "tokenizers")
+CACHE = folders.CACHE / "tokenizers"
 
 OpenSplit = Callable[[str], Source]
 """Opens `train` or `validation`: the documents to train on, or to evaluate on."""
@@ -67,8 +65,9 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     """
     given = runs.digest(run)
     open_split = functools.cache(functools.partial(source_of, run.data))
-    for split in _splits(run):
-        run.objective.check_documents(open_split(split))
+    opened = {split: open_split(split) for split in _splits(run)}
+    for documents in opened.values():
+        run.objective.check_documents(documents)
     run, step, bundle, notes, labels = _settle(run, open_split, tell)
     program = training.prepare(run)
     measures.check(run.evaluation, program.measures)
@@ -79,8 +78,7 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
             "set model.vocab-size to at least that"
         )
     make_rows = run.objective.rows(tokenizer, run.data)
-    train = open_split("train")
-    validation = None if run.evaluation.every is None else open_split("validation")
+    train, validation = opened["train"], opened.get("validation")
     data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
     notes += [] if step is None else _changed_data(run, data)
     if (total := run.training.steps) is None:

@@ -48,9 +48,9 @@ def _rows_of_passes(
 ) -> list[int]:
     """The rows of each pass, from the cache or counted."""
     key = json.dumps([batches.rows, fingerprint], sort_keys=True).encode()
-    file = cache / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
-    with contextlib.suppress(OSError, ValueError):
-        known = json_files.read(file).get("rows")
+    name = f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # there is no home
+        known = json_files.read(cache.expanduser() / name).get("rows")
         if isinstance(known, list) and len(known) >= passes:
             return known
     if not batches.row_per_document:
@@ -65,7 +65,8 @@ def _rows_of_passes(
                 f"training.epochs={epochs:g}: to count the rows of the training split takes more "
                 f"than {SECONDS / 60:g} minutes. Give training.steps instead: about {estimate} are {epochs:g} epochs"
             )
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):
+        cache = cache.expanduser()
         cache.mkdir(parents=True, exist_ok=True)
-        json_files.write(file, json.dumps({"rows": rows}))
+        json_files.write(cache / name, json.dumps({"rows": rows}))
     return rows

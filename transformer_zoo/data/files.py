@@ -22,9 +22,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from transformer_zoo import folders
 from transformer_zoo.data.documents import Document, Record, Source, field_of, text_in
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "transformer_zoo" / "decompressed"
+CACHE = folders.CACHE / "decompressed"
 """Folder of decompressed files, which may be deleted at any time between runs. If it cannot be written, the folder for
 temporary files is used."""
 
@@ -204,11 +205,11 @@ def _decompressed(path: Path) -> Path:
         return path
     state = path.stat()
     name = hashlib.blake2b(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode(), digest_size=16).hexdigest()
-    folder = CACHE
     try:
+        folder = CACHE.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
-    except OSError:
+    except (OSError, RuntimeError):  # there is no home
         writable = False
     if not writable:
         folder = Path(tempfile.gettempdir()) / f"transformer_zoo-{os.getuid() if hasattr(os, 'getuid') else 'files'}"
