@@ -3,10 +3,11 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from transformer_zoo import measures
+from transformer_zoo import measures, plots
 from transformer_zoo.__main__ import main
 from transformer_zoo.comparison import differences
 
@@ -14,15 +15,21 @@ pytestmark = pytest.mark.usefixtures("wide_terminal")
 
 
 def write_run(
-    folder: Path, rate: float, losses: dict[int, float], *, best: str | None = None, **more: float
+    folder: Path, rate: float, losses: dict[int, float], *, best: str | None = None,
+    objective: dict[str, Any] | None = None, facts: dict[str, Any] | None = None, **more: float,
 ) -> str:  # fmt: skip
-    """A folder with a run's settings and an evaluation for each loss."""
+    """A folder with a run's settings and an evaluation for each loss.
+
+    Args:
+        facts: what run.json has besides.
+    """
     folder.mkdir(parents=True)
     settings = {
-        "model": {"family": "gpt2", "width": 64}, "directory": str(folder), "optimizer": {"peak_lr": rate},
+        "model": {"family": "gpt2", "width": 64, "num_heads": 4}, "objective": objective or {"name": "causal-lm"},
+        "directory": str(folder), "optimizer": {"peak_lr": rate},
         "training": {"steps": None}, "evaluation": {"best": best},
     }  # fmt: skip
-    (folder / "run.json").write_text(json.dumps({"settings": settings, "steps": 30}))
+    (folder / "run.json").write_text(json.dumps({"settings": settings, "steps": 30, **(facts or {})}))
     lines = []
     for step, loss in losses.items():
         lines.append({"step": step, "loss": loss + 1, "seconds_per_step": 2.0})
@@ -69,9 +76,56 @@ def test_a_narrow_terminal_cuts_no_number_off(
     settings["settings"]["evaluation"]["best"] = "accuracy"
     Path("a/run.json").write_text(json.dumps(settings))
     assert main(["compare", *sweep]) == 0
-    first, *rest = rows_of(capsys.readouterr().out)
-    assert "bestnull" in "".join(row[1].replace(" ", "") for row in rest) and first[0] == "b"
-    assert first[2:] == ["20 of 30", "3.25", "2.25", "1.5", "10", "0:00:40"]
+    text = capsys.readouterr().out
+    assert rows_of(text)[0] == ["b", "20 of 30", "3.25", "2.25", "1.5", "10", "0:00:40"]
+    listed = text[text.index("settings that differ:") :].splitlines()  # below the table, a line each
+    assert listed[1:3] == ["  peak_lr: 0.0003 (b), 0.001 (a), 0.0001 (c)", "  best: None (b, c), accuracy (a)"]
+
+
+def test_in_a_pipe_nothing_is_cut(
+    sweep: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    name = f"{'long_' * 20}name"
+    write_run(Path(name), 1.0, {10: 1.0})
+    assert main(["compare", "a", name]) == 0
+    first, *_ = rows_of(capsys.readouterr().out)
+    assert first == [name, "peak_lr 1", "10 of 30", "2", "1", "1", "10", "0:00:20"]
+    settings = json.loads(Path("a/run.json").read_text())
+    settings["settings"] |= {"training": {"steps": 9, "batch_size": 4, "seed": 5}, "data": {"length": 8}}
+    Path("a/run.json").write_text(json.dumps(settings))
+    assert main(["compare", "a", name]) == 0
+    assert "  batch_size: " in capsys.readouterr().out  # five of them are listed below the table
+
+
+def test_runs_of_several_objectives_do_not_compare(
+    sweep: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify = {"name": "sequence-classification", "problem": "regression"}
+    write_run(Path("far"), 1.0, {10: 10_000.0, 20: 9_000.0}, objective=classify)
+    write_run(Path("several"), 1.0, {10: 0.5}, objective=classify | {"problem": "multi_label_classification"})
+    drawn: dict[str, Any] = {}
+    monkeypatch.setattr(plots, "curves", lambda groups, path: drawn.update(groups))
+    assert main(["compare", "far", *sweep, "several"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("these runs are of 3 kinds, which do not compare")
+    far, several = (f"sequence-classification, loss in {unit}" for unit in ("squared error", "nats a label"))
+    kinds = [far, "causal-lm, loss in nats a token", several]
+    assert [line for line in text.splitlines() if "loss in" in line] == kinds
+    assert [row[0] for row in rows_of(text)] == ["far", "b", "a", "c", "several"]
+    assert list(drawn) == kinds
+    assert drawn[far] == ("loss (squared error), held out", {"far": {10: 10_000.0, 20: 9_000.0}})
+
+
+def test_runs_evaluated_on_different_documents_are_named(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for name, contents in {"x": "1", "y": "2", "z": "1"}.items():
+        facts = {"data": {"validation": {"documents": 3, "contents": contents}}}
+        write_run(Path(name), 1.0, {10: 1.0}, facts=facts)
+    line = "these runs were evaluated on different documents, whose values do not compare: "
+    assert main(["compare", "x", "y", "z", "a"]) == 0  # an older run lacks the record
+    assert f"{line}x, z; y\n" in capsys.readouterr().out
+    for names in (["x", "z"], ["x", "y", "--metric", "seconds_per_step"]):
+        assert main(["compare", *names]) == 0 and line not in capsys.readouterr().out
 
 
 def test_another_measure(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,3 +181,10 @@ def test_models_of_several_families_differ_by_name():
     bert = {"model.family": "bert", "model.width": 4, "training.seed": 1}
     assert differences([gpt2, bert]) == ["model.family", "training.seed"]
     assert differences([gpt2, {**gpt2, "model.width": 4}]) == ["model.width"]
+
+
+def test_what_differs_only_in_its_form_or_is_a_copy_is_not_listed() -> None:
+    named = lambda *names: {"model.labels": names, "objective.labels": names, "training.epochs": 5, "model.width": 8}
+    assert differences([named("a"), named("b")]) == ["objective.labels"]
+    assert differences([named("a"), named("a") | {"training.epochs": 5.0}]) == []
+    assert differences([named("a"), named("a") | {"training.epochs": 7.0}]) == ["training.epochs"]

@@ -252,6 +252,16 @@ def test_numbers_are_all_read(recipe):
     assert run.model.labels == ("label",) and run.model.problem == "regression"
 
 
+def test_numbers_far_from_0_get_advice():
+    objective, head = SequenceClassification(problem="regression"), Config(labels=("label",))
+    line = lambda numbers, head=None: objective.with_labels(
+        Config(), {"train": [{"label": number} for number in numbers]}, head
+    )[1]
+    assert "train on (label - 104) / 2 instead" in line([102, 106])
+    for numbers, begun in (([1, 5], None), ([7, 7], None), ([102, 106], head)):  # near, all alike, trained already
+        assert "\n" not in line(numbers, begun)
+
+
 # ---- the head of a classifier to begin with -------------------------------------------------------------------------
 
 
@@ -394,6 +404,18 @@ def test_a_confusion_matrix_is_drawn(tmp_path):
     assert (tmp_path / "small.png").read_bytes().startswith(b"\x89PNG")
     many = metrics.ByClass.of(tuple(map(str, range(201))), np.eye(201))
     assert not plots.confusion(many, tmp_path / "many.png", "many") and not (tmp_path / "many.png").exists()
+
+
+def test_precision_and_recall_of_each_class_are_drawn(tmp_path):
+    counts = (np.array([3.0, 0]), np.array([4.0, 0]), np.array([6.0, 0]))
+    several = metrics.ByClass(("$5", "a name that is longer than thirty letters"), *counts)
+    assert plots.picture_of(several) == "classes.png"
+    assert plots.classes(several, tmp_path / "classes.png", "cost: $")
+    assert (tmp_path / "classes.png").read_bytes().startswith(b"\x89PNG")
+    matrix = metrics.ByClass.of(("a", "b"), np.eye(2))
+    assert plots.picture_of(matrix) == "confusion.png"
+    many = metrics.ByClass(tuple(map(str, range(201))), *np.ones((3, 201)))
+    assert not plots.classes(many, tmp_path / "many.png", "many") and not (tmp_path / "many.png").exists()
 
 
 def test_few_of_many_classes_are_printed():

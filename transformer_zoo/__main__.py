@@ -46,10 +46,9 @@ class List:
     """The families and their published models."""
 
     def __call__(self) -> int:
-        from rich.console import Console
         from rich.table import Table
 
-        from transformer_zoo import registry
+        from transformer_zoo import registry, tables
 
         families = Table("family", "tasks")
         for name in registry.families():
@@ -58,7 +57,7 @@ class List:
         presets.add_column("parameters", justify="right")
         for name, preset in registry.presets().items():
             presets.add_row(preset.family, name, preset.hub_id, f"{preset.params:,}")
-        Console().print(families, presets)
+        tables.show(tables.console(), families, presets)
         return 0
 
 
@@ -70,16 +69,16 @@ class Info(OfFamily):
     """A preset, a hub id, a folder with a config.json, or a run's folder."""
 
     def __call__(self) -> int:
-        from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
-        from transformer_zoo import registry, runs, trees
+        from transformer_zoo import registry, runs, tables, trees
 
         model = runs.model(self.name, self.family)
         family = registry.family_of(model.config)
         fields = Table("setting", "value", title=f"{self.name}: {family}, {model.task}")
         for field in dataclasses.fields(model.config):
-            fields.add_row(field.name, str(getattr(model.config, field.name)))
+            fields.add_row(field.name, Text(str(getattr(model.config, field.name))))
 
         shapes = trees.flatten(registry.param_shapes(model))
         table = Table("parameter", "shape")
@@ -92,7 +91,7 @@ class Info(OfFamily):
         table.add_row("as published", "", f"{registry.count_params(model):,}")
         for dtype, size in (("float32", 4), ("bfloat16", 2)):
             table.add_row(f"memory in {dtype}", "", f"{count * size / 2**30:,.2f} GiB")
-        Console().print(fields, table)
+        tables.show(tables.console(), fields, table)
         return 0
 
 
@@ -351,15 +350,13 @@ class Compare:
     """The file for the picture."""
 
     def __call__(self) -> int:
-        from rich.console import Console
-
-        from transformer_zoo import comparison
+        from transformer_zoo import comparison, tables
 
         if not self.runs:
             raise ValueError("give the folders of the runs to compare, such as runs/sweep_*")
         if not self.output.absolute().parent.is_dir():
             raise ValueError(f"--output {self.output}: there is no folder {self.output.parent}")
-        comparison.compare(self.runs, self.metric, self.output, Console(), self.direction)
+        comparison.compare(self.runs, self.metric, self.output, tables.console(), self.direction)
         return 0
 
 

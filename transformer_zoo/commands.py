@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import hugging_face, loop, names, options, plots, resolve, runs, sharding
+from transformer_zoo import hugging_face, loop, names, options, plots, resolve, runs, sharding, tables
 from transformer_zoo.checkpoints import orbax
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
@@ -53,7 +53,7 @@ def train(arguments: list[str]) -> int:
     """`train.py RECIPE [--setting value ...]`: 0 done, 1 an error, 2 a wrong argument, 3 no fit; saved and stopped: 130
     by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
     orbax.silence()
-    console = Console()
+    console = tables.console()
     if not arguments or arguments[0].startswith("-"):
         known = "\n".join(f"  {path}" for path in sorted(Path("configs").glob("*.py")))
         console.print(
@@ -137,8 +137,9 @@ class _Evaluate:
     baseline: str | None = None
     """With --write: also score this field of the examples, as if it were generated. None: the source."""
     picture: Path | None = None
-    """For a classifier: the file for a picture of the confusion matrix. None: confusion.png in the folder of a run, if
-    it is measured on its own held-out split."""
+    """For a classifier: the file for a picture of the confusion matrix, or of precision and recall of each class where
+    an example may have several. None: confusion.png or classes.png in the folder of a run, if it is measured on its own
+    held-out split."""
     json: Path | None = None
     """Also write the result to this file, with the measures of each class, and all generated texts."""
 
@@ -185,17 +186,20 @@ def _evaluate(chosen: _Evaluate) -> int:
     table.add_column("measure")
     table.add_column("value", justify="right")
     for name, value in report.items():
-        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
-    console = Console()
-    console.print(table)
+        unit = f" ({objective.loss_unit})" if name == "loss" else ""
+        table.add_row(name.replace("_", " ") + unit, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    console = tables.console()
+    tables.show(console, table)
     record = {"model": chosen.model, "step": step, "source": source, "split": split, "length": length, **report}
     if report.by_class is not None:
         record |= report.by_class.record()
-        console.print(_class_table(report.by_class))
+        tables.show(console, _class_table(report.by_class))
         own = run is not None and (source, split) == (run.data.source, run.data.validation_split)
-        picture = chosen.picture or (Path(chosen.model).expanduser() / plots.CONFUSION if own else None)
-        if picture is not None and plots.confusion(report.by_class, picture, f"{chosen.model} on {source}, {split}"):
-            console.print(f"confusion matrix: {picture}", markup=False, soft_wrap=True)
+        name = plots.picture_of(report.by_class)
+        picture = chosen.picture or (Path(chosen.model).expanduser() / name if own else None)
+        if picture is not None and plots.classes(report.by_class, picture, f"{chosen.model} on {source}, {split}"):
+            what = {plots.CONFUSION: "confusion matrix", plots.CLASSES: "precision and recall of each class"}[name]
+            console.print(f"{what}: {picture}", markup=False, soft_wrap=True)
     if chosen.write:
         record["written"] = _written(chosen, bundle, objective, length, *to_write, console)
     if chosen.json is not None:
@@ -318,7 +322,7 @@ def _written(
         table.add_column(column, justify="right")
     for name, title in SCORES.items():
         table.add_row(title, f"{scores[name]:.2f}", f"{baseline_scores[name]:.2f}")
-    console.print(table)
+    tables.show(console, table)
     found = [
         {"source": text_in(example, objective.source), "reference": reference, "written": text}
         for example, reference, text in zip(examples, references, texts)
@@ -329,7 +333,7 @@ def _written(
             text = " ".join(text.split())
             text = text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]} ..."
             table.add_row(name, Text(text), end_section=name == "written")
-    console.print(table)
+    tables.show(console, table)
     return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **baseline_scores}, "examples": found}
 
 

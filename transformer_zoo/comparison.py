@@ -10,11 +10,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import logs, measures, names, plots, runs, trees
+from transformer_zoo import json_files, logs, measures, names, plots, runs, tables, trees
 
 NOT_COMPARED = ("directory",)
 KINDS = {"model": "model.family", "objective": "objective.name"}
 """Parts of the settings -> what says which settings the part has."""
+MOST_SETTINGS = 4
+"""Settings that differ of which the table has a column; if there are more, they are listed below it."""
+LONGEST = 60
+"""Characters of a setting's value that are shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Ran:
     """Steps that the run was to take."""
     lines: list[dict[str, Any]]
     """Of metrics.jsonl."""
+    objective: Any
+    held_out: Any
+    """The fingerprint of the held-out documents; None if run.json has none."""
 
     @classmethod
     def read(cls, directory: str) -> "Ran":
@@ -35,12 +42,18 @@ class Ran:
 
         Raises:
             FileNotFoundError: the folder holds no run.
-            ValueError: a file in it cannot be read.
+            ValueError: a file in it cannot be read, or its settings not by this version.
         """
         settings = trees.flatten(names.run_settings(directory))
         settings = {path.replace("/", "."): value for path, value in settings.items()}
-        steps = runs.facts(directory).get("steps", settings.get("training.steps"))
-        return cls(directory, settings, steps, runs.lines(directory))
+        facts = runs.facts(directory)
+        steps, held_out = facts.get("steps", settings.get("training.steps")), facts.get("data", {}).get("validation")
+        return cls(directory, settings, steps, runs.lines(directory), runs.read(directory).objective, held_out)
+
+    @property
+    def kind(self) -> str:
+        """The objective and the unit of its loss: measures of runs of several kinds do not compare."""
+        return f"{self.objective.name}, loss in {self.objective.loss_unit}"
 
     @property
     def steps(self) -> int:
@@ -59,7 +72,8 @@ class Ran:
 def compare(
     directories: Sequence[str], metric: str | None, output: Path, console: Console, which: measures.Direction | None
 ) -> None:
-    """Prints a table of runs, the best first, and writes a picture of their curves.
+    """Prints a table of runs, the best first, and writes a picture of their curves. Runs of several objectives, or
+    whose losses have several units, have a table and axes for each, since their measures do not compare.
 
     Args:
         metric: a measure on held-out documents, or of training. None: that of the runs' evaluation.best if it is the
@@ -75,43 +89,84 @@ def compare(
     compared = [Ran.read(directory) for directory in directories]
     column = _column(compared, metric)
     title, which = column.removeprefix(logs.HELD_OUT), which or measures.direction(column)
-    found = [measures.values(run.lines, column) for run in compared]
-    best = [which and measures.best(values, which) for values in found]
-    order = sorted(range(len(compared)), key=lambda i: _rank(best[i], which))
+    groups: dict[str, list[Ran]] = {}
+    for run in compared:
+        groups.setdefault(run.kind, []).append(run)
+    if len(groups) > 1:
+        _say(console, f"these runs are of {len(groups)} kinds, which do not compare: each has a table of its own")
+    pictures = {}
+    for kind, group in groups.items():
+        heading = kind if len(groups) > 1 else ""
+        curves = _compare(group, column, which, heading, console)
+        if curves:
+            unit = f" ({group[0].objective.loss_unit})" if title == "loss" else ""
+            pictures[heading] = f"{title}{unit}{'' if column == title else ', held out'}", curves
+    if pictures:
+        plots.curves(pictures, output)
+        _say(console, f"{output} shows their {title} by step")
 
-    differ = differences([run.settings for run in compared])
-    table = Table()
-    table.add_column("run", overflow="fold")
-    if differ:
-        table.add_column("settings that differ", overflow="fold")
-    for heading in ("steps", "training\nloss", title, f"best\n{title}", "at step", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)  # a terminal too narrow narrows the texts, no number
-    for i in order:
-        run, values = compared[i], found[i]
-        losses = measures.values(run.lines, "loss")
-        row = [
-            f"{run.steps:,}" if run.steps == run.asked else f"{run.steps:,} of {run.asked or '?'}",
-            _number(losses[max(losses)]) if losses else "-",
-            _number(values[max(values)]) if values else "-",
-            _number(best[i].value) if best[i] else "-",
-            f"{best[i].step:,}" if best[i] else "-",
-            _time(run.seconds),
-        ]
-        table.add_row(Text(run.name), *([Text(_settings(run.settings, differ))] if differ else []), *row)
-    console.print(table)
-    curves = {compared[i].name: found[i] for i in order if found[i]}
-    if curves:
-        plots.curves(curves, output, title if column == title else f"{title}, held out")
-        console.print(f"{output} shows their {title} by step", markup=False, highlight=False, soft_wrap=True)
+
+def _compare(
+    group: Sequence[Ran], column: str, which: measures.Direction | None, heading: str, console: Console
+) -> dict[str, dict[int, float]]:
+    """Prints a table of runs that compare, the best first, and the settings in which they differ; returns the values of
+    the measure by step, by the name of the run."""
+    title = column.removeprefix(logs.HELD_OUT)
+    found = {run.name: measures.values(run.lines, column) for run in group}
+    best = {run.name: which and measures.best(found[run.name], which) for run in group}
+    group = sorted(group, key=lambda run: _rank(best[run.name], which))
+    differ = differences([run.settings for run in group])
+
+    def table(settings: bool) -> Table:
+        made = Table(title=heading or None)
+        made.add_column("run", overflow="fold")
+        if settings:
+            made.add_column("settings that differ", overflow="fold")
+        for name in ("steps", "training\nloss", title, f"best\n{title}", "at step", "time"):
+            made.add_column(name, justify="right", no_wrap=True)  # in a narrow terminal, names are cut and no number
+        for run in group:
+            values, losses, top = found[run.name], measures.values(run.lines, "loss"), best[run.name]
+            made.add_row(
+                Text(run.name),
+                *([Text(_settings(run.settings, differ))] if settings else []),
+                f"{run.steps:,}" if run.steps == run.asked else f"{run.steps:,} of {run.asked or '?'}",
+                _number(losses[max(losses)]) if losses else "-",
+                _number(values[max(values)]) if values else "-",
+                _number(top.value) if top else "-",
+                f"{top.step:,}" if top else "-",
+                _time(run.seconds),
+            )
+        return made
+
+    inside = 0 < len(differ) <= MOST_SETTINGS and tables.fits(console, table(settings=True))
+    tables.show(console, table(settings=inside))
+    if differ and not inside:
+        _say(console, "settings that differ:")
+        for name, full in _short(differ).items():
+            values = _by_value({run.name: _text(run.settings.get(full)) for run in group})
+            text = ", ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
+            _say(console, f"  {name}: {text}")
+    if column.startswith(logs.HELD_OUT):
+        documents = {run.name: json.dumps(run.held_out) for run in group if run.held_out is not None}
+        if len(set(documents.values())) > 1:
+            same = "; ".join(", ".join(names) for names in _by_value(documents).values())
+            _say(console, f"these runs were evaluated on different documents, whose values do not compare: {same}")
+    return {run.name: found[run.name] for run in group if found[run.name]}
 
 
 def differences(settings: Sequence[dict[str, Any]]) -> list[str]:
     """The names of the settings in which some runs differ. A setting that a run lacks is None. Of models of several
-    families, and of several objectives, only the names differ: each has settings of its own."""
+    families, and of several objectives, only the names differ: each has settings of its own. Labels, which the model
+    has from the objective, are named once."""
     known = dict.fromkeys(name for one in settings for name in one if name not in NOT_COMPARED)
-    same = lambda name: len({json.dumps(one.get(name), sort_keys=True) for one in settings}) == 1
+    same = lambda name: all(one.get(name) == settings[0].get(name) for one in settings)  # also 5 and 5.0
     others = tuple(f"{part}." for part, name in KINDS.items() if not same(name))
-    return [name for name in known if not same(name) and (name in KINDS.values() or not name.startswith(others))]
+    copied = lambda name: (
+        name.startswith("model.")
+        and all(one.get(name) == one.get(name.replace("model.", "objective.", 1)) for one in settings)
+    )
+    differ = [name for name in known if not same(name) and not copied(name)]
+    return [name for name in differ if name in KINDS.values() or not name.startswith(others)]
 
 
 def _column(compared: Sequence[Ran], metric: str | None) -> str:
@@ -136,12 +191,35 @@ def _rank(best: measures.Best | None, which: str | None) -> tuple[bool, float]:
     return best is None, 0.0 if best is None else best.value if which == "lowest" else -best.value
 
 
-def _settings(settings: Mapping[str, Any], which: Sequence[str]) -> str:
-    """Some settings, a line each: names without their part, where that is enough, and values."""
+def _short(which: Sequence[str]) -> dict[str, str]:
+    """Names of settings without their part, where that is enough -> the names."""
     last = [name.rpartition(".")[2] for name in which]
-    short = [name if last.count(end) > 1 else end for name, end in zip(which, last)]
-    text = lambda value: value if isinstance(value, str) else json.dumps(value)
-    return "\n".join(f"{name} {text(settings.get(full))}" for name, full in zip(short, which))
+    return {name if last.count(end) > 1 else end: name for name, end in zip(which, last)}
+
+
+def _settings(settings: Mapping[str, Any], which: Sequence[str]) -> str:
+    """Some settings, a line each."""
+    return "\n".join(f"{name} {_text(settings.get(full))}" for name, full in _short(which).items())
+
+
+def _text(value: Any) -> str:
+    """A setting's value as on the command line; long ones are cut."""
+    if isinstance(value, list):
+        value = f"({', '.join(map(_text, value))})"
+    return json_files.excerpt(f"{value:g}" if isinstance(value, float) else value, LONGEST)
+
+
+def _by_value(by_run: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of the runs that have a value, for each value."""
+    found: dict[str, list[str]] = {}
+    for run, value in by_run.items():
+        found.setdefault(value, []).append(run)
+    return found
+
+
+def _say(console: Console, text: str) -> None:
+    """A line, as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _number(value: float) -> str:

@@ -20,7 +20,7 @@ from jax.experimental import topologies
 from rich.console import Console
 from rich.table import Table
 
-from transformer_zoo import installation, registry, sharding, training, trees
+from transformer_zoo import installation, registry, sharding, tables, training, trees
 from transformer_zoo.config import Mesh, Run
 from transformer_zoo.generation import generate, strategies
 from transformer_zoo.nn import Compute
@@ -220,7 +220,7 @@ def _measured(topology: str, mesh: jax.sharding.Mesh, arguments: dict[str, Any],
 def main(run: Run, topology: str) -> int:
     """Prints the report of `fit`. Returns 0 if the run fits and 3 if not; then it also prints the largest arrays and
     the changes of settings, single or together, that make it fit."""
-    console = Console()
+    console = tables.console()
     with console.status(f"compiling for {topology}"):
         report = fit(run, topology)
     _show(report, "a step", console)
@@ -239,7 +239,7 @@ def main(run: Run, topology: str) -> int:
 
 def main_writing(model: Any, writing: Writing, topology: str) -> int:
     """Prints the report of `fit_writing`. Returns 0 if it fits and 3 if not."""
-    console = Console()
+    console = tables.console()
     with console.status(f"compiling for {topology}"):
         report = fit_writing(model, writing, topology)
     _show(report, f"{writing.batch_size} x {writing.max_new_tokens} new tokens", console)
@@ -421,7 +421,7 @@ def _size(count: int) -> str:
 
 def _show(report: Report, program: str, console: Console) -> None:
     """Prints the table, whether it fits, and the largest arrays if not."""
-    console.print(_table(report, program))
+    tables.show(console, _table(report, program))
     if report.fits:
         console.print(f"It fits: {_size(report.limit - report.total)} of a device are left.")
         return

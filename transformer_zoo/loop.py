@@ -17,7 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from transformer_zoo import arguments, ended, folders, json_files, logs, measures, names, plots, runs, training
+from transformer_zoo import arguments, ended, folders, json_files, logs, measures, names, plots, runs, tables, training
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline
@@ -65,7 +65,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
             "--distributed True (in Python, call sharding.join_processes() first)"
         )
     with _alone(run.directory):
-        return _train(run, console or Console(quiet=jax.process_index() != 0))
+        return _train(run, console or tables.console(quiet=jax.process_index() != 0))
 
 
 def _train(run: Run, console: Console) -> dict[str, float]:
@@ -135,7 +135,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
             bar.print(f"step {step}: held out: {logs.line(found)}{' (the best so far)' if is_best else ''}")
             if is_best:
                 checkpoints.save(step, state, position)
-            _draw(directory, found)
+            _draw(run, directory, found)
             clock.skip()
             return found
 
@@ -172,7 +172,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
                 early = measures.stops_early(run.evaluation, history)
             checkpoints.check()
         if run.evaluation.every is None:
-            _draw(directory, report)
+            _draw(run, directory, report)
         if step:
             checkpoints.save(step, state, position)  # where a signal stopped it
         if recent:
@@ -406,15 +406,17 @@ def _writers(run: Run, directory: epath.Path, step: int) -> Iterator[logs.Writer
         yield write
 
 
-def _draw(directory: epath.Path, report: Report) -> None:
-    """Draws the curve, and the confusion matrix of a classifier."""
+def _draw(run: Run, directory: epath.Path, report: Report) -> None:
+    """Draws the curve, and the confusion matrix of a classifier or its measures of each class."""
     if jax.process_index() == 0:
-        curve, confusion = directory / "curve.png", directory / plots.CONFUSION
+        curve = directory / "curve.png"
         with logs.naming(curve):
-            plots.curve(logs.read_json_lines(directory / "metrics.jsonl"), curve, directory.name)
+            lines = logs.read_json_lines(directory / "metrics.jsonl")
+            plots.curve(lines, curve, directory.name, run.objective.loss_unit)
         if report.by_class is not None:
-            with logs.naming(confusion):
-                plots.confusion(report.by_class, confusion, f"{directory.name}, held out")
+            classes = directory / plots.picture_of(report.by_class)
+            with logs.naming(classes):
+                plots.classes(report.by_class, classes, f"{directory.name}, held out")
 
 
 def _summary(resolved: Resolved) -> str:

@@ -22,6 +22,7 @@ class CausalLM(TokenPrediction):
 
     name: ClassVar[str] = "causal-lm"
     task: ClassVar[str] = "causal-lm"
+    loss_unit: ClassVar[str] = "nats a token"
     predicted: ClassVar[str] = "tokens"
 
     logits_chunks: int = 1

@@ -19,6 +19,9 @@ from transformer_zoo.data.labelled import AnswerRows, Problem, SequenceRows, Tok
 from transformer_zoo.objectives import metrics
 from transformer_zoo.objectives.objective import Batch, Objective, Sums, training_mode
 
+FAR = 3
+"""Standard deviations: numbers whose mean is farther from 0 are learned slowly, since a fresh head begins there."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification(Objective):
@@ -169,6 +172,13 @@ class SequenceClassification(Classification):
     labelled_field = property(operator.attrgetter("label"))
 
     @property
+    def loss_unit(self) -> str:
+        """Of the problem."""
+        return {"regression": "squared error", "multi_label_classification": "nats a label"}.get(
+            self.problem, "nats an example"
+        )
+
+    @property
     def has_several(self) -> bool:
         """Of the problem."""
         return self.problem == "multi_label_classification"
@@ -187,13 +197,20 @@ class SequenceClassification(Classification):
             return super(SequenceClassification, objective).with_labels(config, splits, head, tell)
         if not self.labels and head is not None and len(head.labels) == 1:
             objective = dataclasses.replace(objective, labels=head.labels)
-        ranges = []
+        ranges, spreads = [], []
         for split, documents in splits.items():
             read = lambda document: data_labels.number_of(field_of(document, self.label), self.label)
             numbers = np.array(list(data_labels.each(documents, split, read, tell)))
             low, high, mean = numbers.min(), numbers.max(), numbers.mean()
             ranges.append(f"{len(numbers):,} in {split}, from {low:g} to {high:g}, mean {mean:.4g}")
-        return objective, f"{self.label}: numbers, {'; '.join(ranges)}"
+            spreads.append((mean, numbers.std()))
+        line, (mean, spread) = f"{self.label}: numbers, {'; '.join(ranges)}", spreads[0]
+        if abs(mean) > FAR * spread > 0 and (head is None or len(head.labels) != 1):  # the head is fresh
+            line += (
+                "\nThese numbers are far from 0 for their spread, which takes many steps to learn: train on "
+                f"({self.label} - {mean:.4g}) / {spread:.4g} instead, and convert the predictions back"
+            )
+        return objective, line
 
     def for_data(self, config: Any, classes: Callable[[str], tuple[str, ...] | None]) -> tuple[Objective, Any]:
         """Names of the classes from the data, and the problem, in both.
@@ -308,6 +325,7 @@ class TokenClassification(Classification):
 
     name: ClassVar[str] = "token-classification"
     task: ClassVar[str] = "token-classification"
+    loss_unit: ClassVar[str] = "nats a token with a label"
 
     text: str = "text"
     """Field of an example with its text, or with a list of words."""
@@ -386,6 +404,7 @@ class QuestionAnswering(Objective):
 
     name: ClassVar[str] = "question-answering"
     task: ClassVar[str] = "question-answering"
+    loss_unit: ClassVar[str] = "nats a window"
 
     question: str = "question"
     """Field of an example with its question."""

@@ -57,6 +57,7 @@ class Distillation(MaskedLM):
     """
 
     name: ClassVar[str] = "distillation"
+    loss_unit: ClassVar[str] = "weighted sum of losses"
     frozen: ClassVar[tuple[str, ...]] = (r"teacher/.*",)
     fixed: ClassVar[tuple[str, ...]] = ("architecture",)
 

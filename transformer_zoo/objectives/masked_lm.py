@@ -24,6 +24,7 @@ class MaskedLM(TokenPrediction):
 
     name: ClassVar[str] = "masked-lm"
     task: ClassVar[str] = "masked-lm"
+    loss_unit: ClassVar[str] = "nats a hidden token"
     predicted: ClassVar[str] = "masked"
 
     rate: float = 0.15

@@ -45,6 +45,8 @@ class Objective(abc.ABC):
     """Its name in run.json and on the command line."""
     task: ClassVar[str]
     """The task of a family's model that it trains."""
+    loss_unit: ClassVar[str]
+    """The unit of its loss, such as `nats a token`. Losses of several units do not compare."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Regular expressions: parameters whose whole path matches one of them are never trained, such as a teacher's."""
     fixed: ClassVar[tuple[str, ...]] = ()

@@ -18,6 +18,7 @@ class Pretraining(MaskedLM):
     language model on pairs of segments, plus the cross entropy of a classification of the pair."""
 
     name: ClassVar[str] = "pretraining"
+    loss_unit: ClassVar[str] = "nats a hidden token + nats a pair"
     task: ClassVar[str] = "pretraining"
 
     next_sentence: NextSentence = "nsp"

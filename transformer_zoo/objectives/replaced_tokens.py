@@ -118,6 +118,7 @@ class ReplacedTokens(MaskedLM):
     """
 
     name: ClassVar[str] = "replaced-token-detection"
+    loss_unit: ClassVar[str] = "weighted sum of losses"
     task: ClassVar[str] = "replaced-token-detection"
     fixed: ClassVar[tuple[str, ...]] = ("generator_size",)
 

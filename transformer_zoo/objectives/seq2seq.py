@@ -36,6 +36,7 @@ class Seq2Seq(TokenPrediction):
     """
 
     task: ClassVar[str] = "seq2seq-lm"
+    loss_unit: ClassVar[str] = "nats a token of the target"
     predicted: ClassVar[str] = "targets"
 
     target_length: int | None = None
