@@ -23,8 +23,8 @@ import rates
 import tyro
 from cases import Setting
 from peak import forward_flops, peak_of
-from rich.console import Console
 
+from transformer_zoo import tables
 from transformer_zoo.pages import use_huge_pages
 
 
@@ -87,8 +87,8 @@ def main(settings: Settings) -> None:
     size = f"{settings.batch} x {settings.length} tokens"
     kind = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     title = f"{settings.model}, {settings.dtype}, {size}, {kind}"
-    console = Console()
-    console.print(rates.table(title, "a batch", seconds, tokens=tokens, flops=flops, peak=best, digits=3))
+    console = tables.console()
+    tables.show(console, rates.table(title, "a batch", seconds, tokens=tokens, flops=flops, peak=best, digits=3))
     console.print(f"{flops / 1e9:,.0f} GFLOP a batch; peak {best / 1e9:,.0f} GFLOP/s; compiled in {compiling:.0f} s.")
     if settings.peer != "none":
         console.print(f"Largest difference from the peer's output: {difference:.1e} of the largest number.")

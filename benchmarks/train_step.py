@@ -23,8 +23,8 @@ import rates
 import tyro
 from cases import PeerSetting, Setting
 from peak import peak_of
-from rich.console import Console
 
+from transformer_zoo import tables
 from transformer_zoo.pages import use_huge_pages
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Settings:
 def main(settings: Settings) -> None:
     import jax
 
-    console, tokens = Console(), settings.batch * settings.length
+    console, tokens = tables.console(), settings.batch * settings.length
     peak = peak_of(jax.devices()[0])
     step, setting, compiling = build(settings)
     ours = functools.partial(step.run, setting, 1)
@@ -78,7 +78,7 @@ def main(settings: Settings) -> None:
     kind, cores = jax.devices()[0].device_kind, os.cpu_count()
     size = f"{settings.batch} x {settings.length} tokens"
     title = f"{settings.model}, {settings.dtype}, {size}, {kind}, {cores} cores"
-    console.print(rates.table(title, "a step", seconds, tokens=tokens, flops=flops, peak=best, digits=2))
+    tables.show(console, rates.table(title, "a step", seconds, tokens=tokens, flops=flops, peak=best, digits=2))
     console.print(
         f"{flops / 1e9:,.0f} GFLOP a step; peak {best / 1e9:,.0f} GFLOP/s, "
         f"{'measured in turn' if jax.default_backend() == 'cpu' else 'by the table'}; compiled in {compiling:.0f} s."

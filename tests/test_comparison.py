@@ -79,7 +79,7 @@ def test_a_narrow_terminal_cuts_no_number_off(
     text = capsys.readouterr().out
     assert rows_of(text)[0] == ["b", "20 of 30", "3.25", "2.25", "1.5", "10", "0:00:40"]
     listed = text[text.index("settings that differ:") :].splitlines()  # below the table, a line each
-    assert listed[1:3] == ["  peak_lr: 0.0003 (b), 0.001 (a), 0.0001 (c)", "  best: None (b, c), accuracy (a)"]
+    assert listed[1:3] == ["  peak_lr: 0.0003 (b), 0.001 (a), 0.0001 (c)", "  best: accuracy (a)"]
 
 
 def test_in_a_pipe_nothing_is_cut(

@@ -1,15 +1,19 @@
 """Pictures and tables, with no run behind them."""
 
 import io
+import json
 import math
 
 import matplotlib.figure
+import numpy as np
 import pytest
 from etils import epath
 from rich.table import Table
 
-from transformer_zoo import plots, tables
-from transformer_zoo.objectives import OBJECTIVES, Distillation, SequenceClassification
+from transformer_zoo import loop, plots, registry, tables
+from transformer_zoo.config import Run
+from transformer_zoo.evaluation.loss import Report
+from transformer_zoo.objectives import OBJECTIVES, Distillation, SequenceClassification, metrics
 
 
 def drawn(draw, monkeypatch):
@@ -78,3 +82,13 @@ def test_titles_and_cells_are_not_squeezed_off_a_terminal(monkeypatch):
     assert not tables.fits(console, narrow)
     tables.show(console, narrow)
     assert shown.getvalue().splitlines()[0] == long and max(map(len, shown.getvalue().splitlines()[1:])) == 50
+
+
+def test_a_multi_label_run_leaves_a_curve_and_its_classes(tmp_path):
+    objective = SequenceClassification(problem="multi_label_classification", labels=("a", "b"))
+    run = Run(model=registry.family("bert").Config(), objective=objective)
+    report = Report(loss=1.0)
+    report.by_class = metrics.ByClass(objective.labels, *np.array([[3.0, 0], [4, 0], [6, 0]]))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
+    loop._draw(run, epath.Path(tmp_path), report)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["classes.png", "curve.png"]

@@ -143,7 +143,7 @@ def _compare(
     if differ and not inside:
         _say(console, "settings that differ:")
         for name, full in _short(differ).items():
-            values = _by_value({run.name: _text(run.settings.get(full)) for run in group})
+            values = _by_value({run.name: _text(x) for run in group if (x := run.settings.get(full)) is not None})
             text = ", ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
             _say(console, f"  {name}: {text}")
     if column.startswith(logs.HELD_OUT):
@@ -198,8 +198,10 @@ def _short(which: Sequence[str]) -> dict[str, str]:
 
 
 def _settings(settings: Mapping[str, Any], which: Sequence[str]) -> str:
-    """Some settings, a line each."""
-    return "\n".join(f"{name} {_text(settings.get(full))}" for name, full in _short(which).items())
+    """Some settings, a line each, without those that are None."""
+    return "\n".join(
+        f"{name} {_text(x)}" for name, full in _short(which).items() if (x := settings.get(full)) is not None
+    )
 
 
 def _text(value: Any) -> str:

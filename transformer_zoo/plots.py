@@ -117,11 +117,14 @@ def bars(by_class: Any, path: epath.Path, title: str) -> bool:
     figure = _figure(8, min(2 + 0.45 * len(labels), 20))
     axes, places = figure.add_subplot(), np.arange(len(labels))
     for name, offset in (("precision", -0.2), ("recall", 0.2)):
-        axes.barh(places + offset, [measures[label][name] for label in labels], height=0.38, label=name)
+        shares = [measures[label][name] for label in labels]
+        drawn = axes.barh(places + offset, shares, height=0.38, label=name)
+        if len(labels) <= 30:
+            axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=8)
     shown = [f"{_plain(_short(label))} ({measures[label]['support']:,})" for label in labels]
     axes.set_yticks(places, shown, fontsize=_font(labels))
     axes.set_ylim(len(labels) - 0.5, -0.5)  # the first class is on top
-    axes.set(xlim=(0, 1), xlabel="share", ylabel="class (examples)", title=_plain(title))
+    axes.set(xlim=(0, 1.1), xlabel="share", ylabel="class (examples)", title=_plain(title))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     _save(figure, path)
