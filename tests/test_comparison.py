@@ -11,6 +11,8 @@ from transformer_zoo import measures, plots
 from transformer_zoo.__main__ import main
 from transformer_zoo.comparison import differences
 
+CLASSIFY = {"name": "sequence-classification"}
+
 pytestmark = pytest.mark.usefixtures("wide_terminal")
 
 
@@ -101,20 +103,30 @@ def test_in_a_pipe_nothing_is_cut(
 def test_runs_of_several_objectives_do_not_compare(
     sweep: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classify = {"name": "sequence-classification", "problem": "regression"}
-    write_run(Path("far"), 1.0, {10: 10_000.0, 20: 9_000.0}, objective=classify)
-    write_run(Path("several"), 1.0, {10: 0.5}, objective=classify | {"problem": "multi_label_classification"})
+    for name, problem, losses in (
+        ("far", "regression", {10: 10_000.0, 20: 9_000.0}),
+        ("several", "multi_label_classification", {10: 0.5}),
+    ):
+        write_run(Path(name), 1.0, losses, objective={**CLASSIFY, "problem": problem})
     drawn: dict[str, Any] = {}
     monkeypatch.setattr(plots, "curves", lambda groups, path: drawn.update(groups))
     assert main(["compare", "far", *sweep, "several"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("these runs are of 3 kinds, which do not compare")
+    assert text.startswith("the loss of these runs is of 3 kinds, which do not compare: a table for each")
     far, several = (f"sequence-classification, loss in {unit}" for unit in ("squared error", "nats a label"))
     kinds = [far, "causal-lm, loss in nats a token", several]
     assert [line for line in text.splitlines() if "loss in" in line] == kinds
     assert [row[0] for row in rows_of(text)] == ["far", "b", "a", "c", "several"]
     assert list(drawn) == kinds
     assert drawn[far] == ("loss (squared error), held out", {"far": {10: 10_000.0, 20: 9_000.0}})
+
+    for name, smoothing in {"plain": 0.0, "smooth": 0.1}.items():  # whose losses do not compare, and accuracies do
+        write_run(Path(name), 1.0, {10: 1.0}, objective={**CLASSIFY, "label_smoothing": smoothing}, accuracy=smoothing)
+    assert main(["compare", "plain", "smooth"]) == 0
+    assert "sequence-classification, loss in nats an example, smoothed by 0.1" in capsys.readouterr().out
+    assert main(["compare", "plain", "smooth", "--metric", "accuracy"]) == 0
+    text = capsys.readouterr().out
+    assert "kinds" not in text and [row[0] for row in rows_of(text) if row[0]] == ["smooth", "plain"]
 
 
 def test_runs_evaluated_on_different_documents_are_named(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:

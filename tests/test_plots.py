@@ -13,7 +13,7 @@ from rich.table import Table
 from transformer_zoo import loop, plots, registry, tables
 from transformer_zoo.config import Run
 from transformer_zoo.evaluation.loss import Report
-from transformer_zoo.objectives import OBJECTIVES, Distillation, SequenceClassification, metrics
+from transformer_zoo.objectives import OBJECTIVES, Distillation, SequenceClassification, TokenClassification, metrics
 
 
 def drawn(draw, monkeypatch):
@@ -37,6 +37,10 @@ def test_each_objective_names_the_unit_of_its_loss():
     }
     for problem, unit in problems.items():
         assert SequenceClassification(problem=problem).loss_unit == unit
+    weighted = TokenClassification(class_weights="balanced", label_smoothing=0.1)
+    assert weighted.loss_unit == "weighted nats a token with a label, smoothed by 0.1"
+    assert units["distillation"] == "5 x soft + 2 x masked + 1 x cosine"
+    assert units["replaced-token-detection"] == "generator's + 50 x discriminator's"
 
 
 @pytest.mark.filterwarnings("error")

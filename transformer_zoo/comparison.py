@@ -50,10 +50,9 @@ class Ran:
         steps, held_out = facts.get("steps", settings.get("training.steps")), facts.get("data", {}).get("validation")
         return cls(directory, settings, steps, runs.lines(directory), runs.read(directory).objective, held_out)
 
-    @property
-    def kind(self) -> str:
-        """The objective and the unit of its loss: measures of runs of several kinds do not compare."""
-        return f"{self.objective.name}, loss in {self.objective.loss_unit}"
+    def kind(self, measure: str) -> str:
+        """Values of a measure compare only between runs of one kind: of one objective, and losses of one unit."""
+        return self.objective.name + (f", loss in {self.objective.loss_unit}" if measure == "loss" else "")
 
     @property
     def steps(self) -> int:
@@ -72,8 +71,8 @@ class Ran:
 def compare(
     directories: Sequence[str], metric: str | None, output: Path, console: Console, which: measures.Direction | None
 ) -> None:
-    """Prints a table of runs, the best first, and writes a picture of their curves. Runs of several objectives, or
-    whose losses have several units, have a table and axes for each, since their measures do not compare.
+    """Prints a table of runs, the best first, and writes a picture of their curves. Several objectives, or several
+    units of the losses that are compared, have a table and axes each, since their values do not compare.
 
     Args:
         metric: a measure on held-out documents, or of training. None: that of the runs' evaluation.best if it is the
@@ -91,9 +90,9 @@ def compare(
     title, which = column.removeprefix(logs.HELD_OUT), which or measures.direction(column)
     groups: dict[str, list[Ran]] = {}
     for run in compared:
-        groups.setdefault(run.kind, []).append(run)
+        groups.setdefault(run.kind(title), []).append(run)
     if len(groups) > 1:
-        _say(console, f"these runs are of {len(groups)} kinds, which do not compare: each has a table of its own")
+        _say(console, f"the {title} of these runs is of {len(groups)} kinds, which do not compare: a table for each")
     pictures = {}
     for kind, group in groups.items():
         heading = kind if len(groups) > 1 else ""

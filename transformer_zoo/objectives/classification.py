@@ -93,6 +93,16 @@ class Classification(Objective):
             objective = dataclasses.replace(objective, class_weights=_balanced(counts[0], train))
         return objective, data_labels.line(counts, list(splits), field, origin)
 
+    item: ClassVar[str]
+    """What has a class, with its article."""
+
+    @property
+    def loss_unit(self) -> str:
+        """With what changes it: class weights and smoothing."""
+        weighted = "weighted " if self.class_weights else ""
+        smoothed = f", smoothed by {self.label_smoothing:g}" if self.label_smoothing else ""
+        return f"{weighted}nats {self.item}{smoothed}"
+
     @property
     def has_several(self) -> bool:
         """An example may have any number of labels."""
@@ -171,12 +181,13 @@ class SequenceClassification(Classification):
 
     labelled_field = property(operator.attrgetter("label"))
 
+    item: ClassVar[str] = "an example"
+
     @property
     def loss_unit(self) -> str:
         """Of the problem."""
-        return {"regression": "squared error", "multi_label_classification": "nats a label"}.get(
-            self.problem, "nats an example"
-        )
+        units = {"regression": "squared error", "multi_label_classification": "nats a label"}
+        return units.get(self.problem) or super().loss_unit
 
     @property
     def has_several(self) -> bool:
@@ -325,7 +336,7 @@ class TokenClassification(Classification):
 
     name: ClassVar[str] = "token-classification"
     task: ClassVar[str] = "token-classification"
-    loss_unit: ClassVar[str] = "nats a token with a label"
+    item: ClassVar[str] = "a token with a label"
 
     text: str = "text"
     """Field of an example with its text, or with a list of words."""

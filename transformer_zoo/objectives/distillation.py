@@ -57,7 +57,6 @@ class Distillation(MaskedLM):
     """
 
     name: ClassVar[str] = "distillation"
-    loss_unit: ClassVar[str] = "weighted sum of losses"
     frozen: ClassVar[tuple[str, ...]] = (r"teacher/.*",)
     fixed: ClassVar[tuple[str, ...]] = ("architecture",)
 
@@ -220,6 +219,13 @@ class Distillation(MaskedLM):
             for name in self.relations:
                 losses[f"{name}_loss"] = self.relation_weight, sums[f"{name}_relation"] / tokens
         return losses
+
+    @property
+    def loss_unit(self) -> str:
+        """The losses and their weights."""
+        names = ("soft", "masked", "cosine", "relation")
+        weights = {name: getattr(self, f"{name}_weight") for name in names}
+        return " + ".join(f"{weight:g} x {name}" for name, weight in weights.items() if weight)
 
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
         """The weighted sum of the losses."""

@@ -118,7 +118,6 @@ class ReplacedTokens(MaskedLM):
     """
 
     name: ClassVar[str] = "replaced-token-detection"
-    loss_unit: ClassVar[str] = "weighted sum of losses"
     task: ClassVar[str] = "replaced-token-detection"
     fixed: ClassVar[tuple[str, ...]] = ("generator_size",)
 
@@ -176,6 +175,11 @@ class ReplacedTokens(MaskedLM):
             "suspected": suspected_BT.sum(),
             "found": (replaced_BT * suspected_BT).sum(),
         }
+
+    @property
+    def loss_unit(self) -> str:
+        """With the weight of the discriminator's loss."""
+        return f"generator's + {self.discriminator_weight:g} x discriminator's"
 
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
         """Nats a hidden token plus weighted nats a token."""
