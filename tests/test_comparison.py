@@ -112,7 +112,7 @@ def test_runs_of_several_objectives_do_not_compare(
     monkeypatch.setattr(plots, "curves", lambda groups, path: drawn.update(groups))
     assert main(["compare", "far", *sweep, "several"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("the loss of these runs is of 3 kinds, which do not compare: a table for each")
+    assert text.startswith("the loss of these runs is of 3 kinds, which do not compare\n")
     far, several = (f"sequence-classification, loss in {unit}" for unit in ("squared error", "nats a label"))
     kinds = [far, "causal-lm, loss in nats a token", several]
     assert [line for line in text.splitlines() if "loss in" in line] == kinds
@@ -123,7 +123,9 @@ def test_runs_of_several_objectives_do_not_compare(
     for name, smoothing in {"plain": 0.0, "smooth": 0.1}.items():  # whose losses do not compare, and accuracies do
         write_run(Path(name), 1.0, {10: 1.0}, objective={**CLASSIFY, "label_smoothing": smoothing}, accuracy=smoothing)
     assert main(["compare", "plain", "smooth"]) == 0
-    assert "sequence-classification, loss in nats an example, smoothed by 0.1" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "2 kinds, which do not compare (--metric accuracy compares them all)" in text
+    assert "sequence-classification, loss in nats an example, smoothed by 0.1" in text
     assert main(["compare", "plain", "smooth", "--metric", "accuracy"]) == 0
     text = capsys.readouterr().out
     assert "kinds" not in text and [row[0] for row in rows_of(text) if row[0]] == ["smooth", "plain"]

@@ -92,7 +92,9 @@ def compare(
     for run in compared:
         groups.setdefault(run.kind(title), []).append(run)
     if len(groups) > 1:
-        _say(console, f"the {title} of these runs is of {len(groups)} kinds, which do not compare: a table for each")
+        others = _others(compared) if len({run.objective.name for run in compared}) == 1 else ()
+        remedy = f" (--metric {others[0]} compares them all)" if others else ""
+        _say(console, f"the {title} of these runs is of {len(groups)} kinds, which do not compare{remedy}")
     pictures = {}
     for kind, group in groups.items():
         heading = kind if len(groups) > 1 else ""
@@ -184,6 +186,13 @@ def _column(compared: Sequence[Ran], metric: str | None) -> str:
         f"none of the runs has a measure {metric!r}: they have {', '.join(measured) or 'none yet'}."
         f"{trees.nearest(metric, measured)}"
     )
+
+
+def _others(compared: Sequence[Ran]) -> list[str]:
+    """The held-out measures besides the loss that all of these runs have."""
+    known = [{name for line in run.lines for name in line if name.startswith(logs.HELD_OUT)} for run in compared]
+    common = sorted(name.removeprefix(logs.HELD_OUT) for name in set.intersection(*known))
+    return [name for name in common if name != "loss" and measures.direction(name)]
 
 
 def _rank(best: measures.Best | None, which: str | None) -> tuple[bool, float]:
