@@ -610,7 +610,7 @@ def other(family: str, name: str, value: Any) -> Any:
         return not value
     if value is None or name in READ_ELSEWHERE:
         return value
-    if isinstance(value, str | tuple):
+    if isinstance(value, str | tuple) or dataclasses.is_dataclass(value):
         known = families.known_choices(family, name) if isinstance(value, str) else families.RANDOM[name]
         return next(choice for choice in known if choice != value)
     if isinstance(value, int):

@@ -13,7 +13,7 @@ import numpy as np
 from transformer_zoo.nn import Attention, Compute, Encoder, EncoderConfig, Inputs, Mask, TokenEmbedding, heads, tasks
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.pooling import mean
-from transformer_zoo.nn.positions import rotation
+from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
@@ -136,10 +136,11 @@ class Model(Encoder):
 
     def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
         cfg = self.config
-        rotate = functools.partial(
-            rotation, inputs.positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.accumulation_dtype
-        )
-        rotations = {"local": rotate(cfg.local_theta), "global": rotate(cfg.global_theta)}
+        sizes = (cfg.width // cfg.num_heads, cfg.max_length, self.compute.accumulation_dtype)
+        rotations = {
+            name: Rope(theta=theta).rotation(inputs.positions_BT, *sizes)
+            for name, theta in (("local", cfg.local_theta), ("global", cfg.global_theta))
+        }
         layers = {"local": jnp.asarray(local_layers(cfg)), "first": jnp.arange(cfg.num_layers) == 0}
         return self.final_norm(self.run(self.blocks, x_BTD, layers, inputs.mask, rotations, train))
 

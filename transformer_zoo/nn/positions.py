@@ -129,22 +129,6 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     return np.concatenate([np.sin(angles_TK), np.cos(angles_TK[:, : width // 2])], axis=1)
 
 
-def rotation(positions_BT: jax.Array, head_dim: int, theta: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines, [B or 1, T, K/2] each, of the angles position * theta ** (-2i / K) (Su et al. 2021, section
-    3.2.2). `dtype` is at least float32: angles are large, and their fractions matter."""
-    frequencies_K = np.float64(theta) ** (-np.arange(0, head_dim, 2) / head_dim)
-    angles_BTK = positions_BT[..., None].astype(dtype) * jnp.asarray(frequencies_K, dtype)
-    return jnp.cos(angles_BTK), jnp.sin(angles_BTK)
-
-
-def rotate(x_BTHK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Applies rotary embeddings: element i and element i + K/2 of a head are rotated as a pair, so that query-key
-    products depend only on relative position."""
-    cos, sin = (angles_BTK[:, :, None] for angles_BTK in cos_sin)
-    one, other = jnp.split(x_BTHK, 2, axis=-1)
-    return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x_BTHK.dtype)
-
-
 def relative_buckets(T: int, num_buckets: int, farthest: int, causal: bool = False) -> np.ndarray:
     """int32[2T - 1]: the bucket of each distance from a query to a key, 1 - T to T - 1 (Raffel et al. 2020, section
     2.1).
