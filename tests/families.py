@@ -36,7 +36,7 @@ SMALL = {
     "num_layers": 3,
     "num_decoder_layers": 2,
     "num_heads": 8,
-    "head_dim": 6,
+    "head_dim": 12,
     "num_kv_heads": 8,
     "mlp_dim": 40,
     "num_decoder_heads": 8,
@@ -87,7 +87,9 @@ RANDOM = {
     "global_block_size": (1, 2, 4),  # powers of two: the reference adds up their reciprocals
     "conv_size": (1, 3, 5),
     "rope": (
-        Rope(theta=100.0), Rope(), Rope(kind="linear", factor=2.0),
+        Rope(theta=100.0),
+        Rope(),
+        Rope(kind="linear", factor=2.0),
         Rope(kind="llama3", factor=4.0, original_length=6, slow_turns=0.5, theta=30.0),
         Rope(kind="yarn", factor=3.0, original_length=5, fast_turns=2.0, slow_turns=0.1, theta=20.0),
         Rope(kind="yarn", factor=2.0, original_length=4, fast_turns=32.0, attention_factor=0.7, whole_pairs=False),

@@ -56,6 +56,10 @@ class Config(EncoderConfig):
                 f"{self.width // self.num_heads}: rotary positions turn pairs"
             )
 
+    def local_layers(self) -> np.ndarray:
+        """bool[L]: whether the attention of a layer is limited to the window."""
+        return np.arange(self.num_layers) % self.global_every != 0
+
 
 _LARGE = {"width": 1024, "num_layers": 28, "num_heads": 16, "mlp_dim": 2624}
 PRESETS = {
@@ -141,7 +145,7 @@ class Model(Encoder):
             name: Rope(theta=theta).rotation(inputs.positions_BT, *sizes)
             for name, theta in (("local", cfg.local_theta), ("global", cfg.global_theta))
         }
-        layers = {"local": jnp.asarray(local_layers(cfg)), "first": jnp.arange(cfg.num_layers) == 0}
+        layers = {"local": jnp.asarray(cfg.local_layers()), "first": jnp.arange(cfg.num_layers) == 0}
         return self.final_norm(self.run(self.blocks, x_BTD, layers, inputs.mask, rotations, train))
 
     def summary(self, hidden_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
@@ -154,11 +158,6 @@ class Model(Encoder):
 def make_norm(cfg: Config, compute: Compute) -> Any:
     """The constructor of the layer norms."""
     return functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon, use_bias=cfg.norm_bias)
-
-
-def local_layers(cfg: Config) -> np.ndarray:
-    """bool[L]: whether the attention of a layer is limited to the window."""
-    return np.arange(cfg.num_layers) % cfg.global_every != 0
 
 
 def truncated_normal(cfg: Config, std: float) -> Any:

@@ -26,7 +26,7 @@ class Config(RotaryConfig):
     can_be_zero = ("global_layers",)
 
     def local_layers(self) -> np.ndarray:
-        return np.arange(self.num_layers) >= self.global_layers
+        return super().local_layers() & (np.arange(self.num_layers) >= self.global_layers)
 
 
 _HALF_B = {"width": 896, "num_layers": 24, "num_heads": 14, "num_kv_heads": 2, "head_dim": 64, "mlp_dim": 4864}

@@ -29,7 +29,7 @@ class Config(RotaryConfig):
     can_be_zero = ("global_layers",)
 
     def local_layers(self) -> np.ndarray:
-        return np.arange(self.num_layers) >= self.global_layers
+        return super().local_layers() & (np.arange(self.num_layers) >= self.global_layers)
 
 
 _TIED = {"tied": True, "global_layers": 28}

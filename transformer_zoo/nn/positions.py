@@ -1,7 +1,5 @@
 """Positions, counted over the real tokens, so that padding and packing do not change a result."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +38,8 @@ def decoder_inputs(
         mask = Mask(causal=True, offset=cache.length)
         before = cache.valid_BS.sum(axis=1, keepdims=True)
         cache = cache.admit(valid_BT)
-        mask = mask.replace(valid_BS=cache.valid_BS)
+        # Of a window: there may be padding between two calls.
+        mask = mask.replace(valid_BS=cache.valid_BS, ahead_BTS=distances(tokens_BT.shape[1], cache))
     if positions_BT is None:
         positions_BT = before + positions_of(tokens_BT.shape[1], valid_BT, documents_BT)
     return positions_BT, mask, cache

@@ -79,8 +79,8 @@ class Rope:
             raise ValueError(f"head_dim={head_dim} is odd: rotary positions turn pairs of elements")
         if self.kind == "dynamic" and (pairs < 2 or max_length % self.factor):
             raise ValueError(
-                f"dynamic rotary positions need heads of at least 4 rotated elements, not {2 * pairs}, and a max_length "
-                f"that is a multiple of factor={self.factor:g}, not {max_length}"
+                f"dynamic rotary positions need heads of at least 4 rotated elements, not {2 * pairs}, "
+                f"and a max_length that is a multiple of factor={self.factor:g}, not {max_length}"
             )
         for name in ("short_factors", "long_factors"):
             factors = getattr(self, name)

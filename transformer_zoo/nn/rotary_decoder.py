@@ -46,6 +46,7 @@ class RotaryConfig(Architecture):
     rope: Rope = Rope()
     init_std: float = 0.02
     attention_dropout: float = 0.0
+    head_dropout: float = 0.1  # of token classification
     tied: bool = False  # the output layer is the table of token embeddings
     eos_id: int | None = 2
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
@@ -64,8 +65,8 @@ class RotaryConfig(Architecture):
         self.rope.check(self.head_dim, self.max_length)
 
     def local_layers(self) -> np.ndarray:
-        """bool[L]: whether the attention of a layer is limited to the window, if there is one."""
-        return np.ones(self.num_layers, bool)
+        """bool[L]: whether the attention of a layer is limited to the window."""
+        return np.full(self.num_layers, self.window is not None)
 
 
 class RotaryBlock(nn.Module):
@@ -122,7 +123,8 @@ class RotaryDecoder(Decoder):
         if task.vocabulary and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         if scores := task.num_scores(cfg.labels):
-            self.head = Classifier(scores, compute, init, bias=task.per_token)
+            per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
+            self.head = Classifier(scores, compute, init, **per_token)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
         return self.token_embed(tokens_BT)

@@ -28,6 +28,7 @@ def config(make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, *
         **rope.keys(make_rope, longest=longest, **rope_defaults),
         "init_std": Key("initializer_range", 0.02),
         "attention_dropout": Key("attention_dropout", 0.0),
+        "head_dropout": Key("classifier_dropout", 0.1),
         "tied": Key("tie_word_embeddings", False),
         "eos_id": Key("eos_token_id", eos_id, first_id),
         "problem": Key("problem_type", None),
@@ -59,7 +60,10 @@ def windows(length: int | None) -> dict[str, Key]:
     def read(value: Any, settings: Mapping[str, Any]) -> Any:
         return value if settings["use_sliding_window"] else None
 
-    return {"window": Key("sliding_window", length, read), "global_layers": Key("max_window_layers", 28, _global_layers)}
+    return {
+        "window": Key("sliding_window", length, read),
+        "global_layers": Key("max_window_layers", 28, _global_layers),
+    }
 
 
 def _global_layers(number: int, settings: Mapping[str, Any]) -> int:
@@ -69,7 +73,9 @@ def _global_layers(number: int, settings: Mapping[str, Any]) -> int:
     if kinds is not None and settings["use_sliding_window"] and kinds != listed(number):
         number = kinds.index("sliding_attention") if "sliding_attention" in kinds else layers
         if kinds != listed(number):
-            raise ValueError("layer_types must be full_attention for the first layers, and sliding_attention for the rest")
+            raise ValueError(
+                "layer_types must be full_attention of the first layers, and sliding_attention of the rest"
+            )
     return number
 
 

@@ -84,7 +84,8 @@ def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float) ->
     if missing := [name for name in _REQUIRED[kind] if given.get(name) is None]:
         raise ValueError(f"rope_type {kind!r} needs {' and '.join(missing)}")
     if unknown := [name for name in given if name not in names]:
-        raise ValueError(f"rope_type {kind!r} has no {' and no '.join(unknown)}, only {', '.join(names) or 'rope_theta'}")
+        known = ", ".join(names) or "rope_theta"
+        raise ValueError(f"rope_type {kind!r} has no {' and no '.join(unknown)}, only {known}")
     for name, field in names.items():
         value = given.get(name)
         value = _DEFAULTS.get(name) if value is None else value
