@@ -22,6 +22,7 @@ from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints import config_map
 from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
 from transformer_zoo.nn import Compute
+from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.pretrained import Bundle, from_config
@@ -35,7 +36,7 @@ SMALL = {
     "num_layers": 3,
     "num_decoder_layers": 2,
     "num_heads": 8,
-    "head_dim": 6,
+    "head_dim": 12,
     "num_kv_heads": 8,
     "mlp_dim": 40,
     "num_decoder_heads": 8,
@@ -50,6 +51,7 @@ SMALL = {
     "local_radius": 3,
     "global_block_size": 4,
     "conv_size": 5,
+    "global_layers": 1,
 }
 # Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
@@ -59,7 +61,7 @@ RANDOM = {
     "num_layers": (1, 2, 3, 5),
     "num_decoder_layers": (1, 2, 3),
     "num_heads": (1, 2, 4),
-    "head_dim": (2, 3, 5, 8),
+    "head_dim": (2, 3, 4, 5, 8),
     "mlp_dim": (12, 40, 100),
     "num_decoder_heads": (1, 2, 4),
     "mlp_decoder_dim": (10, 36, 80),
@@ -84,6 +86,15 @@ RANDOM = {
     "local_radius": (1, 2, 4),
     "global_block_size": (1, 2, 4),  # powers of two: the reference adds up their reciprocals
     "conv_size": (1, 3, 5),
+    "rope": (
+        Rope(theta=100.0),
+        Rope(),
+        Rope(kind="linear", factor=2.0),
+        Rope(kind="llama3", factor=4.0, original_length=6, slow_turns=0.5, theta=30.0),
+        Rope(kind="yarn", factor=3.0, original_length=5, fast_turns=2.0, slow_turns=0.1, theta=20.0),
+        Rope(kind="yarn", factor=2.0, original_length=4, fast_turns=32.0, attention_factor=0.7, whole_pairs=False),
+    ),
+    "global_layers": (0, 1, 2),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # Arguments of the models: token ids, and the mask of real tokens.

@@ -115,6 +115,12 @@ def aside(case: families.Case, tokens: dict[str, np.ndarray], side: str, fill: i
     return padded, valid, where
 
 
+def reach(config: Any) -> float:
+    """The distance of the farthest token that a token of a decoder has read, layer by layer."""
+    local_L = config.local_layers() if hasattr(config, "local_layers") else np.zeros(config.num_layers, bool)
+    return np.inf if not local_L.all() else len(local_L) * (config.window - 1)
+
+
 @float64
 @each()
 def test_who_sees_whom(case: families.Case):
@@ -130,8 +136,10 @@ def test_who_sees_whom(case: families.Case):
         changed[np.arange(T), np.arange(T)] = (changed[0] + 1) % case.config.vocab_size
         after, _ = read(case, params, tokens | {ids: changed})
         differs = (after != before).any(axis=-1)
-        causal = case.causal and ids == case.ids[-1]
-        expected = ~np.tri(T, LONGEST, -1, dtype=bool) if causal else np.ones((T, LONGEST), bool)
+        expected = np.ones((T, LONGEST), bool)
+        if case.causal and ids == case.ids[-1]:
+            behind_TS = np.arange(LONGEST) - np.arange(T)[:, None]
+            expected = (behind_TS >= 0) & (behind_TS <= reach(case.config))
         np.testing.assert_array_equal(differs[:T], expected)
 
 
@@ -443,9 +451,10 @@ def test_intermediates(case: families.Case):
     has_any = seen_BTS.any(-1) & valid_BT  # a query that sees nothing is nobody's business, nor is one of padding
     nonzero = np.moveaxis(np.asarray(own) > 0, 2, 0)  # [H, L, B, T, S]
     seen_LBTS = np.stack([seen_BTS] * len(own))
-    if hasattr(case.module, "local_layers"):  # which see but a window
-        near_TS = np.abs(np.arange(T)[:, None] - np.arange(T)) <= case.config.window // 2
-        seen_LBTS[case.module.local_layers(case.config)] &= near_TS
+    if hasattr(case.config, "local_layers"):  # which see only a window
+        local_L, window = case.config.local_layers(), case.config.window or 0
+        near_TS = np.abs(np.arange(T)[:, None] - np.arange(T)) <= (window - 1 if case.causal else window // 2)
+        seen_LBTS[local_L] &= near_TS
     assert (nonzero == seen_LBTS)[:, :, has_any].all()
 
 
@@ -594,7 +603,7 @@ READ_ELSEWHERE = ("problem", "model_type", "max_length")
 # What encoder-decoders are told to stand for padding, others want to know who read their config.json.
 READ_BY_OTHERS = ("pad_id",)
 # Fields of which another value needs another value of a field that no program reads.
-TOGETHER = {"bias_per_layer": {"model_type": "umt5"}}
+TOGETHER = {"bias_per_layer": {"model_type": "umt5"}, "num_heads": {"num_kv_heads": 2}}
 
 
 # Read in generation alone: the token that ends a text, that which a decoder reads first, and those that an output must
@@ -610,7 +619,7 @@ def other(family: str, name: str, value: Any) -> Any:
         return not value
     if value is None or name in READ_ELSEWHERE:
         return value
-    if isinstance(value, str | tuple):
+    if isinstance(value, str | tuple) or dataclasses.is_dataclass(value):
         known = families.known_choices(family, name) if isinstance(value, str) else families.RANDOM[name]
         return next(choice for choice in known if choice != value)
     if isinstance(value, int):
@@ -645,7 +654,7 @@ def test_every_field_of_the_config_is_read(case: families.Case):
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     others = {name: other(case.family, name, value) for name, value in values.items() if name not in READ_ELSEWHERE}
     changes = {name: {name: value} | TOGETHER.get(name, {}) for name, value in others.items()}
-    changed = {name: dataclasses.replace(config, **change) for name, change in changes.items()}
+    changed = {name: families.sized(config, **change) for name, change in changes.items()}
     unread = [name for name in changed if not (case.causal and name in GENERATED)]
     if "source_BS" in case.takes:
         unread = [name for name in unread if name not in READ_BY_OTHERS]
@@ -802,6 +811,8 @@ def test_tokens_that_do_not_exist(case: families.Case):
     grads = trees.flatten(grads)
     axes = trees.match(sharding.PARAM_AXES, grads)
     tables = {path: np.asarray(g) for path, g in grads.items() if "vocab" in axes[path].split()}
+    if not getattr(case.config, "tied", True):  # the output layer is another table
+        assert not tables.pop("token_embed/embedding").any()
     if "source_BS" in case.takes:  # whose logits may have a bias that is not trained
         assert not np.any(tables.pop("lm_head/bias", 0))
     assert tables and all(not g[V:].any() and (g[:V].reshape(V, -1) != 0).any(1).all() for g in tables.values())

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import typing
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -19,12 +20,16 @@ from transformer_zoo.models import (
     distilbert,
     electra,
     gpt2,
+    llama,
     longt5,
     marian,
     mbart,
+    mistral,
     modernbert,
     mpnet,
     pegasus,
+    qwen2,
+    qwen3,
     roberta,
     t5,
 )
@@ -42,12 +47,16 @@ _FAMILIES: dict[str, ModuleType] = {
     "distilbert": distilbert,
     "electra": electra,
     "gpt2": gpt2,
+    "llama": llama,
     "longt5": longt5,
     "marian": marian,
     "mbart": mbart,
+    "mistral": mistral,
     "modernbert": modernbert,
     "mpnet": mpnet,
     "pegasus": pegasus,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
     "roberta": roberta,
     "t5": t5,
 }
@@ -134,8 +143,18 @@ def from_json(settings: dict[str, Any]) -> Any:
     Raises:
         ValueError, TypeError, KeyError: the settings are not those of a configuration of this version.
     """
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    return family(values.pop("family")).Config(**values)
+    settings = dict(settings)
+    return _from_json(family(settings.pop("family")).Config, settings)
+
+
+def _from_json(kind: type, settings: dict[str, Any]) -> Any:
+    """A dataclass from its fields, some of which are dataclasses."""
+    hints, values = typing.get_type_hints(kind), {}
+    for name, value in settings.items():
+        if dataclasses.is_dataclass(hints.get(name)):
+            value = _from_json(hints[name], value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def family_by_model_type(model_type: str) -> str:

@@ -97,6 +97,7 @@ def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) 
     for field in dataclasses.fields(config):
         if (key := spec.config.get(field.name)) is not None:
             settings[key.name] = key.write(getattr(config, field.name), config)
+    settings |= {theirs: of(config) for theirs, of in spec.derived.items()}
     labels = getattr(config, "labels", None)
     if labels is not None and TASKS[task].scores_as_labels and len(labels) != TASKS[task].scores:
         labels = numbered(TASKS[task].scores)

@@ -13,7 +13,7 @@ import numpy as np
 from transformer_zoo.nn import Attention, Compute, Encoder, EncoderConfig, Inputs, Mask, TokenEmbedding, heads, tasks
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.pooling import mean
-from transformer_zoo.nn.positions import rotation
+from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.published import Key, Published, bert_layout, rows
 
 
@@ -55,6 +55,10 @@ class Config(EncoderConfig):
                 f"num_heads={self.num_heads} and width={self.width} make heads of the odd size "
                 f"{self.width // self.num_heads}: rotary positions turn pairs"
             )
+
+    def local_layers(self) -> np.ndarray:
+        """bool[L]: whether the attention of a layer is limited to the window."""
+        return np.arange(self.num_layers) % self.global_every != 0
 
 
 _LARGE = {"width": 1024, "num_layers": 28, "num_heads": 16, "mlp_dim": 2624}
@@ -136,11 +140,12 @@ class Model(Encoder):
 
     def encode(self, x_BTD: jax.Array, inputs: Inputs, train: bool) -> jax.Array:
         cfg = self.config
-        rotate = functools.partial(
-            rotation, inputs.positions_BT, cfg.width // cfg.num_heads, dtype=self.compute.accumulation_dtype
-        )
-        rotations = {"local": rotate(cfg.local_theta), "global": rotate(cfg.global_theta)}
-        layers = {"local": jnp.asarray(local_layers(cfg)), "first": jnp.arange(cfg.num_layers) == 0}
+        sizes = (cfg.width // cfg.num_heads, cfg.max_length, self.compute.accumulation_dtype)
+        rotations = {
+            name: Rope(theta=theta).rotation(inputs.positions_BT, *sizes)
+            for name, theta in (("local", cfg.local_theta), ("global", cfg.global_theta))
+        }
+        layers = {"local": jnp.asarray(cfg.local_layers()), "first": jnp.arange(cfg.num_layers) == 0}
         return self.final_norm(self.run(self.blocks, x_BTD, layers, inputs.mask, rotations, train))
 
     def summary(self, hidden_BTD: jax.Array, valid_BT: jax.Array | None) -> jax.Array:
@@ -153,11 +158,6 @@ class Model(Encoder):
 def make_norm(cfg: Config, compute: Compute) -> Any:
     """The constructor of the layer norms."""
     return functools.partial(compute.layer_norm, epsilon=cfg.norm_epsilon, use_bias=cfg.norm_bias)
-
-
-def local_layers(cfg: Config) -> np.ndarray:
-    """bool[L]: whether the attention of a layer is limited to the window."""
-    return np.arange(cfg.num_layers) % cfg.global_every != 0
 
 
 def truncated_normal(cfg: Config, std: float) -> Any:

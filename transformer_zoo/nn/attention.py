@@ -14,7 +14,7 @@ import jax
 from transformer_zoo.nn import kernels
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.masks import Mask
-from transformer_zoo.nn.positions import rotate
+from transformer_zoo.nn.rotary import rotate
 
 
 class Attention(nn.Module):
@@ -27,6 +27,10 @@ class Attention(nn.Module):
     use_bias: bool = True
     key_bias: bool = True
     """Whether the keys have a bias if `use_bias`. The attention weights do not depend on it."""
+    out_bias: bool = True
+    """Whether the output has a bias if `use_bias`."""
+    query_key_norm: Any = None
+    """Makes the norms of queries and of keys, over the elements of a head. None: there are none."""
     dropout: float = 0.0
     init: Any = nn.initializers.lecun_normal()
     out_init: Any = nn.initializers.lecun_normal()
@@ -41,10 +45,14 @@ class Attention(nn.Module):
         )
         self.key = project(shape, use_bias=self.use_bias and self.key_bias)
         self.value = project(shape, use_bias=self.use_bias)
+        if self.query_key_norm is not None:
+            self.query_norm, self.key_norm = self.query_key_norm(), self.query_key_norm()
 
     def keys_values(self, y_BSD: jax.Array, rotation: Any = None) -> tuple[jax.Array, jax.Array]:
-        """Keys and values (k_BSGK, v_BSGK) of the tokens attended to; a `positions.rotation` is applied to the keys."""
+        """Keys and values (k_BSGK, v_BSGK) of the tokens attended to; a rotation (`nn/rotary.py`) is applied to the
+        keys."""
         k_BSGK = self.key(y_BSD)
+        k_BSGK = k_BSGK if self.query_key_norm is None else self.key_norm(k_BSGK)
         return k_BSGK if rotation is None else rotate(k_BSGK, rotation), self.value(y_BSD)
 
     @nn.compact
@@ -65,6 +73,7 @@ class Attention(nn.Module):
         computes them; otherwise the fastest one that supports the arguments. A scale of None is 1/sqrt(K).
         """
         q_BTHK, (k_BSGK, v_BSGK) = self.query(x_BTD), kv
+        q_BTHK = q_BTHK if self.query_key_norm is None else self.query_norm(q_BTHK)
         q_BTHK = q_BTHK if rotation is None else rotate(q_BTHK, rotation)
         kwargs = {"mask": mask, "bias": bias, "scale": self.head_dim**-0.5 if scale is None else scale}
         dropout = nn.Dropout(self.dropout, deterministic=not train)
@@ -80,6 +89,7 @@ class Attention(nn.Module):
         else:
             y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **kwargs, implementation=self.compute.attention)
         out = self.compute.dense_general(
-            x_BTD.shape[-1], axis=(-2, -1), use_bias=self.use_bias, kernel_init=self.out_init, name="out"
-        )
+            x_BTD.shape[-1], axis=(-2, -1), use_bias=self.use_bias and self.out_bias, kernel_init=self.out_init,
+            name="out",
+        )  # fmt: skip
         return out(y_BTHK)

@@ -68,6 +68,8 @@ class Decoder(nn.Module):
             return output.replace(logits=self.logits(hidden_BTD)[..., : cfg.vocab_size])
         if not task.scores:
             return output
+        if task.per_token:
+            return output.replace(logits=self.head(hidden_BTD, train))
         # A row is scored by its last real token, the only one that has read all of it.
         real_BT = jnp.ones(tokens_BT.shape, bool) if valid_BT is None else jnp.asarray(valid_BT).astype(bool)
         return output.replace(logits=self.head(pooling.last(hidden_BTD, real_BT), train))

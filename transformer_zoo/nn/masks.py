@@ -17,6 +17,7 @@ class Mask:
         window: with a causal mask, the last `window` keys, the query's own included; otherwise `window // 2` keys on
             each side of it.
         local: whether the window applies; it may differ by layer.
+        ahead_BTS: the position of each key minus the query's, by which the window goes. None: slots are positions.
     """
 
     causal: bool = struct.field(pytree_node=False, default=False)
@@ -26,10 +27,11 @@ class Mask:
     documents_BS: jax.Array | None = None
     window: int | None = struct.field(pytree_node=False, default=None)
     local: jax.Array | bool = True
+    ahead_BTS: jax.Array | None = None
 
     @property
     def reach(self) -> int:
-        """The distance in slots of the farthest key in the window."""
+        """The distance of the farthest key in the window."""
         return self.window - 1 if self.causal else self.window // 2
 
     def dense(self, T: int, S: int) -> jax.Array | None:
@@ -42,8 +44,10 @@ class Mask:
         if self.documents_BT is not None:
             conditions.append((self.documents_BT[:, :, None] == self.documents_BS[:, None, :])[:, None])
         if self.window is not None:
-            distance_TS = jnp.abs(self.offset + jnp.arange(T)[:, None] - jnp.arange(S))
-            conditions.append(((distance_TS <= self.reach) | jnp.logical_not(self.local))[None, None])
+            ahead_BTS = self.ahead_BTS
+            if ahead_BTS is None:
+                ahead_BTS = (jnp.arange(S) - self.offset - jnp.arange(T)[:, None])[None]
+            conditions.append(((jnp.abs(ahead_BTS) <= self.reach) | jnp.logical_not(self.local))[:, None])
         return _all(conditions)
 
 

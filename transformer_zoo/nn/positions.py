@@ -1,7 +1,5 @@
 """Positions, counted over the real tokens, so that padding and packing do not change a result."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +38,8 @@ def decoder_inputs(
         mask = Mask(causal=True, offset=cache.length)
         before = cache.valid_BS.sum(axis=1, keepdims=True)
         cache = cache.admit(valid_BT)
-        mask = mask.replace(valid_BS=cache.valid_BS)
+        # Of a window: there may be padding between two calls.
+        mask = mask.replace(valid_BS=cache.valid_BS, ahead_BTS=distances(tokens_BT.shape[1], cache))
     if positions_BT is None:
         positions_BT = before + positions_of(tokens_BT.shape[1], valid_BT, documents_BT)
     return positions_BT, mask, cache
@@ -127,22 +126,6 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     20000 pi. All sines come first, then all cosines; in the paper they alternate."""
     angles_TK = np.arange(length)[:, None] / np.power(10000.0, np.arange(0, width, 2) / width)
     return np.concatenate([np.sin(angles_TK), np.cos(angles_TK[:, : width // 2])], axis=1)
-
-
-def rotation(positions_BT: jax.Array, head_dim: int, theta: float, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines, [B or 1, T, K/2] each, of the angles position * theta ** (-2i / K) (Su et al. 2021, section
-    3.2.2). `dtype` is at least float32: angles are large, and their fractions matter."""
-    frequencies_K = np.float64(theta) ** (-np.arange(0, head_dim, 2) / head_dim)
-    angles_BTK = positions_BT[..., None].astype(dtype) * jnp.asarray(frequencies_K, dtype)
-    return jnp.cos(angles_BTK), jnp.sin(angles_BTK)
-
-
-def rotate(x_BTHK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Applies rotary embeddings: element i and element i + K/2 of a head are rotated as a pair, so that query-key
-    products depend only on relative position."""
-    cos, sin = (angles_BTK[:, :, None] for angles_BTK in cos_sin)
-    one, other = jnp.split(x_BTHK, 2, axis=-1)
-    return jnp.concatenate([one * cos - other * sin, other * cos + one * sin], axis=-1).astype(x_BTHK.dtype)
 
 
 def relative_buckets(T: int, num_buckets: int, farthest: int, causal: bool = False) -> np.ndarray:

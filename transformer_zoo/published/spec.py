@@ -91,6 +91,8 @@ class Published:
     """Keys of config.json -> the only value that is supported; also the value of a file without the key."""
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Defaults of keys that hold no field, and that a `Key.read` looks up."""
+    derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    """Keys of config.json that hold no field -> their value for a Config; `Key.read` looks them up."""
     num_labels: int = 2
     """The number of labels that a config.json without any stands for."""
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,158 @@
+"""Rotary positions: the angles of every kind, and what they depend on."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_zoo import registry
+from transformer_zoo.checkpoints import config_map
+from transformer_zoo.models import llama
+from transformer_zoo.nn.rotary import Rope, rotate
+
+LLAMA3 = Rope(kind="llama3", factor=8.0, original_length=16, slow_turns=0.3, fast_turns=2.0, theta=100.0)
+YARN = Rope(kind="yarn", factor=2.0, original_length=16, slow_turns=0.2, fast_turns=3.0, theta=100.0)
+LONG = Rope(
+    kind="longrope", factor=2.0, original_length=16, short_factors=(1.0, 1.1, 1.5), long_factors=(1.0, 4.0, 9.0)
+)
+DYNAMIC = Rope(kind="dynamic", factor=4.0)
+# The reference's angles of the three pairs of a head at position 10 of a text of 32 tokens, and what it multiplies
+# queries and keys by.
+EXPECTED = {
+    "default": (Rope(theta=500.0), (10, 1.2599210498948732, 0.15874010519682), 1),
+    "linear": (Rope(kind="linear", factor=2.5), (4, 0.18566355334451118, 0.008617738760127537), 1),
+    "dynamic": (DYNAMIC, (10, 0.12873451184009208, 0.0016572574538706807), 1),
+    "llama3": (LLAMA3, (10, 0.5450016440211012, 0.058019860420159754), 1),
+    "yarn": (YARN, (10, 1.6158260175239132, 0.23207944168063901), 1.0693147180559945),
+    "longrope": (LONG, (10, 0.11603972084031951, 0.0023938163222576494), 1.118033988749895),
+}
+
+
+def turned(rope: Rope, positions: list[int], head_dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines [T, pairs] of a row, in float64, for a model of 32 positions."""
+    with jax.enable_x64(True):
+        return tuple(np.asarray(x[0]) for x in rope.rotation(jnp.array([positions]), head_dim, 32, jnp.float64))
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_angles(kind: str):
+    rope, angles, scale = EXPECTED[kind]
+    for found, function in zip(turned(rope, [*range(32)]), (np.cos, np.sin)):
+        np.testing.assert_allclose(found[10], scale * function(angles), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rope", [DYNAMIC, LONG], ids=lambda rope: rope.kind)
+def test_only_a_text_beyond_the_original_length_is_turned_otherwise(rope: Rope):
+    """And a document packed in a row, or behind padding, is turned as if it were alone."""
+    original = rope.original_length or int(32 / rope.factor)
+    alone = {length: turned(rope, [*range(length)])[1] for length in (1, 3, original, original + 1, 30)}
+    np.testing.assert_array_equal(alone[1], alone[3][:1])
+    np.testing.assert_array_equal(alone[3], alone[original][:3])
+    assert not np.allclose(alone[original], alone[original + 1][:original])
+    packed = [*range(3), *range(30), *range(original), 0]
+    starts = np.cumsum([0, 3, 30, original])
+    found = turned(rope, packed)[1]
+    for start, length in zip(starts, (3, 30, original, 1)):
+        np.testing.assert_array_equal(found[start : start + length], alone[length])
+    np.testing.assert_array_equal(turned(rope, [0, 0, 0, *range(30)])[1][3:], alone[30])
+    np.testing.assert_array_equal(turned(rope, [*range(30), 29, 29])[1][:30], alone[30])
+
+
+def test_a_part_of_a_head_is_turned():
+    x = np.random.default_rng(0).standard_normal((1, 5, 2, 8))
+    with jax.enable_x64(True):
+        rotation = Rope(share=0.5, theta=3.0).rotation(jnp.arange(5)[None], 8, 32, jnp.float64)
+        found = np.asarray(rotate(jnp.asarray(x), rotation))
+    for t, pair in ((4, 0), (3, 1)):
+        angle = t * 3.0 ** (-pair / 2)
+        one, other = x[0, t, :, pair], x[0, t, :, pair + 2]
+        np.testing.assert_allclose(found[0, t, :, pair], one * math.cos(angle) - other * math.sin(angle))
+        np.testing.assert_allclose(found[0, t, :, pair + 2], other * math.cos(angle) + one * math.sin(angle))
+    np.testing.assert_array_equal(found[..., 4:], x[..., 4:])
+
+
+FAULTS = {
+    "kind is 'ntk': choose one of default, linear": {"kind": "ntk"},
+    "factor is 0": {"kind": "linear", "factor": 0.0},
+    "theta is -1": {"theta": -1.0},
+    "share is 1.5: it is a part of a head": {"share": 1.5},
+    "of the kind yarn need original_length": {"kind": "yarn"},
+    "original_length is 1": {"kind": "llama3", "original_length": 1},
+    "slow_turns=4.0 must be below fast_turns=4.0": {"kind": "llama3", "original_length": 8, "slow_turns": 4.0},
+    "need short_factors and long_factors": {"kind": "longrope", "original_length": 8},
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_settings_that_cannot_be(words: str):
+    with pytest.raises(ValueError, match=words):
+        Rope(**FAULTS[words])
+
+
+def test_settings_that_do_not_go_with_the_heads():
+    for words, changes in {
+        "head_dim=5 is odd": {"head_dim": 5},
+        "heads of at least 4 rotated elements, not 2": {"head_dim": 2, "rope": DYNAMIC},
+        "a multiple of factor=4, not 30": {"rope": DYNAMIC, "max_length": 30},
+        "there must be 4, one for each pair": {"rope": LONG, "head_dim": 8},
+        "num_kv_heads=3 does not divide num_heads=32": {"num_kv_heads": 3},
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            llama.Config(**changes)
+
+
+# ---- config.json ----------------------------------------------------------------------------------------------------
+
+OTHERS = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 8, "vocab_size": 9}
+
+
+def read(**settings) -> llama.Config:
+    return config_map.read(registry.family("llama"), OTHERS | settings)
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_config_json_holds_all_of_it(kind: str):
+    config = dataclasses.replace(read(max_position_embeddings=32), rope=EXPECTED[kind][0], max_length=32)
+    written = json.loads(json.dumps(config_map.write(registry.family("llama"), config, "causal-lm")))
+    assert config_map.read(registry.family("llama"), written) == config
+    assert registry.from_json(json.loads(json.dumps(registry.as_json(config)))) == config
+    # The keys of older files mean the same.
+    new = written.pop("rope_parameters")
+    old = {"rope_theta": new.pop("rope_theta"), "rope_scaling": {"type": new.pop("rope_type"), **new}}
+    assert config_map.read(registry.family("llama"), written | old) == config
+
+
+def test_defaults_of_config_json():
+    assert read().rope == Rope() and read().max_length == 2048
+    assert read(rope_theta=5e5, rope_scaling=None).rope == Rope(theta=5e5)
+    dynamic = read(rope_scaling={"type": "dynamic", "factor": 2.0}, max_position_embeddings=64)
+    assert dynamic.rope == Rope(kind="dynamic", factor=2.0) and dynamic.max_length == 128
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    assert read(rope_scaling=yarn).rope == Rope(kind="yarn", factor=4.0, original_length=16, fast_turns=32.0)
+    ratio = read(rope_scaling=yarn | {"mscale": 1.0, "mscale_all_dim": 0.5}).rope.attention_factor
+    assert ratio == pytest.approx((1 + 0.1 * math.log(4)) / (1 + 0.05 * math.log(4)))
+    longrope = {"type": "longrope", "short_factor": [1, 1, 2], "long_factor": [1, 2, 3.5]}
+    long = read(rope_scaling=longrope, max_position_embeddings=64, original_max_position_embeddings=16)
+    assert (long.rope.factor, long.rope.original_length, long.rope.short_factors) == (4.0, 16, (1.0, 1.0, 2.0))
+
+
+def test_config_json_that_cannot_be_honoured():
+    for words, scaling in {
+        "rope_type 'ntk' is not known": {"type": "ntk", "factor": 2.0},
+        "rope_type 'linear' needs factor": {"type": "linear"},
+        "rope_type 'linear' has no beta_fast": {"type": "linear", "factor": 2.0, "beta_fast": 3},
+        "needs low_freq_factor and high_freq_factor": {"type": "llama3", "factor": 2.0},
+        "rope_parameters is": {"type": "linear", "factor": "two"},
+        "there must be 3, one for each pair": {
+            "type": "longrope", "short_factor": [1.0], "long_factor": [2.0], "factor": 2.0,
+        },
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            read(rope_scaling=scaling)
+    for scaling in ([1], "linear", {"type": ["linear"]}, {"type": {}}):
+        with pytest.raises(ValueError, match="rope|max_position"):
+            read(rope_scaling=scaling)

@@ -1,0 +1,93 @@
+"""LLaMA: Open and Efficient Foundation Language Models, Touvron et al. 2023; Llama 2 (Touvron et al. 2023) and Llama 3
+(Dubey et al. 2024); and models of its layout, such as TinyLlama (Zhang et al. 2024) and SmolLM2 (Allal et al. 2025)."""
+
+import dataclasses
+from typing import Any
+
+from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder, init_cache
+from transformer_zoo.published import Key, llama_layout
+
+__all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RotaryConfig):
+    """The architecture: what a checkpoint fixes. The other fields are those of `nn.RotaryConfig`."""
+
+    attention_bias: bool = False
+    mlp_bias: bool = False
+
+
+_13B = {"width": 5120, "num_layers": 40, "num_heads": 40, "num_kv_heads": 40, "mlp_dim": 13824}
+_70B = {"width": 8192, "num_layers": 80, "num_heads": 64, "num_kv_heads": 8, "mlp_dim": 28672}
+_LLAMA_2 = {"max_length": 4096, "norm_epsilon": 1e-5}
+_LLAMA_3 = {
+    "vocab_size": 128256, "max_length": 8192, "num_kv_heads": 8, "mlp_dim": 14336, "norm_epsilon": 1e-5,
+    "rope": Rope(theta=500000.0), "eos_id": 128001,
+}  # fmt: skip
+_LONGER = {"kind": "llama3", "theta": 500000.0, "original_length": 8192}
+_LLAMA_31 = _LLAMA_3 | {"max_length": 131072, "rope": Rope(factor=8.0, **_LONGER)}
+_LLAMA_32 = _LLAMA_31 | {"rope": Rope(factor=32.0, **_LONGER), "mlp_dim": 8192, "tied": True}
+_SMOL = {"vocab_size": 49152, "max_length": 8192, "head_dim": 64, "norm_epsilon": 1e-5, "tied": True, "eos_id": 0}
+_SMOL_ROPE = Rope(theta=100000.0)
+PRESETS = {
+    "llama-7b": ("huggyllama/llama-7b", Config()),
+    "llama-13b": ("huggyllama/llama-13b", Config(**_13B)),
+    "llama-65b": ("huggyllama/llama-65b", Config(**_70B | {"num_kv_heads": 64, "mlp_dim": 22016}, norm_epsilon=1e-5)),
+    "llama-2-7b": ("meta-llama/Llama-2-7b-hf", Config(**_LLAMA_2)),
+    "llama-2-13b": ("meta-llama/Llama-2-13b-hf", Config(**_13B, **_LLAMA_2)),
+    "llama-2-70b": ("meta-llama/Llama-2-70b-hf", Config(**_70B, **_LLAMA_2)),
+    "llama-3-8b": ("meta-llama/Meta-Llama-3-8B", Config(**_LLAMA_3)),
+    "llama-3-70b": ("meta-llama/Meta-Llama-3-70B", Config(**_LLAMA_3 | _70B)),
+    "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", Config(**_LLAMA_31)),
+    "llama-3.1-70b": ("meta-llama/Llama-3.1-70B", Config(**_LLAMA_31 | _70B)),
+    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", Config(**_LLAMA_32, width=2048, num_layers=16, head_dim=64)),
+    "llama-3.2-3b": (
+        "meta-llama/Llama-3.2-3B", Config(**_LLAMA_32, width=3072, num_layers=28, num_heads=24),
+    ),
+    "tinyllama-1.1b": (
+        "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T",
+        Config(width=2048, num_layers=22, num_kv_heads=4, head_dim=64, mlp_dim=5632, norm_epsilon=1e-5),
+    ),
+    "smollm2-135m": (
+        "HuggingFaceTB/SmolLM2-135M",
+        Config(**_SMOL, rope=_SMOL_ROPE, width=576, num_layers=30, num_heads=9, num_kv_heads=3, mlp_dim=1536),
+    ),
+    "smollm2-360m": (
+        "HuggingFaceTB/SmolLM2-360M",
+        Config(**_SMOL, rope=_SMOL_ROPE, width=960, num_heads=15, num_kv_heads=5, mlp_dim=2560),
+    ),
+    "smollm2-1.7b": (
+        "HuggingFaceTB/SmolLM2-1.7B",
+        Config(**_SMOL, rope=Rope(theta=130000.0), width=2048, num_layers=24, mlp_dim=8192),
+    ),
+}  # fmt: skip
+
+
+class Block(RotaryBlock):
+    """With biases where the Config has them."""
+
+    @property
+    def mlp_bias(self) -> bool:
+        return self.config.mlp_bias
+
+    def attention_settings(self) -> dict[str, Any]:
+        return {"use_bias": self.config.attention_bias}
+
+
+class Model(RotaryDecoder):
+    """LLaMA with the head of a task."""
+
+    block: Any = Block
+
+
+PUBLISHED = llama_layout.published(
+    model_type="llama",
+    class_prefix="Llama",
+    config={
+        **llama_layout.config(Rope, eos_id=2, longest=2048),
+        "attention_bias": Key("attention_bias", False),
+        "mlp_bias": Key("mlp_bias", False),
+    },
+)

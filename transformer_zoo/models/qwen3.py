@@ -1,0 +1,81 @@
+"""Qwen3 Technical Report, Yang et al. 2025."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder, init_cache
+from transformer_zoo.published import Key, llama_layout, rows
+
+__all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(RotaryConfig):
+    """The architecture: what a checkpoint fixes. The other fields are those of `nn.RotaryConfig`."""
+
+    vocab_size: int = 151936
+    max_length: int = 32768
+    num_kv_heads: int = 8
+    rope: Rope = Rope(theta=1000000.0)
+    attention_bias: bool = False
+    window: int | None = None
+    global_layers: int = 28  # the first ones, without a window
+    eos_id: int | None = 151643
+
+    can_be_zero = ("global_layers",)
+
+    def local_layers(self) -> np.ndarray:
+        return super().local_layers() & (np.arange(self.num_layers) >= self.global_layers)
+
+
+_TIED = {"tied": True, "global_layers": 28}
+PRESETS = {
+    "qwen3-0.6b-base": (
+        "Qwen/Qwen3-0.6B-Base", Config(width=1024, num_layers=28, num_heads=16, mlp_dim=3072, **_TIED),
+    ),
+    "qwen3-1.7b-base": (
+        "Qwen/Qwen3-1.7B-Base", Config(width=2048, num_layers=28, num_heads=16, mlp_dim=6144, **_TIED),
+    ),
+    "qwen3-4b-base": (
+        "Qwen/Qwen3-4B-Base", Config(width=2560, num_layers=36, mlp_dim=9728, tied=True, global_layers=36),
+    ),
+    "qwen3-8b-base": ("Qwen/Qwen3-8B-Base", Config(num_layers=36, mlp_dim=12288, global_layers=36)),
+    "qwen3-14b-base": (
+        "Qwen/Qwen3-14B-Base", Config(width=5120, num_layers=40, num_heads=40, mlp_dim=17408, global_layers=40),
+    ),
+}  # fmt: skip
+
+
+class Block(RotaryBlock):
+    """With a norm of each query and key, over the elements of a head (section 2)."""
+
+    def attention_settings(self) -> dict[str, Any]:
+        norm = functools.partial(self.compute.rms_norm, epsilon=self.config.norm_epsilon)
+        return {"use_bias": self.config.attention_bias, "query_key_norm": norm}
+
+
+class Model(RotaryDecoder):
+    """Qwen3 with the head of a task."""
+
+    block: Any = Block
+
+
+PUBLISHED = llama_layout.published(
+    model_type="qwen3",
+    class_prefix="Qwen3",
+    config={
+        **llama_layout.config(Rope, eos_id=None, longest=32768),
+        "head_dim": Key("head_dim", 128),
+        "attention_bias": Key("attention_bias", False),
+        **llama_layout.windows(4096),
+    },
+    **llama_layout.WINDOWS,
+    body=(
+        *rows.norm("layers.*.self_attn.q_norm", "blocks/attention/query_norm"),
+        *rows.norm("layers.*.self_attn.k_norm", "blocks/attention/key_norm"),
+    ),
+)

@@ -1,0 +1,170 @@
+"""Rotary positions (Su et al. 2021): queries and keys turned by angles that grow with their position, and the ways to
+read texts longer than those that a model was trained on."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_zoo import arguments
+from transformer_zoo.nn.checks import check_range, choices_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Which elements of a head are rotated, and how fast. Pair i turns by theta ** (-2i / K) per position.
+
+    The kinds other than `default` slow the turning down, so that positions beyond the original length have angles that
+    the model knows:
+
+    - `linear`: all pairs, by `factor` (Chen et al. 2023).
+    - `dynamic`: by a larger theta, for texts beyond the original length only, and the more the longer the text.
+    - `llama3`: pairs of long wavelengths, by `factor` (Dubey et al. 2024, section 3.4.2).
+    - `yarn`: likewise, with a ramp, and with larger queries and keys (Peng et al. 2023, section 3).
+    - `longrope`: each pair by a factor of its own, of which a long text has others (Ding et al. 2024).
+
+    Raises:
+        ValueError: a number that cannot be, or a kind without what it needs.
+        TypeError: a field of another type.
+    """
+
+    theta: float = 10000.0
+    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
+    share: float = 1.0
+    """Of a head's elements, from the first on, those that are rotated."""
+    factor: float = 1.0
+    original_length: int | None = None
+    """The length of the texts that the model was first trained on: of llama3, yarn and longrope."""
+    slow_turns: float = 1.0
+    fast_turns: float = 4.0
+    """Of llama3 and yarn: pairs that turn less often than `slow_turns` over the original length are slowed down, those
+    that turn more often than `fast_turns` are not, and the others in part."""
+    whole_pairs: bool = True
+    """Of yarn: the ramp begins and ends at whole numbers of pairs."""
+    attention_factor: float | None = None
+    """Of yarn and longrope: what queries and keys are multiplied by. None: as the paper has it, by `factor`."""
+    short_factors: tuple[float, ...] | None = None
+    long_factors: tuple[float, ...] | None = None
+    """Of longrope: of each pair, for texts up to the original length and for longer ones."""
+
+    def __post_init__(self) -> None:
+        arguments.check(type(self), vars(self))
+        if self.kind not in (known := choices_of(type(self))["kind"]):
+            raise ValueError(f"kind is {self.kind!r}: choose one of {', '.join(known)}")
+        for name in ("theta", "factor", "share"):
+            check_range(self, name, above=0)
+        if self.share > 1:
+            raise ValueError(f"share is {self.share}: it is a part of a head, at most 1")
+        if self.kind in ("llama3", "yarn", "longrope") and self.original_length is None:
+            raise ValueError(f"rotary positions of the kind {self.kind} need original_length")
+        if self.original_length is not None and self.original_length < 2:
+            raise ValueError(f"original_length is {self.original_length}: it must be at least 2")
+        if self.kind in ("llama3", "yarn") and not 0 < self.slow_turns < self.fast_turns:
+            raise ValueError(f"slow_turns={self.slow_turns} must be below fast_turns={self.fast_turns}, and above 0")
+        if self.kind == "longrope" and (self.short_factors is None or self.long_factors is None):
+            raise ValueError("rotary positions of the kind longrope need short_factors and long_factors")
+
+    def check(self, head_dim: int, max_length: int) -> None:
+        """Refuses heads and lengths that do not go with these settings.
+
+        Raises:
+            ValueError: an odd head that is rotated whole, factors for another number of pairs, or a length that
+                `factor` does not divide.
+        """
+        pairs = self._pairs(head_dim)
+        if 2 * pairs > head_dim:
+            raise ValueError(f"head_dim={head_dim} is odd: rotary positions turn pairs of elements")
+        if self.kind == "dynamic" and (pairs < 2 or max_length % self.factor):
+            raise ValueError(
+                f"dynamic rotary positions need heads of at least 4 rotated elements, not {2 * pairs}, "
+                f"and a max_length that is a multiple of factor={self.factor:g}, not {max_length}"
+            )
+        for name in ("short_factors", "long_factors"):
+            factors = getattr(self, name)
+            if self.kind == "longrope" and (len(factors) != pairs or min(factors) <= 0):
+                raise ValueError(f"{name} are {factors}: there must be {pairs}, one for each pair of a head, above 0")
+
+    def rotation(
+        self, positions_BT: jax.Array, head_dim: int, max_length: int, dtype: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        """Cosines and sines, [B or 1, T, pairs] each, of the angle of each position and pair.
+
+        Args:
+            max_length: the longest text of the model; for `dynamic`, `factor` times the original length.
+            dtype: at least float32, since angles are large, and their fractions matter.
+        """
+        pairs = self._pairs(head_dim)
+        if self.kind in ("dynamic", "longrope"):
+            length_BT = _lengths(positions_BT).astype(dtype)[..., None]
+            if self.kind == "dynamic":
+                longer = jnp.maximum(length_BT * self.factor / max_length, 1)  # than the original length
+                theta = self.theta * (self.factor * longer - (self.factor - 1)) ** (pairs / (pairs - 1))
+                speed = theta ** (-jnp.arange(pairs, dtype=dtype) / pairs)
+            else:
+                slowed = [self._speed(head_dim) / np.array(x) for x in (self.short_factors, self.long_factors)]
+                speed = jnp.where(length_BT > self.original_length, *(jnp.asarray(x, dtype) for x in slowed[::-1]))
+        else:
+            speed = jnp.asarray(self._speed(head_dim), dtype)
+        angles = positions_BT[..., None].astype(dtype) * speed
+        return jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale
+
+    def _pairs(self, head_dim: int) -> int:
+        return -(-int(head_dim * self.share) // 2)
+
+    def _speed(self, head_dim: int) -> np.ndarray:
+        """float64[pairs]: the angle of each pair per position, whatever the length of the text."""
+        rotated = int(head_dim * self.share)
+        speed = np.float64(self.theta) ** (-np.arange(0, rotated, 2) / rotated)
+        if self.kind == "linear":
+            return speed / self.factor
+        if self.kind == "llama3":
+            turns = self.original_length * speed / (2 * math.pi)
+            kept = (turns - self.slow_turns) / (self.fast_turns - self.slow_turns)
+        elif self.kind == "yarn":
+            # The pair, as a real number, that turns so often over the original length.
+            at = lambda turns: (
+                rotated * math.log(self.original_length / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+            )
+            first, last = at(self.fast_turns), at(self.slow_turns)
+            if self.whole_pairs:
+                first, last = math.floor(first), math.ceil(last)
+            first, last = max(first, 0), min(last, rotated - 1)
+            kept = 1 - (np.arange(len(speed)) - first) / (last - first if last != first else 0.001)
+        else:
+            return speed
+        kept = np.clip(kept, 0, 1)
+        return kept * speed + (1 - kept) * speed / self.factor
+
+    @property
+    def _scale(self) -> float:
+        if self.kind not in ("yarn", "longrope"):
+            return 1.0
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.factor <= 1:
+            return 1.0
+        if self.kind == "yarn":
+            return 0.1 * math.log(self.factor) + 1
+        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
+
+
+def _lengths(positions_BT: jax.Array) -> jax.Array:
+    """int[B or 1, T]: the number of positions of the document that each token belongs to, as far as it is there."""
+    T = positions_BT.shape[1]
+    ends_BT = jnp.concatenate(
+        [positions_BT[:, 1:] <= positions_BT[:, :-1], jnp.ones_like(positions_BT[:, :1], bool)], axis=1
+    )
+    end_BT = jax.lax.cummin(jnp.where(ends_BT, jnp.arange(T), T), axis=1, reverse=True)
+    return jnp.take_along_axis(positions_BT, end_BT, axis=1) + 1
+
+
+def rotate(x_BTHK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Applies rotary positions to the first elements of each head, as many as there are angles for: element i and
+    element i + pairs are rotated as a pair, so that query-key products depend only on relative position."""
+    cos, sin = (angles_BTK[:, :, None] for angles_BTK in cos_sin)
+    one, other, rest = jnp.split(x_BTHK, [cos.shape[-1], 2 * cos.shape[-1]], axis=-1)
+    rotated = (one * cos - other * sin, other * cos + one * sin)
+    return jnp.concatenate([*(x.astype(x_BTHK.dtype) for x in rotated), rest], axis=-1)

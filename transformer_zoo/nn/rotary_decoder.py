@@ -1,0 +1,149 @@
+"""LLaMA's decoder: RMS norms first, rotary positions, a gated MLP (Touvron et al. 2023, section 2.2); and what models
+made of it share."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from transformer_zoo.nn import cache as caches
+from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.architecture import Architecture
+from transformer_zoo.nn.attention import Attention
+from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.decoder import Decoder
+from transformer_zoo.nn.embedding import TokenEmbedding
+from transformer_zoo.nn.heads import Classifier
+from transformer_zoo.nn.masks import Mask
+from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.nn.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RotaryConfig(Architecture):
+    """The fields of all these families. The defaults are those of LLaMA's 7B model.
+
+    Raises:
+        ValueError: as `Architecture`, key and value heads that do not divide the query heads, or rotary positions that
+            do not go with the heads.
+    """
+
+    vocab_size: int = 32000
+    max_length: int = 2048
+    width: int = 4096
+    num_layers: int = 32
+    num_heads: int = 32
+    num_kv_heads: int = 32
+    head_dim: int = 128
+    mlp_dim: int = 11008
+    activation: str = "silu"
+    norm_epsilon: float = 1e-6
+    rope: Rope = Rope()
+    init_std: float = 0.02
+    attention_dropout: float = 0.0
+    head_dropout: float = 0.1  # of token classification
+    tied: bool = False  # the output layer is the table of token embeddings
+    eos_id: int | None = 2
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    problem: str | None = None  # problem_type in config.json
+
+    # Not annotated, and so no field. A family with windows has a field of this name.
+    window = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: "
+                "as many query heads share each head of keys and values"
+            )
+        self.rope.check(self.head_dim, self.max_length)
+
+    def local_layers(self) -> np.ndarray:
+        """bool[L]: whether the attention of a layer is limited to the window."""
+        return np.full(self.num_layers, self.window is not None)
+
+
+class RotaryBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with a gated MLP (Shazeer 2020)."""
+
+    config: Any
+    compute: Compute
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, rotation: Any, train: bool
+    ) -> tuple[jax.Array, Any]:
+        cfg, compute, (kv, local) = self.config, self.compute, layer
+        norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
+        init = nn.initializers.normal(cfg.init_std)
+        dense = functools.partial(compute.dense, use_bias=self.mlp_bias, kernel_init=init)
+        attention = Attention(
+            cfg.num_heads, cfg.head_dim, compute, num_kv_heads=cfg.num_kv_heads, dropout=cfg.attention_dropout,
+            init=init, out_init=init, name="attention", **self.attention_settings(),
+        )  # fmt: skip
+        if local is not None:
+            mask = mask.replace(window=cfg.window, local=local)
+
+        h_BTD = norm(name="attention_norm")(x_BTD)
+        kv_now = caches.append(kv, attention.keys_values(h_BTD, rotation), start)
+        x_BTD += attention(h_BTD, caches.from_cache_layout(kv_now), mask=mask, rotation=rotation, train=train)
+
+        h_BTD = norm(name="mlp_norm")(x_BTD)
+        gate_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_gate")(h_BTD))
+        x_BTD += dense(cfg.width, name="mlp_down")(gate_BTF * dense(cfg.mlp_dim, name="mlp_up")(h_BTD))
+        return x_BTD, None if kv is None else kv_now
+
+    @property
+    def mlp_bias(self) -> bool:
+        """Whether the layers of the MLP have biases."""
+        return False
+
+    def attention_settings(self) -> dict[str, Any]:
+        """What a family's attention has besides: arguments of `Attention`."""
+        return {"use_bias": False}
+
+
+class RotaryDecoder(Decoder):
+    """The decoder of these families, with the head of a task. A family may have a block of its own."""
+
+    block: Any = RotaryBlock
+
+    def setup(self) -> None:
+        cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
+        task = TASKS[self.task]
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        self.blocks = self.block(cfg, compute)
+        self.final_norm = compute.rms_norm(epsilon=cfg.norm_epsilon)
+        if task.vocabulary and not cfg.tied:
+            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        if scores := task.num_scores(cfg.labels):
+            per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
+            self.head = Classifier(scores, compute, init, **per_token)
+
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
+        return self.token_embed(tokens_BT)
+
+    def per_layer(self) -> jax.Array | None:
+        """bool[L]: whether a layer's attention is limited to the window. None: there is no window."""
+        return None if self.config.window is None else jnp.asarray(self.config.local_layers())
+
+    def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
+        cfg = self.config
+        return (cfg.rope.rotation(positions_BT, cfg.head_dim, cfg.max_length, self.compute.accumulation_dtype),)
+
+
+def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty cache with `length` slots a row.
+
+    Raises:
+        ValueError: more slots than the model has positions, or none.
+    """
+    if not 0 < length <= config.max_length:
+        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    return caches.empty(config.num_layers, batch, length, config.num_kv_heads, config.head_dim, dtype)

@@ -1,0 +1,109 @@
+"""Keys of config.json and rows of tensors that LLaMA and its relatives share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformer_zoo.published import rope, rows
+from transformer_zoo.published.spec import Key, Published, first_id
+
+
+def config(make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, **rope_defaults: Any) -> dict[str, Key]:
+    """The keys that all of them have.
+
+    Args:
+        make_rope: as in `rope.keys`.
+        eos_id: the end of text of a config.json without one.
+        longest: `max_position_embeddings` of a config.json without it.
+    """
+    return {
+        "vocab_size": Key("vocab_size"),
+        "width": Key("hidden_size"),
+        "num_layers": Key("num_hidden_layers"),
+        "num_heads": Key("num_attention_heads"),
+        "num_kv_heads": Key("num_key_value_heads", None, _num_kv_heads),
+        "head_dim": Key("head_dim", None, _head_dim),
+        "mlp_dim": Key("intermediate_size"),
+        "activation": Key("hidden_act", "silu"),
+        "norm_epsilon": Key("rms_norm_eps", 1e-6),
+        **rope.keys(make_rope, longest=longest, **rope_defaults),
+        "init_std": Key("initializer_range", 0.02),
+        "attention_dropout": Key("attention_dropout", 0.0),
+        "head_dropout": Key("classifier_dropout", 0.1),
+        "tied": Key("tie_word_embeddings", False),
+        "eos_id": Key("eos_token_id", eos_id, first_id),
+        "problem": Key("problem_type", None),
+    }
+
+
+def _num_kv_heads(number: Any, settings: Mapping[str, Any]) -> Any:
+    return settings.get("num_attention_heads") if number is None else number
+
+
+def _head_dim(size: Any, settings: Mapping[str, Any]) -> Any:
+    return settings["hidden_size"] // settings["num_attention_heads"] if size is None else size
+
+
+WINDOWS = {
+    "defaults": {"layer_types": None, "use_sliding_window": False},
+    "derived": {"use_sliding_window": lambda config: config.window is not None},
+}
+"""What goes with the keys of `windows`."""
+
+
+def windows(length: int | None) -> dict[str, Key]:
+    """The keys of models whose last layers have a window: its length, and the number of layers without one.
+
+    Args:
+        length: that of a config.json without one.
+    """
+
+    def read(value: Any, settings: Mapping[str, Any]) -> Any:
+        return value if settings["use_sliding_window"] else None
+
+    return {
+        "window": Key("sliding_window", length, read),
+        "global_layers": Key("max_window_layers", 28, _global_layers),
+    }
+
+
+def _global_layers(number: int, settings: Mapping[str, Any]) -> int:
+    """From the number, or from the list of the layers' kinds, which takes precedence."""
+    layers, kinds = settings["num_hidden_layers"], settings["layer_types"]
+    listed = lambda n: ["full_attention"] * min(n, layers) + ["sliding_attention"] * max(layers - n, 0)
+    if kinds is not None and settings["use_sliding_window"] and kinds != listed(number):
+        number = kinds.index("sliding_attention") if "sliding_attention" in kinds else layers
+        if kinds != listed(number):
+            raise ValueError(
+                "layer_types must be full_attention of the first layers, and sliding_attention of the rest"
+            )
+    return number
+
+
+_LAYER = "layers.*"
+BODY = (
+    *rows.embedding("embed_tokens", "token_embed", "V"),
+    *rows.norm(f"{_LAYER}.input_layernorm", "blocks/attention_norm"),
+    *rows.attention(f"{_LAYER}.self_attn", "blocks/attention", "q_proj k_proj v_proj", f"{_LAYER}.self_attn.o_proj"),
+    *rows.norm(f"{_LAYER}.post_attention_layernorm", "blocks/mlp_norm"),
+    *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
+    *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
+    *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
+    *rows.norm("norm", "final_norm"),
+)
+
+
+def published(**family: Any) -> Published:
+    """The published layout of one of them; `defaults` are beside those of the shared keys."""
+    return Published(
+        prefix="model.",
+        defaults=rope.DEFAULTS | family.pop("defaults", {}),
+        body=BODY + family.pop("body", ()),
+        heads={
+            "causal-lm": rows.embedding("lm_head", "head", "V"),
+            "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
+            "token-classification": rows.dense("score", "head/scores"),
+        },
+        tied={"lm_head.weight": "embed_tokens.weight"},
+        ignored=((r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "frequencies, which old files hold as a buffer"),),
+        **family,
+    )

@@ -1,0 +1,115 @@
+"""The keys of config.json that describe rotary positions."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformer_zoo.published.spec import Key
+
+# Key -> field, of each kind: those that must be there, and others.
+_REQUIRED = {
+    "default": {},
+    "linear": {"factor": "factor"},
+    "dynamic": {"factor": "factor"},
+    "llama3": {"factor": "factor", "low_freq_factor": "slow_turns", "high_freq_factor": "fast_turns"},
+    "yarn": {},
+    "longrope": {"short_factor": "short_factors", "long_factor": "long_factors"},
+}
+_OTHERS = {
+    "yarn": {
+        "factor": "factor", "beta_slow": "slow_turns", "beta_fast": "fast_turns", "truncate": "whole_pairs",
+        "attention_factor": "attention_factor",
+    },
+    "longrope": {"factor": "factor", "attention_factor": "attention_factor"},
+}  # fmt: skip
+_DEFAULTS = {"beta_slow": 1.0, "beta_fast": 32.0, "truncate": True}
+_ORIGINAL = "original_max_position_embeddings"
+# Old keys beside `rope_parameters`, which replaced them.
+DEFAULTS = {"rope_theta": None, "rope_scaling": None, "partial_rotary_factor": None, _ORIGINAL: None}
+
+
+def keys(rope: Callable[..., Any], theta: float = 10000.0, longest: int | None = None) -> dict[str, Key]:
+    """The keys of the fields `rope` and `max_length`. `DEFAULTS` belongs to them.
+
+    Args:
+        rope: makes a description of rotary positions from its fields.
+        theta: that of a config.json without one.
+        longest: the length of a config.json without one. None: it must have one.
+    """
+
+    def read(value: Any, settings: Mapping[str, Any]) -> Any:
+        return rope(**_fields(_given(value, settings), settings, theta))
+
+    default = {} if longest is None else {"default": longest}
+    return {
+        "max_length": Key("max_position_embeddings", **default, read=_read_length, write=_write_length),
+        "rope": Key("rope_parameters", None, read, _write),
+    }
+
+
+def _given(value: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of either format, in today's."""
+    given = {**(value or settings["rope_scaling"] or {})}
+    kind = given.pop("type", "default")
+    given.setdefault("rope_type", kind)
+    for name in ("rope_theta", "partial_rotary_factor"):
+        if settings[name] is not None:
+            given.setdefault(name, settings[name])
+    return given
+
+
+def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    """The fields of a `Rope`.
+
+    Raises:
+        ValueError: an unknown kind or key, or one that is missing.
+    """
+    kind = given.pop("rope_type")
+    if kind not in list(_REQUIRED):
+        raise ValueError(f"rope_type {kind!r} is not known: only {', '.join(_REQUIRED)} are")
+    fields = {"kind": kind, "theta": given.pop("rope_theta", theta), "share": given.pop("partial_rotary_factor", 1.0)}
+    original = given.pop(_ORIGINAL, None)
+    if kind in ("llama3", "yarn", "longrope"):
+        longest = settings["max_position_embeddings"]
+        fields["original_length"] = settings[_ORIGINAL] or original or longest
+        if kind != "llama3":
+            given["factor"] = given.get("factor") or longest / fields["original_length"]
+    if kind == "yarn":
+        # Of models with compressed keys and values: the ratio of two factors.
+        scales = [given.pop(name, None) for name in ("mscale", "mscale_all_dim")]
+        if all(scales) and given.get("attention_factor") is None and given["factor"] > 1:
+            one, other = (0.1 * scale * math.log(given["factor"]) + 1 for scale in scales)
+            given["attention_factor"] = one / other
+    names = _REQUIRED[kind] | _OTHERS.get(kind, {})
+    if missing := [name for name in _REQUIRED[kind] if given.get(name) is None]:
+        raise ValueError(f"rope_type {kind!r} needs {' and '.join(missing)}")
+    if unknown := [name for name in given if name not in names]:
+        known = ", ".join(names) or "rope_theta"
+        raise ValueError(f"rope_type {kind!r} has no {' and no '.join(unknown)}, only {known}")
+    for name, field in names.items():
+        value = given.get(name)
+        value = _DEFAULTS.get(name) if value is None else value
+        fields[field] = tuple(map(float, value)) if isinstance(value, list) else value
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _write(rope: Any, config: Any) -> dict[str, Any]:
+    written = {"rope_type": rope.kind, "rope_theta": rope.theta}
+    if rope.share != 1:
+        written["partial_rotary_factor"] = rope.share
+    if rope.original_length is not None:
+        written[_ORIGINAL] = rope.original_length
+    for name, field in (_REQUIRED[rope.kind] | _OTHERS.get(rope.kind, {})).items():
+        if (value := getattr(rope, field)) is not None:
+            written[name] = list(value) if isinstance(value, tuple) else value
+    return written
+
+
+def _read_length(value: Any, settings: Mapping[str, Any]) -> Any:
+    """Of dynamic positions, config.json has the original length, beyond which they reach by the factor."""
+    given = _given(settings["rope_parameters"], settings)
+    return int(value * given["factor"]) if given["rope_type"] == "dynamic" else value
+
+
+def _write_length(length: int, config: Any) -> int:
+    return int(length / config.rope.factor) if config.rope.kind == "dynamic" else length
