@@ -610,6 +610,23 @@ def test_trained_for_masked_language_models(trained, tmp_path):
     assert frame_of(copy) == frame_of(trained)
 
 
+def test_settings_are_written_beside_a_vocabulary_of_ours(bpe, tmp_path):
+    """A model's length and inputs, once; what another library wrote stays as it is."""
+    read = lambda name: json.loads((tmp_path / name / "tokenizer_config.json").read_text())
+    bpe.save(tmp_path / "plain")
+    loaded = Tokenizer.load(tmp_path / "plain")
+    for name, tokenizer in (("a", bpe), ("b", loaded)):
+        tokenizer.save(tmp_path / name, {"model_max_length": 64})
+        assert read(name) == read("plain") | {"model_max_length": 64}
+    exported = Tokenizer.load(tmp_path / "b")
+    exported.save(tmp_path / "c", {"model_max_length": 32})
+    assert read("c") == read("b") and exported.fingerprint == bpe.fingerprint
+    theirs = b'{"tokenizer_class": "GPT2Tokenizer"}'
+    (tmp_path / "plain" / "tokenizer_config.json").write_bytes(theirs)
+    Tokenizer.load(tmp_path / "plain").save(tmp_path / "d", {"model_max_length": 64})
+    assert (tmp_path / "d" / "tokenizer_config.json").read_bytes() == theirs
+
+
 TRAIN_KINDS = """
 import json, sys
 from transformer_zoo.data.tokenizers import Tokenizer

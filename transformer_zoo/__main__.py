@@ -324,12 +324,16 @@ class Convert(OfWeights):
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
-        from transformer_zoo import names, runs
+        from transformer_zoo import folders, names, runs
 
         step = runs.step_of(self.source, self.step) if names.is_run(self.source) else None
-        zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+        if names.is_run(self.target) and folders.folder(self.source).resolve() != self.target.expanduser().resolve():
+            raise ValueError(
+                f"{self.target} holds another run, and files of two models must not mix: name another folder"
+            )
+        written = zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
         what = self.source if step is None else f"{self.source}, step {step}"
-        print(f"{self.target} holds {what}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
+        print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0
 
 
