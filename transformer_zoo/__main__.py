@@ -172,7 +172,7 @@ class Predict(OfWeights):
     source: str | None = None
     """Instead of `text`, a file: .csv and .tsv with a header, .jsonl, .parquet, or else one text a line; or a source as
     in a recipe, such as csv:reviews.csv:review, of which all is read. The columns are those of the task, such as text
-    or question and context; others are left out."""
+    or question and context; for a run, those that it was trained on, if the file has them. Others are left out."""
     output: Path | None = None
     """The file for the results, in the order of the texts: a table of texts and results if its name ends in .csv, or
     else a line of JSON each, null for a blank text. Where it has results already, those of the texts after them follow,
@@ -188,6 +188,7 @@ class Predict(OfWeights):
         from rich.console import Console
         from rich.progress import track
 
+        from transformer_zoo import names, runs
         from transformer_zoo.prediction import files, record
         from transformer_zoo.prediction.predict import reader_of
 
@@ -204,9 +205,10 @@ class Predict(OfWeights):
         except TypeError as error:
             raise ValueError(f"--set: {error}") from None
         if self.source is None:
-            inputs = [reader.check(text, f"text {i}") for i, text in enumerate(self.text)]
+            inputs = files.check(self.text, [f"text {i}" for i in range(len(self.text))], reader, "--text")
         else:
-            inputs = files.read(self.source, reader)
+            run = runs.read(self.name) if names.is_run(self.name) else None
+            inputs = files.read(self.source, reader, run)
         if self.output is None:
             for result in files.results_of(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))

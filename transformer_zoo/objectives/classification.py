@@ -228,6 +228,10 @@ class SequenceClassification(Classification):
         """The text or texts."""
         return tuple(text_in(document, name) for name in self.texts)
 
+    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The text or texts."""
+        return {name: field_of(document, field) for name, field in zip(("text", "text_pair"), self.texts)}
+
     def maker(self, data: Data) -> SequenceRows:
         """A row an example."""
         return SequenceRows(
@@ -342,6 +346,10 @@ class TokenClassification(Classification):
         text = field_of(document, self.text)
         return (text if isinstance(text, str) else " ".join(text),)
 
+    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The text, or the words with spaces between them."""
+        return {"text": self.texts_of(document)[0]}
+
     def maker(self, data: Data) -> TokenRows:
         """As many rows as a text takes."""
         return TokenRows(
@@ -414,6 +422,10 @@ class QuestionAnswering(Objective):
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Question and context."""
         return text_in(document, self.question), text_in(document, self.context)
+
+    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Question and context."""
+        return {"question": field_of(document, self.question), "context": field_of(document, self.context)}
 
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None

@@ -106,6 +106,14 @@ class Objective(abc.ABC):
         """The texts in a document, for a tokenizer to learn from."""
         return (text_in(document, "text"),)
 
+    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """What `predict` is given for a document: its fields that the objective reads, by the names of the task.
+
+        Raises:
+            ValueError: there is no such field.
+        """
+        return {"text": field_of(document, "text")}
+
     @abc.abstractmethod
     def maker(self, data: Data) -> RowMaker:
         """The maker of rows, without a tokenizer.

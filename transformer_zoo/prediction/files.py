@@ -6,12 +6,14 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from transformer_zoo.config import Run
+from transformer_zoo.data import documents as data
 from transformer_zoo.data import sources
-from transformer_zoo.data.documents import Source, field_of
+from transformer_zoo.data.documents import Document, Source, field_of, place_of
 from transformer_zoo.prediction import record as records
 from transformer_zoo.prediction.predict import results
 from transformer_zoo.prediction.reader import Input, Reader
@@ -22,7 +24,7 @@ TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 """Ends of the names of files that are sources by themselves. Others are texts, one a line."""
 
 
-def read(source: str, reader: Reader) -> list[Input | None]:
+def read(source: str, reader: Reader, run: Run | None = None) -> list[Input | None]:
     """The checked inputs of a source: its documents, of which fields that the task does not use are left out; or the
     lines of a file of text. None stands for a blank text, of which a warning tells.
 
@@ -30,6 +32,7 @@ def read(source: str, reader: Reader) -> list[Input | None]:
         source: the name of a source as in a recipe's data.source, such as csv:reviews.csv:review, all of which is
             read; or a file: JSON lines, comma- or tab-separated values or Parquet by the end of its name, or else one
             text a line.
+        run: the run that trained the model: the fields that it read are read, if the documents have them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -44,6 +47,21 @@ def read(source: str, reader: Reader) -> list[Input | None]:
         places = [_Place(documents, i) for i in range(len(documents))]
     else:
         raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as csv:GLOB:KEY")
+    if run is not None and not isinstance(documents, list):
+        documents = _as_trained(documents, sources.key_of(source), run, reader)
+    return check(documents, places, reader, source)
+
+
+def check(documents: Iterable[Any], places: Sequence[Any], reader: Reader, source: str) -> list[Input | None]:
+    """The checked inputs of documents, as `read` returns them.
+
+    Args:
+        places: what errors call them, as strings.
+        source: what errors call all of them.
+
+    Raises:
+        ValueError: an input that the task cannot use, or blank texts only.
+    """
 
     def checked(document: Any, place: Any) -> Input | None:
         if reader.takes_text and not isinstance(document, str):
@@ -56,9 +74,37 @@ def read(source: str, reader: Reader) -> list[Input | None]:
         if count == len(inputs):
             raise ValueError(f"{source} has blank texts only, such as {example}")
         warnings.warn(
-            f"{count} of {len(inputs)} texts are blank, such as {example}: their result is null", stacklevel=2
+            f"{count} of {len(inputs)} texts are blank, such as {example}: their result is null", stacklevel=3
         )
     return inputs
+
+
+def _as_trained(documents: Source, key: str | None, run: Run, reader: Reader) -> Iterable[Document]:
+    """Documents with the fields that a run read under the names of the task, if they have them; a field that the name
+    of the source calls the text comes first.
+
+    Raises:
+        ValueError: they have neither these fields nor those of the task.
+    """
+    first, known = run.objective.reads[0], sources.key_of(run.data.source)
+
+    def trained(document: Document) -> Document:
+        fields = {}
+        if key is not None:
+            fields = {first: document["text"]}
+        elif known is not None:
+            fields = {"text": field_of(document, known)}
+        found = run.objective.input_of(data.Record(document | fields, lambda: place_of(document)))
+        return found if found.keys() >= set(reader.required) else document | found
+
+    try:
+        trained(documents[0])
+    except ValueError as error:
+        if all(name in documents[0] for name in reader.required):
+            return documents
+        asked = " and ".join(reader.required)
+        raise ValueError(f"{error}. The run was trained on that field; without it, predict needs {asked}") from None
+    return map(trained, documents)
 
 
 @dataclasses.dataclass(frozen=True)
