@@ -628,7 +628,10 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert main([*command[:2], *arguments]) == 1 and message in capsys.readouterr().err
     source.write_text("id,body\n1,the door\n")
-    with pytest.raises(ValueError, match="reviews.csv, line 2 has no field 'text': it has id, body; the field that is"):
+    missing = (
+        "reviews.csv, line 2 has no field 'text': it has id, body; the field that is .* csv:GLOB:KEY. A second text "
+    )
+    with pytest.raises(ValueError, match=f"{missing}must have the name text_pair"):
         files.read(str(source), reader)
     assert files.read(f"csv:{source}:body", reader)[0].fields == {"text": "the door"}
 

@@ -332,6 +332,17 @@ def test_files_of_two_tokenizers_do_not_mix(tmp_path: Path):
     save_pretrained(tmp_path, from_pretrained(tmp_path))
 
 
+def test_padding_of_a_family_is_not_that_of_any_tokenizer(tmp_path: Path):
+    """MPNet's is token 1, which no setting changes: with another one saved, nothing could read the folder."""
+    sizes = {"vocab_size": 90, "max_length": 12, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 16}
+    m = families.made("mpnet", registry.family("mpnet").Config(**sizes), task="base")
+    with pytest.warns(
+        UserWarning, match="pad_token_id of the tokenizer is 0, and that of every mpnet is 1, which is saved"
+    ):
+        save_pretrained(tmp_path, m.replace(tokenizer=Tokenizer.train(["to be or not"], 80, kind="wordpiece")))
+    assert from_pretrained(tmp_path).config == m.config
+
+
 INPUTS = ["input_ids", "attention_mask"]
 
 

@@ -324,6 +324,14 @@ def _write(
     if tokenizer is not None:
         own = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
         ids = {key: ids[key] if value is None else value for key, value in own.items()}
+    for key in ids.keys() & family.PUBLISHED.fixed:
+        if ids[key] != (fixed := family.PUBLISHED.fixed[key]):
+            warnings.warn(
+                f"the {key} of the tokenizer is {ids[key]}, and that of every {family.PUBLISHED.model_type} is "
+                f"{fixed}, which is saved: other libraries take token {fixed} for it",
+                stacklevel=4,
+            )
+            ids[key] = fixed
     settings = {key: x for key, x in ids.items() if tokenizer is not None or x is not None} | settings
     with safetensors.staged(directory) as folder:
         if tokenizer is not None:

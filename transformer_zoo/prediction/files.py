@@ -65,7 +65,11 @@ def check(documents: Iterable[Any], places: Sequence[Any], reader: Reader, sourc
 
     def checked(document: Any, place: Any) -> Input | None:
         if reader.takes_text and not isinstance(document, str):
-            field_of(document, reader.text_field)  # its error tells how a field of another name is chosen
+            try:
+                field_of(document, reader.text_field)  # its error tells how a field of another name is chosen
+            except ValueError as error:
+                second = f". A second text must have the name {reader.pair[1]}" if reader.pair else ""
+                raise ValueError(f"{error}{second}") from None
         return None if reader.is_blank(document) else reader.check(document, place, others=True)
 
     inputs = [checked(*one) for one in zip(documents, places, strict=True)]
