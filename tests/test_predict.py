@@ -596,7 +596,8 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(command) == 0
     with output.open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["text", "label", "score", "scores.good", "scores.so, so"]
+    assert header == ["text", "label", "score", "scores.good", "scores.so, so", "id"]
+    assert [row.pop() for row in rows] == ["0", "1", "2", "3", "4"]
     assert rows.pop(2) == [""] * 5
     texts.remove(" ")
     for row, text, found in zip(rows, texts, zoo.predict(m, texts), strict=True):
@@ -605,7 +606,7 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
 
     reader = prediction.reader_of(m)
     with pytest.warns(UserWarning, match="blank"):
-        inputs = files.read(str(source), reader)
+        inputs = files.read(str(source), reader, others=True)
     columns = files.columns_of(m, reader, inputs, output)
     made = record.of(m, reader, inputs, model="m", source=str(source))
     whole = output.read_bytes()
@@ -633,7 +634,16 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
     )
     with pytest.raises(ValueError, match=f"{missing}must have the name text_pair"):
         files.read(str(source), reader)
-    assert files.read(f"csv:{source}:body", reader)[0].fields == {"text": "the door"}
+    (one,) = files.read(f"csv:{source}:body", reader, others=True)
+    assert (one.fields, one.others) == ({"text": "the door"}, {"id": "1"})
+    one = dataclasses.replace(one, others={"label": "good", "at": {"page": 3, "lines": [1, 2]}, "none": None})
+    assert files.columns_of(m, reader, [one], output)[5:] == ("source.label", "at.page", "at.lines", "none")
+    list(
+        files.write(
+            m, reader, [one], table := tmp_path / "more.csv", 0, batch_size=1, columns=("source.label", "at.lines")
+        )
+    )
+    assert table.read_text() == 'source.label,at.lines\ngood,"[1, 2]"\n'
 
     pairs = [reader.check({"text": "a", "text_pair": "the door"}, "a pair")]
     several = m.replace(config=dataclasses.replace(m.config, problem="multi_label_classification"))
@@ -648,7 +658,7 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_run_reads_the_fields_that_it_was_trained_on(tokenizer: Tokenizer, tmp_path: Path):
     def read(source: str, run: Run) -> list[Any]:
-        return [dict(one.fields) for one in files.read(source, reader, run) if one is not None]
+        return [dict(one.fields) for one in files.read(source, reader, run)]
 
     def trained(objective: Any, source: str = "csv:old.csv") -> Run:
         config = bert.Config(vocab_size=64)
@@ -661,6 +671,8 @@ def test_a_run_reads_the_fields_that_it_was_trained_on(tokenizer: Tokenizer, tmp
     of_pairs = trained(SequenceClassification(texts=("first", "second"), label="gold"))
     pairs = [{"text": "a", "text_pair": "the door"}, {"text": "is", "text_pair": "open"}]
     assert read(str(table), of_pairs) == read(f"csv:{table}", of_pairs) == pairs
+    (one, _) = files.read(str(table), reader, of_pairs, others=True)
+    assert one.others == {"id": "1", "gold": "yes"}
     assert read(f"csv:{table}:gold", of_pairs)[0] == {"text": "yes", "text_pair": "the door"}
     assert read(str(other), of_pairs) == [{"text": "a", "text_pair": "in"}]  # the names of the task
     of_one = trained(SequenceClassification(texts=("text",)), "csv:old.csv:second")
@@ -671,7 +683,12 @@ def test_a_run_reads_the_fields_that_it_was_trained_on(tokenizer: Tokenizer, tmp
     assert read(str(tmp_path / "lines.txt"), of_pairs) == [{"text": "the door"}]
     table.write_text("id,first\n1,a\n")
     with pytest.raises(
-        ValueError, match="pairs.csv, line 2 has no field 'second': it has id, first.* predict needs text$"
+        ValueError, match="pairs.csv, line 2 has no field 'second': it has id, first.* needs text and text_pair$"
+    ):
+        read(str(table), of_pairs)
+    table.write_text("text\na\n")
+    with pytest.raises(
+        ValueError, match="pairs.csv, line 2 has no field 'first': it has text. .* needs text and text_pair$"
     ):
         read(str(table), of_pairs)
     late = tmp_path / "late.jsonl"

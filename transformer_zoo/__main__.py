@@ -172,7 +172,8 @@ class Predict(OfWeights):
     source: str | None = None
     """Instead of `text`, a file: .csv and .tsv with a header, .jsonl, .parquet, or else one text a line; or a source as
     in a recipe, such as csv:reviews.csv:review, of which all is read. The columns are those of the task, such as text
-    or question and context; for a run, those that it was trained on, if the file has them. Others are left out."""
+    or question and context; for a run, those that it was trained on, if the file has them. Others are copied to
+    a table of results."""
     output: Path | None = None
     """The file for the results, in the order of the texts: a table of texts and results if its name ends in .csv, or
     else a line of JSON each, null for a blank text. Where it has results already, those of the texts after them follow,
@@ -208,7 +209,8 @@ class Predict(OfWeights):
             inputs = files.check(self.text, [f"text {i}" for i in range(len(self.text))], reader, "--text")
         else:
             run = runs.read(self.name) if names.is_run(self.name) else None
-            inputs = files.read(self.source, reader, run)
+            table = self.output is not None and self.output.suffix == ".csv"
+            inputs = files.read(self.source, reader, run, others=table)
         if self.output is None:
             for result in files.results_of(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))

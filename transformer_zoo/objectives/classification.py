@@ -228,9 +228,10 @@ class SequenceClassification(Classification):
         """The text or texts."""
         return tuple(text_in(document, name) for name in self.texts)
 
-    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def inputs(self) -> dict[str, str]:
         """The text or texts."""
-        return {name: field_of(document, field) for name, field in zip(("text", "text_pair"), self.texts)}
+        return dict(zip(("text", "text_pair"), self.texts))
 
     def maker(self, data: Data) -> SequenceRows:
         """A row an example."""
@@ -346,6 +347,11 @@ class TokenClassification(Classification):
         text = field_of(document, self.text)
         return (text if isinstance(text, str) else " ".join(text),)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The text."""
+        return {"text": self.text}
+
     def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
         """The text, or the words with spaces between them."""
         return {"text": self.texts_of(document)[0]}
@@ -423,9 +429,10 @@ class QuestionAnswering(Objective):
         """Question and context."""
         return text_in(document, self.question), text_in(document, self.context)
 
-    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+    @property
+    def inputs(self) -> dict[str, str]:
         """Question and context."""
-        return {"question": field_of(document, self.question), "context": field_of(document, self.context)}
+        return {"question": self.question, "context": self.context}
 
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None

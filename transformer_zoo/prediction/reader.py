@@ -27,6 +27,13 @@ class Input:
     name: Any
     """What an error calls it, as a string: `inputs[3]`, or its place in a file."""
     fields: Mapping[str, Any]
+    """Empty: the text is blank, and the result is null."""
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of its document that the task does not use, for a table of results."""
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.fields
 
     def error(self, fault: str) -> ValueError:
         return ValueError(f"{self.name} {fault}")
