@@ -610,8 +610,8 @@ def test_trained_for_masked_language_models(trained, tmp_path):
     assert frame_of(copy) == frame_of(trained)
 
 
-def test_settings_are_written_beside_a_vocabulary_of_ours(bpe, tmp_path):
-    """A model's length and inputs, once; what another library wrote stays as it is."""
+def test_settings_of_a_model_are_written_where_no_class_says_them(bpe, tmp_path):
+    """A model's length and inputs, once; what a loaded file says stays as it is."""
     read = lambda name: json.loads((tmp_path / name / "tokenizer_config.json").read_text())
     bpe.save(tmp_path / "plain")
     loaded = Tokenizer.load(tmp_path / "plain")
@@ -621,10 +621,17 @@ def test_settings_are_written_beside_a_vocabulary_of_ours(bpe, tmp_path):
     exported = Tokenizer.load(tmp_path / "b")
     exported.save(tmp_path / "c", {"model_max_length": 32})
     assert read("c") == read("b") and exported.fingerprint == bpe.fingerprint
-    theirs = b'{"tokenizer_class": "GPT2Tokenizer"}'
-    (tmp_path / "plain" / "tokenizer_config.json").write_bytes(theirs)
-    Tokenizer.load(tmp_path / "plain").save(tmp_path / "d", {"model_max_length": 64})
-    assert (tmp_path / "d" / "tokenizer_config.json").read_bytes() == theirs
+    both = {"model_max_length": 64, "model_input_names": ["input_ids"]}
+    for theirs, gains in (
+        ('{"tokenizer_class": "GPT2Tokenizer"}', {}),
+        ('{"model_max_length":9}', {}),
+        ('{"model_max_length":9, "model_input_names":[], "tokenizer_class": "TokenizersBackend"}', {}),
+        ('{"model_max_length":9, "tokenizer_class": "PreTrainedTokenizerFast"}', {"model_input_names": ["input_ids"]}),
+    ):
+        (tmp_path / "plain" / "tokenizer_config.json").write_text(theirs)
+        Tokenizer.load(tmp_path / "plain").save(tmp_path / "d", both)
+        assert read("d") == json.loads(theirs) | gains
+        assert gains or (tmp_path / "d" / "tokenizer_config.json").read_text() == theirs
 
 
 TRAIN_KINDS = """

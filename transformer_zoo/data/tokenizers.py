@@ -308,15 +308,16 @@ class Tokenizer:
         """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides.
 
         Args:
-            settings: what tokenizer_config.json says besides, such as the `model_max_length` of a model. The file of
-                another library stays as it is, and so does one that was written with such settings.
+            settings: what tokenizer_config.json says about a model, such as `model_max_length`, where it names a class
+                that says nothing of one. What a file says that it was loaded from stays as it is.
         """
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        own = self._backend.files(self._roles)
-        files = own | self._files
-        if settings and CONFIG in own and files[CONFIG] == own[CONFIG]:
-            files[CONFIG] = as_json(json.loads(own[CONFIG]) | dict(settings))
+        files = self._backend.files(self._roles) | self._files
+        config = json_files.parse(files.get(CONFIG, b"{}"), CONFIG)
+        missing = {name: value for name, value in (settings or {}).items() if name not in config}
+        if missing and (config.get("tokenizer_class") or "").removesuffix("Fast") in GENERIC:
+            files[CONFIG] = as_json(config | missing)
         for name, content in files.items():
             file = directory / name
             file.parent.mkdir(exist_ok=True)
