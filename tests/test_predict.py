@@ -674,6 +674,8 @@ def test_a_run_reads_the_fields_that_it_was_trained_on(tokenizer: Tokenizer, tmp
     (one, _) = files.read(str(table), reader, of_pairs, others=True)
     assert one.others == {"id": "1", "gold": "yes"}
     assert read(f"csv:{table}:gold", of_pairs)[0] == {"text": "yes", "text_pair": "the door"}
+    of_other_key = trained(of_pairs.objective, "csv:old.csv:sentence")  # a KEY that the objective did not read
+    assert read(str(table), of_other_key) == pairs
     assert read(str(other), of_pairs) == [{"text": "a", "text_pair": "in"}]  # the names of the task
     of_one = trained(SequenceClassification(texts=("text",)), "csv:old.csv:second")
     assert read(str(table), of_one) == [{"text": "the door"}, {"text": "open"}]  # the KEY of its source
@@ -701,6 +703,8 @@ def test_a_run_reads_the_fields_that_it_was_trained_on(tokenizer: Tokenizer, tmp
     assert read(str(table), trained(QuestionAnswering(question="q", context="c"))) == [
         {"question": "where ?", "context": "a door"}
     ]
+    table.write_text("question,context\nwhere ?,a door\n")
+    assert files.read(f"csv:{table}:question", reader)[0].fields == {"question": "where ?", "context": "a door"}
     words = trained(TokenClassification(text="words"))
     assert words.objective.input_of({"words": ["a", "door"]}) == {"text": "a door"}
     pairs = Seq2SeqLM(source="en", prefix="translate: ")

@@ -168,7 +168,7 @@ class Predict(OfWeights):
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     text: tuple[str, ...] = ()
-    """The texts."""
+    """The texts, each an input of its own."""
     source: str | None = None
     """Instead of `text`, a file: .csv and .tsv with a header, .jsonl, .parquet, or else one text a line; or a source as
     in a recipe, such as csv:reviews.csv:review, of which all is read. The columns are those of the task, such as text

@@ -50,7 +50,7 @@ def read(source: str, reader: Reader, run: Run | None = None, *, others: bool = 
     key = None if isinstance(documents, list) else sources.key_of(source)
     if run is not None and not isinstance(documents, list):
         documents = _as_trained(documents, key, run, reader)
-    elif key not in (None, "text"):  # it is under `text` too
+    elif key is not None and key not in (*reader.required, *reader.optional):  # it is under `text` too
         documents = ({name: value for name, value in document.items() if name != key} for document in documents)
     return check(documents, places, reader, source, others=others)
 
@@ -107,7 +107,7 @@ def _as_trained(documents: Source, key: str | None, run: Run, reader: Reader) ->
         fields = {}
         if key is not None:
             fields = {own[0]: document["text"]}
-        elif known is not None:
+        elif known is not None and "text" in own:
             fields = {"text": field_of(document, known)}
         found = run.objective.input_of(data.Record(document | fields, lambda: place_of(document)))
         return {name: value for name, value in document.items() if name not in texts} | found
