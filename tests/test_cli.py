@@ -132,7 +132,10 @@ def test_generate(capsys, folder):
 
 def test_convert(capsys, folder, tmp_path):
     text = out_of(capsys, "convert", folder, str(tmp_path / "copy"))
-    assert "model.safetensors" in text and "tokenizer.json" in text
+    files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert text == f"{tmp_path / 'copy'} holds {folder}: {', '.join(files)}\n"
+    (tmp_path / "copy" / "notes.txt").write_text("mine")
+    assert out_of(capsys, "convert", folder, str(tmp_path / "copy")) == text  # what was written, and no other files
     for name in ("model.safetensors", "tokenizer.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (Path(folder) / name).read_bytes()
     out_of(capsys, "convert", folder, str(tmp_path / "half"), "--dtype", "bfloat16")
@@ -173,6 +176,9 @@ def test_a_run_is_a_model_too(capsys, run, tmp_path):
     out_of(capsys, "convert", run, str(tmp_path / "copy"))
     assert out_of(capsys, "generate", str(tmp_path / "copy"), "--prompt", "the", "--max-new-tokens", "7") == expected
     out_of(capsys, "convert", run, str(tmp_path / "half"), "--dtype", "bfloat16")
+    before = sorted(Path(run).iterdir())
+    assert f"{run} holds another run, and files of two" in fault(capsys, 1, "convert", str(tmp_path / "copy"), run)
+    assert sorted(Path(run).iterdir()) == before
     half, whole = (trees.flatten(zoo.from_pretrained(tmp_path / name).params) for name in ("half", "copy"))
     for path, x in whole.items():
         np.testing.assert_array_equal(half[path], np.asarray(x).astype("bfloat16").astype(np.float32))

@@ -81,6 +81,9 @@ def test_a_run_is_not_a_published_model(run: Path, m: zoo.Bundle):
         zoo.load_run(run)
     m.save_pretrained(run)
     assert zoo.from_pretrained(run).config == TINY and names.describe(run).kind == "run"
+    other = families.made("gpt2", dataclasses.replace(TINY, num_layers=TINY.num_layers + 1))
+    with pytest.raises(ValueError, match="run holds the run of another model, .* name another folder"):
+        other.save_pretrained(run)
     (run / names.RECORD).write_text('{"settings": {"model": {"family": "gpt2", "depth": 3}}}')
     with pytest.raises(ValueError, match=r"run.json does not describe a run of this version: TypeError.*depth"):
         names.describe(run)

@@ -14,9 +14,11 @@ import pytest
 import transformer_zoo as zoo
 from transformer_zoo import sharding
 from transformer_zoo.__main__ import main
+from transformer_zoo.config import Data, Run
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import generate as generation
 from transformer_zoo.models import bart, bert, gpt2, t5
+from transformer_zoo.objectives import QuestionAnswering, Seq2SeqLM, SequenceClassification, TokenClassification
 from transformer_zoo.prediction import engine, files, record
 from transformer_zoo.prediction import predict as prediction
 from transformer_zoo.prediction.reader import program_of, softmax
@@ -106,6 +108,13 @@ def test_pairs_of_texts(tokenizer: Tokenizer):
     for result, texts in zip(found, (("the door", "is open"), ("the door",), ("is open", "the door"))):
         np.testing.assert_allclose(list(result["scores"].values()), softmax(logits_of(m, *texts)), rtol=1e-4)
     assert zoo.predict(m, inputs[1]) == m.predict(inputs[1])
+    tuples = [("the door", "is open"), "the door", ("is open", "the door")]
+    assert zoo.predict(m, tuples) == found
+    with pytest.raises(
+        ValueError, match=r"a tuple of two texts: give \[\(text, text_pair\)\] for a pair, \[text, text\]"
+    ):
+        zoo.predict(m, tuples[0])
+    assert zoo.predict(m, ()) == [] and len(zoo.predict(m, ("a", "the", "door"))) == 3
 
 
 def test_texts_that_are_too_long(tokenizer: Tokenizer):
@@ -424,6 +433,9 @@ def test_odd_texts(tokenizer: Tokenizer, kind: str):
     [
         ("sequence-classification", "", r"inputs\[1\]: text is empty"),
         ("sequence-classification", 3, r"inputs\[1\] is int: expected a text, or a dictionary with text \(and "),
+        ("sequence-classification", ("a", "b", "c"), r"expected .*, or a tuple \(text, text_pair\)$"),
+        ("sequence-classification", ("a", ""), r"inputs\[1\]: text_pair is empty"),
+        ("token-classification", ("a", "b"), r"inputs\[1\] is tuple: expected a text, or a dictionary with text$"),
         ("sequence-classification", {"text": None}, r"inputs\[1\]: text is NoneType, where a text is expected"),
         ("sequence-classification", {"text": "a", "pair": "b"}, r"inputs\[1\] has the field 'pair', which the task "),
         ("sequence-classification", "a \ud800", "lone surrogate"),
@@ -439,7 +451,7 @@ def test_odd_texts(tokenizer: Tokenizer, kind: str):
 )  # fmt: skip
 def test_bad_inputs(tokenizer: Tokenizer, task: str, value: Any, message: str):
     good = {
-        "sequence-classification": "the door", "masked-lm": "a [MASK]",
+        "sequence-classification": "the door", "masked-lm": "a [MASK]", "token-classification": "a",
         "question-answering": {"question": "where", "context": "a door"},
         "multiple-choice": {"text": "a", "choices": ["the"]},
     }  # fmt: skip
@@ -540,11 +552,17 @@ def test_command(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFix
         assert main([*command, "--source", str(tmp_path / "a.jsonl")]) == 0
     assert capsys.readouterr().out.splitlines()[1] == "null"
 
+    with pytest.warns(UserWarning, match="1 of 3 texts are blank, such as text 1: their result is null"):
+        assert main([*command, "--text", texts[0], "", texts[1]]) == 0
+    first, blank, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["label"], blank, second["label"]) == (expected[0], None, expected[1])
+
     source.write_text("\n \n", encoding="utf-8")
     (tmp_path / "deep.jsonl").write_text("[" * 99_999, encoding="utf-8")
     for arguments, message in (
         ([], "give either --text, or --source with a file that has one text a line"),
         (["--source", str(source)], f"{source} has blank texts only, such as {source}, line 1"),
+        (["--text", " "], "--text has blank texts only, such as text 0"),
         (["--source", "nowhere.txt"], "there is no file 'nowhere.txt'"),
         (["--text", "a", "--set", "top_k=3"], "--set: predict() has no setting 'top_k' for sequence-classification"),
         (["--text", "a", "--set", "top_k"], "--set top_k: give NAME=VALUE"),
@@ -578,7 +596,8 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(command) == 0
     with output.open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["text", "label", "score", "scores.good", "scores.so, so"]
+    assert header == ["text", "label", "score", "scores.good", "scores.so, so", "id"]
+    assert [row.pop() for row in rows] == ["0", "1", "2", "3", "4"]
     assert rows.pop(2) == [""] * 5
     texts.remove(" ")
     for row, text, found in zip(rows, texts, zoo.predict(m, texts), strict=True):
@@ -587,7 +606,7 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
 
     reader = prediction.reader_of(m)
     with pytest.warns(UserWarning, match="blank"):
-        inputs = files.read(str(source), reader)
+        inputs = files.read(str(source), reader, others=True)
     columns = files.columns_of(m, reader, inputs, output)
     made = record.of(m, reader, inputs, model="m", source=str(source))
     whole = output.read_bytes()
@@ -610,9 +629,21 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert main([*command[:2], *arguments]) == 1 and message in capsys.readouterr().err
     source.write_text("id,body\n1,the door\n")
-    with pytest.raises(ValueError, match="reviews.csv, line 2 has no field 'text': it has id, body; the field that is"):
+    missing = (
+        "reviews.csv, line 2 has no field 'text': it has id, body; the field that is .* csv:GLOB:KEY. A second text "
+    )
+    with pytest.raises(ValueError, match=f"{missing}must have the name text_pair"):
         files.read(str(source), reader)
-    assert files.read(f"csv:{source}:body", reader)[0].fields == {"text": "the door"}
+    (one,) = files.read(f"csv:{source}:body", reader, others=True)
+    assert (one.fields, one.others) == ({"text": "the door"}, {"id": "1"})
+    one = dataclasses.replace(one, others={"label": "good", "at": {"page": 3, "lines": [1, 2]}, "none": None})
+    assert files.columns_of(m, reader, [one], output)[5:] == ("source.label", "at.page", "at.lines", "none")
+    list(
+        files.write(
+            m, reader, [one], table := tmp_path / "more.csv", 0, batch_size=1, columns=("source.label", "at.lines")
+        )
+    )
+    assert table.read_text() == 'source.label,at.lines\ngood,"[1, 2]"\n'
 
     pairs = [reader.check({"text": "a", "text_pair": "the door"}, "a pair")]
     several = m.replace(config=dataclasses.replace(m.config, problem="multi_label_classification"))
@@ -623,6 +654,61 @@ def test_tables(tokenizer: Tokenizer, tmp_path: Path, capsys: pytest.CaptureFixt
     masks = bundle(tokenizer, "masked-lm")
     with pytest.raises(ValueError, match="labels.csv: a result for masked-lm is a list, .* ends in .jsonl"):
         files.columns_of(masks, prediction.reader_of(masks), [], output)
+
+
+def test_a_run_reads_the_fields_that_it_was_trained_on(tokenizer: Tokenizer, tmp_path: Path):
+    def read(source: str, run: Run) -> list[Any]:
+        return [dict(one.fields) for one in files.read(source, reader, run)]
+
+    def trained(objective: Any, source: str = "csv:old.csv") -> Run:
+        config = bert.Config(vocab_size=64)
+        return Run(model=config, objective=objective, directory="run", data=Data(source=source, length=16))
+
+    table, other = tmp_path / "pairs.csv", tmp_path / "other.csv"
+    table.write_text("id,first,second,gold\n1,a,the door,yes\n2,is,open,no\n")
+    other.write_text("text,text_pair\na,in\n")
+    reader = prediction.reader_of(bundle(tokenizer, "sequence-classification", labels=LABELS))
+    of_pairs = trained(SequenceClassification(texts=("first", "second"), label="gold"))
+    pairs = [{"text": "a", "text_pair": "the door"}, {"text": "is", "text_pair": "open"}]
+    assert read(str(table), of_pairs) == read(f"csv:{table}", of_pairs) == pairs
+    (one, _) = files.read(str(table), reader, of_pairs, others=True)
+    assert one.others == {"id": "1", "gold": "yes"}
+    assert read(f"csv:{table}:gold", of_pairs)[0] == {"text": "yes", "text_pair": "the door"}
+    of_other_key = trained(of_pairs.objective, "csv:old.csv:sentence")  # a KEY that the objective did not read
+    assert read(str(table), of_other_key) == pairs
+    assert read(str(other), of_pairs) == [{"text": "a", "text_pair": "in"}]  # the names of the task
+    of_one = trained(SequenceClassification(texts=("text",)), "csv:old.csv:second")
+    assert read(str(table), of_one) == [{"text": "the door"}, {"text": "open"}]  # the KEY of its source
+    assert read(f"csv:{table}:first", of_one) == [{"text": "a"}, {"text": "is"}]
+    assert read(str(other), trained(SequenceClassification())) == [{"text": "a"}]  # it has read no second text
+    (tmp_path / "lines.txt").write_text("the door\n")
+    assert read(str(tmp_path / "lines.txt"), of_pairs) == [{"text": "the door"}]
+    table.write_text("id,first\n1,a\n")
+    with pytest.raises(
+        ValueError, match="pairs.csv, line 2 has no field 'second': it has id, first.* needs text and text_pair$"
+    ):
+        read(str(table), of_pairs)
+    table.write_text("text\na\n")
+    with pytest.raises(
+        ValueError, match="pairs.csv, line 2 has no field 'first': it has text. .* needs text and text_pair$"
+    ):
+        read(str(table), of_pairs)
+    late = tmp_path / "late.jsonl"
+    late.write_text('{"first": "a", "second": "b"}\n{"first": "a"}\n')
+    with pytest.raises(ValueError, match="late.jsonl, line 2 has no field 'second'"):
+        read(str(late), of_pairs)
+
+    reader = prediction.READERS["question-answering"]()
+    table.write_text("q,c,answers\nwhere ?,a door,\n")
+    assert read(str(table), trained(QuestionAnswering(question="q", context="c"))) == [
+        {"question": "where ?", "context": "a door"}
+    ]
+    table.write_text("question,context\nwhere ?,a door\n")
+    assert files.read(f"csv:{table}:question", reader)[0].fields == {"question": "where ?", "context": "a door"}
+    words = trained(TokenClassification(text="words"))
+    assert words.objective.input_of({"words": ["a", "door"]}) == {"text": "a door"}
+    pairs = Seq2SeqLM(source="en", prefix="translate: ")
+    assert [pairs.input_of({"en": text}) for text in ("a", " ")] == [{"text": "translate: a"}, {"text": " "}]
 
 
 def test_columns_are_fields_of_results():

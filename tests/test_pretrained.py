@@ -16,7 +16,7 @@ import processes
 import pytest
 from conftest import QUICKLY
 
-from transformer_zoo import registry, sharding, trees
+from transformer_zoo import pretrained, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, safetensors
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.pretrained import Bundle, from_config, from_pretrained, save_pretrained
@@ -320,13 +320,40 @@ def test_any_tree_of_the_parameters_shape_can_be_written(tmp_path: Path):
     np.testing.assert_array_equal(tensors["transformer.wpe.weight"], params["position_embed"]["embedding"])
 
 
+def test_files_of_two_tokenizers_do_not_mix(tmp_path: Path):
+    bundle = made().replace(tokenizer=Tokenizer.train(["to be or not to be"], 270))
+    save_pretrained(tmp_path, bundle)
+    save_pretrained(tmp_path, bundle.replace(tokenizer=Tokenizer.train(["or be"], 270, kind="roberta")))
+    own = from_pretrained(tmp_path).tokenizer
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<new>": own.vocab_size}))
+    before = content(tmp_path)
+    with pytest.raises(ValueError, match="has files of another tokenizer, .*: added_tokens.json. Remove them, or name"):
+        save_pretrained(tmp_path, bundle)
+    assert content(tmp_path) == before
+    save_pretrained(tmp_path, from_pretrained(tmp_path))
+
+
+def test_padding_of_a_family_is_not_that_of_any_tokenizer(tmp_path: Path):
+    """MPNet's is token 1, which no setting changes: with another one saved, nothing could read the folder."""
+    sizes = {"vocab_size": 90, "max_length": 12, "width": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 16}
+    m = families.made("mpnet", registry.family("mpnet").Config(**sizes), task="base")
+    with pytest.warns(
+        UserWarning, match="pad_token_id of the tokenizer is 0, and that of every mpnet is 1, which is saved"
+    ):
+        save_pretrained(tmp_path, m.replace(tokenizer=Tokenizer.train(["to be or not"], 80, kind="wordpiece")))
+    assert from_pretrained(tmp_path).config == m.config
+
+
+INPUTS = ["input_ids", "attention_mask"]
+
+
 class FakeTokenizer:
     bos_id, eos_id, pad_id = 7, 7, None
 
     def __init__(self, fails: bool = False):
         self.fails = fails
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, settings: dict[str, Any]) -> None:
         if self.fails:
             raise OSError(28, "No space left on device")
         (folder / "tokenizer.json").write_text("{}")
@@ -347,6 +374,28 @@ def test_tokenizer_is_loaded_from_the_same_folder(tmp_path: Path):
     loaded = from_pretrained(tmp_path).tokenizer
     np.testing.assert_array_equal(loaded.encode("or not").ids, tokenizer.encode("or not").ids)
     assert loaded.eos_id == tokenizer.eos_id is not None
+
+
+@pytest.mark.parametrize(
+    ("family", "num_segments", "length", "inputs"),
+    [
+        ("bert", 2, 12, ["input_ids", "token_type_ids", "attention_mask"]),
+        ("roberta", 1, 12, INPUTS),
+        ("distilbert", None, 12, INPUTS),
+        ("t5", None, None, INPUTS),
+    ],
+)
+def test_other_libraries_give_a_model_its_inputs(
+    family: str, num_segments: int | None, length: int | None, inputs: list[str]
+):
+    """By tokenizer_config.json: the types of tokens where a model tells them apart, and the length where it has one."""
+    kind = registry.family(family).Config
+    sizes = {"vocab_size": 90, "max_length": length, "num_segments": num_segments, "eos_id": 1}
+    sizes = {name: size for name, size in sizes.items() if size is not None and name in kind.__dataclass_fields__}
+    settings = {"model_input_names": inputs, "model_max_length": length}
+    if length is None:
+        del settings["model_max_length"]
+    assert pretrained._tokenizer_settings(kind(**sizes)) == settings
 
 
 def test_no_tokenizer(saved: Path):

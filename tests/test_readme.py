@@ -55,7 +55,8 @@ def test_a_classifier_is_trained_predicts_and_is_converted(folder: Path, capsys:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == [row["text"] for row in examples()]
     names = ("class", "function", "module")
-    assert list(rows[0]) == ["text", "label", "score", *(f"scores.{name}" for name in names)]
+    assert list(rows[0]) == ["text", "label", "score", *(f"scores.{name}" for name in names), "source.label"]
+    assert [row["source.label"] for row in rows] == [row["label"] for row in examples()]
     converted = zoo.from_pretrained("my-classifier")
     assert converted.config.labels == names
     for row, found in zip(rows[:5], zoo.predict(converted, [row["text"] for row in rows[:5]])):

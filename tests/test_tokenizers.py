@@ -610,6 +610,30 @@ def test_trained_for_masked_language_models(trained, tmp_path):
     assert frame_of(copy) == frame_of(trained)
 
 
+def test_settings_of_a_model_are_written_where_no_class_says_them(bpe, tmp_path):
+    """A model's length and inputs, once; what a loaded file says stays as it is."""
+    read = lambda name: json.loads((tmp_path / name / "tokenizer_config.json").read_text())
+    bpe.save(tmp_path / "plain")
+    loaded = Tokenizer.load(tmp_path / "plain")
+    for name, tokenizer in (("a", bpe), ("b", loaded)):
+        tokenizer.save(tmp_path / name, {"model_max_length": 64})
+        assert read(name) == read("plain") | {"model_max_length": 64}
+    exported = Tokenizer.load(tmp_path / "b")
+    exported.save(tmp_path / "c", {"model_max_length": 32})
+    assert read("c") == read("b") and exported.fingerprint == bpe.fingerprint
+    both = {"model_max_length": 64, "model_input_names": ["input_ids"]}
+    for theirs, gains in (
+        ('{"tokenizer_class": "GPT2Tokenizer"}', {}),
+        ('{"model_max_length":9}', {}),
+        ('{"model_max_length":9, "model_input_names":[], "tokenizer_class": "TokenizersBackend"}', {}),
+        ('{"model_max_length":9, "tokenizer_class": "PreTrainedTokenizerFast"}', {"model_input_names": ["input_ids"]}),
+    ):
+        (tmp_path / "plain" / "tokenizer_config.json").write_text(theirs)
+        Tokenizer.load(tmp_path / "plain").save(tmp_path / "d", both)
+        assert read("d") == json.loads(theirs) | gains
+        assert gains or (tmp_path / "d" / "tokenizer_config.json").read_text() == theirs
+
+
 TRAIN_KINDS = """
 import json, sys
 from transformer_zoo.data.tokenizers import Tokenizer

@@ -167,11 +167,12 @@ class Predict(OfWeights):
     name: Name
     """A preset, a hub id, a folder with published weights, or a run's folder."""
     text: tuple[str, ...] = ()
-    """The texts."""
+    """The texts, each an input of its own."""
     source: str | None = None
     """Instead of `text`, a file: .csv and .tsv with a header, .jsonl, .parquet, or else one text a line; or a source as
     in a recipe, such as csv:reviews.csv:review, of which all is read. The columns are those of the task, such as text
-    or question and context; others are left out."""
+    or question and context; for a run, those that it was trained on, if the file has them. Others are copied to
+    a table of results."""
     output: Path | None = None
     """The file for the results, in the order of the texts: a table of texts and results if its name ends in .csv, or
     else a line of JSON each, null for a blank text. Where it has results already, those of the texts after them follow,
@@ -187,6 +188,7 @@ class Predict(OfWeights):
         from rich.console import Console
         from rich.progress import track
 
+        from transformer_zoo import names, runs
         from transformer_zoo.prediction import files, record
         from transformer_zoo.prediction.predict import reader_of
 
@@ -203,9 +205,11 @@ class Predict(OfWeights):
         except TypeError as error:
             raise ValueError(f"--set: {error}") from None
         if self.source is None:
-            inputs = [reader.check(text, f"text {i}") for i, text in enumerate(self.text)]
+            inputs = files.check(self.text, [f"text {i}" for i in range(len(self.text))], reader, "--text")
         else:
-            inputs = files.read(self.source, reader)
+            run = runs.read(self.name) if names.is_run(self.name) else None
+            table = self.output is not None and self.output.suffix == ".csv"
+            inputs = files.read(self.source, reader, run, others=table)
         if self.output is None:
             for result in files.results_of(m, reader, inputs, batch_size=self.batch_size):
                 print(files.line(result))
@@ -323,12 +327,16 @@ class Convert(OfWeights):
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
-        from transformer_zoo import names, runs
+        from transformer_zoo import folders, names, runs
 
         step = runs.step_of(self.source, self.step) if names.is_run(self.source) else None
-        zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+        if names.is_run(self.target) and folders.folder(self.source).resolve() != self.target.expanduser().resolve():
+            raise ValueError(
+                f"{self.target} holds another run, and files of two models must not mix: name another folder"
+            )
+        written = zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
         what = self.source if step is None else f"{self.source}, step {step}"
-        print(f"{self.target} holds {what}: " + ", ".join(sorted(file.name for file in self.target.iterdir())))
+        print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0
 
 

@@ -270,15 +270,21 @@ def from_config(
         return Bundle(model, registry.initializer(model, mesh)(jax.random.key(seed)), model.config)
 
 
-def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000) -> None:
+def save_pretrained(
+    directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000
+) -> tuple[str, ...]:
     """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files,
     and generation_config.json if it generates: the checkpoint's own, or the strategy and the token ids of the bundle.
 
     Each tensor has the dtype of its parameter. The directory gets all of the files or none. In a run of several
     processes all of them must call this; the first one writes.
 
+    Returns:
+        The names of the files, in order; none in a process that did not write.
+
     Raises:
-        ValueError: the parameters do not have the model's shapes.
+        ValueError: the parameters do not have the model's shapes; the directory is that of a run of another model, or
+            has files of another tokenizer that these would not replace.
         OSError: the files could not be written; those that were there before are unchanged.
         TypeError: an argument of another type.
     """
@@ -286,15 +292,21 @@ def save_pretrained(directory: str | os.PathLike[str], bundle: Bundle, *, max_sh
     model = bundle.model
     family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
+    if names.is_run(directory) and names.describe(directory).config != model.config:
+        raise ValueError(
+            f"{directory} holds the run of another model, and files of two models must not mix: name another folder"
+        )
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
     constants = weight_map.constants(family, model.config, model.task, next(iter(tensors.values())).dtype)
     tensors = safetensors.aligned(tensors | constants)
+    written: tuple[str, ...] = ()
     if jax.process_index() == 0:
-        _write(directory, bundle, family, tensors, max_shard_bytes)
+        written = _write(directory, bundle, family, tensors, max_shard_bytes)
     else:
         for tensor in tensors.values():
             np.asarray(tensor)  # takes part in gathering it
     multihost_utils.sync_global_devices("save_pretrained")  # every process returns after the files are there
+    return written
 
 
 def _write(
@@ -303,7 +315,7 @@ def _write(
     family: ModuleType,
     tensors: Mapping[str, Any],
     max_shard_bytes: int,
-) -> None:
+) -> tuple[str, ...]:
     model, tokenizer = bundle.model, bundle.tokenizer
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     settings = config_map.write(family, model.config, model.task, dtypes.pop() if len(dtypes) == 1 else None)
@@ -312,13 +324,41 @@ def _write(
     if tokenizer is not None:
         own = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
         ids = {key: ids[key] if value is None else value for key, value in own.items()}
+    for key in ids.keys() & family.PUBLISHED.fixed:
+        if ids[key] != (fixed := family.PUBLISHED.fixed[key]):
+            warnings.warn(
+                f"the {key} of the tokenizer is {ids[key]}, and that of every {family.PUBLISHED.model_type} is "
+                f"{fixed}, which is saved: other libraries take token {fixed} for it",
+                stacklevel=4,
+            )
+            ids[key] = fixed
     settings = {key: x for key, x in ids.items() if tokenizer is not None or x is not None} | settings
     with safetensors.staged(directory) as folder:
+        if tokenizer is not None:
+            tokenizer.save(folder, _tokenizer_settings(model.config))
+            _check_tokenizers(Path(directory), folder)
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_generation(folder, bundle)
-        if tokenizer is not None:
-            tokenizer.save(folder)
+        return tuple(sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()))
+
+
+def _check_tokenizers(directory: Path, staged: Path) -> None:
+    """Raises ValueError if a directory has files of a tokenizer that the staged ones would not replace: readers would
+    take both for one."""
+    left = [name for name in hub.TOKENIZER_FILES if (directory / name).exists() and not (staged / name).exists()]
+    if left:
+        raise ValueError(
+            f"{directory} has files of another tokenizer, which must not mix with this one's: "
+            f"{', '.join(left)}. Remove them, or name another folder"
+        )
+
+
+def _tokenizer_settings(config: Any) -> dict[str, Any]:
+    """What makes transformers give a model the inputs that it gets here: which ones, and its length."""
+    segments = ["token_type_ids"] if (config.num_segments or 0) > 1 else []
+    settings: dict[str, Any] = {"model_input_names": ["input_ids", *segments, "attention_mask"]}
+    return settings if config.max_length is None else settings | {"model_max_length": config.max_length}
 
 
 def _config(name: str, config: Any) -> Any:

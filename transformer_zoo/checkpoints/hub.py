@@ -22,6 +22,9 @@ TOKENIZERS = (
     "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
     "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm",
 )  # fmt: skip
+TOKENIZER_FILES = (
+    *TOKENIZERS, "target_vocab.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 MODULES = "modules.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 LONGEST_PATH = 255  # characters, which every file system allows

@@ -73,6 +73,13 @@ def source(
     return form.open(arguments, split, validation, data_dir)
 
 
+def key_of(spec: str) -> str | None:
+    """The KEY at the end of the name of local files. None: there is none, or it is the name of another source."""
+    prefix, _, arguments = spec.partition(":")
+    form = FORMS.get(prefix)
+    return files.pattern_and_key(arguments)[1] if form is not None and form.arguments in KEYED else None
+
+
 # TFDS
 
 
@@ -268,6 +275,10 @@ def _part(whole: Source, split: str, validation: float, name: str) -> Source:
 
 
 # Forms
+
+
+KEYED = (":GLOB[:KEY]", ":PATH[:KEY]")
+"""The arguments of local files that have fields."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,8 @@ CONVENTIONS: Usual = {
 }
 """Names by which a special token is known where no file says which it is (GPT-2's and RoBERTa's own files do not)."""
 
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+CONFIG = "tokenizer_config.json"
+SETTINGS = (CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
 """Files of a tokenizer that are not read here, and are saved again."""
@@ -303,11 +304,21 @@ class Tokenizer:
             raise ValueError(f"texts are put in lower case for a tokenizer.json or a vocab.txt, not for {self.kind}")
         return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages)
 
-    def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides."""
+    def save(self, directory: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
+        """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides.
+
+        Args:
+            settings: what tokenizer_config.json says about a model, such as `model_max_length`, where it names a class
+                that says nothing of one. What a file says that it was loaded from stays as it is.
+        """
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in (self._backend.files(self._roles) | self._files).items():
+        files = self._backend.files(self._roles) | self._files
+        config = json_files.parse(files.get(CONFIG, b"{}"), CONFIG)
+        missing = {name: value for name, value in (settings or {}).items() if name not in config}
+        if missing and (config.get("tokenizer_class") or "").removesuffix("Fast") in GENERIC:
+            files[CONFIG] = as_json(config | missing)
+        for name, content in files.items():
             file = directory / name
             file.parent.mkdir(exist_ok=True)
             partial = file.with_name(f".{file.name}.{os.getpid()}")

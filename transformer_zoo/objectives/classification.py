@@ -256,6 +256,11 @@ class SequenceClassification(Classification):
         """The text or texts."""
         return tuple(text_in(document, name) for name in self.texts)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The text or texts."""
+        return dict(zip(("text", "text_pair"), self.texts))
+
     def maker(self, data: Data) -> SequenceRows:
         """A row an example."""
         return SequenceRows(
@@ -371,6 +376,15 @@ class TokenClassification(Classification):
         text = field_of(document, self.text)
         return (text if isinstance(text, str) else " ".join(text),)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The text."""
+        return {"text": self.text}
+
+    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The text, or the words with spaces between them."""
+        return {"text": self.texts_of(document)[0]}
+
     def maker(self, data: Data) -> TokenRows:
         """As many rows as a text takes."""
         return TokenRows(
@@ -444,6 +458,11 @@ class QuestionAnswering(Objective):
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Question and context."""
         return text_in(document, self.question), text_in(document, self.context)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Question and context."""
+        return {"question": self.question, "context": self.context}
 
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None

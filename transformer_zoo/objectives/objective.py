@@ -108,6 +108,19 @@ class Objective(abc.ABC):
         """The texts in a document, for a tokenizer to learn from."""
         return (text_in(document, "text"),)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The fields of an input of `predict`, and the fields of a document that hold them."""
+        return {"text": "text"}
+
+    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The input of `predict` that a document holds.
+
+        Raises:
+            ValueError: there is no such field.
+        """
+        return {name: field_of(document, field) for name, field in self.inputs.items()}
+
     @abc.abstractmethod
     def maker(self, data: Data) -> RowMaker:
         """The maker of rows, without a tokenizer.

@@ -150,6 +150,16 @@ class Seq2SeqLM(Seq2Seq):
         """Source and target."""
         return self.prefix + text_in(document, self.source), text_in(document, self.target)
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The source."""
+        return {"text": self.source}
+
+    def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The source behind its prefix; a blank one is left blank."""
+        text = text_in(document, self.source)
+        return {"text": self.prefix + text if text.strip() else text}
+
     def maker(self, data: Data) -> PairRows:
         """Rows of pairs side by side."""
         _needs_documents(data, "pairs of texts")

@@ -6,12 +6,14 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from transformer_zoo.config import Run
+from transformer_zoo.data import documents as data
 from transformer_zoo.data import sources
-from transformer_zoo.data.documents import Source, field_of
+from transformer_zoo.data.documents import Document, Source, field_of, place_of
 from transformer_zoo.prediction import record as records
 from transformer_zoo.prediction.predict import results
 from transformer_zoo.prediction.reader import Input, Reader
@@ -22,14 +24,15 @@ TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 """Ends of the names of files that are sources by themselves. Others are texts, one a line."""
 
 
-def read(source: str, reader: Reader) -> list[Input | None]:
-    """The checked inputs of a source: its documents, of which fields that the task does not use are left out; or the
-    lines of a file of text. None stands for a blank text, of which a warning tells.
+def read(source: str, reader: Reader, run: Run | None = None, *, others: bool = False) -> list[Input]:
+    """The checked inputs of a source: its documents, or the lines of a file of text. A warning tells of blank texts.
 
     Args:
         source: the name of a source as in a recipe's data.source, such as csv:reviews.csv:review, all of which is
             read; or a file: JSON lines, comma- or tab-separated values or Parquet by the end of its name, or else one
             text a line.
+        run: the run that trained the model: the fields that it read are read, if the documents have them.
+        others: keep the fields that the task does not use.
 
     Raises:
         FileNotFoundError: no such file.
@@ -44,21 +47,80 @@ def read(source: str, reader: Reader) -> list[Input | None]:
         places = [_Place(documents, i) for i in range(len(documents))]
     else:
         raise FileNotFoundError(f"there is no file {source!r}; a source has a name such as csv:GLOB:KEY")
+    key = None if isinstance(documents, list) else sources.key_of(source)
+    if run is not None and not isinstance(documents, list):
+        documents = _as_trained(documents, key, run, reader)
+    elif key is not None and key not in (*reader.required, *reader.optional):  # it is under `text` too
+        documents = ({name: value for name, value in document.items() if name != key} for document in documents)
+    return check(documents, places, reader, source, others=others)
 
-    def checked(document: Any, place: Any) -> Input | None:
+
+def check(
+    documents: Iterable[Any], places: Sequence[Any], reader: Reader, source: str, *, others: bool = False
+) -> list[Input]:
+    """The checked inputs of documents, as `read` returns them.
+
+    Args:
+        places: what errors call them, as strings.
+        source: what errors call all of them.
+        others: as of `read`.
+
+    Raises:
+        ValueError: an input that the task cannot use, or blank texts only.
+    """
+
+    def checked(document: Any, place: Any) -> Input:
         if reader.takes_text and not isinstance(document, str):
-            field_of(document, reader.text_field)  # its error tells how a field of another name is chosen
-        return None if reader.is_blank(document) else reader.check(document, place, others=True)
+            try:
+                field_of(document, reader.text_field)  # its error tells how a field of another name is chosen
+            except ValueError as error:
+                second = f". A second text must have the name {reader.pair[1]}" if reader.pair else ""
+                raise ValueError(f"{error}{second}") from None
+        one = Input(place, {}) if reader.is_blank(document) else reader.check(document, place, others=True)
+        if not others or isinstance(document, str):
+            return one
+        known = (*reader.required, *reader.optional)
+        return dataclasses.replace(one, others={name: x for name, x in document.items() if name not in known})
 
     inputs = [checked(*one) for one in zip(documents, places, strict=True)]
-    if count := inputs.count(None):
-        example = places[inputs.index(None)]
+    if blank := [one.name for one in inputs if one.is_blank]:
+        count, example = len(blank), blank[0]
         if count == len(inputs):
             raise ValueError(f"{source} has blank texts only, such as {example}")
         warnings.warn(
-            f"{count} of {len(inputs)} texts are blank, such as {example}: their result is null", stacklevel=2
+            f"{count} of {len(inputs)} texts are blank, such as {example}: their result is null", stacklevel=3
         )
     return inputs
+
+
+def _as_trained(documents: Source, key: str | None, run: Run, reader: Reader) -> Iterable[Document]:
+    """Documents with the texts that a run read under the names of the task, and not under their own, if they have them;
+    a field that the name of the source calls the text comes first.
+
+    Raises:
+        ValueError: they have neither these fields nor those of the task.
+    """
+    own, known = tuple(run.objective.inputs.values()), sources.key_of(run.data.source)
+    texts = {*own, *reader.optional, key, known}
+
+    def trained(document: Document) -> Document:
+        fields = {}
+        if key is not None:
+            fields = {own[0]: document["text"]}
+        elif known is not None and "text" in own:
+            fields = {"text": field_of(document, known)}
+        found = run.objective.input_of(data.Record(document | fields, lambda: place_of(document)))
+        return {name: value for name, value in document.items() if name not in texts} | found
+
+    try:
+        trained(documents[0])
+    except ValueError as error:
+        needed = tuple(run.objective.inputs) if reader.pair else reader.required
+        if all(name in documents[0] for name in needed):
+            return documents
+        asked = " and ".join(needed)
+        raise ValueError(f"{error}. The run was trained on that field; without it, predict needs {asked}") from None
+    return map(trained, documents)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +134,15 @@ class _Place:
         return self.documents.place(self.index)
 
 
-def results_of(m: Any, reader: Reader, inputs: Sequence[Input | None], *, batch_size: int) -> Iterator[Any]:
+def results_of(m: Any, reader: Reader, inputs: Sequence[Input], *, batch_size: int) -> Iterator[Any]:
     """The results of checked inputs, in their order; that of a blank one is None."""
-    found = results(m, reader, [one for one in inputs if one is not None], batch_size=batch_size)
-    return (None if one is None else next(found) for one in inputs)
+    found = results(m, reader, [one for one in inputs if not one.is_blank], batch_size=batch_size)
+    return (None if one.is_blank else next(found) for one in inputs)
 
 
-def columns_of(m: Any, reader: Reader, inputs: Sequence[Input | None], output: Path) -> tuple[str, ...]:
-    """The columns of a table of results: those of the texts, and the fields of a result. Empty: the file is to hold
-    JSON lines, since its name does not end in .csv.
+def columns_of(m: Any, reader: Reader, inputs: Sequence[Input], output: Path) -> tuple[str, ...]:
+    """The columns of a table of results: those of the texts, the fields of a result, and other fields of the documents.
+    Empty: the file is to hold JSON lines, since its name does not end in .csv.
 
     Raises:
         ValueError: the results of the task are lists.
@@ -92,11 +154,12 @@ def columns_of(m: Any, reader: Reader, inputs: Sequence[Input | None], output: P
             f"--output {output}: a result for {m.model.task} is a list, which fits no row of a table: name a file that "
             "ends in .jsonl"
         )
-    given = [name for name in reader.optional if any(one is not None and name in one.fields for one in inputs)]
-    return (*reader.required, *given, *columns)
+    given = [name for name in reader.optional if any(name in one.fields for one in inputs)]
+    others = [name for one in inputs for name in _others(one, reader, m)]
+    return tuple(dict.fromkeys([*reader.required, *given, *columns, *others]))
 
 
-def begin(output: Path, record: Record, inputs: Sequence[Input | None], columns: Sequence[str] = ()) -> int:
+def begin(output: Path, record: Record, inputs: Sequence[Input], columns: Sequence[str] = ()) -> int:
     """Prepares a file for results: writes its record, and cuts off what was written only in part of a last one.
 
     Args:
@@ -122,7 +185,7 @@ def begin(output: Path, record: Record, inputs: Sequence[Input | None], columns:
 
 
 def write(
-    m: Any, reader: Reader, inputs: Sequence[Input | None], output: Path, done: int, *, batch_size: int,
+    m: Any, reader: Reader, inputs: Sequence[Input], output: Path, done: int, *, batch_size: int,
     columns: Sequence[str] = (),
 ) -> Iterator[None]:  # fmt: skip
     """Writes the result of each input, as a line of JSON or as the row of a table, and yields after each.
@@ -138,10 +201,16 @@ def write(
             file.write(_header(columns))
         for one, result in zip(inputs[done:], results_of(m, reader, inputs[done:], batch_size=batch_size)):
             if columns:
-                table.writerow({} if one is None else {**one.fields, **_flat(result)})
+                table.writerow({**one.fields, **_flat(result or {}), **_others(one, reader, m)})
             else:
                 file.write(line(result) + "\n")
             yield
+
+
+def _others(one: Input, reader: Reader, m: Any) -> dict[str, Any]:
+    """The other fields of an input as columns; `source.label` where a column of texts or results is called `label`."""
+    first = (*reader.required, *reader.optional, *reader.columns(m))
+    return {f"source.{name}" if name in first else name: value for name, value in _flat(one.others).items()}
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +240,7 @@ def lines(file: Path) -> list[str]:
 
 def line(result: Any) -> str:
     """A result as JSON in one line."""
-    return json.dumps(result, ensure_ascii=False)
+    return json.dumps(result, ensure_ascii=False, default=str)
 
 
 def _results_in(file: Path, columns: Sequence[str]) -> tuple[int, int]:

@@ -46,7 +46,8 @@ def predict(
 
     Args:
         m: a model with its parameters and tokenizer, as `from_pretrained` returns it.
-        inputs: an input or a list of them. An input is a text or a dictionary of texts.
+        inputs: an input or a list of them. An input is a text or a dictionary of texts; `text` and `text_pair` also
+            a tuple of both, in a list: `[("It rains.", "It is wet.")]`.
         batch_size: rows at a time.
         **settings: those of the task, such as top_k, targets (masked-lm), aggregation (token-classification),
             no_answer, answer_length and overlap (question-answering). They are the fields of its reader.
@@ -57,11 +58,16 @@ def predict(
     Raises:
         ValueError: a task without a reader, no tokenizer, a setting out of its range; an input that lacks fields or has
             others, an empty text, a text that has tokens that the model lacks, or one that is too long where the
-            end cannot be left out. (A text to be classified is cut, with a warning.)
+            end cannot be left out. (A text to be classified is cut, with a warning.) A tuple of two texts alone, which
+            may be a pair or two inputs.
         TypeError: an argument or a setting of another type, or an unknown setting.
     """
     arguments.check(predict, locals())
     reader, single = reader_of(m, **settings), isinstance(inputs, str | Mapping)
+    if reader.pair and isinstance(inputs, tuple) and [type(text) for text in inputs] == [str, str]:
+        raise ValueError(
+            "inputs is a tuple of two texts: give [(text, text_pair)] for a pair, [text, text] for two inputs"
+        )
     checked = [reader.check(value, f"inputs[{i}]") for i, value in enumerate([inputs] if single else inputs)]
     found = list(results(m, reader, checked, batch_size=batch_size))
     return found[0] if single else found

@@ -27,6 +27,13 @@ class Input:
     name: Any
     """What an error calls it, as a string: `inputs[3]`, or its place in a file."""
     fields: Mapping[str, Any]
+    """Empty: the text is blank, and the result is null."""
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields of its document that the task does not use, for a table of results."""
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.fields
 
     def error(self, fault: str) -> ValueError:
         return ValueError(f"{self.name} {fault}")
@@ -54,6 +61,8 @@ class Reader(abc.ABC):
     """Fields that an input may have besides."""
     lists: ClassVar[tuple[str, ...]] = ()
     """Those fields that hold several texts."""
+    pair: ClassVar[tuple[str, ...]] = ()
+    """The two fields that a tuple of two texts stands for. Empty: a tuple is no input."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -108,7 +117,7 @@ class Reader(abc.ABC):
         """An input with the fields that the task needs.
 
         Args:
-            value: a string or a mapping.
+            value: a string, a tuple of two or a mapping.
             name: what errors call it, as a string.
             others: leave out fields that the task does not use, rather than refuse them.
 
@@ -117,12 +126,15 @@ class Reader(abc.ABC):
         """
         if isinstance(value, str) and self.takes_text:
             value = {self.required[0]: value}
+        if self.pair and isinstance(value, tuple) and len(value) == len(self.pair):
+            value = dict(zip(self.pair, value))
         known = (*self.required, *self.optional)
         if not isinstance(value, Mapping) or not set(self.required) <= value.keys():
             given = f"the fields {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
             form = f"{'a text, or ' if self.takes_text else ''}a dictionary with {' and '.join(self.required)}"
             more = f" (and possibly {', '.join(self.optional)})" if self.optional else ""
-            raise ValueError(f"{name} is {given}: expected {form}{more}")
+            pair = f", or a tuple ({', '.join(self.pair)})" if self.pair else ""
+            raise ValueError(f"{name} is {given}: expected {form}{more}{pair}")
         if unknown := [field for field in value if field not in known and not others]:
             raise ValueError(f"{name} has the field {unknown[0]!r}, which the task does not use: {', '.join(known)}")
         value = {field: value[field] for field in known if value.get(field) is not None}

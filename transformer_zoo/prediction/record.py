@@ -21,11 +21,11 @@ def file_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.record.json")
 
 
-def of(m: Any, reader: Reader, inputs: Sequence[Input | None], *, model: str, source: str) -> Record:
+def of(m: Any, reader: Reader, inputs: Sequence[Input], *, model: str, source: str) -> Record:
     """The record of these results. The names of model and source are for messages: their contents are compared.
 
     Args:
-        inputs: those of the results; None for a blank one.
+        inputs: those of the results.
         model: the name that the model was loaded by.
         source: the name of the inputs.
     """
@@ -70,7 +70,7 @@ def write(output: Path, record: Record) -> None:
     os.replace(temporary, file)
 
 
-def check_same(output: Path, before: Record, now: Record, inputs: Sequence[Input | None]) -> None:
+def check_same(output: Path, before: Record, now: Record, inputs: Sequence[Input]) -> None:
     """Refuses to continue results that were made with something else. There may be further inputs behind the earlier
     ones.
 
@@ -103,10 +103,12 @@ def _short(value: Any) -> str:
     return json_files.excerpt(value if isinstance(value, str) else json.dumps(value), 60)
 
 
-def _digest_of(inputs: Sequence[Input | None]) -> str:
+def _digest_of(inputs: Sequence[Input]) -> str:
     digest = hashlib.sha256()
     for one in inputs:
-        digest.update(json.dumps(None if one is None else dict(one.fields)).encode() + b"\n")
+        digest.update(json.dumps(None if one.is_blank else dict(one.fields)).encode() + b"\n")
+        if one.others:
+            digest.update(json.dumps(dict(one.others), default=str).encode() + b"\n")
     return digest.hexdigest()[:32]
 
 

@@ -22,6 +22,7 @@ class TextLabels(RowReader):
 
     required = ("text",)
     optional = ("text_pair",)
+    pair = ("text", "text_pair")
 
     def columns(self, m: Any) -> tuple[str, ...]:
         several = m.config.problem == "multi_label_classification"
