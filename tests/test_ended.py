@@ -247,7 +247,7 @@ def test_a_run_of_epochs_is_settled_before_it_begins(corpus: Path, tmp_path: Pat
     assert resolved.run.training.epochs == 2 and resolved.facts["steps"] == resolved.steps
     assert lines[-1].startswith(f"training.epochs=2: {resolved.steps} steps, ")
     with pytest.raises(ValueError, match=f"do not fit into {resolved.steps} steps"):
-        resolve.resolve(dataclasses.replace(run, optimizer=Optimizer(warmup_steps=resolved.steps)))
+        resolve.resolve(dataclasses.replace(run, optimizer=Optimizer(warmup_steps=resolved.steps + 1)))
 
 
 # ---- data that changed ----------------------------------------------------------------------------------------------

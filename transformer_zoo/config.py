@@ -26,7 +26,8 @@ class Data:
     """Another source to evaluate on: of local files all of it, and then all local files of `source` are trained on.
     None: the held-out split of `source`."""
     validation_share: float = 0.05
-    """Share of the documents of local files that is held out, where there is no validation_source."""
+    """Share of the documents of local files that is held out. Not used, and a line says so, where there is a
+    validation_source or the source has splits of its own."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -44,8 +45,6 @@ class Data:
         check_choices(self)
         check_range(self, "workers", least=0)
         check_range(self, "validation_share", above=0, below=1)
-        if self.validation_source is not None and self.validation_share != type(self).validation_share:
-            raise ValueError("Data: with a validation_source nothing is held out: leave validation_share out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,15 +108,19 @@ class Optimizer:
     @property
     def least_steps(self) -> int:
         """The shortest run into which the warmup and the decay fit."""
-        return self.warmup_steps + (self.decay_steps or 1)
+        return max(1, self.warmup_steps + (self.decay_steps or 0))
 
     def check_steps(self, steps: int) -> None:
         """Raises ValueError if the warmup and the decay do not fit into this number of steps."""
-        if self.least_steps > steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} and decay_steps={self.decay_steps} do not fit into {steps} steps "
-                "of training"
-            )
+        if self.least_steps <= steps:
+            return
+        left = steps - (self.decay_steps or 0)
+        lower = "" if left >= 0 else f"optimizer.decay-steps to at most {steps} and "
+        raise ValueError(
+            f"warmup_steps={self.warmup_steps} and decay_steps={self.decay_steps} do not fit into {steps} steps of "
+            f"training: lower {lower}optimizer.warmup-steps to at most {max(left, 0)}, or train for {self.least_steps} "
+            "steps or more"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

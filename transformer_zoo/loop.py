@@ -70,7 +70,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
 
 def _train(run: Run, console: Console) -> dict[str, float]:
     if (done := ended.as_given(run)) is None:
-        resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False))
+        resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False, markup=False))
         for note in resolved.notes:
             console.print(f"changed since this run began: {note}", style="yellow")
         done = ended.of(resolved.run, resolved.steps)
