@@ -79,7 +79,7 @@ def test_as_a_module(folder):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "error: max_new_tokens=0: ask for at least 1"
+    assert done.stderr.splitlines()[-1] == "error: --max-new-tokens 0: ask for at least 1"
 
 
 def test_list(capsys, monkeypatch):

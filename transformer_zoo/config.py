@@ -137,7 +137,7 @@ class Mesh:
     """Parts into which the length of the rows is divided."""
 
     def __post_init__(self) -> None:
-        arguments.check(type(self), vars(self))
+        check_range(self, *vars(self))
         for axis, size in vars(self).items():
             if size < 1 and size != -1:
                 raise ValueError(f"{axis} is {size}: it must be at least 1, or -1 for the rest")

@@ -149,10 +149,13 @@ def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
         warnings.warn(f"{directory} is in a bucket, which has no locks: do not start a second run in it", stacklevel=2)
         yield
         return
-    path = Path(directory, LOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(folders.folder(directory), LOCK)
+    folders.make(path.parent)
     while True:
-        file = path.open("a+")
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise OSError(error.errno, f"the folder {path.parent} cannot be written: {error.strerror}") from error
         try:
             import fcntl  # which Windows lacks
 
