@@ -161,6 +161,7 @@ class Bar:
 
     def __enter__(self) -> "Bar":
         self._progress.start()
+        self._console.show_cursor(True)  # a signal may end the program at once
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -169,13 +170,16 @@ class Bar:
     def advance(self, step: int) -> None:
         self._progress.update(self._task, completed=step)
 
-    def show(self, step: int, values: Mapping[str, float], left: float) -> None:
-        """Training values; `left` is the time to the end, in seconds."""
-        text = f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Training values: the loss and, where they were measured, the speed and the time to the end."""
+        text, left = f"loss {values['loss']:.3f}", ""
+        if "seconds_per_step" in values:
+            text = f"{text}  {values['tokens_per_second']:,.0f} tokens/s"
+            minutes, seconds = divmod(round((self._steps - step) * values["seconds_per_step"]), 60)
+            left = f"  {minutes}:{seconds:02d} left"
         self._progress.update(self._task, completed=step, description=text)
         if not self._console.is_terminal:
-            minutes, seconds = divmod(round(left), 60)
-            self.print(f"step {step}/{self._steps}  {text}  {minutes}:{seconds:02d} left")
+            self.print(f"step {step}/{self._steps}  {text}{left}")
 
     def print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)
