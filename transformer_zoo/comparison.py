@@ -28,6 +28,8 @@ class Ran:
     """Steps that the run was to take."""
     lines: list[dict[str, Any]]
     """Of metrics.jsonl."""
+    since: int
+    """The step after which its evaluations can be compared with one another."""
 
     @classmethod
     def read(cls, directory: str) -> "Ran":
@@ -39,8 +41,9 @@ class Ran:
         """
         settings = trees.flatten(names.run_settings(directory))
         settings = {path.replace("/", "."): value for path, value in settings.items()}
-        steps = runs.facts(directory).get("steps", settings.get("training.steps"))
-        return cls(directory, settings, steps, runs.lines(directory))
+        facts = runs.facts(directory)
+        steps = facts.get("steps", settings.get("training.steps"))
+        return cls(directory, settings, steps, runs.lines(directory), runs.comparable_since(facts))
 
     @property
     def steps(self) -> int:
@@ -75,7 +78,7 @@ def compare(
     compared = [Ran.read(directory) for directory in directories]
     column = _column(compared, metric)
     title, which = column.removeprefix(logs.HELD_OUT), which or measures.direction(column)
-    found = [measures.values(run.lines, column) for run in compared]
+    found = [measures.values([line for line in run.lines if line["step"] > run.since], column) for run in compared]
     best = [which and measures.best(values, which) for values in found]
     order = sorted(range(len(compared)), key=lambda i: _rank(best[i], which))
 

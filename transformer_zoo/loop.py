@@ -87,7 +87,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
         resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False, markup=False))
         for note in resolved.notes:
             console.print(f"changed since this run began: {note}", style="yellow")
-        done = ended.of(resolved.run, resolved.steps)
+        done = ended.of(resolved.run, resolved.steps, runs.comparable_since(resolved.facts))
     if done is not None:
         console.print(done.message, soft_wrap=True, highlight=False, markup=False)
         return done.report
@@ -112,7 +112,8 @@ def _train(run: Run, console: Console) -> dict[str, float]:
     if resolved.bundle is not None:  # frees its weights, which are in the state
         resolved = dataclasses.replace(resolved, bundle=resolved.bundle.replace(params=None))
     # Lines of steps after this one are dropped, and their evaluations with them.
-    history = measures.history(run.evaluation, (line for line in runs.lines(directory) if line["step"] <= step))
+    lines = (line for line in runs.lines(directory) if line["step"] <= step)
+    history = measures.history(run.evaluation, lines, runs.comparable_since(resolved.facts))
     _describe(resolved)
 
     console.print(_summary(resolved), soft_wrap=True, highlight=False)

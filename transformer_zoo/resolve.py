@@ -82,7 +82,18 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     make_rows = run.objective.rows(tokenizer, run.data)
     train, validation = opened["train"], opened.get("validation")
     data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
-    notes += [] if step is None else _changed_data(run, data)
+    since = 0
+    if step is not None:
+        changes = _changed_data(run, data)
+        if changes or not runs.measures_the_same(runs.read(run.directory), run):
+            since = step
+            changes.append(
+                f"what is measured: evaluations up to step {step} cannot be compared with later ones, and do not count "
+                "for evaluation.best and evaluation.patience"
+            )
+        else:
+            since = runs.comparable_since(runs.facts(run.directory))
+        notes += changes
     if (total := run.training.steps) is None:
         settings = run.training
         rows = pipeline.Pipeline(
@@ -94,7 +105,7 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     return Resolved(
         run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=make_rows,
         train_source=train, validation_source=validation, steps=total,
-        facts={"given": given, "steps": total, "data": data}, notes=notes, labels=labels,
+        facts={"given": given, "steps": total, "data": data, "comparable_since": since}, notes=notes, labels=labels,
     )  # fmt: skip
 
 
@@ -150,7 +161,7 @@ def _changed_data(run: Run, data: dict[str, Any]) -> list[str]:
             f"--init-from {run.directory} --directory ANOTHER"
         )
     if change := changed.get("validation"):
-        return [f"held-out documents: {change}; measures on them cannot be compared with earlier ones"]
+        return [f"held-out documents: {change}"]
     return []
 
 

@@ -42,6 +42,11 @@ PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoi
 
 # Settings that give the training state its shape, or the data its meaning: a run cannot be resumed with others.
 FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+# Settings that change what an evaluation measures, and those among them that do not.
+MEASURED, NOT_MEASURED = (
+    ("objective.", "data.length", "data.packing", "evaluation.batches"),
+    ("objective.logits_chunks",),
+)
 LOCK = ".lock"
 """A file that the process which trains in the folder holds locked."""
 RENAMED = {"pieces": "logits_chunks"}
@@ -81,9 +86,15 @@ def facts(directory: str | os.PathLike[str]) -> dict[str, Any]:
     given       hash of the settings as given, before data and first weights completed them
     steps       of the whole run, also where the settings count epochs
     data        fingerprints of the splits by their names
+    comparable_since        the step at which the run last went on with a change of what its evaluations measure
     """
     path = folders.folder(directory) / names.RECORD
     return json_files.parse(path.read_bytes(), str(path))
+
+
+def comparable_since(facts: Mapping[str, Any]) -> int:
+    """The step after which a run's evaluations can be compared with one another; 0: all can."""
+    return facts.get("comparable_since", 0)
 
 
 def digest(run: Run) -> str:
@@ -111,7 +122,7 @@ def step_of(directory: str | os.PathLike[str], step: int | Literal["best"] | Non
                 f"{directory} keeps no best checkpoint, since it is trained without evaluation.best: give one of the "
                 f"steps {known}"
             )
-        values = measures.history(run.evaluation, lines(directory))
+        values = measures.history(run.evaluation, lines(directory), comparable_since(facts(directory)))
         best = measures.best_of(run.evaluation, {step: value for step, value in values.items() if step in saved})
         if best is None:
             raise FileNotFoundError(
@@ -225,6 +236,11 @@ def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
     before, after = (_flat(run) for run in (old, new))
     names = sorted(before.keys() | after.keys())
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def measures_the_same(old: Run, new: Run) -> bool:
+    """Whether evaluations of two runs on the same documents can be compared."""
+    return not any(name.startswith(MEASURED) and name not in NOT_MEASURED for name in differences(old, new))
 
 
 def check_same(old: Run, new: Run) -> list[str]:
