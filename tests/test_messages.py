@@ -24,6 +24,7 @@ def test_settings_are_spelt_as_options() -> None:
     for text, expected in (
         ("temperature=-1.0 must be positive", "--temperature -1.0 must be positive"),
         ("num_beams=0 and top_k=3", "--beams 0 and --top-k 3"),
+        ("top_k is -1: it must be positive, and seed is 3", "--top-k -1: it must be positive, and seed is 3"),
         ('one of family="t5": give that', 'one of --family "t5": give that'),
         ("a.json: top_k=-1: ask for temperature=0", "a.json: top_k=-1: ask for --temperature 0"),
         ("no_top_k=1, data.seed=1 and seed = 1", "no_top_k=1, data.seed=1 and seed = 1"),

@@ -170,7 +170,7 @@ def _evaluate(chosen: _Evaluate) -> int:
     bundle, objective = _load(chosen, run)
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
-    length = chosen.length or data.length
+    length = data.length if chosen.length is None else chosen.length
     source, documents = _documents(chosen, data)
     split = documents.split
     objective.check_documents(documents)

@@ -197,7 +197,10 @@ class Evaluation:
         check_sizes(self, "every", "batches", "patience")
         check_choices(self)
         if self.every is None and self.best is not None:
-            raise ValueError("every is None and best is given: without evaluation there is no best checkpoint")
+            raise ValueError(
+                "every is None and best is given: without evaluation there is no best checkpoint. Set best "
+                "(and direction and patience) to None too"
+            )
         for name in ("direction", "patience"):
             if getattr(self, name) is not None and self.best is None:
                 raise ValueError(f"{name} is given and best is None: name a measure, such as loss")

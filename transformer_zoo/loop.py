@@ -472,6 +472,8 @@ def _draw(directory: epath.Path, report: Report, console: Console) -> None:
             with logs.naming(directory / name):
                 draw(directory / name)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                (directory / name).unlink(missing_ok=True)  # what there is of it
             _warn(console, messages.words(error))
 
 

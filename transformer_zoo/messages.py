@@ -17,7 +17,8 @@ def words(error: BaseException | str) -> str:
 
 
 def by_options(error: BaseException | str, command: Any, others: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The text of an error with the settings of a command spelt as its options: --top-k 3 where it has top_k=3.
+    """The text of an error with the settings of a command spelt as its options: --top-k 3 where it has top_k=3, or
+    top_k is 3.
 
     Args:
         command: a dataclass whose fields are the options.
@@ -26,7 +27,7 @@ def by_options(error: BaseException | str, command: Any, others: Mapping[str, st
     fields = {field.name: field.name for field in dataclasses.fields(command)}
     fields |= {name: field for name, field in others.items() if field in fields}
     # What follows a colon is from a file.
-    settings = rf"(?<!: )(?<![\w.])({'|'.join(fields)})=(?=\S)"
+    settings = rf"(?<!: )(?<![\w.])({'|'.join(fields)})(?:=(?=\S)| is (?=\S+: it must))"
     return re.sub(settings, lambda found: f"--{fields[found[1]].replace('_', '-')} ", words(error))
 
 
