@@ -261,4 +261,4 @@ def test_what_cannot_be_done(capsys, folder, tmp_path):
     assert needs in fault(capsys, 1, "generate", folder, "--answers", "3")
     both = "--beams is a setting of Beam, and --temperature of Sample: give the settings of one of them"
     assert both in fault(capsys, 1, "generate", folder, "--beams", "3", "--temperature", "0.9")
-    assert "temperature=-1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")
+    assert "--temperature -1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")
