@@ -125,8 +125,9 @@ def tensorboard(directory: epath.Path, step: int) -> Iterator[Writer]:
 
 
 @contextlib.contextmanager
-def wandb(project: str, directory: epath.Path, settings: Mapping[str, Any]) -> Iterator[Writer]:
-    """Weights & Biases.
+def wandb(project: str, directory: epath.Path, step: int, settings: Mapping[str, Any]) -> Iterator[Writer]:
+    """Weights & Biases. A run that goes on after a step goes on there too, by the id in the file wandb_id; of steps
+    that it computes again, W&B keeps the first values.
 
     Raises:
         ImportError: the package is not installed.
@@ -135,8 +136,12 @@ def wandb(project: str, directory: epath.Path, settings: Mapping[str, Any]) -> I
         import wandb as library
     except ImportError as error:
         raise ImportError("logging.wandb needs the package: pip install 'transformer-zoo[wandb]'") from error
-    folder = str(directory) if folders.is_local(directory) else None
-    run = library.init(project=project, name=directory.name, dir=folder, config=dict(settings), resume="allow")
+    folder, file = str(directory) if folders.is_local(directory) else None, directory / "wandb_id"
+    known = file.read_text() if step and file.exists() else None
+    run = library.init(
+        project=project, name=directory.name, dir=folder, config=dict(settings), id=known, resume="allow"
+    )  # fmt: skip
+    json_files.write(file, run.id)
     yield lambda step, values: run.log(dict(values), step=step)
 
 

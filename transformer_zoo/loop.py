@@ -426,7 +426,7 @@ def _writers(run: Run, directory: epath.Path, step: int, console: Console) -> It
                 log = _expendable(logs.tensorboard(directory / "tensorboard", step), console)
                 writers.append(stack.enter_context(log))
             if run.logging.wandb is not None:
-                log = _expendable(logs.wandb(run.logging.wandb, directory, runs.settings(run)), console)
+                log = _expendable(logs.wandb(run.logging.wandb, directory, step, runs.settings(run)), console)
                 writers.append(stack.enter_context(log))
 
         def write(step: int, values: Any) -> None:

@@ -5,6 +5,7 @@ tokenizer/      the tokenizer
 generation_config.json      how the first weights generate, where they have such a file
 checkpoints/    training state by step
 metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
+wandb_id        the run's id at Weights & Biases, if it logs there
 confusion.png   the confusion matrix of a classifier in its last evaluation
 """
 
