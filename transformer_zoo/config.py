@@ -5,6 +5,7 @@ Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `
 """
 
 import dataclasses
+import math
 import re
 import runpy
 from pathlib import Path
@@ -172,7 +173,11 @@ class Training:
             raise ValueError(f"steps={self.steps} and epochs={self.epochs} are both given: set one of them to None")
         check_range(self, "seed", least=0, below=2**32)
         if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}")
+            divisor = math.gcd(self.batch_size, self.accumulation)
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}: set "
+                f"training.accumulation to a divisor of it, such as {divisor}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
