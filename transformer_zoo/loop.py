@@ -86,7 +86,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
     if (done := ended.as_given(run)) is None:
         resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False, markup=False))
         for note in resolved.notes:
-            console.print(f"changed since this run began: {note}", style="yellow")
+            console.print(f"changed since this run began: {note}", style="yellow", soft_wrap=True, markup=False)
         done = ended.of(resolved.run, resolved.steps, runs.comparable_since(resolved.facts))
     if done is not None:
         console.print(done.message, soft_wrap=True, highlight=False, markup=False)
