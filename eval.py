@@ -12,5 +12,7 @@ from transformer_zoo.pages import use_huge_pages
 if __name__ == "__main__":
     use_huge_pages()
     from transformer_zoo.commands import evaluate_command
+    from transformer_zoo.messages import show_warnings_plainly
 
+    show_warnings_plainly()
     sys.exit(evaluate_command(sys.argv[1:]))

@@ -17,5 +17,7 @@ if __name__ == "__main__":
 
     use_huge_pages()
     from transformer_zoo.commands import train
+    from transformer_zoo.messages import show_warnings_plainly
 
+    show_warnings_plainly()
     leave(train(sys.argv[1:]))

@@ -98,8 +98,9 @@ def _begin(
 
 def train(arguments: list[str]) -> None:
     """What train.py does."""
-    from transformer_zoo import commands, interrupts
+    from transformer_zoo import commands, interrupts, messages
 
+    messages.show_warnings_plainly()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     interrupts.end_at_once()
     interrupts.leave(commands.train(arguments))

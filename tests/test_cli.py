@@ -79,7 +79,7 @@ def test_as_a_module(folder):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "error: max_new_tokens=0: ask for at least 1"
+    assert done.stderr.splitlines()[-1] == "error: --max-new-tokens 0: ask for at least 1"
 
 
 def test_list(capsys, monkeypatch):
@@ -267,4 +267,4 @@ def test_what_cannot_be_done(capsys, folder, tmp_path):
     assert needs in fault(capsys, 1, "generate", folder, "--answers", "3")
     both = "--beams is a setting of Beam, and --temperature of Sample: give the settings of one of them"
     assert both in fault(capsys, 1, "generate", folder, "--beams", "3", "--temperature", "0.9")
-    assert "temperature=-1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")
+    assert "--temperature -1.0 must be positive" in fault(capsys, 1, "generate", folder, "--temperature=-1")

@@ -73,16 +73,23 @@ def test_what_cannot_be_is_refused_by_name(part: Any) -> None:
         if dataclasses.is_dataclass(field.type) or field.name in FREE or field.type is bool:
             continue
         numbers = (math.nan, math.inf, -math.inf) if "float" in str(field.type) else ()
+        if field.type in (int, int | None):
+            numbers = (10**12, 10**400)
         for value in (*IMPOSSIBLE[part][field.name], *numbers):
             with pytest.raises(ValueError, match=rf"{field.name}\b.* (must|choose|give|at least)"):
                 part(**needed, **{field.name: value})
 
 
 def test_a_schedule_is_no_longer_than_the_run() -> None:
-    for settings in ({"warmup_steps": 20}, {"warmup_steps": 10, "decay_steps": 11}):
-        with pytest.raises(ValueError, match="warmup_steps=.* do not fit into 20 steps"):
+    for settings, remedy in (
+        ({"warmup_steps": 21}, "lower optimizer.warmup-steps to at most 20, or train for 21 steps or more"),
+        ({"warmup_steps": 10, "decay_steps": 11}, "lower optimizer.warmup-steps to at most 9, or"),
+        ({"decay_steps": 21}, "lower optimizer.decay-steps to at most 20 and optimizer.warmup-steps to at most 0, or"),
+    ):
+        with pytest.raises(ValueError, match=f"warmup_steps=.* do not fit into 20 steps of training: {remedy}"):
             Run(model=MODEL, objective=CausalLM(), optimizer=Optimizer(**settings), training=Training(steps=20))
-    Run(model=MODEL, objective=CausalLM(), optimizer=Optimizer(warmup_steps=9, decay_steps=11))
+    for settings in ({"warmup_steps": 20}, {"warmup_steps": 9, "decay_steps": 11}):
+        Run(model=MODEL, objective=CausalLM(), optimizer=Optimizer(**settings), training=Training(steps=20))
 
 
 def test_numbers_of_models_and_objectives_are_finite() -> None:

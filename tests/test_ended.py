@@ -129,6 +129,10 @@ def test_how_a_run_ended(corpus: Path, tmp_path: Path) -> None:
     other = dataclasses.replace(moved, logging=Logging(every=2))
     assert ended.as_given(other) is None and ended.of(other, 12) is not None and ended.of(other, 13) is None
     assert "step 12 of 10" in ended.of(other, 10).message
+    # What was measured before a change does not count.
+    patient = dataclasses.replace(run, evaluation=Evaluation(every=4, best="loss", patience=1))
+    assert "stopped early" in ended.of(dataclasses.replace(patient, directory=other.directory), 16).message
+    assert ended.of(dataclasses.replace(patient, directory=other.directory), 16, since=8) is None
     # Without its last evaluation it is not finished, unless it has none.
     folder_of_a_run(run, [12], {4: 2.0}, {})
     assert ended.of(run, 12) is None
@@ -139,6 +143,10 @@ def test_steps_of_checkpoints(corpus: Path, tmp_path: Path) -> None:
     run = tiny(corpus, tmp_path / "run", evaluation=Evaluation(every=4, best="loss"))
     folder_of_a_run(run, [4, 8, 12], {4: 2.0, 8: 1.0, 12: None}, {})
     assert [runs.step_of(run.directory, step) for step in (None, "best", 4)] == [12, 8, 4]
+    runs.write(run, {"comparable_since": 8})
+    with pytest.raises(FileNotFoundError, match="none of the checkpoints .* has an evaluation of loss yet"):
+        runs.step_of(run.directory, "best")
+    runs.write(run)
     with pytest.raises(ValueError, match="step is 'bst': it must be a number or best"):
         runs.step_of(run.directory, "bst")
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 5 \(there are: 4, 8, 12\)"):
@@ -156,7 +164,7 @@ def test_a_step_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
                            ["convert", "gpt2", str(tmp_path / "x")])  # fmt: skip
     for command in commands_of_weights:
         assert main([*command, "--step", "best"]) == 1
-        assert "step=best is for the checkpoints of a run, and gpt2 is none" in capsys.readouterr().err
+        assert "--step best is for the checkpoints of a run, and gpt2 is none" in capsys.readouterr().err
     assert commands.evaluate_command(["gpt2", "--step", "3"]) == 1
     assert "--step 3 is for the checkpoints of a run" in capsys.readouterr().err
 
@@ -247,7 +255,7 @@ def test_a_run_of_epochs_is_settled_before_it_begins(corpus: Path, tmp_path: Pat
     assert resolved.run.training.epochs == 2 and resolved.facts["steps"] == resolved.steps
     assert lines[-1].startswith(f"training.epochs=2: {resolved.steps} steps, ")
     with pytest.raises(ValueError, match=f"do not fit into {resolved.steps} steps"):
-        resolve.resolve(dataclasses.replace(run, optimizer=Optimizer(warmup_steps=resolved.steps)))
+        resolve.resolve(dataclasses.replace(run, optimizer=Optimizer(warmup_steps=resolved.steps + 1)))
 
 
 # ---- data that changed ----------------------------------------------------------------------------------------------
@@ -271,8 +279,20 @@ def test_changed_documents_are_told_before_anything_is_computed(corpus: Path, tm
         with pytest.raises(ValueError, match=f"have changed since the run in .* began: .*{message}.*--init-from"):
             resolve.resolve(run)
         file.write_text(corpus.read_text())
+    more = dataclasses.replace(run, evaluation=dataclasses.replace(run.evaluation, batches=2))
+    told = "what is measured: evaluations up to step 4 cannot be compared with later ones, and do not count"
+    assert resolve.resolve(run).facts["comparable_since"] == 0
+    found = resolve.resolve(more)
+    assert found.notes[0] == "evaluation.batches: 1, now 2" and found.notes[1].startswith(told)
     held_out.write_text("another dog " * 40)
-    assert "cannot be compared with earlier ones" in resolve.resolve(run).notes[0]
+    found = resolve.resolve(run)
+    assert found.notes[0].startswith("held-out documents: ") and found.notes[1].startswith(told)
+    runs.write(found.run, found.facts)
+    again = resolve.resolve(run)
+    assert again.notes == [] and again.facts["comparable_since"] == 4
+    smooth = lambda share: dataclasses.replace(run, objective=SequenceClassification(label_smoothing=share))
+    assert not runs.measures_the_same(smooth(0.1), smooth(0.3)) and runs.measures_the_same(smooth(0.1), smooth(0.1))
+    assert runs.measures_the_same(run, dataclasses.replace(run, objective=CausalLM(logits_chunks=2)))
 
 
 def test_a_run_without_evaluation_reads_no_held_out_documents(corpus: Path, tmp_path: Path) -> None:

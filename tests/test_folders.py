@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 import tracemalloc
 import warnings
@@ -21,7 +22,7 @@ import test_legacy as legacy
 from test_pretrained import assert_same, edit, made, random
 
 import transformer_zoo as zoo
-from transformer_zoo import logs, names, registry, runs, trees
+from transformer_zoo import folders, logs, names, registry, runs, trees
 from transformer_zoo.checkpoints import safetensors, torch_bin
 from transformer_zoo.checkpoints.orbax import Checkpoints
 
@@ -458,6 +459,20 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path):
                 write(step, {"loss": step + start / 8})
     shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in shown] == [(1, 1.0), (2, 2.0), (3, 3.25), (4, 4.25)]
+
+
+def test_a_run_goes_on_in_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begun = []
+
+    def init(id: str | None, **settings: Any) -> SimpleNamespace:
+        begun.append(id)
+        return SimpleNamespace(id=id or f"run{len(begun)}", log=None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for step in (0, 5, 7, 0, 3):
+        with logs.wandb("project", folders.folder(tmp_path), step, {}):
+            pass
+    assert begun == [None, "run1", "run1", None, "run4"]
 
 
 def test_a_damaged_checkpoint_of_a_run(tmp_path: Path):

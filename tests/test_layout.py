@@ -13,7 +13,7 @@ from transformer_zoo import registry
 PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 
 LEVELS = (
-    ("trees", "pages", "interrupts", "json_files", "arguments", "folders", "installation", "tables"),
+    ("trees", "pages", "interrupts", "messages", "json_files", "arguments", "folders", "installation", "tables"),
     ("sharding", "hugging_face", "vectors", "options"),
     ("nn", "published"),
     ("models",),

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -208,8 +209,21 @@ def raiser(error: Exception) -> Callable[..., None]:
 
 
 def test_a_finished_run_is_not_trained_again(texts: Path, tmp_path: Path) -> None:
-    run = tiny(texts, tmp_path / "run", training=Training(steps=3, batch_size=8))
-    loop.train(run, quiet())
+    """And pictures and logs that cannot be written do not end it."""
+    run = tiny(texts, tmp_path / "run", training=Training(steps=3, batch_size=8), logging=Logging(every=1))
+    (tmp_path / "run" / "curve.png").mkdir(parents=True)
+    (tmp_path / "run" / "tensorboard").touch()
+    handlers, on_device = [], loop._on_device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_on_device", lambda *x: handlers.append(signal.getsignal(signal.SIGTERM)) or on_device(*x))
+        loop.train(run, console := quiet())
+    # Until the first step is compiled and done, there is nothing to save: signals end the program at once.
+    assert handlers[0] == signal.getsignal(signal.SIGTERM) and handlers[-1].__func__ is loop._Stop._handle
+    said = console.file.getvalue()
+    assert said.startswith("38,784 parameters, ")
+    assert re.search(r"step 1/3  loss \S+\nstep 2/3  loss \S+  \S+ tokens/s  0:00 left\n", said)
+    assert f"warning: {tmp_path}/run/tensorboard: File exists: this log is not written" in said
+    assert f"warning: {tmp_path}/run/curve.png: Is a directory" in said
     before = final(tmp_path / "run")[0]
     loop.train(run, quiet())
     assert all(np.array_equal(array, before[name]) for name, array in final(tmp_path / "run")[0].items())
@@ -452,6 +466,20 @@ def test_ctrl_c_while_the_program_starts_ends_it_quietly(texts: Path, tmp_path: 
 
 def saved(directory: Path) -> list[int]:
     return steps(directory / "checkpoints")
+
+
+def test_a_log_that_can_no_longer_be_written_ends_alone() -> None:
+    written, console = [], quiet()
+
+    @contextlib.contextmanager
+    def log() -> Iterator[Callable[..., None]]:
+        yield lambda step, values: written.append(step) if step < 2 else raiser(OSError(errno.ENOSPC, "full", "a"))()
+
+    with loop._expendable(log(), console) as write:
+        for step in range(4):
+            write(step, {})
+    assert written == [0, 1]
+    assert console.file.getvalue() == "warning: a: full: this log ends here\n"
 
 
 def test_a_second_ctrl_c_does_not_wait(request: pytest.FixtureRequest) -> None:

@@ -1,5 +1,6 @@
 """Files of one's own, from the settings of a run to rows."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformer_zoo.objectives import (
     SequenceClassification,
     TokenClassification,
 )
-from transformer_zoo.resolve import resolve, source_of
+from transformer_zoo.resolve import _share_without_use, resolve, source_of
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,16 @@ def test_what_is_evaluated_on(reviews, long):
     assert train + held_out == 40 and 10 < held_out < 30
     apart = Data(source=f"csv:{reviews}", validation_source=f"text:{long}")
     assert sizes(apart) == [40, 1] and source_of(apart, "validation")[0]["path"] == "long.txt"
-    with pytest.raises(ValueError, match="with a validation_source nothing is held out: leave validation_share out"):
-        Data(validation_source="text:a", validation_share=0.1)
-    with pytest.raises(
-        ValueError, match="share is 0.1, and python_stdlib has splits of its own: leave it out; data.tr"
-    ):
-        source_of(Data(validation_share=0.1), "train")
+    unused = lambda data: _share_without_use(data, source_of(data, "train"))
+    recipe = Data(source=f"csv:{reviews}", validation_share=0.2)
+    assert unused(recipe) is unused(apart) is None
+    apart = dataclasses.replace(recipe, validation_source=f"text:{long}")
+    assert sizes(apart) == [40, 1] and unused(apart).endswith(
+        f"share=0.2 is not used: {apart.validation_source} is held out"
+    )
+    assert "is not used: python_stdlib has splits of its own" in unused(
+        dataclasses.replace(recipe, source="python_stdlib")
+    )
     for share in (0, 1):
         with pytest.raises(ValueError, match=f"validation_share is {share}: it must be more than 0 and less than 1"):
             Data(validation_share=share)

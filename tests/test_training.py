@@ -460,9 +460,11 @@ def test_schedules_without_a_warmup_start_at_the_peak(name: str):
     np.testing.assert_allclose(rate[50], ends.get(name, 0.0), rtol=1e-5, atol=1e-7)
     if name == "wsd":  # by default the last tenth of the run
         assert (rate[:46] == PEAK).all() and rate[46] < PEAK
+    whole = optim.schedule(Optimizer(schedule=name, peak_lr=PEAK, warmup_steps=10), 10)  # a run of the warmup alone
+    np.testing.assert_allclose([whole(0), whole(9)], [PEAK / 10, PEAK], rtol=1e-6)
 
 
-@pytest.mark.parametrize("how", [{"warmup_steps": 100}, {"warmup_steps": 50, "decay_steps": 51}], ids=str)
+@pytest.mark.parametrize("how", [{"warmup_steps": 101}, {"warmup_steps": 50, "decay_steps": 51}], ids=str)
 def test_schedules_that_do_not_fit(how: dict[str, int]):
     with pytest.raises(ValueError, match=f"warmup_steps={how['warmup_steps']} .* do not fit into 100 steps"):
         optim.schedule(Optimizer(**how), 100)

@@ -11,12 +11,15 @@ from typing import Any, Literal
 
 import tyro
 
+from transformer_zoo.messages import by_options, fail, show_warnings_plainly
 from transformer_zoo.options import names_of, unknown
 
 # Modules that import jax are imported inside functions, so that --help is quick.
 
 PROGRAM = "python -m transformer_zoo"
 Name = tyro.conf.Positional[str]
+OPTIONS = {"num_beams": "beams", "num_return_sequences": "answers"}
+"""Settings -> options of `generate`, where the names differ."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,15 +142,14 @@ class Generate(OfWeights):
         from transformer_zoo import registry
         from transformer_zoo.generation import published
 
-        options = {"num_beams": "beams", "num_return_sequences": "answers"}  # setting -> option, where the names differ
         names = (
             "temperature", "top_k", "top_p", "num_beams", "length_penalty", "num_return_sequences",
             "no_repeat_ngram_size", "min_new_tokens", "repetition_penalty",
         )  # fmt: skip
-        settings = {name: getattr(self, options.get(name, name)) for name in names}
+        settings = {name: getattr(self, OPTIONS.get(name, name)) for name in names}
         settings = {name: value for name, value in settings.items() if value is not None}
         m = self.load(self.name, self.dtype)
-        spell = lambda name: "--" + options.get(name, name).replace("_", "-")
+        spell = lambda name: "--" + OPTIONS.get(name, name).replace("_", "-")
         sampling = published.build(m, settings, spell=spell)
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
@@ -358,12 +360,11 @@ class Compare:
     """The file for the picture."""
 
     def __call__(self) -> int:
-        from transformer_zoo import comparison, tables
+        from transformer_zoo import comparison, folders, tables
 
         if not self.runs:
             raise ValueError("give the folders of the runs to compare, such as runs/sweep_*")
-        if not self.output.absolute().parent.is_dir():
-            raise ValueError(f"--output {self.output}: there is no folder {self.output.parent}")
+        folders.check_file(self.output, "--output")
         comparison.compare(self.runs, self.metric, self.output, tables.console(), self.direction)
         return 0
 
@@ -405,16 +406,14 @@ COMMANDS = {
 def main(arguments: list[str]) -> int:
     """Runs a command; an error that a user can correct is printed as one message, without a traceback."""
     if (wrong := _misspelt(arguments)) is not None:
-        print(f"error: {wrong}", file=sys.stderr)
-        return 2
+        return fail(wrong, code=2)
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, args=arguments or ["--help"], prog=PROGRAM, description="Models of the zoo, from the command line."
     )
     try:
         return command()
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return fail(by_options(error, command, OPTIONS))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -445,4 +444,5 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 if __name__ == "__main__":
+    show_warnings_plainly()
     sys.exit(main(sys.argv[1:]))

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import hugging_face, loop, names, options, plots, resolve, runs, sharding, tables
+from transformer_zoo import (
+    folders,
+    hugging_face,
+    loop,
+    messages,
+    names,
+    options,
+    plots,
+    resolve,
+    runs,
+    sharding,
+    tables,
+)
 from transformer_zoo.checkpoints import orbax
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
@@ -28,6 +39,8 @@ from transformer_zoo.pretrained import Bundle, from_pretrained
 
 INTERRUPTED = 128 + signal.SIGINT
 """The exit code after Ctrl-C, by the convention of shells."""
+OPTIONS = {"num_beams": "beams"}
+"""Settings -> options of eval.py, where the names differ."""
 ERRORS = (ValueError, OSError, TypeError, ImportError, RuntimeError)
 
 SCORES = {"bleu": "BLEU", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
@@ -63,7 +76,7 @@ def train(arguments: list[str]) -> int:
     try:
         recipe = load_recipe(arguments[0])
         if (wrong := options.unknown(arguments[1:], _options(_Train(run=recipe)), hugging_face.TRAIN)) is not None:
-            return fail(f"{wrong} All are listed by train.py {arguments[0]} --help", code=2)
+            return messages.fail(f"{wrong} All are listed by train.py {arguments[0]} --help", code=2)
         recipe = _of_one_length(recipe, arguments[1:])
         chosen = tyro.cli(
             _Train, default=_Train(run=recipe), args=arguments[1:], prog=f"train.py {arguments[0]}",
@@ -77,7 +90,7 @@ def train(arguments: list[str]) -> int:
             sharding.join_processes()
         loop.train(chosen.run)
     except ERRORS as error:
-        return fail(error)
+        return messages.fail(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
@@ -147,7 +160,7 @@ class _Evaluate:
 def evaluate_command(arguments: list[str]) -> int:
     """`eval.py RUN_OR_MODEL [--source ...]`: prints a table."""
     if wrong := options.unknown(arguments, options.names_of(_Evaluate)):
-        return fail(wrong, code=2)
+        return messages.fail(wrong, code=2)
     chosen = tyro.cli(
         _Evaluate,
         args=arguments,
@@ -157,17 +170,20 @@ def evaluate_command(arguments: list[str]) -> int:
     try:
         return _evaluate(chosen)
     except ERRORS as error:
-        return fail(error)
+        return messages.fail(messages.by_options(error, chosen, OPTIONS))
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
 def _evaluate(chosen: _Evaluate) -> int:
+    for option, file in (("--json", chosen.json), ("--picture", chosen.picture)):
+        if file is not None:
+            folders.check_file(file, option)
     run = runs.read(chosen.model) if names.is_run(chosen.model) else None
     bundle, objective = _load(chosen, run)
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
-    length = chosen.length or data.length
+    length = data.length if chosen.length is None else chosen.length
     source, documents = _documents(chosen, data)
     split = documents.split
     objective.check_documents(documents)
@@ -335,9 +351,3 @@ def _written(
             table.add_row(name, Text(text), end_section=name == "written")
     tables.show(console, table)
     return {"texts": len(found), "model": scores, "baseline": {"field": baseline, **baseline_scores}, "examples": found}
-
-
-def fail(error: BaseException | str, code: int = 1) -> int:
-    """Prints one message on stderr, for an error that the user can correct; returns the exit code."""
-    print(f"error: {error}", file=sys.stderr)
-    return code

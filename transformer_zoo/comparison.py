@@ -35,6 +35,8 @@ class Ran:
     objective: Any
     held_out: Any
     """The fingerprint of the held-out documents; None if run.json has none."""
+    since: int
+    """The step after which its evaluations can be compared with one another."""
 
     @classmethod
     def read(cls, directory: str) -> "Ran":
@@ -48,7 +50,8 @@ class Ran:
         settings = {path.replace("/", "."): value for path, value in settings.items()}
         facts = runs.facts(directory)
         steps, held_out = facts.get("steps", settings.get("training.steps")), facts.get("data", {}).get("validation")
-        return cls(directory, settings, steps, runs.lines(directory), runs.read(directory).objective, held_out)
+        objective, since = runs.read(directory).objective, runs.comparable_since(facts)
+        return cls(directory, settings, steps, runs.lines(directory), objective, held_out, since)
 
     def kind(self, measure: str) -> str:
         """Values of a measure compare only between runs of one kind: of one objective, and losses of one unit."""
@@ -113,7 +116,8 @@ def _compare(
     """Prints a table of runs that compare, the best first, and the settings in which they differ; returns the values of
     the measure by step, by the name of the run."""
     title = column.removeprefix(logs.HELD_OUT)
-    found = {run.name: measures.values(run.lines, column) for run in group}
+    comparable = lambda run: [line for line in run.lines if line["step"] > run.since]
+    found = {run.name: measures.values(comparable(run), column) for run in group}
     best = {run.name: which and measures.best(found[run.name], which) for run in group}
     group = sorted(group, key=lambda run: _rank(best[run.name], which))
     differ = differences([run.settings for run in group])

@@ -5,6 +5,7 @@ Every field can be overridden on the command line, `--optimizer.peak-lr 3e-4`; `
 """
 
 import dataclasses
+import math
 import re
 import runpy
 from pathlib import Path
@@ -26,7 +27,8 @@ class Data:
     """Another source to evaluate on: of local files all of it, and then all local files of `source` are trained on.
     None: the held-out split of `source`."""
     validation_share: float = 0.05
-    """Share of the documents of local files that is held out, where there is no validation_source."""
+    """Share of the documents of local files that is held out. Not used, and a line says so, where there is a
+    validation_source or the source has splits of its own."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"
@@ -44,8 +46,6 @@ class Data:
         check_choices(self)
         check_range(self, "workers", least=0)
         check_range(self, "validation_share", above=0, below=1)
-        if self.validation_source is not None and self.validation_share != type(self).validation_share:
-            raise ValueError("Data: with a validation_source nothing is held out: leave validation_share out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,15 +109,19 @@ class Optimizer:
     @property
     def least_steps(self) -> int:
         """The shortest run into which the warmup and the decay fit."""
-        return self.warmup_steps + (self.decay_steps or 1)
+        return max(1, self.warmup_steps + (self.decay_steps or 0))
 
     def check_steps(self, steps: int) -> None:
         """Raises ValueError if the warmup and the decay do not fit into this number of steps."""
-        if self.least_steps > steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} and decay_steps={self.decay_steps} do not fit into {steps} steps "
-                "of training"
-            )
+        if self.least_steps <= steps:
+            return
+        left = steps - (self.decay_steps or 0)
+        lower = "" if left >= 0 else f"optimizer.decay-steps to at most {steps} and "
+        raise ValueError(
+            f"warmup_steps={self.warmup_steps} and decay_steps={self.decay_steps} do not fit into {steps} steps of "
+            f"training: lower {lower}optimizer.warmup-steps to at most {max(left, 0)}, or train for {self.least_steps} "
+            "steps or more"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,7 +138,7 @@ class Mesh:
     """Parts into which the length of the rows is divided."""
 
     def __post_init__(self) -> None:
-        arguments.check(type(self), vars(self))
+        check_range(self, *vars(self))
         for axis, size in vars(self).items():
             if size < 1 and size != -1:
                 raise ValueError(f"{axis} is {size}: it must be at least 1, or -1 for the rest")
@@ -169,7 +173,11 @@ class Training:
             raise ValueError(f"steps={self.steps} and epochs={self.epochs} are both given: set one of them to None")
         check_range(self, "seed", least=0, below=2**32)
         if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}")
+            divisor = math.gcd(self.batch_size, self.accumulation)
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of accumulation={self.accumulation}: set "
+                f"training.accumulation to a divisor of it, such as {divisor}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +202,10 @@ class Evaluation:
         check_sizes(self, "every", "batches", "patience")
         check_choices(self)
         if self.every is None and self.best is not None:
-            raise ValueError("every is None and best is given: without evaluation there is no best checkpoint")
+            raise ValueError(
+                "every is None and best is given: without evaluation there is no best checkpoint. Set best "
+                "(and direction and patience) to None too"
+            )
         for name in ("direction", "patience"):
             if getattr(self, name) is not None and self.best is None:
                 raise ValueError(f"{name} is given and best is None: name a measure, such as loss")

@@ -33,6 +33,44 @@ def is_local(path: epath.Path) -> bool:
     return "://" not in str(path)
 
 
+def make(path: Path) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+        OSError: it cannot be made; the message says what is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        file = next((place for place in (path, *path.parents) if os.path.isfile(place)), None)
+        why = error.strerror if file is None else "it is a file" if file == path else f"{file} is a file"
+        raise OSError(error.errno, f"the folder {path} cannot be made: {why}") from error
+
+
+def check_file(path: Path, option: str) -> None:
+    """Refuses a file that cannot be written, before the work whose result it is for.
+
+    Args:
+        option: what gives its name, for the error.
+
+    Raises:
+        OSError: its folder does not exist, or may not be written.
+        ValueError: it is a folder.
+    """
+    if os.path.isdir(path):
+        raise ValueError(f"{option} {path} is a folder: name a file")
+    if not os.path.isdir(path.parent):
+        raise FileNotFoundError(f"{option} {path}: there is no folder {path.parent}")
+    try:
+        if not path.exists():
+            path.touch()
+            path.unlink()
+        elif path.is_file():
+            path.open("ab").close()
+    except OSError as error:
+        raise OSError(error.errno, f"{option} {path}: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def local(path: epath.Path) -> Iterator[Path]:
     """The same folder or file for what reads local ones only; of one in a bucket a copy, while this is open."""

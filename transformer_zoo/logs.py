@@ -125,8 +125,9 @@ def tensorboard(directory: epath.Path, step: int) -> Iterator[Writer]:
 
 
 @contextlib.contextmanager
-def wandb(project: str, directory: epath.Path, settings: Mapping[str, Any]) -> Iterator[Writer]:
-    """Weights & Biases.
+def wandb(project: str, directory: epath.Path, step: int, settings: Mapping[str, Any]) -> Iterator[Writer]:
+    """Weights & Biases. A run that goes on after a step goes on there too, by the id in the file wandb_id; of steps
+    that it computes again, W&B keeps the first values.
 
     Raises:
         ImportError: the package is not installed.
@@ -135,8 +136,12 @@ def wandb(project: str, directory: epath.Path, settings: Mapping[str, Any]) -> I
         import wandb as library
     except ImportError as error:
         raise ImportError("logging.wandb needs the package: pip install 'transformer-zoo[wandb]'") from error
-    folder = str(directory) if folders.is_local(directory) else None
-    run = library.init(project=project, name=directory.name, dir=folder, config=dict(settings), resume="allow")
+    folder, file = str(directory) if folders.is_local(directory) else None, directory / "wandb_id"
+    known = file.read_text() if step and file.exists() else None
+    run = library.init(
+        project=project, name=directory.name, dir=folder, config=dict(settings), id=known, resume="allow"
+    )  # fmt: skip
+    json_files.write(file, run.id)
     yield lambda step, values: run.log(dict(values), step=step)
 
 
@@ -161,6 +166,7 @@ class Bar:
 
     def __enter__(self) -> "Bar":
         self._progress.start()
+        self._console.show_cursor(True)  # a signal may end the program at once
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -169,13 +175,16 @@ class Bar:
     def advance(self, step: int) -> None:
         self._progress.update(self._task, completed=step)
 
-    def show(self, step: int, values: Mapping[str, float], left: float) -> None:
-        """Training values; `left` is the time to the end, in seconds."""
-        text = f"loss {values['loss']:.3f}  {values['tokens_per_second']:,.0f} tokens/s"
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Training values: the loss and, where they were measured, the speed and the time to the end."""
+        text, left = f"loss {values['loss']:.3f}", ""
+        if "seconds_per_step" in values:
+            text = f"{text}  {values['tokens_per_second']:,.0f} tokens/s"
+            minutes, seconds = divmod(round((self._steps - step) * values["seconds_per_step"]), 60)
+            left = f"  {minutes}:{seconds:02d} left"
         self._progress.update(self._task, completed=step, description=text)
         if not self._console.is_terminal:
-            minutes, seconds = divmod(round(left), 60)
-            self.print(f"step {step}/{self._steps}  {text}  {minutes}:{seconds:02d} left")
+            self.print(f"step {step}/{self._steps}  {text}{left}")
 
     def print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False)

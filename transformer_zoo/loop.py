@@ -17,7 +17,20 @@ from etils import epath
 from jax.experimental import multihost_utils
 from rich.console import Console
 
-from transformer_zoo import arguments, ended, folders, json_files, logs, measures, names, plots, runs, tables, training
+from transformer_zoo import (
+    arguments,
+    ended,
+    folders,
+    json_files,
+    logs,
+    measures,
+    messages,
+    names,
+    plots,
+    runs,
+    tables,
+    training,
+)
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
 from transformer_zoo.data import pipeline
@@ -42,8 +55,10 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     Killed at any moment and started again, a run ends with the same parameters, bit for bit, as an undisturbed one.
     SIGTERM and SIGHUP save and then raise SystemExit with 143 and 129, the exit codes by the convention of shells (on
     several hosts, only SIGTERM is handled); a signal that the process ignores, as nohup makes it, stays ignored. Ctrl-C
-    saves and then raises KeyboardInterrupt; a second one does not save. Whatever ends the run, a checkpoint in flight
-    is completed first, and after an error the console names the last one.
+    saves and then raises KeyboardInterrupt; a second one does not save. Before the first step is computed there is
+    nothing to save, and signals do what they did before the call. Whatever ends the run, a checkpoint in flight is
+    completed first, and after an error the console names the last one. A picture or a TensorBoard file that cannot be
+    written is a line on the console.
 
     A run that is finished already is not computed again: it says so. One that does not get better in
     `evaluation.patience` evaluations stops early.
@@ -70,10 +85,10 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
 
 def _train(run: Run, console: Console) -> dict[str, float]:
     if (done := ended.as_given(run)) is None:
-        resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False))
+        resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False, markup=False))
         for note in resolved.notes:
-            console.print(f"changed since this run began: {note}", style="yellow")
-        done = ended.of(resolved.run, resolved.steps)
+            console.print(f"changed since this run began: {note}", style="yellow", soft_wrap=True, markup=False)
+        done = ended.of(resolved.run, resolved.steps, runs.comparable_since(resolved.facts))
     if done is not None:
         console.print(done.message, soft_wrap=True, highlight=False, markup=False)
         return done.report
@@ -98,7 +113,8 @@ def _train(run: Run, console: Console) -> dict[str, float]:
     if resolved.bundle is not None:  # frees its weights, which are in the state
         resolved = dataclasses.replace(resolved, bundle=resolved.bundle.replace(params=None))
     # Lines of steps after this one are dropped, and their evaluations with them.
-    history = measures.history(run.evaluation, (line for line in runs.lines(directory) if line["step"] <= step))
+    lines = (line for line in runs.lines(directory) if line["step"] <= step)
+    history = measures.history(run.evaluation, lines, runs.comparable_since(resolved.facts))
     _describe(resolved)
 
     console.print(_summary(resolved), soft_wrap=True, highlight=False)
@@ -106,14 +122,14 @@ def _train(run: Run, console: Console) -> dict[str, float]:
         console.print(resolved.labels, soft_wrap=True, highlight=False, markup=False)
     stop = _Stop(console)
     recent: collections.deque[tuple[int, Batch, dict[str, jax.Array]]] = collections.deque(maxlen=2)
-    clock = _Clock(step)
+    clock = _Clock()
     report = Report()
     feed = _ahead(batches, lambda rows: _on_device(rows, program.batch))
 
     with (
-        stop,
+        contextlib.ExitStack() as stepping,
         _completed(checkpoints, batches, console),
-        _writers(run, directory, step) as record,
+        _writers(run, directory, step, console) as record,
         logs.Bar(steps, step, console) as bar,
         jax.set_mesh(program.mesh),
     ):
@@ -135,7 +151,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
             bar.print(f"step {step}: held out: {logs.line(found)}{' (the best so far)' if is_best else ''}")
             if is_best:
                 checkpoints.save(step, state, position)
-            _draw(run, directory, found)
+            _draw(run, directory, found, console)
             clock.skip()
             return found
 
@@ -153,6 +169,11 @@ def _train(run: Run, console: Console) -> dict[str, float]:
             batch, position = next(feed)
             state, metrics = program.step(state, batch)
             step += 1
+            if not clock.runs:
+                # Signals are handled from here on: during the compilation, which can be long, they end a program at
+                # once, and nothing is lost.
+                stepping.enter_context(stop)
+                clock.start(step, metrics)
             # The device computes this step while the metrics of the step before are read, so that it never waits.
             recent.append((step, batch, metrics))
             if len(recent) == 2:
@@ -162,7 +183,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 values |= clock.lap(step, values["tokens"])
                 record(step, values)
-                bar.show(step, values, (steps - step) * clock.seconds_per_step)
+                bar.show(step, values)
             bar.advance(step)
             # First the checkpoint, so that an error of the evaluation costs no step.
             if step % run.checkpoints.every == 0 or last:
@@ -172,7 +193,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
                 early = measures.stops_early(run.evaluation, history)
             checkpoints.check()
         if run.evaluation.every is None:
-            _draw(run, directory, report)
+            _draw(run, directory, report, console)
         if step:
             checkpoints.save(step, state, position)  # where a signal stopped it
         if recent:
@@ -372,32 +393,42 @@ class _Stop:
 
 
 class _Clock:
-    """Tokens and seconds between two lines of the log, without evaluation."""
+    """Tokens and seconds between two lines of the log, without compilation and evaluation."""
 
-    def __init__(self, step: int) -> None:
-        self._step, self._time, self.seconds_per_step = step, time.monotonic(), 0.0
+    def __init__(self) -> None:
+        self.runs = False
+
+    def start(self, step: int, metrics: Any) -> None:
+        """The time begins at the end of the first step, which was compiled."""
+        jax.block_until_ready(metrics)
+        self.runs, self._step, self._time = True, step, time.monotonic()
 
     def lap(self, step: int, tokens: float) -> dict[str, float]:
-        now, steps = time.monotonic(), max(1, step - self._step)
-        self.seconds_per_step = (now - self._time) / steps
+        """Measures of the steps since the last call; none where there was no step."""
+        now, steps = time.monotonic(), step - self._step
+        if not steps:
+            return {}
+        seconds = (now - self._time) / steps
         self._step, self._time = step, now
-        return {"tokens_per_second": tokens / self.seconds_per_step, "seconds_per_step": self.seconds_per_step}
+        return {"tokens_per_second": tokens / seconds, "seconds_per_step": seconds}
 
     def skip(self) -> None:
         self._time = time.monotonic()
 
 
 @contextlib.contextmanager
-def _writers(run: Run, directory: epath.Path, step: int) -> Iterator[logs.Writer]:
+def _writers(run: Run, directory: epath.Path, step: int, console: Console) -> Iterator[logs.Writer]:
     """Writes to every log, in the first process."""
     with contextlib.ExitStack() as stack:
         writers = []
         if jax.process_index() == 0:
             writers.append(stack.enter_context(logs.json_lines(directory / "metrics.jsonl", step)))
             if run.logging.tensorboard:
-                writers.append(stack.enter_context(logs.tensorboard(directory / "tensorboard", step)))
+                log = _expendable(logs.tensorboard(directory / "tensorboard", step), console)
+                writers.append(stack.enter_context(log))
             if run.logging.wandb is not None:
-                writers.append(stack.enter_context(logs.wandb(run.logging.wandb, directory, runs.settings(run))))
+                log = _expendable(logs.wandb(run.logging.wandb, directory, step, runs.settings(run)), console)
+                writers.append(stack.enter_context(log))
 
         def write(step: int, values: Any) -> None:
             for writer in writers:
@@ -406,17 +437,50 @@ def _writers(run: Run, directory: epath.Path, step: int) -> Iterator[logs.Writer
         yield write
 
 
-def _draw(run: Run, directory: epath.Path, report: Report) -> None:
-    """Draws the curve, and the confusion matrix of a classifier or its measures of each class."""
-    if jax.process_index() == 0:
-        curve = directory / "curve.png"
-        with logs.naming(curve):
-            lines = logs.read_json_lines(directory / "metrics.jsonl")
-            plots.curve(lines, curve, directory.name, run.objective.loss_unit)
-        if report.by_class is not None:
-            classes = directory / plots.picture_of(report.by_class)
-            with logs.naming(classes):
-                plots.classes(report.by_class, classes, f"{directory.name}, held out")
+@contextlib.contextmanager
+def _expendable(log: contextlib.AbstractContextManager[logs.Writer], console: Console) -> Iterator[logs.Writer]:
+    """A log that the run does not need: an error of writing it is a line, and this log ends there."""
+    with contextlib.ExitStack() as stack:
+        writer = None
+
+        def write(step: int, values: Any) -> None:
+            nonlocal writer
+            try:
+                if writer is not None:
+                    writer(step, values)
+            except OSError as error:
+                writer = None
+                _warn(console, f"{messages.words(error)}: this log ends here")
+
+        try:
+            writer = stack.enter_context(log)
+        except OSError as error:
+            _warn(console, f"{messages.words(error)}: this log is not written")
+        yield write
+
+
+def _draw(run: Run, directory: epath.Path, report: Report, console: Console) -> None:
+    """Draws the curve, and the confusion matrix of a classifier or its measures of each class. The run goes on without a
+    picture that cannot be written."""
+    if jax.process_index() != 0:
+        return
+    unit = run.objective.loss_unit
+    pictures = {"curve.png": lambda path: plots.curve(runs.lines(directory), path, directory.name, unit)}
+    if report.by_class is not None:
+        title = f"{directory.name}, held out"
+        pictures[plots.picture_of(report.by_class)] = lambda path: plots.classes(report.by_class, path, title)
+    for name, draw in pictures.items():
+        try:
+            with logs.naming(directory / name):
+                draw(directory / name)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                (directory / name).unlink(missing_ok=True)  # what there is of it
+            _warn(console, messages.words(error))
+
+
+def _warn(console: Console, text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", soft_wrap=True, highlight=False, markup=False)
 
 
 def _summary(resolved: Resolved) -> str:
@@ -424,7 +488,8 @@ def _summary(resolved: Resolved) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
     device = program.mesh.devices.flat[0].device_kind
     mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
+    parameters = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
     return (
-        f"{count / 1e6:.1f} M parameters, {resolved.tokenizer.vocab_size} tokens in the vocabulary; "
+        f"{parameters} parameters, {resolved.tokenizer.vocab_size} tokens in the vocabulary; "
         f"{resolved.steps:,} steps of {run.training.batch_size} x {run.data.length} tokens; {device}, {mesh}"
     )

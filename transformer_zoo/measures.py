@@ -50,9 +50,10 @@ def best(by_step: Mapping[int, float], which: Direction) -> Best | None:
     return Best(step, finite[step], since=sum(other > step for other in by_step))
 
 
-def history(evaluation: Evaluation, lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """The values of `evaluation.best` by step; empty if it is None."""
-    return {} if evaluation.best is None else values(lines, f"{HELD_OUT}{evaluation.best}")
+def history(evaluation: Evaluation, lines: Iterable[Mapping[str, Any]], since: int) -> dict[int, float]:
+    """The values of `evaluation.best` by step, of steps after `since`; empty if it is None."""
+    name = f"{HELD_OUT}{evaluation.best}"
+    return {} if evaluation.best is None else values((line for line in lines if line["step"] > since), name)
 
 
 def best_of(evaluation: Evaluation, values: Mapping[int, float]) -> Best | None:

@@ -33,7 +33,7 @@ def schedule(settings: Optimizer, steps: int) -> optax.Schedule:
     """
     peak, warmup = settings.peak_lr, settings.warmup_steps
     settings.check_steps(steps)
-    left = steps - warmup
+    left = max(1, steps - warmup)
     decay = settings.decay_steps or (min(left, max(1, steps // 10)) if settings.schedule == "wsd" else left)
     final = peak * settings.final_lr
     after = {

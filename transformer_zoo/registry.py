@@ -126,7 +126,10 @@ def generating_task(config: Any) -> str | None:
     return next((task for task in module_of(config).PUBLISHED.tasks if TASKS[task].generates), None)
 
 
-def no_tokenizer(m: Any, remedy: str = "Give it one: m.replace(tokenizer=zoo.load_tokenizer(name))") -> str:
+def no_tokenizer(
+    m: Any,
+    remedy: str = "Give it one: its files in the model's folder, or m.replace(tokenizer=zoo.load_tokenizer(name))",
+) -> str:
     """The error for a `Bundle` without a tokenizer: why it has none, and what to do."""
     cause = f", since {m.no_tokenizer}" if m.no_tokenizer else ""
     return f"the model has no tokenizer, which turns texts into tokens{cause}. {remedy}"

@@ -66,6 +66,8 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     given = runs.digest(run)
     open_split = functools.cache(functools.partial(source_of, run.data))
     opened = {split: open_split(split) for split in _splits(run)}
+    if (line := _share_without_use(run.data, opened["train"])) is not None:
+        tell(line)
     for documents in opened.values():
         run.objective.check_documents(documents)
     run, step, bundle, notes, labels = _settle(run, open_split, tell)
@@ -80,7 +82,18 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     make_rows = run.objective.rows(tokenizer, run.data)
     train, validation = opened["train"], opened.get("validation")
     data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
-    notes += [] if step is None else _changed_data(run, data)
+    since = 0
+    if step is not None:
+        changes = _changed_data(run, data)
+        if changes or not runs.measures_the_same(runs.read(run.directory), run):
+            since = step
+            changes.append(
+                f"what is measured: evaluations up to step {step} cannot be compared with later ones, and do not count "
+                "for evaluation.best and evaluation.patience"
+            )
+        else:
+            since = runs.comparable_since(runs.facts(run.directory))
+        notes += changes
     if (total := run.training.steps) is None:
         settings = run.training
         rows = pipeline.Pipeline(
@@ -92,7 +105,7 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     return Resolved(
         run=run, step=step, program=program, bundle=bundle, tokenizer=tokenizer, make_rows=make_rows,
         train_source=train, validation_source=validation, steps=total,
-        facts={"given": given, "steps": total, "data": data}, notes=notes, labels=labels,
+        facts={"given": given, "steps": total, "data": data, "comparable_since": since}, notes=notes, labels=labels,
     )  # fmt: skip
 
 
@@ -100,21 +113,30 @@ def source_of(data: Data, split: str) -> Source:
     """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out.
 
     Raises:
-        ValueError, FileNotFoundError: as `sources.source`; a share to hold out of data with splits of their own.
+        ValueError, FileNotFoundError: as `sources.source`.
     """
     apart = data.validation_source
     if split == "train":
         share = data.validation_share if apart is None else 0
-        opened = sources.source(data.source, data.train_split, validation=share)
-    else:
-        share = data.validation_share if apart is None else 1
-        opened = sources.source(apart or data.source, data.validation_split, validation=share)
-    if opened.own_splits and data.validation_share != Data.validation_share:
-        raise ValueError(
-            f"data.validation_share is {data.validation_share}, and {data.source} has splits of its own: leave it out; "
-            "data.train_split and data.validation_split name splits, of TFDS also parts such as train[:5%]"
+        return sources.source(data.source, data.train_split, validation=share)
+    share = data.validation_share if apart is None else 1
+    return sources.source(apart or data.source, data.validation_split, validation=share)
+
+
+def _share_without_use(data: Data, train: Source) -> str | None:
+    """Why the share to hold out that is set has no effect; None if it has one, or none is set."""
+    if data.validation_share == Data.validation_share:
+        return None
+    if data.validation_source is not None:
+        why = f"{data.validation_source} is held out"
+    elif train.own_splits:
+        why = (
+            f"{data.source} has splits of its own, which data.train_split and data.validation_split name (of TFDS also "
+            "parts such as train[:5%])"
         )
-    return opened
+    else:
+        return None
+    return f"data.validation_share={data.validation_share} is not used: {why}"
 
 
 def _splits(run: Run) -> tuple[str, ...]:
@@ -139,7 +161,7 @@ def _changed_data(run: Run, data: dict[str, Any]) -> list[str]:
             f"--init-from {run.directory} --directory ANOTHER"
         )
     if change := changed.get("validation"):
-        return [f"held-out documents: {change}; measures on them cannot be compared with earlier ones"]
+        return [f"held-out documents: {change}"]
     return []
 
 

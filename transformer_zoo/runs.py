@@ -5,6 +5,7 @@ tokenizer/      the tokenizer
 generation_config.json      how the first weights generate, where they have such a file
 checkpoints/    training state by step
 metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
+wandb_id        the run's id at Weights & Biases, if it logs there
 confusion.png   the confusion matrix of a classifier in its last evaluation; with several classes to an example
                 classes.png, precision and recall of each
 """
@@ -43,6 +44,11 @@ PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoi
 
 # Settings that give the training state its shape, or the data its meaning: a run cannot be resumed with others.
 FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+# Settings that change what an evaluation measures, and those among them that do not.
+MEASURED, NOT_MEASURED = (
+    ("objective.", "data.length", "data.packing", "evaluation.batches"),
+    ("objective.logits_chunks",),
+)
 LOCK = ".lock"
 """A file that the process which trains in the folder holds locked."""
 RENAMED = {"pieces": "logits_chunks"}
@@ -82,9 +88,15 @@ def facts(directory: str | os.PathLike[str]) -> dict[str, Any]:
     given       hash of the settings as given, before data and first weights completed them
     steps       of the whole run, also where the settings count epochs
     data        fingerprints of the splits by their names
+    comparable_since        the step at which the run last went on with a change of what its evaluations measure
     """
     path = folders.folder(directory) / names.RECORD
     return json_files.parse(path.read_bytes(), str(path))
+
+
+def comparable_since(facts: Mapping[str, Any]) -> int:
+    """The step after which a run's evaluations can be compared with one another; 0: all can."""
+    return facts.get("comparable_since", 0)
 
 
 def digest(run: Run) -> str:
@@ -112,7 +124,7 @@ def step_of(directory: str | os.PathLike[str], step: int | Literal["best"] | Non
                 f"{directory} keeps no best checkpoint, since it is trained without evaluation.best: give one of the "
                 f"steps {known}"
             )
-        values = measures.history(run.evaluation, lines(directory))
+        values = measures.history(run.evaluation, lines(directory), comparable_since(facts(directory)))
         best = measures.best_of(run.evaluation, {step: value for step, value in values.items() if step in saved})
         if best is None:
             raise FileNotFoundError(
@@ -150,10 +162,13 @@ def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
         warnings.warn(f"{directory} is in a bucket, which has no locks: do not start a second run in it", stacklevel=2)
         yield
         return
-    path = Path(directory, LOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(folders.folder(directory), LOCK)
+    folders.make(path.parent)
     while True:
-        file = path.open("a+")
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise OSError(error.errno, f"the folder {path.parent} cannot be written: {error.strerror}") from error
         try:
             import fcntl  # which Windows lacks
 
@@ -223,6 +238,11 @@ def differences(old: Run, new: Run) -> dict[str, tuple[Any, Any]]:
     before, after = (_flat(run) for run in (old, new))
     names = sorted(before.keys() | after.keys())
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
+
+
+def measures_the_same(old: Run, new: Run) -> bool:
+    """Whether evaluations of two runs on the same documents can be compared."""
+    return not any(name.startswith(MEASURED) and name not in NOT_MEASURED for name in differences(old, new))
 
 
 def check_same(old: Run, new: Run) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from transformer_zoo import json_files
+from transformer_zoo import folders, json_files
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -271,7 +271,7 @@ def staged(folder: str | Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot save in {folder}: it is a file. Choose a folder.")
     existed = folder.is_dir()
-    folder.mkdir(parents=True, exist_ok=True)
+    folders.make(folder)
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
         try:

@@ -276,7 +276,11 @@ def _targets(m: Any, prefix: Any, count: int, start: list[int]) -> list[np.ndarr
         raise ValueError(f"there are {count} prompts and {len(rows)} prefixes: pass one for each")
     if any(isinstance(row, str) for row in rows):
         if m.tokenizer is None:
-            raise ValueError(registry.no_tokenizer(m, "Pass token ids instead of text"))
+            raise ValueError(
+                registry.no_tokenizer(
+                    m, "Pass token ids instead of text, or put the tokenizer's files into the model's folder"
+                )
+            )
         rows = [encoding.ids for encoding in m.tokenizer.encode_batch(rows, special=True, target=True)]
     rows = [np.asarray(row, np.int32 if not len(row) else None) for row in rows]
     for i, row in enumerate(rows):
@@ -319,7 +323,11 @@ def _encode(m: Any, texts: Sequence[str], language: str | None) -> list[np.ndarr
     """Texts as rows of token ids, in the tokenizer's frame where one is known. An empty prompt is what the frame puts
     in front, or else the token that starts a text, if there is one."""
     if (tokenizer := m.tokenizer) is None:
-        raise ValueError(registry.no_tokenizer(m, "Pass token ids instead of text"))
+        raise ValueError(
+            registry.no_tokenizer(
+                m, "Pass token ids instead of text, or put the tokenizer's files into the model's folder"
+            )
+        )
     if registry.is_encoder_decoder(m.model.config):
         encodings = tokenizer.encode_batch(texts, template=True, language=language)
         return [encoding.ids for encoding in encodings]

@@ -49,7 +49,7 @@ class Refused(Strategy):
 
     def check(self, config: Any) -> None:
         """Raises ValueError: the fault."""
-        raise ValueError(f"{self.fault}: pass a strategy, such as sampling=Greedy()")
+        raise ValueError(f"{self.fault}: ask for another strategy, such as temperature=0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

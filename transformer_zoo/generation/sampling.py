@@ -125,7 +125,7 @@ class Sample(TokenByToken):
             if getattr(self, name) == neutral:
                 object.__setattr__(self, name, None)
         if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature} must be positive: for the limit of 0 there is Greedy()")
+            raise ValueError(f"temperature={self.temperature} must be positive: 0 is greedy decoding")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} must be a number of tokens, at least 1: None keeps all")
         for name in ("top_p", "typical_p"):

@@ -6,7 +6,9 @@ Shapes are always checked. Values are checked where they are known, that is, out
 
 import functools
 import math
+import numbers
 import operator
+import reprlib
 import typing
 from typing import Any
 
@@ -14,6 +16,9 @@ import jax
 import numpy as np
 
 from transformer_zoo import arguments
+
+LARGEST = 2**32
+"""The largest whole number of a setting."""
 
 
 def concrete(x: Any) -> np.ndarray | None:
@@ -78,7 +83,7 @@ def check_range(
     below: float | None = None,
 ) -> None:  # fmt: skip
     """Raises ValueError unless each of these fields is None or a finite number within these bounds, of which `above`
-    and `below` are excluded; TypeError for a field of a wrong type."""
+    and `below` are excluded, and at most `LARGEST` if it is whole; TypeError for a field of a wrong type."""
     arguments.check(type(settings), vars(settings))
     bounds = (
         ("at least", least, operator.ge), ("more than", above, operator.gt), ("at most", most, operator.le),
@@ -87,8 +92,14 @@ def check_range(
     given = [(words, bound, holds) for words, bound, holds in bounds if bound is not None]
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not (math.isfinite(value) and all(holds(value, bound) for _, bound, holds in given)):
-            expected = " and ".join(f"{words} {bound}" for words, bound, _ in given) or "finite"
+        if value is None:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: it must be finite")
+        if isinstance(value, numbers.Integral) and abs(value) > LARGEST:
+            raise ValueError(f"{name} is {reprlib.repr(value)}: it must be at most {LARGEST}")
+        if not all(holds(value, bound) for _, bound, holds in given):
+            expected = " and ".join(f"{words} {bound}" for words, bound, _ in given)
             raise ValueError(f"{name} is {value}: it must be {expected}")
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_zoo import arguments, sharding
+from transformer_zoo.nn.checks import check_sizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,7 @@ class Compute:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(DTYPES)}")
         if self.remat not in REMAT:
             raise ValueError(f"remat is {self.remat!r}: choose one of {', '.join(REMAT)}")
-        if self.unroll < 1:
-            raise ValueError(f"unroll is {self.unroll}: it counts layers, at least 1")
+        check_sizes(self, "unroll")
 
     @property
     def accumulation_dtype(self) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from transformer_zoo import folders
 from transformer_zoo.config import Run
 from transformer_zoo.data import documents as data
 from transformer_zoo.data import sources
@@ -305,13 +306,10 @@ def check_output(output: Path, source: str | Path | None) -> None:
     """Refuses a file for results that cannot be written, or that is the one with the texts.
 
     Raises:
-        FileNotFoundError: its folder does not exist.
+        OSError: its folder does not exist, or may not be written.
         ValueError: it is a folder, or the source.
     """
-    if output.is_dir():
-        raise ValueError(f"--output {output} is a folder: name a file")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output {output}: there is no folder {output.parent}")
+    folders.check_file(output, "--output")
     texts = None if source is None else Path(source).expanduser()
     if texts is not None and texts.is_file() and output.exists() and output.samefile(texts):
         raise ValueError(f"--output {output} is the file with the texts: name another one")
