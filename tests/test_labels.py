@@ -252,6 +252,42 @@ def test_numbers_are_all_read(recipe):
     assert run.model.labels == ("label",) and run.model.problem == "regression"
 
 
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SequenceClassification(),
+        SequenceClassification(texts=("question", "text"), label="several", problem="multi_label_classification"),
+        SequenceClassification(label="number", problem="regression"),
+        TokenClassification(),
+        QuestionAnswering(context="text", overlap=2, question_length=4),
+    ],
+    ids=["class", "several", "number", "spans", "answers"],
+)
+def test_what_is_evaluated_by_default(tmp_path, tokenizer, monkeypatch, objective):
+    """All of a local file; an error about a label has the split's name."""
+    row = {
+        "text": "a good film", "question": "a film", "label": "good", "several": ["good", "bad"], "number": 1.5,
+        "spans": [{"start": 2, "end": 6, "label": "good"}], "answers": {"text": ["good"], "answer_start": [2]},
+    }  # fmt: skip
+    wrong = {"label": "ugly", "several": ["ugly"], "number": "ugly", "spans": [], "answers": None}
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    (tmp_path / "b.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | wrong | {'spans': [{}]})}\n")
+    names = {} if objective.name == "question-answering" else {"labels": ("bad", "good")}
+    if getattr(objective, "problem", None) == "regression":
+        names = {"labels": ("number",), "problem": "regression"}
+    config = families.small("bert", num_layers=1, vocab_size=120, max_length=16)
+    m = zoo.from_config("bert", dataclasses.replace(config, **names), task=objective.task)
+    m = m.replace(tokenizer=Tokenizer.load(tokenizer))
+    monkeypatch.setattr(
+        "transformer_zoo.evaluation.loss.evaluate", lambda model, objective, params, batches: [*batches]
+    )
+    (batch,) = zoo.evaluate(m, source=f"jsonl:{tmp_path}/a.jsonl", objective=objective)
+    assert batch["valid_BT"].any(axis=1).sum() == 3
+    for split in (None, "all"):
+        with pytest.raises(ValueError, match="^split all, .*b.jsonl, line 2: "):
+            zoo.evaluate(m, source=f"jsonl:{tmp_path}/b.jsonl", split=split, objective=objective)
+
+
 # ---- the head of a classifier to begin with -------------------------------------------------------------------------
 
 

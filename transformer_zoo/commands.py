@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transformer_zoo import hugging_face, loop, names, options, plots, resolve, runs, sharding
+from transformer_zoo import hugging_face, loop, names, options, plots, runs, sharding
 from transformer_zoo.checkpoints import orbax
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
 from transformer_zoo.data.documents import text_in
 from transformer_zoo.evaluation import bleu, rouge, write
-from transformer_zoo.evaluation.source import default_length, evaluate, objective_of
+from transformer_zoo.evaluation.source import default_length, documents_of, evaluate, objective_of
 from transformer_zoo.generation import published
 from transformer_zoo.objectives import Seq2SeqLM
 from transformer_zoo.objectives.metrics import ByClass
@@ -167,7 +168,7 @@ def _evaluate(chosen: _Evaluate) -> int:
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
     length = chosen.length or data.length
-    source, documents = _documents(chosen, data)
+    source, documents = _documents(chosen, data, objective.inputs)
     split = documents.split
     objective.check_documents(documents)
     objective, _ = objective.for_data(bundle.config, documents.classes)
@@ -203,14 +204,9 @@ def _evaluate(chosen: _Evaluate) -> int:
     return 0
 
 
-def _documents(chosen: _Evaluate, data: Data) -> tuple[str, sources.Source]:
+def _documents(chosen: _Evaluate, data: Data, inputs: Sequence[str] = ()) -> tuple[str, sources.Source]:
     """The source to measure on, by name and open: the one that is given, or else the run's."""
-    if chosen.source is not None:
-        return chosen.source, sources.source(chosen.source, chosen.split, validation=data.validation_share)
-    if chosen.split in (None, data.validation_split):
-        return data.validation_source or data.source, resolve.source_of(data, "validation")
-    share = data.validation_share if data.validation_source is None else 0
-    return data.source, sources.source(data.source, chosen.split, validation=share)
+    return documents_of(data, chosen.source, chosen.split, inputs)
 
 
 def _class_table(by_class: ByClass) -> Table:

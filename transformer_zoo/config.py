@@ -27,6 +27,10 @@ class Data:
     None: the held-out split of `source`."""
     validation_share: float = 0.05
     """Share of the documents of local files that is held out, where there is no validation_source."""
+    held_out_by: Literal["inputs", "rows"] = "inputs"
+    """What decides whether a document of local files is held out. inputs: the fields that the objective reads, without
+    those that it predicts, such that equal texts are all held out or none, whatever their labels are; rows: all fields
+    (runs of older versions keep this)."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"

@@ -9,14 +9,15 @@ from etils import epath
 
 from transformer_zoo import folders, measures, names, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import steps
-from transformer_zoo.config import Data, Run
-from transformer_zoo.data import epochs, pipeline, sources
+from transformer_zoo.config import Run
+from transformer_zoo.data import epochs, pipeline
 from transformer_zoo.data.documents import PIECE
 from transformer_zoo.data.fingerprints import difference, fingerprint
 from transformer_zoo.data.labels import Tell
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.evaluation.source import source_of
 from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
@@ -64,10 +65,13 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
     given = runs.digest(run)
-    open_split = functools.cache(functools.partial(source_of, run.data))
+    run, kept = _held_out_as_before(run)
+    open_split = functools.cache(functools.partial(source_of, run.data, inputs=run.objective.inputs))
     opened = {split: open_split(split) for split in _splits(run)}
     for documents in opened.values():
         run.objective.check_documents(documents)
+    if kept and run.data.validation_source is None and not opened["train"].own_splits:
+        tell(f"{run.directory} began with data.held_out_by=rows, the rule of older versions, and keeps that split")
     run, step, bundle, notes, labels = _settle(run, open_split, tell)
     program = training.prepare(run)
     measures.check(run.evaluation, program.measures)
@@ -96,30 +100,18 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     )  # fmt: skip
 
 
-def source_of(data: Data, split: str) -> Source:
-    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out.
-
-    Raises:
-        ValueError, FileNotFoundError: as `sources.source`; a share to hold out of data with splits of their own.
-    """
-    apart = data.validation_source
-    if split == "train":
-        share = data.validation_share if apart is None else 0
-        opened = sources.source(data.source, data.train_split, validation=share)
-    else:
-        share = data.validation_share if apart is None else 1
-        opened = sources.source(apart or data.source, data.validation_split, validation=share)
-    if opened.own_splits and data.validation_share != Data.validation_share:
-        raise ValueError(
-            f"data.validation_share is {data.validation_share}, and {data.source} has splits of its own: leave it out; "
-            "data.train_split and data.validation_split name splits, of TFDS also parts such as train[:5%]"
-        )
-    return opened
-
-
 def _splits(run: Run) -> tuple[str, ...]:
     """What a run reads: documents to train on, and to evaluate on unless its evaluation is off."""
     return ("train",) if run.evaluation.every is None else ("train", "validation")
+
+
+def _held_out_as_before(run: Run) -> tuple[Run, bool]:
+    """The run with the split that it began with, if an older version began it, which divided whole rows; and whether
+    that is another one."""
+    before, _ = _found(folders.folder(run.directory))
+    if before is None or before.data.held_out_by == run.data.held_out_by or before.data.held_out_by != "rows":
+        return run, False
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, held_out_by="rows")), True
 
 
 def _changed_data(run: Run, data: dict[str, Any]) -> list[str]:

@@ -219,10 +219,12 @@ class SequenceClassification(Classification):
     def _problem(config: Any) -> Problem | None:
         return getattr(config, "problem", None)
 
+    inputs = property(operator.attrgetter("texts"))
+
     @property
     def reads(self) -> tuple[str, ...]:
         """The text or texts, and the label."""
-        return *self.texts, self.label
+        return *self.inputs, self.label
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The text or texts."""
@@ -333,9 +335,14 @@ class TokenClassification(Classification):
         return objective, config
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The text."""
+        return (self.text,)
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """The text and the labels."""
-        return self.text, self.spans
+        return *self.inputs, self.spans
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The text, or the words with spaces between them."""
@@ -407,9 +414,14 @@ class QuestionAnswering(Objective):
             )
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Question and context."""
+        return self.question, self.context
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """Question, context and answers."""
-        return self.question, self.context, self.answers
+        return *self.inputs, self.answers
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Question and context."""

@@ -65,9 +65,14 @@ class Objective(abc.ABC):
         return self, config
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The fields of a document that the objective reads."""
+    def inputs(self) -> tuple[str, ...]:
+        """The fields of a document that the model reads, without those that it predicts from them."""
         return ("text",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The fields of a document that the objective reads: the inputs, and what is predicted from them."""
+        return self.inputs
 
     def check_documents(self, documents: Source) -> None:
         """Checks the first document.

@@ -141,9 +141,14 @@ class Seq2SeqLM(Seq2Seq):
             raise ValueError(f"Seq2SeqLM.too_long is {self.too_long!r}: it must be {', '.join(get_args(TooLong))}")
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The source."""
+        return (self.source,)
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """Source and target."""
-        return self.source, self.target
+        return *self.inputs, self.target
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Source and target."""
