@@ -20,6 +20,7 @@ from transformer_zoo.checkpoints import orbax
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
 from transformer_zoo.data.documents import text_in
+from transformer_zoo.data.rows import cut_line
 from transformer_zoo.evaluation import bleu, rouge, write
 from transformer_zoo.evaluation.source import default_length, documents_of, evaluate, objective_of
 from transformer_zoo.generation import published
@@ -181,6 +182,8 @@ def _evaluate(chosen: _Evaluate) -> int:
         bundle, source=documents, split=split, objective=objective, length=length, packing=data.packing,
         batch_size=chosen.batch_size, batches=chosen.batches,
     )  # fmt: skip
+    make_rows = objective.rows(bundle.tokenizer, Data(length=length, packing=data.packing))
+    cut = cut_line(make_rows, {split: documents}, bundle.config.max_length)
     step = runs.step_of(chosen.model, chosen.step) if run else None
     table = Table(title=f"{chosen.model}{'' if step is None else f', step {step}'} on {source}, {split}")
     table.add_column("measure")
@@ -189,6 +192,8 @@ def _evaluate(chosen: _Evaluate) -> int:
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     console = Console()
     console.print(table)
+    if cut:
+        console.print(cut, soft_wrap=True, highlight=False, markup=False)
     record = {"model": chosen.model, "step": step, "source": source, "split": split, "length": length, **report}
     if report.by_class is not None:
         record |= report.by_class.record()

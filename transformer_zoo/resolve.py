@@ -14,7 +14,7 @@ from transformer_zoo.data import epochs, pipeline
 from transformer_zoo.data.documents import PIECE
 from transformer_zoo.data.fingerprints import difference, fingerprint
 from transformer_zoo.data.labels import Tell
-from transformer_zoo.data.rows import RowMaker
+from transformer_zoo.data.rows import RowMaker, cut_line
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation.source import source_of
@@ -82,8 +82,18 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
             "set model.vocab-size to at least that"
         )
     make_rows = run.objective.rows(tokenizer, run.data)
+    if step is None and (line := cut_line(make_rows, opened, run.model.max_length)):
+        tell(line)
     train, validation = opened["train"], opened.get("validation")
     data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
+    if validation is not None and data["train"]["contents"] == data["validation"]["contents"]:
+        remedy = "leave data.validation_source out, and a share of them is held out"
+        if run.data.validation_source is None:
+            remedy = "name another split by data.validation_split"
+        tell(
+            f"the documents to evaluate on ({run.data.validation_source or run.data.source}) are those to train on, "
+            f"and measures on them say nothing about others: {remedy}"
+        )
     notes += [] if step is None else _changed_data(run, data)
     if (total := run.training.steps) is None:
         settings = run.training

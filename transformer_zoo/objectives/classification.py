@@ -71,8 +71,9 @@ class Classification(Objective):
         of_data, of_model = splits[train].classes(field), getattr(config, "labels", ())
         by_index = self.by_index or of_data is not None
         survey = lambda split, labels: data_labels.survey(
-            splits[split], split, field, self.labels_of, labels, several=self.has_several, by_index=by_index, tell=tell
-        )
+            splits[split], split, field, self.labels_of, labels, several=self.has_several, by_index=by_index,
+            inputs=self.inputs, tell=tell,
+        )  # fmt: skip
         known = {
             "given": self.labels,
             "those of the data set": of_data,
@@ -190,7 +191,7 @@ class SequenceClassification(Classification):
         ranges = []
         for split, documents in splits.items():
             read = lambda document: data_labels.number_of(field_of(document, self.label), self.label)
-            numbers = np.array(list(data_labels.each(documents, split, read, tell)))
+            numbers = np.array(list(data_labels.each(documents, split, read, self.inputs, tell)))
             low, high, mean = numbers.min(), numbers.max(), numbers.mean()
             ranges.append(f"{len(numbers):,} in {split}, from {low:g} to {high:g}, mean {mean:.4g}")
         return objective, f"{self.label}: numbers, {'; '.join(ranges)}"
@@ -430,10 +431,10 @@ class QuestionAnswering(Objective):
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None
     ) -> tuple[Objective, str]:
-        """Checks that all answers stand where they should."""
+        """Checks that there are texts, and that all answers stand where they should."""
         read = lambda example: answers_in(text_in(example, self.context), field_of(example, self.answers), self.answers)
         for split, documents in splits.items():
-            collections.deque(data_labels.each(documents, split, read, tell), maxlen=0)
+            collections.deque(data_labels.each(documents, split, read, self.inputs, tell), maxlen=0)
         return self, ""
 
     def maker(self, data: Data) -> AnswerRows:
