@@ -298,6 +298,11 @@ def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys)
     assert record["accuracy"] == pytest.approx(report["accuracy"]) and "macro f1" in printed and "precision" in printed
     assert np.trace(record["confusion"]) / np.sum(record["confusion"]) == pytest.approx(report["accuracy"])
     assert record["classes"]["warm"]["f1"] == pytest.approx(report["f1"])
+    assert "too long" not in printed and commands.evaluate_command([str(tmp_path / "scratch"), "--length", "7"]) == 0
+    cut = (
+        f"too long, their end is cut off: {record['examples']} of {record['examples']} in validation (data.length is 7"
+    )
+    assert cut in capsys.readouterr().out
     scratch = runs.load_run(tmp_path / "scratch")
     assert runs.read(tmp_path / "scratch").data.held_out_by == "inputs" and scratch.run.data == run.data
     own = zoo.evaluate(scratch)  # by default on what its run held out

@@ -266,10 +266,10 @@ def test_examples_without_a_text_are_an_error_in_all_forms_of_files(tmp_path, ki
     row = {"text": "a", "label": "1"}
     if kind not in ("csv", "tsv"):
         row |= {"spans": [{"start": 0, "end": 1, "label": "x"}], "answers": {"text": ["1"], "answer_start": [0]}}
-    for name, rows in (("good", [row, row]), ("bad", [row, row | {"text": value}])):
+    for name, rows in (("good", [row, row]), ("bad", [row | {"text": value}, row])):
         write_table(tmp_path / f"{name}.{kind}", rows)
     good, bad = (sources.source(f"{kind}:{tmp_path}/{name}.{kind}", "all") for name in ("good", "bad"))
-    place = {"csv": "line 3", "tsv": "line 3", "jsonl": "line 2"}.get(kind, "row 1")
+    place = {"csv": "line 2", "tsv": "line 2", "jsonl": "line 1"}.get(kind, "row 0")
     message = {"": "text is empty: leave ", None: "text is null: leave ", 3.0: "text is 3.0, where a text is expected"}
     message = rf"^split validation, .*bad.{kind}, {place}: {message.get(value, message[''])}"
     objectives = [

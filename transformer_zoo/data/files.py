@@ -147,7 +147,7 @@ class FileSource(Source, abc.ABC):
         """Reads the first document, so that a mistyped key shows itself early."""
         if len(self):
             first = self[0]
-            if self._key is not None:
+            if self._key is not None and field_of(first, self._key) is not None:  # whoever needs a text refuses null
                 text_in(first, self._key)
 
 
