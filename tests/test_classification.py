@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import transformer_zoo as zoo
 from transformer_zoo import commands, loop, registry, resolve, runs, trees
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Optimizer, Run, Training, Vocabulary
 from transformer_zoo.diagnosis import first_not_finite
@@ -268,9 +269,9 @@ def recipe(corpus, directory, **parts):
         "data": Data(source=f"jsonl:{corpus}", length=16),
         "vocabulary": Vocabulary(kind="wordpiece", size=200),
         "optimizer": Optimizer(peak_lr=3e-3, warmup_steps=5),
-        "training": Training(steps=40, batch_size=16),
-        "evaluation": Evaluation(every=40, batches=None),
-        "checkpoints": Checkpoints(every=40),
+        "training": Training(steps=60, batch_size=16),
+        "evaluation": Evaluation(every=60, batches=None),
+        "checkpoints": Checkpoints(every=60),
         "logging": Logging(every=20, tensorboard=False),
     }
     return Run(**defaults | parts)
@@ -283,7 +284,7 @@ def open_split(run):
 def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys):
     quiet, shown = Console(quiet=True), Console(file=io.StringIO())
     report = loop.train(recipe(corpus, tmp_path / "scratch"), shown)
-    assert "label: 2 classes, found in the data (train / validation): cold 19" in shown.file.getvalue()
+    assert "label: 2 classes, found in the data (train / validation): cold 1" in shown.file.getvalue()
     assert (tmp_path / "scratch" / "confusion.png").is_file()
     assert report["accuracy"] > 0.9 and report["f1"] > 0.9 and 5 < report["examples"] < 60
     run = runs.read(tmp_path / "scratch")
@@ -297,7 +298,15 @@ def test_a_run_from_scratch_and_from_a_pretrained_body(corpus, tmp_path, capsys)
     assert record["accuracy"] == pytest.approx(report["accuracy"]) and "macro f1" in printed and "precision" in printed
     assert np.trace(record["confusion"]) / np.sum(record["confusion"]) == pytest.approx(report["accuracy"])
     assert record["classes"]["warm"]["f1"] == pytest.approx(report["f1"])
+    assert "too long" not in printed and commands.evaluate_command([str(tmp_path / "scratch"), "--length", "7"]) == 0
+    cut = (
+        f"too long, their end is cut off: {record['examples']} of {record['examples']} in validation (data.length is 7"
+    )
+    assert cut in capsys.readouterr().out
     scratch = runs.load_run(tmp_path / "scratch")
+    assert runs.read(tmp_path / "scratch").data.held_out_by == "inputs" and scratch.run.data == run.data
+    own = zoo.evaluate(scratch)  # by default on what its run held out
+    assert own == pytest.approx(report) and own["examples"] == report["examples"]
     found = scratch.predict(["river cloud north stone paper", "light garden south window cloud"])
     assert [one["label"] for one in found] == ["cold", "warm"]
     scratch.save_pretrained(tmp_path / "export")

@@ -31,7 +31,10 @@ WORD, EMPTY = ("?",), ("",)
 
 # The settings of each part -> values that cannot be. NaN and infinity are tried for all numbers.
 IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
-    Data: {"length": (1, 0, -1), "workers": NOT_NEGATIVE, "packing": WORD, "validation_share": (0.0, 1.0)},
+    Data: {
+        "length": (1, 0, -1), "workers": NOT_NEGATIVE, "packing": WORD, "held_out_by": WORD,
+        "validation_share": (0.0, 1.0),
+    },
     Vocabulary: {"size": SIZE, "kind": WORD},
     Optimizer: {
         "name": WORD, "schedule": WORD, "peak_lr": POSITIVE, "warmup_steps": NOT_NEGATIVE, "decay_steps": SIZE,

@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 from transformer_zoo import commands, loop, registry, runs, save_pretrained, trees
 from transformer_zoo.config import Data, Evaluation, Logging, Run, Training, Vocabulary
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.evaluation.source import objective_of
 from transformer_zoo.models import bert
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import Distillation
@@ -309,6 +310,8 @@ def test_a_run_from_a_folder_to_its_student(tmp_path: Path):
             assert np.asarray(x).tobytes() == np.asarray(trees.flatten(params)[path]).tobytes(), path
         student = runs.load(tmp_path / "run")
         assert student.config == run.model and student.model.task == "masked-lm"
+        # The run's objective measures the pair; the student alone is measured as any model of its task.
+        assert [objective_of(m).name for m in (whole, student)] == ["distillation", "masked-lm"]
         assert trees.flatten(student.params).keys() == trees.flatten(params).keys()
         moved = trees.flatten(inherit(student.params, params))
         assert all((np.asarray(x) != moved[path]).any() for path, x in trees.flatten(student.params).items())

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from transformer_zoo.config import Data
-from transformer_zoo.data import labelled, sources, stdlib, stdlib_labels
+from transformer_zoo.data import labelled, rows, sources, stdlib, stdlib_labels
 from transformer_zoo.data.documents import text_in
 from transformer_zoo.data.pipeline import Pipeline
 from transformer_zoo.data.tokenizers import Tokenizer
@@ -380,6 +380,43 @@ def test_a_long_question_loses_its_end(tokenizers):
     team = tokenizers["wordpiece"].encode("team").ids
     assert (rows["tokens_BT"][0] == team[0]).sum() == 5 // len(team) + 1  # and the one in the context
     assert rows["answers_BA"][0].sum() == 1 and rows["starts_BA"][0, 0] > 5
+
+
+class Listed(sources.Source):
+    def __init__(self, documents):
+        self.documents = documents
+
+    def __len__(self):
+        return len(self.documents)
+
+    def read(self, index):
+        return self.documents[index]
+
+
+def test_texts_that_are_cut_are_counted(tokenizers, monkeypatch):
+    """As many as lose tokens in rows; of many documents, an estimate."""
+
+    def line(name, splits, longest=None, length=8, **settings):
+        make_rows = OBJECTIVES[name](**settings).rows(tokenizers["wordpiece"], Data(length=length))
+        return rows.cut_line(make_rows, {split: Listed(documents) for split, documents in splits.items()}, longest)
+
+    team = [
+        {"text": "team " * n, "question": "team " * n, "other": "a", "context": "team", "label": 0}
+        for n in range(1, 11)
+    ]
+    size = len(tokenizers["wordpiece"].encode("team").ids)
+    cut = sum(n * size + 2 > 8 for n in range(1, 11))
+    splits, classify = {"train": team, "validation": team[:1]}, "sequence-classification"
+    expected = f"too long, their end is cut off: {cut} of 10 in train, 0 of 1 in validation (data.length is 8"
+    assert line(classify, splits) == f"{expected})"
+    assert line(classify, splits, 512) == f"{expected}, and the model reads rows of up to 512)"
+    pairs = sum(n * size + 1 + 3 > 8 for n in range(1, 11))
+    assert f" {pairs} of 10 in train" in line(classify, splits, texts=("text", "other"))
+    assert line(classify, splits, length=10 * size + 2) == "" == line("token-classification", splits)
+    answers = line("question-answering", splits, question_length=3, overlap=1)
+    assert f"{sum(n * size > 3 for n in range(1, 11))} of 10 in train" in answers and "question_length is 3" in answers
+    monkeypatch.setattr(rows, "SAMPLE", 5)
+    assert "about 1,000 of 1,000 in train" in line(classify, {"train": team[-1:] * 1000})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import families
 import numpy as np
 import pytest
 from test_classification import Constant, texts
+from test_sources import write_table
 
 import transformer_zoo as zoo
 from transformer_zoo import commands, plots, registry, resolve, runs
@@ -16,7 +17,14 @@ from transformer_zoo.data import labels, sources
 from transformer_zoo.data.labelled import spans_in
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation.loss import evaluate
-from transformer_zoo.objectives import QuestionAnswering, SequenceClassification, TokenClassification, metrics
+from transformer_zoo.nn import Compute
+from transformer_zoo.objectives import (
+    QuestionAnswering,
+    Seq2SeqLM,
+    SequenceClassification,
+    TokenClassification,
+    metrics,
+)
 
 Config = registry.family("bert").Config
 STARS = ("1", "2", "3", "4", "5")
@@ -168,8 +176,8 @@ def test_slow_reading_is_announced(monkeypatch):
     ticks = iter(range(0, 10_000, 2))
     monkeypatch.setattr(labels.time, "monotonic", lambda: next(ticks))
     lines = []
-    assert len(list(labels.each(Listed(["a"] * 9000), "train", len, lines.append))) == 9000
-    assert lines == ["reading the labels of the 9,000 examples of train: about 18 s"]
+    assert len(list(labels.each(Listed(["a"] * 9000), "train", len, (), lines.append))) == 9000
+    assert lines == ["reading the 9,000 examples of train: about 18 s"]
 
 
 # ---- a run ----------------------------------------------------------------------------------------------------------
@@ -203,7 +211,10 @@ def recipe(tmp_path, tokenizer):
 
 def test_a_run_finds_its_names_and_keeps_them(recipe, tmp_path, monkeypatch):
     run = recipe(["1", "3", "3", "2"] * 3, class_weights="balanced")
-    got = resolve.resolve(run)
+    lines = []
+    got = resolve.resolve(run, lines.append)
+    (same,) = lines  # both files hold the same
+    assert same.startswith(f"the documents to evaluate on ({run.data.validation_source}) are those to train on, and m")
     assert got.run.objective.labels == got.run.model.labels == ("1", "2", "3")
     assert got.run.objective.class_weights == pytest.approx((12 / 9, 12 / 9, 12 / 18))
     assert got.labels == "label: 3 classes, found in the data (train / validation): 1 3 / 3, 2 3 / 3, 3 6 / 6"
@@ -234,7 +245,7 @@ def test_a_wrong_label_is_an_error_before_anything_is_computed(recipe, tmp_path,
 
 
 def test_answers_stand_where_they_should():
-    good = {"context": "a b", "answers": {"text": ["b"], "answer_start": [2]}}
+    good = {"question": "c", "context": "a b", "answers": {"text": ["b"], "answer_start": [2]}}
     objective = QuestionAnswering()
     assert objective.with_labels(Config(), {"train": [good]}) == (objective, "")
     for answers, message in (
@@ -243,7 +254,36 @@ def test_answers_stand_where_they_should():
         (None, "answers has no field 'text': None"),
     ):
         with pytest.raises(ValueError, match=message):
-            objective.with_labels(Config(), {"train": [good, {"context": "a b", "answers": answers}]})
+            objective.with_labels(Config(), {"train": [good, good | {"answers": answers}]})
+
+
+FORMS = {"csv": ("",), "tsv": (" ",), "jsonl": ("", None, 3.0), "parquet": ("", None), "arrow": (" \u00a0", None)}
+
+
+@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, values in FORMS.items() for value in values])
+def test_examples_without_a_text_are_an_error_in_all_forms_of_files(tmp_path, kind, value):
+    """In both splits, of every objective with labels or targets. A published data set is taken as it is."""
+    row = {"text": "a", "label": "1"}
+    if kind not in ("csv", "tsv"):
+        row |= {"spans": [{"start": 0, "end": 1, "label": "x"}], "answers": {"text": ["1"], "answer_start": [0]}}
+    for name, rows in (("good", [row, row]), ("bad", [row | {"text": value}, row])):
+        write_table(tmp_path / f"{name}.{kind}", rows)
+    good, bad = (sources.source(f"{kind}:{tmp_path}/{name}.{kind}", "all") for name in ("good", "bad"))
+    place = {"csv": "line 2", "tsv": "line 2", "jsonl": "line 1"}.get(kind, "row 0")
+    message = {"": "text is empty: leave ", None: "text is null: leave ", 3.0: "text is 3.0, where a text is expected"}
+    message = rf"^split validation, .*bad.{kind}, {place}: {message.get(value, message[''])}"
+    objectives = [
+        SequenceClassification(labels=("1",)), SequenceClassification(texts=("label", "text"), problem="regression"),
+        Seq2SeqLM(source="text", target="label"), Seq2SeqLM(source="label", target="text"),
+    ]  # fmt: skip
+    if "answers" in row:
+        objectives += [QuestionAnswering(question="text", context="label"), TokenClassification(labels=("x",))]
+    for objective in objectives:
+        objective.with_labels(Config(), {"train": good, "validation": good})
+        with pytest.raises(ValueError, match=message):
+            objective.with_labels(Config(), {"train": good, "validation": bad})
+    bad.as_published = True
+    objectives[0].with_labels(Config(), {"train": good, "validation": bad})
 
 
 def test_numbers_are_all_read(recipe):
@@ -255,11 +295,46 @@ def test_numbers_are_all_read(recipe):
 def test_numbers_far_from_0_get_advice():
     objective, head = SequenceClassification(problem="regression"), Config(labels=("label",))
     line = lambda numbers, head=None: objective.with_labels(
-        Config(), {"train": [{"label": number} for number in numbers]}, head
+        Config(), {"train": [{"text": "a", "label": number} for number in numbers]}, head
     )[1]
     assert "train on (label - 104) / 2 instead" in line([102, 106])
     for numbers, begun in (([1, 5], None), ([7, 7], None), ([102, 106], head)):  # near, all alike, trained already
         assert "\n" not in line(numbers, begun)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SequenceClassification(),
+        SequenceClassification(texts=("question", "text"), label="several", problem="multi_label_classification"),
+        SequenceClassification(label="number", problem="regression"),
+        TokenClassification(),
+        QuestionAnswering(context="text", overlap=2, question_length=4),
+    ],
+    ids=["class", "several", "number", "spans", "answers"],
+)
+def test_what_is_evaluated_by_default(tmp_path, tokenizer, monkeypatch, objective):
+    """All of a local file; an error about a label has the split's name."""
+    row = {
+        "text": "a good film", "question": "a film", "label": "good", "several": ["good", "bad"], "number": 1.5,
+        "spans": [{"start": 2, "end": 6, "label": "good"}], "answers": {"text": ["good"], "answer_start": [2]},
+    }  # fmt: skip
+    wrong = {"label": "ugly", "several": ["ugly"], "number": "ugly", "spans": [], "answers": None}
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    (tmp_path / "b.jsonl").write_text(f"{json.dumps(row)}\n{json.dumps(row | wrong | {'spans': [{}]})}\n")
+    names = {} if objective.name == "question-answering" else {"labels": ("bad", "good")}
+    if getattr(objective, "problem", None) == "regression":
+        names = {"labels": ("number",), "problem": "regression"}
+    config = families.small("bert", num_layers=1, vocab_size=120, max_length=16, **names)
+    m = zoo.Bundle(objective.model(config, Compute()), {}, config, Tokenizer.load(tokenizer))
+    monkeypatch.setattr(
+        "transformer_zoo.evaluation.loss.evaluate", lambda model, objective, params, batches: [*batches]
+    )
+    (batch,) = zoo.evaluate(m, source=f"jsonl:{tmp_path}/a.jsonl", objective=objective)
+    assert batch["valid_BT"].any(axis=1).sum() == 3
+    for split in (None, "all"):
+        with pytest.raises(ValueError, match="^split all, .*b.jsonl, line 2: "):
+            zoo.evaluate(m, source=f"jsonl:{tmp_path}/b.jsonl", split=split, objective=objective)
 
 
 # ---- the head of a classifier to begin with -------------------------------------------------------------------------

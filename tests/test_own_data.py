@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from transformer_zoo import commands
+from transformer_zoo import commands, runs
 from transformer_zoo.config import Data, Run, Vocabulary
 from transformer_zoo.data import sources, tokenizers
 from transformer_zoo.data.documents import PIECE, Record
@@ -93,6 +93,38 @@ def test_what_is_evaluated_on(reviews, long):
     for share in (0, 1):
         with pytest.raises(ValueError, match=f"validation_share is {share}: it must be more than 0 and less than 1"):
             Data(validation_share=share)
+
+
+def test_a_run_keeps_its_split(tmp_path, monkeypatch):
+    """Equal texts are on one side. A run that an older version began goes on with its split, of whole rows."""
+    rows = [f"{i},some words {i % 20},{'no' if i % 3 else 'yes'}\n" for i in range(80)]
+    (tmp_path / "a.csv").write_text("".join(["id,text,label\n", *rows]))
+    run = Run(
+        model=bert.Config(vocab_size=300, max_length=16, width=16, num_layers=1, num_heads=1, mlp_dim=16),
+        objective=SequenceClassification(), directory=str(tmp_path / "run"), vocabulary=Vocabulary(size=300),
+        data=Data(source=f"csv:{tmp_path}/a.csv", length=16, validation_share=0.2),
+    )  # fmt: skip
+    monkeypatch.setattr("transformer_zoo.resolve.CACHE", tmp_path / "cache")
+    monkeypatch.setattr("transformer_zoo.resolve._tokenizer", lambda *_: Tokenizer.train(["some words"], 300))
+    sides = lambda got: [{row["text"] for row in part} for part in (got.train_source, got.validation_source)]
+    got = resolve(run)
+    train, held_out = sides(got)
+    assert held_out and not train & held_out
+
+    old = resolve(dataclasses.replace(run, data=dataclasses.replace(run.data, held_out_by="rows")))
+    assert set.intersection(*sides(old))
+    (tmp_path / "run").mkdir()
+    runs.write(old.run, old.facts)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["settings"]["data"]["held_out_by"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    monkeypatch.setattr("transformer_zoo.resolve.steps", lambda folder: [1])
+    lines = []
+    again = resolve(run, lines.append)
+    assert sides(again) == sides(old) and again.facts["data"] == old.facts["data"] and again.notes == []
+    assert lines == [
+        f"{run.directory} began with data.held_out_by=rows, the rule of older versions, and keeps that split"
+    ]
 
 
 def test_a_source_that_is_given_is_evaluated_whole(reviews, long):

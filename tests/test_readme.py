@@ -47,7 +47,7 @@ def test_a_classifier_is_trained_predicts_and_is_converted(folder: Path, capsys:
     train, predict, convert = readme.commands_of(OWN)[:3]
     assert readme.run(train, *TINY) == 0
     output = capsys.readouterr().out
-    assert "label: 3 classes, found in the data (train / validation): class 242 / 58, function" in output
+    assert "label: 3 classes, found in the data (train / validation): class 247 / 53, function" in output
     assert "step 2: held out: loss" in output
     assert all((folder / "runs" / "classify" / name).is_file() for name in ("curve.png", "confusion.png"))
     assert readme.run(predict) == 0 and readme.run(convert) == 0

@@ -127,6 +127,48 @@ def test_a_row_on_top_moves_no_other_and_equal_rows_stay_together(tmp_path, kind
     assert fingerprint == split("validation", WORDS)[1] != changed
 
 
+def write_table(file, rows):
+    """Rows of strings, all of the same fields."""
+    kind, columns = file.suffix[1:], {name: [row[name] for row in rows] for name in rows[0]}
+    if kind == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "parquet":
+        pq.write_table(pa.table(columns), file)
+    elif kind == "arrow":
+        with pa.ipc.new_file(str(file), pa.table(columns).schema) as out:
+            out.write_table(pa.table(columns))
+    else:
+        with file.open("w", newline="") as out:
+            writer = csv.writer(out, delimiter="\t" if kind == "tsv" else ",")
+            writer.writerows([list(columns), *(row.values() for row in rows)])
+
+
+def test_a_split_by_some_fields_does_not_depend_on_the_others(tmp_path):
+    """Nor on the form of the file. Its fingerprint is of the whole documents."""
+
+    def split(kind, rows, by=("text",), key=""):
+        write_table(tmp_path / f"a.{kind}", rows)
+        spec = f"{kind}:{tmp_path}/a.{kind}{key}"
+        parts = [sources.source(spec, name, validation=0.3, by=by) for name in ("train", "validation")]
+        return *({row["text"] for row in part} for part in parts), parts[0].fingerprint
+
+    rows = [{"id": str(i), "text": WORDS[i % 20], "label": str(i % 3)} for i in range(60)]
+    train, held_out, fingerprint = split("csv", rows)
+    assert not train & held_out and train | held_out == set(WORDS[:20]) and 2 < len(held_out) < 12
+    for kind in ("csv", "tsv", "jsonl", "parquet", "arrow"):
+        other = [{"id": "new", "text": "on top", "label": "9"}, *({**row, "id": "x", "label": "0"} for row in rows)]
+        sides = split(kind, other)
+        assert sides[1] - {"on top"} == held_out and not sides[0] & sides[1] and sides[2] != fingerprint
+        named = split(kind, [{"body": row["text"], "label": row["label"]} for row in rows], key=":body")
+        assert named[:2] == (train, held_out)
+    # Where a field is missing, and where none are given, all of a document counts.
+    whole = split("jsonl", rows, by=())
+    assert whole == split("jsonl", rows, by=("text", "title")) and whole[0] & whole[1]
+    same = [{**row, "text": "one"} for row in rows]
+    with pytest.raises(ValueError, match="holds documents with one text, so none can be held out: give"):
+        split("csv", same)
+
+
 def test_more_files_and_other_names_move_no_document(corpus):
     spec = f"text:{corpus}/text/**/*.txt"
     before = {document["text"] for document in sources.source(spec, "validation", validation=0.3)}
@@ -232,6 +274,12 @@ def write(path, data):
         ),
         ("csv", b'text,stars\na,1\n"b"s,1\n', r"bad\.x, line 3: ',' expected after '\"'; a field that begins"),
         ("tsv", b"text\tstars\na\n", r"bad\.x, line 2: 1 field, where the header has 2"),
+        ("tsv", b'a\tb\nc\td\n"e\nf\tg\n', r"bad\.x, line 3: a quotation mark without another one that ends its field"),
+        (
+            "tsv",
+            b'a\tb\n"c\nd" e\tf\n',
+            r"bad\.x, line 2: quotation marks that do not match; .*\(in tsv: they are text",
+        ),
         ("parquet", b"not parquet", r"bad\.x is not a Parquet file"),
     ],
 )
@@ -420,6 +468,24 @@ def test_rows_of_separated_values(tmp_path, kind, ends):
     assert [row["text"] for row in keyed] == ["", "é"] and whole[1].place == f"{file}, line 7"
     with pytest.raises(ValueError, match=r"csv has no column 'to': it has text, stars, of"):
         sources.source(f"{form}:{file}:to")
+
+
+@pytest.mark.parametrize(
+    ("lines", "rows"),
+    [
+        (['"a b\t1', "c\t2"], [('"a b', "1"), ("c", "2")]),  # does not end
+        (['a"b\t1', '"a" b\t2', '"a""b"\t3'], [('a"b', "1"), ('"a" b', "2"), ('a"b', "3")]),
+        (['"a\tb"', '"a\tb"\t1'], [('"a', 'b"'), ("a\tb", "1")]),
+        (['1\t"a', 'b"', '2\t"c', "", "3\td"], [("1", "a\nb"), ("2", '"c'), ("3", "d")]),
+        (['"a', 'b"\t1', '"c\t2'], [("a\nb", "1"), ('"c', "2")]),
+        (['"a\t1', '"b\t2', 'c"\t3'], [('"a', "1"), ('"b', "2"), ('c"', "3")]),
+    ],
+)
+def test_quotation_marks_that_cannot_quote_are_text_between_tabs(tmp_path, lines, rows):
+    file = write(tmp_path / "a.tsv", "\n".join(["text\tlabel", *lines, ""]))
+    source = sources.source(f"tsv:{file}", "all")
+    assert [tuple(row[name] for name in ("text", "label")) for row in source] == rows
+    assert len(sources.source(f"tsv:{file}", by=("text",))) < len(rows)
 
 
 def test_row_numbers_without_a_name_are_left_out(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,7 +22,6 @@ from transformer_zoo import (
     names,
     options,
     plots,
-    resolve,
     runs,
     sharding,
     tables,
@@ -30,8 +30,9 @@ from transformer_zoo.checkpoints import orbax
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
 from transformer_zoo.data.documents import text_in
+from transformer_zoo.data.rows import cut_line
 from transformer_zoo.evaluation import bleu, rouge, write
-from transformer_zoo.evaluation.source import default_length, evaluate, objective_of
+from transformer_zoo.evaluation.source import default_length, documents_of, evaluate, objective_of
 from transformer_zoo.generation import published
 from transformer_zoo.objectives import Seq2SeqLM
 from transformer_zoo.objectives.metrics import ByClass
@@ -184,7 +185,7 @@ def _evaluate(chosen: _Evaluate) -> int:
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
     length = data.length if chosen.length is None else chosen.length
-    source, documents = _documents(chosen, data)
+    source, documents = _documents(chosen, data, objective.input_fields)
     split = documents.split
     objective.check_documents(documents)
     objective, _ = objective.for_data(bundle.config, documents.classes)
@@ -197,6 +198,8 @@ def _evaluate(chosen: _Evaluate) -> int:
         bundle, source=documents, split=split, objective=objective, length=length, packing=data.packing,
         batch_size=chosen.batch_size, batches=chosen.batches,
     )  # fmt: skip
+    make_rows = objective.rows(bundle.tokenizer, Data(length=length, packing=data.packing))
+    cut = cut_line(make_rows, {split: documents}, bundle.config.max_length)
     step = runs.step_of(chosen.model, chosen.step) if run else None
     table = Table(title=f"{chosen.model}{'' if step is None else f', step {step}'} on {source}, {split}")
     table.add_column("measure")
@@ -206,6 +209,8 @@ def _evaluate(chosen: _Evaluate) -> int:
         table.add_row(name.replace("_", " ") + unit, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     console = tables.console()
     tables.show(console, table)
+    if cut:
+        console.print(cut, soft_wrap=True, highlight=False, markup=False)
     record = {"model": chosen.model, "step": step, "source": source, "split": split, "length": length, **report}
     if report.by_class is not None:
         record |= report.by_class.record()
@@ -223,14 +228,9 @@ def _evaluate(chosen: _Evaluate) -> int:
     return 0
 
 
-def _documents(chosen: _Evaluate, data: Data) -> tuple[str, sources.Source]:
+def _documents(chosen: _Evaluate, data: Data, inputs: Sequence[str] = ()) -> tuple[str, sources.Source]:
     """The source to measure on, by name and open: the one that is given, or else the run's."""
-    if chosen.source is not None:
-        return chosen.source, sources.source(chosen.source, chosen.split, validation=data.validation_share)
-    if chosen.split in (None, data.validation_split):
-        return data.validation_source or data.source, resolve.source_of(data, "validation")
-    share = data.validation_share if data.validation_source is None else 0
-    return data.source, sources.source(data.source, chosen.split, validation=share)
+    return documents_of(data, chosen.source, chosen.split, inputs)
 
 
 def _class_table(by_class: ByClass) -> Table:

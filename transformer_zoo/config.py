@@ -29,6 +29,10 @@ class Data:
     validation_share: float = 0.05
     """Share of the documents of local files that is held out. Not used, and a line says so, where there is a
     validation_source or the source has splits of its own."""
+    held_out_by: Literal["inputs", "rows"] = "inputs"
+    """What decides whether a document of local files is held out. inputs: the fields that the objective reads, without
+    those that it predicts, such that equal texts are all held out or none, whatever their labels are; rows: all fields
+    (runs of older versions keep this)."""
     train_split: str = "train"
     """Split to train on."""
     validation_split: str = "validation"

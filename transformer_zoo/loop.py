@@ -460,8 +460,8 @@ def _expendable(log: contextlib.AbstractContextManager[logs.Writer], console: Co
 
 
 def _draw(run: Run, directory: epath.Path, report: Report, console: Console) -> None:
-    """Draws the curve, and the confusion matrix of a classifier or its measures of each class. The run goes on without a
-    picture that cannot be written."""
+    """Draws the curve, and the confusion matrix of a classifier or its measures of each class. The run goes on without
+    a picture that cannot be written."""
     if jax.process_index() != 0:
         return
     unit = run.objective.loss_unit

@@ -45,6 +45,9 @@ class Bundle:
     generation: published.Generation | None = None
     """The checkpoint's generation_config.json and what was read from it: it is saved as it was while `sampling` and
     `token_ids` are still these."""
+    run: Any = None
+    """The settings of the run that trained the model, a `Run`; `evaluate` measures on what it held out. None: it is a
+    published model, or a fresh one."""
     no_tokenizer: str = ""
     """Why the checkpoint has no tokenizer, for errors. Empty: it has one, or the model is of no checkpoint."""
 

@@ -10,13 +10,14 @@ from etils import epath
 from transformer_zoo import folders, measures, names, runs, sharding, training
 from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Data, Run
-from transformer_zoo.data import epochs, pipeline, sources
+from transformer_zoo.data import epochs, pipeline
 from transformer_zoo.data.documents import PIECE
 from transformer_zoo.data.fingerprints import difference, fingerprint
 from transformer_zoo.data.labels import Tell
-from transformer_zoo.data.rows import RowMaker
+from transformer_zoo.data.rows import RowMaker, cut_line
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.evaluation.source import source_of
 from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
@@ -64,12 +65,15 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
         FileNotFoundError, PermissionError, ConnectionError: data, a tokenizer or weights that are not available.
     """
     given = runs.digest(run)
-    open_split = functools.cache(functools.partial(source_of, run.data))
+    run, kept = _held_out_as_before(run)
+    open_split = functools.cache(functools.partial(source_of, run.data, inputs=run.objective.input_fields))
     opened = {split: open_split(split) for split in _splits(run)}
     if (line := _share_without_use(run.data, opened["train"])) is not None:
         tell(line)
     for documents in opened.values():
         run.objective.check_documents(documents)
+    if kept and run.data.validation_source is None and not opened["train"].own_splits:
+        tell(f"{run.directory} began with data.held_out_by=rows, the rule of older versions, and keeps that split")
     run, step, bundle, notes, labels = _settle(run, open_split, tell)
     program = training.prepare(run)
     measures.check(run.evaluation, program.measures)
@@ -80,8 +84,18 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
             "set model.vocab-size to at least that"
         )
     make_rows = run.objective.rows(tokenizer, run.data)
+    if step is None and (line := cut_line(make_rows, opened, run.model.max_length)):
+        tell(line)
     train, validation = opened["train"], opened.get("validation")
     data = {"train": fingerprint(train), "validation": None if validation is None else fingerprint(validation)}
+    if validation is not None and data["train"]["contents"] == data["validation"]["contents"]:
+        remedy = "leave data.validation_source out, and a share of them is held out"
+        if run.data.validation_source is None:
+            remedy = "name another split by data.validation_split"
+        tell(
+            f"the documents to evaluate on ({run.data.validation_source or run.data.source}) are those to train on, "
+            f"and measures on them say nothing about others: {remedy}"
+        )
     since = 0
     if step is not None:
         changes = _changed_data(run, data)
@@ -109,20 +123,6 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     )  # fmt: skip
 
 
-def source_of(data: Data, split: str) -> Source:
-    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out.
-
-    Raises:
-        ValueError, FileNotFoundError: as `sources.source`.
-    """
-    apart = data.validation_source
-    if split == "train":
-        share = data.validation_share if apart is None else 0
-        return sources.source(data.source, data.train_split, validation=share)
-    share = data.validation_share if apart is None else 1
-    return sources.source(apart or data.source, data.validation_split, validation=share)
-
-
 def _share_without_use(data: Data, train: Source) -> str | None:
     """Why the share to hold out that is set has no effect; None if it has one, or none is set."""
     if data.validation_share == Data.validation_share:
@@ -142,6 +142,15 @@ def _share_without_use(data: Data, train: Source) -> str | None:
 def _splits(run: Run) -> tuple[str, ...]:
     """What a run reads: documents to train on, and to evaluate on unless its evaluation is off."""
     return ("train",) if run.evaluation.every is None else ("train", "validation")
+
+
+def _held_out_as_before(run: Run) -> tuple[Run, bool]:
+    """The run with the split that it began with, if an older version began it, which divided whole rows; and whether
+    that is another one."""
+    before, _ = _found(folders.folder(run.directory))
+    if before is None or before.data.held_out_by == run.data.held_out_by or before.data.held_out_by != "rows":
+        return run, False
+    return dataclasses.replace(run, data=dataclasses.replace(run.data, held_out_by="rows")), True
 
 
 def _changed_data(run: Run, data: dict[str, Any]) -> list[str]:

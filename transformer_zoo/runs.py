@@ -213,6 +213,8 @@ def read(directory: str | os.PathLike[str]) -> Run:
     found = names.run_settings(directory)
     try:
         architecture, objective = found.pop("model"), found.pop("objective")
+        if "data" in found:  # of an older version, which had no other way
+            found["data"] = {"held_out_by": "rows", **found["data"]}
         objective = {RENAMED.get(name, name): value for name, value in objective.items()}
         parts: dict[str, Any] = {
             "model": registry.from_json(architecture),
@@ -389,7 +391,7 @@ def load_run(
     if not whole:
         model, params = run.objective.result(model, params)
     with folders.local(directory / "tokenizer") as folder:
-        bundle = Bundle(model, params, model.config, Tokenizer.load(folder))
+        bundle = Bundle(model, params, model.config, Tokenizer.load(folder), run=run)
     if not (directory / published.FILE).is_file():
         return bundle
     with folders.local(directory / published.FILE) as file:

@@ -20,6 +20,8 @@ class Source:
     """The split that was opened."""
     own_splits: bool = False
     """Whether the data came divided into splits."""
+    as_published: bool = False
+    """Whether its examples are those of a published data set, which are taken as they are."""
     fingerprint: str | None = None
     """A digest of the content of its documents, in order. None: it was not computed."""
 

@@ -11,10 +11,11 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -83,6 +84,19 @@ class File:
         hint = "it begins like UTF-16: save it as UTF-8" if utf16 else "save it as UTF-8"
         return ValueError(f"{self.path} is not UTF-8: byte {at} is 0x{byte:02x}, line {self.line(at)}; {hint}")
 
+    def lines(self) -> Iterator[tuple[int, int, str]]:
+        """First byte, end and text of each line.
+
+        Raises:
+            ValueError: not UTF-8.
+        """
+        end = self.start
+        with self.open() as stream:
+            stream.seek(end)
+            for line in stream:
+                start, end = end, end + len(line)
+                yield start, end, self.text(line, start)
+
     def line(self, at: int) -> int:
         """The number of the line, from 1, that holds a byte."""
         with self.open() as stream:
@@ -109,14 +123,31 @@ class FileSource(Source, abc.ABC):
         """The fields of a document as they are in the file."""
 
     def read(self, index: int) -> Document:
-        record = Record(self.fields(index), partial(self.place, index))
-        return record if self._key is None else record | {"text": field_of(record, self._key)}
+        return self._keyed(Record(self.fields(index), partial(self.place, index)))
+
+    def _keyed(self, fields: Document) -> Document:
+        """With what is under the key as the text."""
+        return fields if self._key is None else fields | {"text": field_of(fields, self._key)}
+
+    @abc.abstractmethod
+    def hashes(self, by: Sequence[str] = ()) -> np.ndarray:
+        """uint64[documents, 2]: of the content of each document, and of the fields by which a split divides them. A
+        document that lacks one of these, or a source of texts, is divided by its content."""
+
+    def digest_by(self, by: Sequence[str], fields: Document) -> bytes | None:
+        """A hash of the values of these fields of a document, the same in all forms of files; None if it lacks one."""
+        try:
+            document = self._keyed(fields)
+            values = [field_of(document, name) for name in by]
+        except ValueError:
+            return None
+        return digest_of(json.dumps(values, default=repr).encode()).digest() if by else None
 
     def check(self) -> None:
         """Reads the first document, so that a mistyped key shows itself early."""
         if len(self):
             first = self[0]
-            if self._key is not None:
+            if self._key is not None and field_of(first, self._key) is not None:  # whoever needs a text refuses null
                 text_in(first, self._key)
 
 
@@ -184,8 +215,8 @@ def digest_of(data: bytes = b"") -> Any:
 
 
 def as_numbers(digests: Iterable[bytes]) -> np.ndarray:
-    """uint64[n]: digests as numbers."""
-    return np.frombuffer(b"".join(digests), "<u8")
+    """uint64[documents, 2]: digests, two of each document, as numbers."""
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
 
 def count(number: int, what: str) -> str:

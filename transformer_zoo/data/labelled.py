@@ -59,6 +59,7 @@ class SequenceRows(FramedRows):
     """
 
     name: ClassVar[str] = "sequence_rows"
+    cut_by: ClassVar[str] = "data.length"
     row_per_document: ClassVar[bool] = True
 
     texts: tuple[str, ...]
@@ -97,8 +98,7 @@ class SequenceRows(FramedRows):
         Raises:
             ValueError: an example without these fields, an unknown label, or a row too short for any text.
         """
-        columns = [[field_of(example, name) for example in examples] for name in self.texts]
-        encodings = self.tokenizer.encode_batch(*columns, template=True)
+        encodings = self._encoded(examples)
         rows = self.framed([(encoding, shortened(encoding, self.length)) for encoding in encodings])
         index_of = lambda value: class_of(value, self.labels, self.label, self.by_index)
         for row, value in enumerate(field_of(example, self.label) for example in examples):
@@ -110,6 +110,14 @@ class SequenceRows(FramedRows):
             else:
                 rows["targets_B"][row] = index_of(value)
         return rows
+
+    def cut(self, documents: list[Example]) -> int:
+        """Those that are longer than a row."""
+        return sum(len(encoding) > self.length for encoding in self._encoded(documents))
+
+    def _encoded(self, examples: list[Example]) -> list[Encoding]:
+        columns = [[field_of(example, name) for example in examples] for name in self.texts]
+        return self.tokenizer.encode_batch(*columns, template=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -173,6 +181,7 @@ class AnswerRows(FramedRows):
     """Rows of a question and its context, several of them for a long context, and the spans of the answers."""
 
     name: ClassVar[str] = "answer_rows"
+    cut_by: ClassVar[str] = "objective.question_length"
 
     question: str
     """The field with the question."""
@@ -228,6 +237,11 @@ class AnswerRows(FramedRows):
             _fill(rows[name], [span[:, column] for span in spans])
         _fill(rows["answers_BA"], [np.ones(len(span), bool) for span in spans])
         return rows
+
+    def cut(self, documents: list[Example]) -> int:
+        """Those whose question is longer than `question_length`; of contexts, nothing is lost."""
+        questions = self.tokenizer.encode_batch([field_of(example, self.question) for example in documents])
+        return sum(len(question) > self.question_length for question in questions)
 
 
 def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from transformer_zoo import json_files
-from transformer_zoo.data.documents import Document, Source
+from transformer_zoo.data.documents import Document, Source, field_of
 
 MOST_CLASSES = 1000
 """Classes that are found in data, at most: more distinct labels than that are no classes."""
@@ -240,6 +240,7 @@ def survey(
     *,
     several: bool = True,
     by_index: bool | None = None,
+    inputs: Sequence[str] = (),
     tell: Tell | None = None,
 ) -> Survey:
     """Reads and checks all labels of a split.
@@ -252,11 +253,13 @@ def survey(
         labels: the names of the classes. Empty: to be found.
         several: an example may have any number of labels.
         by_index: as in `class_of`.
+        inputs: as in `each`.
         tell: shows a line, if this takes long.
 
     Raises:
-        ValueError: an example without the field, a label that is missing or none of the classes, or so many distinct
-            ones that they are no classes; the message names the split and where the example is.
+        ValueError: an example without the field, or with an input that is no text; a label that is missing or none of
+            the classes, or so many distinct ones that they are no classes; the message names the split and where the
+            example is.
     """
     seen: collections.Counter[tuple[type, Any]] = collections.Counter()
 
@@ -276,22 +279,34 @@ def survey(
                     raise _no_classes(field, split, f"more than {MOST_CLASSES:,} distinct values", some)
             seen[type(label), label] += 1
 
-    examples = sum(1 for _ in each(documents, split, count, tell))
+    examples = sum(1 for _ in each(documents, split, count, inputs, tell))
     return Survey(field, split, dict(seen), examples, several, by_index)
 
 
 def each(
-    documents: Sequence[Document], split: str, read: Callable[[Document], Any], tell: Tell | None = None
+    documents: Sequence[Document],
+    split: str,
+    read: Callable[[Document], Any],
+    inputs: Sequence[str] = (),
+    tell: Tell | None = None,
 ) -> Iterator[Any]:
     """What `read` returns for each example of a split.
 
+    Args:
+        inputs: fields that hold a text, or words. Examples of published data sets are taken as they are.
+
     Raises:
-        ValueError: `read` raised one; the message also says where the example is.
+        ValueError: an input that is null, empty or blank, or `read` raised one; the message also says where the example
+            is.
     """
     start, announced = time.monotonic(), tell is None
+    inputs = () if isinstance(documents, Source) and documents.as_published else inputs
     for index, document in enumerate(documents):
         try:
-            yield read(dict(document))  # which does not say where it is
+            fields = dict(document)  # which does not say where it is
+            for name in inputs:
+                _check_input(field_of(fields, name), name)
+            yield read(fields)
         except _NoClasses:
             raise
         except ValueError as error:
@@ -302,7 +317,20 @@ def each(
             expected = took * len(documents) / (index + 1)
             announced = took > 1
             if announced and expected > SLOW:
-                tell(f"reading the labels of the {len(documents):,} examples of {split}: about {expected:,.0f} s")
+                tell(f"reading the {len(documents):,} examples of {split}: about {expected:,.0f} s")
+
+
+def _check_input(value: Any, field: str) -> None:
+    """Raises ValueError if there is neither a text in a field nor a list of words, which may be empty."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        nothing = "null"
+    elif isinstance(value, str) and not value.strip():
+        nothing = "empty"
+    elif not isinstance(value, str | list | tuple | np.ndarray):
+        raise ValueError(f"{field} is {json_files.excerpt(repr(value))}, where a text is expected")
+    else:
+        return
+    raise ValueError(f"{field} is {nothing}: leave examples without a text out, or give them one")
 
 
 def line(surveys: Sequence[dict[str, int]], splits: Sequence[str], field: str, origin: str) -> str:

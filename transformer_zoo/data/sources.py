@@ -11,7 +11,7 @@ and other fields, such as labels, under their names.
     text:GLOB                            text files, each a document
     jsonl:GLOB[:KEY]                     JSON lines, each an object
     csv:GLOB[:KEY]                       comma-separated values with a header: rows of strings, by column
-    tsv:GLOB[:KEY]                       the same, separated by tabs
+    tsv:GLOB[:KEY]                       the same, separated by tabs; unmatched quotation marks are text
     parquet:GLOB[:KEY]                   rows of Parquet files
     arrow:PATH[:KEY]                     rows of Arrow files (a GLOB), or of a folder that `save_to_disk` of the library
                                          `datasets` wrote
@@ -22,8 +22,9 @@ may be left out where nothing reads a text, or where other settings name the fie
 Text files, JSON lines and separated values may be compressed by gzip or zstd. A path that exists is meant literally,
 whatever characters are in it.
 
-Files have no splits of their own: a document is in `train` or `validation` by a hash of its content, and in `all`. So
-equal documents are on one side, and more documents move none of the others. To hash the content a corpus is read once;
+Files have no splits of their own: a document is in `train` or `validation` by a hash of its content, or of those of its
+fields that an objective reads as inputs, and in `all`. So equal documents are on one side, and more documents move none
+of the others. To hash the content a corpus is read once;
 where that takes too long, the held-out documents can be a source of their own. One long text file is divided by pieces.
 
 A source can be pickled, and reading it never moves a shared position, so threads may share one.
@@ -35,9 +36,9 @@ import functools
 import hashlib
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -47,8 +48,9 @@ from transformer_zoo.data.documents import Document, Source
 
 
 def source(
-    spec: str, split: str | None = "train", *, validation: float = 0.05, data_dir: str | Path | None = None
-) -> Source:
+    spec: str, split: str | None = "train", *, validation: float = 0.05, data_dir: str | Path | None = None,
+    by: Sequence[str] = (),
+) -> Source:  # fmt: skip
     """The documents that a name stands for.
 
     Args:
@@ -59,6 +61,9 @@ def source(
             except that neither side is empty if there are two different documents or more. With 0 all of them are in
             `train`, with 1 in `validation`.
         data_dir: where TFDS keeps what it prepares; None: TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+        by: the fields that decide on which side a document of local files is: those with equal values are on one side,
+            whatever else is in them and whatever form the files have. A document that lacks one of these fields goes by
+            its whole content, and so do all where no fields are given.
 
     Raises:
         ValueError: a name of no known form, a corpus without documents, an unknown split or key, files that cannot be
@@ -70,7 +75,7 @@ def source(
     if form is None or not form.takes(arguments):
         known = ", ".join(f"{prefix}{form.arguments}" for prefix, form in FORMS.items())
         raise ValueError(f"unknown source {spec!r}: it must be one of {known}")
-    return form.open(arguments, split, validation, data_dir)
+    return form.open(arguments, split, _Division(validation, tuple(by)), data_dir)
 
 
 def key_of(spec: str) -> str | None:
@@ -97,6 +102,7 @@ class TfdsSource(Source):
     """
 
     own_splits = True
+    as_published = True
 
     def __init__(self, folder: str | Path, split: str, key: str | None = None) -> None:
         self._arguments = (str(folder), split, key)
@@ -174,7 +180,7 @@ def _decoded(value: Any) -> Any:
     return value
 
 
-def _tfds(name: str, split: str | None, validation: float, data_dir: str | Path | None) -> TfdsSource:
+def _tfds(name: str, split: str | None, division: "_Division", data_dir: str | Path | None) -> TfdsSource:
     """Prepares the data set if it is not prepared, and opens it."""
     name, *rest = name.split(":")
     versions = [part for part in rest if re.fullmatch(r"[\d*]+\.[\d*]+\.[\d*]+", part)]
@@ -214,11 +220,19 @@ def _builder(name: str, data_dir: str | Path | None) -> tfds.core.DatasetBuilder
 # Splits of files
 
 
+class _Division(NamedTuple):
+    """How local files are divided, as `source` takes it."""
+
+    validation: float
+    by: tuple[str, ...]
+
+
 def _files(
     kind: Callable[..., Source], found: list[files.File], key: str | None, name: str, split: str | None,
-    validation: float,
+    division: _Division,
 ) -> Source:  # fmt: skip
     """The documents of a split of local files."""
+    validation = division.validation
     if split not in ("train", "validation", "all", None):
         raise ValueError(f"{name} has no split {split!r}: it has train, validation and all")
     if not 0 <= validation <= 1:
@@ -232,7 +246,7 @@ def _files(
     elif validation in (0, 1):
         raise ValueError(f"{name}: a share of {validation} that is held out leaves nothing for the split {split!r}")
     else:
-        part = _part(whole, split, validation, name)
+        part = _part(whole, split, division, name)
     part.split = split or "all"
     return part
 
@@ -244,23 +258,25 @@ def _opened(kind: Callable[..., Source], found: tuple[files.File, ...], key: str
 
 
 @functools.lru_cache(maxsize=1)
-def _hashes(whole: Any) -> np.ndarray:
-    return whole.hashes()
+def _hashes(whole: Any, by: tuple[str, ...]) -> np.ndarray:
+    return whole.hashes(by)
 
 
-def _part(whole: Source, split: str, validation: float, name: str) -> Source:
-    """The documents of a split: those with the smallest hashes are held out."""
-    hashes = _hashes(whole)
+def _part(whole: Source, split: str, division: _Division, name: str) -> Source:
+    """The documents of a split: those with the smallest hashes are held out. Its fingerprint is of whole documents."""
+    validation, by = division
+    contents, hashes = _hashes(whole, by).T
     limit = np.uint64(int(validation * 2**64))
     if (hashes == hashes[0]).all():  # one document, or copies of it: pieces of it are held out
         whole = whole.divided(validation)
-        hashes = whole.hashes()
+        contents, hashes = whole.hashes(by).T
         limit = np.sort(hashes)[min(max(1, round(validation * len(hashes))), len(hashes) - 1)]
         if (hashes == limit).all():
             if split == "train":
                 return copy.copy(whole)
+            same = "one document" if (contents == contents[0]).all() else f"documents with one {' and '.join(by)}"
             raise ValueError(
-                f"{name} holds one document, so none can be held out: give the validation documents as a source of "
+                f"{name} holds {same}, so none can be held out: give the validation documents as a source of "
                 'their own (data.validation_source), or ask for the split "all"'
             )
     held_out = hashes < limit
@@ -270,7 +286,7 @@ def _part(whole: Source, split: str, validation: float, name: str) -> Source:
         held_out = hashes != hashes.max()
     chosen = np.flatnonzero(held_out if split == "validation" else ~held_out)
     part = whole.only(chosen)
-    part.fingerprint = hashlib.blake2b(hashes[chosen].tobytes(), digest_size=8).hexdigest()
+    part.fingerprint = hashlib.blake2b(contents[chosen].tobytes(), digest_size=8).hexdigest()
     return part
 
 
@@ -287,8 +303,8 @@ class Form:
 
     arguments: str
     """Their syntax, in brackets if they may be left out."""
-    open: Callable[[str, str | None, float, str | Path | None], Source]
-    """(arguments, split, validation, data_dir), as `source` takes them, to the documents."""
+    open: Callable[[str, str | None, _Division, str | Path | None], Source]
+    """(arguments, split, division, data_dir), as `source` takes them, to the documents."""
 
     def takes(self, arguments: str) -> bool:
         """Whether arguments are given where they are needed, and none where there are none."""
@@ -298,11 +314,11 @@ class Form:
 def _prepared(builder: Callable[..., Any]) -> Form:
     """A data set of our own, which has no arguments."""
     return Form(
-        "", lambda _, split, validation, data_dir: TfdsSource(stdlib.prepare(data_dir, builder), split or "validation")
+        "", lambda _, split, division, data_dir: TfdsSource(stdlib.prepare(data_dir, builder), split or "validation")
     )
 
 
-def _catalogues(language: str, split: str | None, validation: float, data_dir: str | Path | None) -> Source:
+def _catalogues(language: str, split: str | None, division: _Division, data_dir: str | Path | None) -> Source:
     builder = functools.partial(catalogues.GettextCatalogues, language=language or "fr")
     return TfdsSource(stdlib.prepare(data_dir, builder), split or "validation")
 
@@ -310,22 +326,22 @@ def _catalogues(language: str, split: str | None, validation: float, data_dir: s
 def _local(kind: Callable[..., Source], keys: bool = True) -> Form:
     """Local files of a kind, whose text is under a key or the whole of a file."""
 
-    def open_files(arguments: str, split: str | None, validation: float, data_dir: str | Path | None) -> Source:
+    def open_files(arguments: str, split: str | None, division: _Division, data_dir: str | Path | None) -> Source:
         pattern, key = files.pattern_and_key(arguments) if keys else (arguments, None)
-        return _files(kind, files.find(pattern), key, pattern, split, validation)
+        return _files(kind, files.find(pattern), key, pattern, split, division)
 
     return Form(":GLOB[:KEY]" if keys else ":GLOB", open_files)
 
 
-def _arrow(arguments: str, split: str | None, validation: float, data_dir: str | Path | None) -> Source:
+def _arrow(arguments: str, split: str | None, division: _Division, data_dir: str | Path | None) -> Source:
     """A folder with several splits has its own."""
     path, key = files.pattern_and_key(arguments)
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        return _files(column_files.ArrowSource, files.find(path), key, path, split, validation)
+        return _files(column_files.ArrowSource, files.find(path), key, path, split, division)
     splits = column_files.saved_dataset(folder)
     if len(splits) == 1:
-        return _files(column_files.ArrowSource, *splits.values(), key, path, split, validation)
+        return _files(column_files.ArrowSource, *splits.values(), key, path, split, division)
     split = split or "validation"
     if split not in (*splits, "all"):
         raise ValueError(

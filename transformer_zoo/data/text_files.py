@@ -8,7 +8,7 @@ import contextlib
 import copy
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -81,8 +81,7 @@ class TextSource(FileSource):
         other._spans = spans
         return other
 
-    def hashes(self) -> np.ndarray:
-        """uint64[documents]: of the bytes of each."""
+    def hashes(self, by: Sequence[str] = ()) -> np.ndarray:
         found = []
         for which, start, end, _ in self._spans.tolist():
             digest = digest_of()
@@ -90,7 +89,7 @@ class TextSource(FileSource):
                 stream.seek(start)
                 while data := stream.read(min(1 << 20, end - stream.tell())):
                     digest.update(data)
-            found.append(digest.digest())
+            found.append(2 * digest.digest())
         return as_numbers(found)
 
 
@@ -118,10 +117,13 @@ class LinesSource(FileSource):
         which, row = part_of(self._ends, index)
         return self._files[which], *map(int, self._spans[which][row])
 
-    def bytes(self, index: int) -> bytes:
-        """The bytes of a document."""
+    @abc.abstractmethod
+    def parsed(self, file: File, start: int, data: bytes) -> Document:
+        """The fields of the document that these bytes of a file are."""
+
+    def fields(self, index: int) -> Document:
         file, start, size = self.locate(index)
-        return file.part(start, size)
+        return self.parsed(file, start, file.part(start, size))
 
     def place(self, index: int) -> str:
         """File and line."""
@@ -132,15 +134,16 @@ class LinesSource(FileSource):
         """What makes a document of these bytes equal to another one."""
         return data.strip()
 
-    def hashes(self) -> np.ndarray:
-        """uint64[documents]: of the content of each."""
+    def hashes(self, by: Sequence[str] = ()) -> np.ndarray:
         found = bytearray()
         for file, spans in zip(self._files, self._spans):
             with file.open() as stream:
                 for some in np.array_split(spans, len(spans) // 4096 + 1):
                     for start, size in some.tolist():
                         stream.seek(start)
-                        found += digest_of(self.content(file, stream.read(size))).digest()
+                        data = stream.read(size)
+                        content = digest_of(self.content(file, data)).digest()
+                        found += content + (by and self.digest_by(by, self.parsed(file, start, data)) or content)
         return as_numbers([found])
 
 
@@ -154,22 +157,17 @@ class JsonLinesSource(LinesSource):
     def spans(self, file: File) -> np.ndarray:
         return line_spans(file)
 
-    def fields(self, index: int) -> Document:
+    def parsed(self, file: File, start: int, data: bytes) -> Document:
+        hint = "; if the file is a list of objects, write one object a line instead (jq -c '.[]' does)"
+        hint = hint if data.startswith(b"[") else ""
         try:
-            fields = json.loads(self.bytes(index))
+            fields = json.loads(data)
         except (ValueError, RecursionError) as error:  # nested too deeply
-            raise ValueError(f"{self.place(index)}: not JSON: {error}{self._hint(index)}") from None
+            raise ValueError(f"{file.path}, line {file.line(start)}: not JSON: {error}{hint}") from None
         if not isinstance(fields, dict):
             kind = type(fields).__name__
-            raise ValueError(f"{self.place(index)}: a {kind} where an object is expected{self._hint(index)}")
+            raise ValueError(f"{file.path}, line {file.line(start)}: a {kind} where an object is expected{hint}")
         return fields
-
-    def _hint(self, index: int) -> str:
-        file, first, _ = self.locate(index)
-        with file.open() as stream:
-            stream.seek(first)
-            whole = stream.read(1) == b"["
-        return "; if the file is a list of objects, write one object a line instead (jq -c '.[]' does)" if whole else ""
 
 
 class TableSource(LinesSource):
@@ -207,40 +205,44 @@ class TableSource(LinesSource):
         super().check()
 
     def spans(self, file: File) -> np.ndarray:
-        header, found, start, end = None, array.array("q"), file.start, file.start
-
-        def lines() -> Iterator[str]:
-            nonlocal end
-            with file.open() as stream:
-                stream.seek(start)
-                for line in stream:
-                    text, end = file.text(line, end), end + len(line)
-                    yield text
-
-        place = lambda: f"{file.path}, line {file.line(start)}"
+        header, found = None, array.array("q")
         self._separators[file] = self._separator(file)
-        try:
-            for fields in csv.reader(lines(), delimiter=self._separators[file], strict=True):
-                if not any(field.strip() for field in fields):
-                    pass
-                elif header is None:
-                    header = self._headers[file] = _header([field.strip() for field in fields], place())
-                elif len(fields) != len(header):
-                    raise ValueError(
-                        f"{place()}: {count(len(fields), 'field')}, where the header has {len(header)} "
-                        f"({', '.join(header)}); a field with a separator in it is written in quotation marks"
-                    )
-                else:
-                    found.extend((start, end - start))
-                start = end
-        except csv.Error as error:
-            raise ValueError(
-                f"{place()}: {error}; a field that begins with a quotation mark ends with one, and a quotation mark in "
-                "it is written twice"
-            ) from None
+        for start, end, fields in self.rows(file):
+            place = f"{file.path}, line {{}}"
+            if not any(field.strip() for field in fields):
+                pass
+            elif header is None:
+                header = [field.strip() for field in fields]
+                self._headers[file] = _header(header, place.format(file.line(start)))
+            elif len(fields) != len(header):
+                raise ValueError(
+                    f"{place.format(file.line(start))}: {count(len(fields), 'field')}, where the header has "
+                    f"{len(header)} ({', '.join(header)}); a field with a separator in it is written in quotation marks"
+                )
+            else:
+                found.extend((start, end - start))
         if header is None:
             raise ValueError(f"{file.path} is empty: its first line must be the header, the names of the columns")
         return np.array(found, np.int64).reshape(-1, 2)
+
+    def rows(self, file: File) -> Iterator[tuple[int, int, list[str]]]:
+        """First byte, end and fields of each row of a file, the header and blank ones among them.
+
+        Raises:
+            ValueError: quotation marks that do not match.
+        """
+        start, ends = file.start, [file.start]
+
+        def texts() -> Iterator[str]:
+            for _, ends[0], text in file.lines():
+                yield text
+
+        try:
+            for fields in csv.reader(texts(), delimiter=self._separators[file], strict=True):
+                yield start, ends[0], fields
+                start = ends[0]
+        except csv.Error as error:
+            raise _unmatched(file, start, str(error)) from None
 
     def _separator(self, file: File) -> str:
         with file.open() as stream:
@@ -249,25 +251,78 @@ class TableSource(LinesSource):
         first, *others = self.separators
         return next((other for other in others if other.encode() in header and first.encode() not in header), first)
 
-    def fields(self, index: int) -> Document:
-        file, start, size = self.locate(index)
-        text = file.text(file.part(start, size), start)
-        (fields,) = csv.reader([text], delimiter=self._separators[file], strict=True)
+    def parsed(self, file: File, start: int, data: bytes) -> Document:
+        fields = self.row(file, file.text(data, start))
         return {name: field for name, field in zip(self._headers[file], fields, strict=True) if name}
+
+    def row(self, file: File, text: str) -> list[str]:
+        """The fields of a row."""
+        (fields,) = csv.reader([text], delimiter=self._separators[file], strict=True)
+        return fields
 
     def content(self, file: File, data: bytes) -> bytes:
         """Without the columns that have no name."""
         header = self._headers[file]
         if "" not in header:
             return super().content(file, data)
-        (fields,) = csv.reader([data.decode()], delimiter=self._separators[file], strict=True)
+        fields = self.row(file, data.decode())
         return "\0".join(field for name, field in zip(header, fields) if name).encode()
 
 
 class TabSource(TableSource):
-    """Tab-separated values, quoted as comma-separated ones."""
+    """Tab-separated values, quoted as comma-separated ones where that can be meant. A line whose quotation marks do not
+    match, or with them does not have a field for each column, is read as it is written, quotation marks included, if
+    that gives a field for each column. A field in quotation marks may go on in lines that are no rows by themselves.
+    """
 
     separators = ("\t",)
+
+    def row(self, file: File, text: str) -> list[str]:
+        """Quoted, or else as it is written."""
+        quoted, plain = _quoted(text)[0], text.rstrip("\r\n").split("\t")
+        width = len(self._headers.get(file, plain))
+        return plain if quoted is None or len(quoted) != width == len(plain) else quoted
+
+    def rows(self, file: File) -> Iterator[tuple[int, int, list[str]]]:
+        is_row = lambda text: len(self.row(file, text)) == len(self._headers[file])
+        held: list[tuple[int, int, str]] = []  # lines that may be one row
+        written = lambda: [(start, end, self.row(file, text)) for start, end, text in held]
+        for start, end, text in file.lines():
+            if held and is_row(held[0][2]) and is_row(text):
+                yield from written()
+                held = []
+            held.append((start, end, text))
+            if len(held) > 1 and '"' not in text:
+                continue
+            fields, is_open = _quoted("".join(text for *_, text in held))
+            if is_open and file in self._headers:
+                continue
+            if len(held) > 1 and fields is not None:
+                yield held[0][0], end, fields
+            elif len(held) == 1 or is_row(held[0][2]):
+                yield from written()
+            else:
+                raise _unmatched(file, held[0][0], "quotation marks that do not match")
+            held = []
+        if held and not is_row(held[0][2]):
+            raise _unmatched(file, held[0][0], "a quotation mark without another one that ends its field")
+        yield from written()
+
+
+def _quoted(text: str) -> tuple[list[str] | None, bool]:
+    """The fields of a row separated by tabs, or None if its quotation marks do not match; and whether one is open."""
+    try:
+        (fields,) = csv.reader([text], delimiter="\t", strict=True)
+    except csv.Error as error:
+        return None, "end of data" in str(error)
+    return fields, False
+
+
+def _unmatched(file: File, start: int, fault: str) -> ValueError:
+    return ValueError(
+        f"{file.path}, line {file.line(start)}: {fault}; a field that begins with a quotation mark ends with one, and "
+        "a quotation mark in it is written twice (in tsv: they are text where a line has a field for each column)"
+    )
 
 
 def _header(names: list[str], place: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 from transformer_zoo import arguments, registry, trees
@@ -15,14 +15,57 @@ from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.objectives.objective import Objective
 
 
+def source_of(data: Data, split: str, inputs: Sequence[str] = ()) -> sources.Source:
+    """The documents to train on, or to evaluate on. With a source of its own to evaluate on, nothing is held out.
+
+    Args:
+        inputs: the fields that the objective reads as inputs.
+
+    Raises:
+        ValueError, FileNotFoundError: as `sources.source`; a share to hold out of data with splits of their own.
+    """
+    apart, by = data.validation_source, inputs if data.held_out_by == "inputs" else ()
+    if split == "train":
+        share = data.validation_share if apart is None else 0
+        opened = sources.source(data.source, data.train_split, validation=share, by=by)
+    else:
+        share = data.validation_share if apart is None else 1
+        opened = sources.source(apart or data.source, data.validation_split, validation=share, by=by)
+    if opened.own_splits and data.validation_share != Data.validation_share:
+        raise ValueError(
+            f"data.validation_share is {data.validation_share}, and {data.source} has splits of its own: leave it out; "
+            "data.train_split and data.validation_split name splits, of TFDS also parts such as train[:5%]"
+        )
+    return opened
+
+
+def documents_of(
+    data: Data, source: str | None, split: str | None, inputs: Sequence[str] = ()
+) -> tuple[str, sources.Source]:
+    """The documents to measure on, by the name of their source and open.
+
+    Args:
+        data: of a run, whose held-out documents are measured on unless other ones are given.
+        source, split: as in `evaluate`.
+        inputs: as in `source_of`.
+    """
+    by = inputs if data.held_out_by == "inputs" else ()
+    if source is not None:
+        return source, sources.source(source, split, validation=data.validation_share, by=by)
+    if split in (None, data.validation_split):
+        return data.validation_source or data.source, source_of(data, "validation", inputs)
+    share = data.validation_share if data.validation_source is None else 0
+    return data.source, sources.source(data.source, split, validation=share, by=by)
+
+
 def evaluate(
     m: arguments.Loaded,
     *,
-    source: str | sources.Source = "python_stdlib",
+    source: str | sources.Source | None = None,
     split: str | None = None,
     objective: str | Objective | None = None,
     length: int | None = None,
-    packing: Literal["documents", "concat"] = "documents",
+    packing: Literal["documents", "concat"] | None = None,
     batch_size: int = 16,
     batches: int | None = None,
 ) -> loss.Report:
@@ -32,12 +75,15 @@ def evaluate(
     Args:
         m: a `Bundle`: a model, its parameters and its tokenizer.
         source: the documents, named as in a recipe's data.source: "text:notes/*.md", "tfds:wikipedia/20230601.en",
-            ...; or an open source.
+            ...; or an open source. None: that on which the run was evaluated which trained the model, and of a
+            published model "python_stdlib".
         split: split of a source given by name: "train", "validation", "test" or "all", where the source has it. None:
-            all of local files; of a data set with splits of its own, "validation".
-        objective: the name of an objective, or an `Objective`. None: the one of the model's task.
-        length: tokens in a row. None: the model's positions, at most 1024.
-        packing: how documents become rows, as in a recipe's data.packing.
+            of the run's own source the held-out split; else all of local files, and of a data set with splits of its
+            own "validation".
+        objective: the name of an objective, or an `Objective`. None: the run's, if it measures this model; else the one
+            of the model's task.
+        length: tokens in a row. None: those of the run, or else the model's positions, at most 1024.
+        packing: how documents become rows, as in a recipe's data.packing. None: as in the run, or else "documents".
         batch_size: rows at a time.
         batches: stop after this number of batches. None: the whole split.
 
@@ -54,11 +100,15 @@ def evaluate(
         raise ValueError(registry.no_tokenizer(m))
     if not isinstance(objective, Objective):
         objective = objective_of(m, objective)
-    documents = sources.source(source, split) if isinstance(source, str) else source
+    data = Data(length=default_length(m)) if m.run is None else m.run.data
+    if source is None or isinstance(source, str):
+        _, documents = documents_of(data, source, split, objective.input_fields)
+    else:
+        documents = source
     objective.check_documents(documents)
     objective, _ = objective.for_data(m.config, documents.classes)
-    objective, _ = objective.with_labels(m.config, {split: documents})
-    data = Data(length=default_length(m) if length is None else length, packing=packing)
+    objective, _ = objective.with_labels(m.config, {documents.split: documents})
+    data = Data(length=data.length if length is None else length, packing=packing or data.packing)
     make_rows = objective.rows(m.tokenizer, data)
     with contextlib.closing(
         pipeline.Pipeline(documents, make_rows, batch_size=batch_size, shuffle=False, epochs=1)
@@ -83,11 +133,16 @@ def _within(batches: Iterable[Rows], size: int) -> Iterator[Rows]:
 
 
 def objective_of(m: Any, name: str | None = None) -> Objective:
-    """The objective of this name. None: the one of the model's task.
+    """The objective of this name. None: that of the run which trained the model, if it measures just this model; else
+    the one of the model's task.
 
     Raises:
         ValueError: there is no such objective, or the model's family lacks its task.
     """
+    if m.run is not None and name in (None, m.run.objective.name):
+        objective = m.run.objective
+        if objective.model(m.config, m.model.compute) == m.model:
+            return objective
     name = name or m.model.task
     if name not in OBJECTIVES:
         raise ValueError(

@@ -74,8 +74,9 @@ class Classification(Objective):
         of_data, of_model = splits[train].classes(field), getattr(config, "labels", ())
         by_index = self.by_index or of_data is not None
         survey = lambda split, labels: data_labels.survey(
-            splits[split], split, field, self.labels_of, labels, several=self.has_several, by_index=by_index, tell=tell
-        )
+            splits[split], split, field, self.labels_of, labels, several=self.has_several, by_index=by_index,
+            inputs=self.input_fields, tell=tell,
+        )  # fmt: skip
         known = {
             "given": self.labels,
             "those of the data set": of_data,
@@ -211,7 +212,7 @@ class SequenceClassification(Classification):
         ranges, spreads = [], []
         for split, documents in splits.items():
             read = lambda document: data_labels.number_of(field_of(document, self.label), self.label)
-            numbers = np.array(list(data_labels.each(documents, split, read, tell)))
+            numbers = np.array(list(data_labels.each(documents, split, read, self.input_fields, tell)))
             low, high, mean = numbers.min(), numbers.max(), numbers.mean()
             ranges.append(f"{len(numbers):,} in {split}, from {low:g} to {high:g}, mean {mean:.4g}")
             spreads.append((mean, numbers.std()))
@@ -250,7 +251,7 @@ class SequenceClassification(Classification):
     @property
     def reads(self) -> tuple[str, ...]:
         """The text or texts, and the label."""
-        return *self.texts, self.label
+        return *self.input_fields, self.label
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The text or texts."""
@@ -369,7 +370,7 @@ class TokenClassification(Classification):
     @property
     def reads(self) -> tuple[str, ...]:
         """The text and the labels."""
-        return self.text, self.spans
+        return *self.input_fields, self.spans
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """The text, or the words with spaces between them."""
@@ -453,7 +454,7 @@ class QuestionAnswering(Objective):
     @property
     def reads(self) -> tuple[str, ...]:
         """Question, context and answers."""
-        return self.question, self.context, self.answers
+        return *self.input_fields, self.answers
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Question and context."""
@@ -467,10 +468,10 @@ class QuestionAnswering(Objective):
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: data_labels.Tell | None = None
     ) -> tuple[Objective, str]:
-        """Checks that all answers stand where they should."""
+        """Checks that there are texts, and that all answers stand where they should."""
         read = lambda example: answers_in(text_in(example, self.context), field_of(example, self.answers), self.answers)
         for split, documents in splits.items():
-            collections.deque(data_labels.each(documents, split, read, tell), maxlen=0)
+            collections.deque(data_labels.each(documents, split, read, self.input_fields, tell), maxlen=0)
         return self, ""
 
     def maker(self, data: Data) -> AnswerRows:

@@ -68,8 +68,8 @@ class Objective(abc.ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields of a document that the objective reads."""
-        return ("text",)
+        """The fields of a document that the objective reads: the inputs, and what is predicted from them."""
+        return self.input_fields
 
     def check_documents(self, documents: Source) -> None:
         """Checks the first document.
@@ -112,6 +112,11 @@ class Objective(abc.ABC):
     def inputs(self) -> dict[str, str]:
         """The fields of an input of `predict`, and the fields of a document that hold them."""
         return {"text": "text"}
+
+    @property
+    def input_fields(self) -> tuple[str, ...]:
+        """The fields of a document that the model reads, without those that it predicts from them."""
+        return tuple(self.inputs.values())
 
     def input_of(self, document: dict[str, Any]) -> dict[str, Any]:
         """The input of `predict` that a document holds.

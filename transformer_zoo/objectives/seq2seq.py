@@ -1,8 +1,9 @@
 """Predict a target text from a source text: training and pretraining of encoder-decoders."""
 
+import collections
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, get_args
 
 import jax
@@ -18,11 +19,12 @@ from transformer_zoo.data.denoising import (
     longest_text,
     taken,
 )
-from transformer_zoo.data.documents import text_in
+from transformer_zoo.data.documents import Source, text_in
+from transformer_zoo.data.labels import Tell, each
 from transformer_zoo.data.rows import RowMaker
 from transformer_zoo.data.seq2seq import PairRows, TooLong
 from transformer_zoo.data.tokenizers import Tokenizer
-from transformer_zoo.objectives.objective import Batch, Sums, training_mode
+from transformer_zoo.objectives.objective import Batch, Objective, Sums, training_mode
 from transformer_zoo.objectives.token_prediction import TokenPrediction
 
 
@@ -144,7 +146,17 @@ class Seq2SeqLM(Seq2Seq):
     @property
     def reads(self) -> tuple[str, ...]:
         """Source and target."""
-        return self.source, self.target
+        return *self.input_fields, self.target
+
+    def with_labels(
+        self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: Tell | None = None
+    ) -> tuple[Objective, str]:
+        """Checks that all examples have both texts; a published data set is not read for that."""
+        for split, documents in splits.items():
+            if not documents.as_published:
+                found = each(documents, split, self.texts_of, self.reads, tell)
+                collections.deque(found, maxlen=0)
+        return self, ""
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
         """Source and target."""

@@ -101,7 +101,7 @@ def _as_trained(documents: Source, key: str | None, run: Run, reader: Reader) ->
     Raises:
         ValueError: they have neither these fields nor those of the task.
     """
-    own, known = tuple(run.objective.inputs.values()), sources.key_of(run.data.source)
+    own, known = run.objective.input_fields, sources.key_of(run.data.source)
     texts = {*own, *reader.optional, key, known}
 
     def trained(document: Document) -> Document:
