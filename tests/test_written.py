@@ -229,7 +229,7 @@ def test_a_published_model_is_told_fields_and_prefix(capsys, bundle, data, tmp_p
     assert "no field 'source': it has en, fr" in fault("--write", "2")
     assert "--write -1: give a number" in fault(*told, "--write=-1")
     assert "--beams needs --write, such as --write 200" in fault(*told, "--beams", "2")
-    assert "num_beams=0 must be" in fault(*told, "--write", "2", "--beams", "0")
+    assert "--beams 0 must be" in fault(*told, "--write", "2", "--beams", "0")
     assert "span-corruption has no source" in fault("--objective", "span-corruption", "--write", "2")
     assert "the objective masked-lm needs the task" in fault("--objective", "masked-lm", "--write", "2")
 

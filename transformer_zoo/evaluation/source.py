@@ -22,21 +22,14 @@ def source_of(data: Data, split: str, inputs: Sequence[str] = ()) -> sources.Sou
         inputs: the fields that the objective reads as inputs.
 
     Raises:
-        ValueError, FileNotFoundError: as `sources.source`; a share to hold out of data with splits of their own.
+        ValueError, FileNotFoundError: as `sources.source`.
     """
     apart, by = data.validation_source, inputs if data.held_out_by == "inputs" else ()
     if split == "train":
         share = data.validation_share if apart is None else 0
-        opened = sources.source(data.source, data.train_split, validation=share, by=by)
-    else:
-        share = data.validation_share if apart is None else 1
-        opened = sources.source(apart or data.source, data.validation_split, validation=share, by=by)
-    if opened.own_splits and data.validation_share != Data.validation_share:
-        raise ValueError(
-            f"data.validation_share is {data.validation_share}, and {data.source} has splits of its own: leave it out; "
-            "data.train_split and data.validation_split name splits, of TFDS also parts such as train[:5%]"
-        )
-    return opened
+        return sources.source(data.source, data.train_split, validation=share, by=by)
+    share = data.validation_share if apart is None else 1
+    return sources.source(apart or data.source, data.validation_split, validation=share, by=by)
 
 
 def documents_of(
