@@ -19,6 +19,7 @@ import pytest
 import sentencepiece
 import test_legacy as legacy
 from flax import serialization
+from test_gguf import write as write_gguf
 from test_pretrained import random as made
 
 import transformer_zoo as zoo
@@ -220,6 +221,28 @@ def test_weights(tmp_path: Path, kind: str):
         return found is None
 
     campaign(file, kind, check)
+
+
+def test_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Likewise; its metadata are the configuration too, of which a number may be another one."""
+    monkeypatch.setattr("transformer_zoo.folders.CACHE", tmp_path / "cache")
+    m = made("llama", "causal-lm")
+    write_gguf(tmp_path / "m.gguf", m)
+    expected = {path: np.asarray(x) for path, x in trees.flatten(m.params).items()}
+    (folder := tmp_path / "files").mkdir()
+    file = (tmp_path / "m.gguf").rename(folder / "m.gguf")
+    read = lambda: zoo.from_pretrained(file)
+    assert all(np.array_equal(np.asarray(x), expected[path]) for path, x in trees.flatten(read().params).items())
+
+    def check(changed: int) -> bool:
+        found = attempt(file, read)
+        if found is not None and found.config.num_heads == m.config.num_heads:
+            flat = {path: np.asarray(x) for path, x in trees.flatten(found.params).items()}
+            wrong = sum(int((x.view(np.int32) != expected[path].view(np.int32)).sum()) for path, x in flat.items())
+            assert wrong <= changed, f"{wrong} numbers are wrong after a change of {changed} bytes"
+        return found is None
+
+    campaign(file, "gguf", check)
 
 
 def test_config(tmp_path: Path):

@@ -81,7 +81,7 @@ def test_requirements_are_what_is_imported():
     imported -= set(sys.stdlib_module_names) | {"transformer_zoo"}
     # Several distributions may share a name space; one of them declared will do. What is not installed is an extra's.
     found = {name: {canonicalize_name(dist) for dist in distributions.get(name, [name])} for name in sorted(imported)}
-    declared = names(RUNTIME) | names(EXTRAS["wandb"])
+    declared = names(RUNTIME) | names(EXTRAS["wandb"]) | names(EXTRAS["gguf"])
     undeclared = [name for name, dists in found.items() if not dists & declared]
     assert not undeclared, f"imported, but not among the dependencies of pyproject.toml: {undeclared}"
     unused = names(RUNTIME) - set().union(*found.values())

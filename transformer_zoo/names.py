@@ -16,7 +16,7 @@ import flax.linen as nn
 from etils import epath
 
 from transformer_zoo import folders, json_files, registry, trees
-from transformer_zoo.checkpoints import config_map, formats, hub, weight_map
+from transformer_zoo.checkpoints import config_map, formats, gguf_folder, hub, weight_map
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.tasks import TASKS
 
@@ -66,6 +66,8 @@ class Described:
     @property
     def source(self) -> epath.Path:
         """The file that describes it."""
+        if (file := Path(self.name).expanduser()).is_file():
+            return epath.Path(file)
         return epath.Path(self.folder or "", RECORD if self.kind == "run" else config_map.CONFIG)
 
     def weights(self) -> Path:
@@ -123,7 +125,7 @@ def describe(
         hint = f'Its architecture {config_map.architecture(settings)} is one of family="{others[0]}": give that'
         raise ValueError(f"{error}. {hint}") from error
     return Described(
-        name=name, kind="folder" if local.is_dir() else "hub", config=config,
+        name=name, kind="folder" if local.exists() else "hub", config=config,
         task=config_map.saved_for(module, settings), folder=root, settings=settings,
     )  # fmt: skip
 
@@ -182,7 +184,10 @@ def _proposal(settings: Mapping[str, Any], root: Path) -> str:
 def folder(
     name: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True, folders: Sequence[str] = ()
 ) -> Path:
-    """The local folder of a published model, downloaded where necessary: `hub.resolve` with the zoo's presets."""
+    """The local folder of a published model, downloaded where necessary: `hub.resolve` with the zoo's presets; of a
+    GGUF file, the folder of what it holds."""
+    if (file := Path(name).expanduser()).suffix == ".gguf" and file.is_file():
+        return gguf_folder.unpacked(file)
     return hub.resolve(name, registry.presets(), revision, weights=weights, folders=folders)
 
 

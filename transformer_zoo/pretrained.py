@@ -106,7 +106,7 @@ def from_pretrained(
     Weights are downloaded last, after all that can be checked without them.
 
     Args:
-        name: a local folder with config.json and weights, a preset's name (`presets()`), or a hub id.
+        name: a local folder with config.json and weights, a GGUF file, a preset's name (`presets()`), or a hub id.
         task: what the model is for, such as "causal-lm". None: the task of the `architectures` in config.json.
         dtype: precision of the computation: float32 (the default), bfloat16, float16, or float64 with jax_enable_x64.
         param_dtype: precision of the parameters in memory, likewise.
@@ -158,7 +158,7 @@ def from_pretrained(
         task=model.task,
         param_dtype=compute.param_dtype,
         shardings=_shardings(model, mesh),
-        source=str(folder),
+        source=str(folder if described.kind == "hub" else name),
         optional=None if trained else heads.PATHS,
         without=weight_map.SCORES if other else None,
     )
@@ -400,7 +400,8 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Any:
     if names.is_run(name):
         with folders.local(folders.folder(name) / "tokenizer") as own:
             return Tokenizer.load(own)
-    return Tokenizer.load(path if path.exists() else names.folder(name, weights=False))
+    is_own = path.exists() and path.suffix != ".gguf"
+    return Tokenizer.load(path if is_own else names.folder(name, weights=False))
 
 
 def _tokenizer(folder: Path) -> tuple[Any, str]:

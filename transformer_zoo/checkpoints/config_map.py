@@ -29,7 +29,10 @@ def read_file(folder: str | Path) -> dict[str, Any]:
         if (folder / formats.ADAPTER).is_file():
             adapter = json_files.read(folder / formats.ADAPTER)
             raise formats.adapter_alone(str(folder), adapter.get("base_model_name_or_path"))
-        raise FileNotFoundError(f"{folder} has no {CONFIG}, which describes the model of its weights")
+        message = f"{folder} has no {CONFIG}, which describes the model of its weights"
+        if file := next(folder.glob("*.gguf"), None):
+            message += f". A GGUF file is loaded by its own name: {file}"
+        raise FileNotFoundError(message)
     settings = json_files.read(folder / CONFIG)
     return settings if settings.get("model_type") is not None else settings | _unnamed(settings)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_zoo import json_files
-from transformer_zoo.checkpoints import flax_msgpack, safetensors, torch_bin
+from transformer_zoo.checkpoints import flax_msgpack, gguf_folder, safetensors, torch_bin
 
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".safetensors")
 ADAPTER = "adapter_config.json"
@@ -41,6 +41,7 @@ FORMATS = (  # of several in a folder the first is read
         read_folder=torch_bin.read_folder,
     ),
     Format(files=(flax_msgpack.WEIGHTS,), patterns=(flax_msgpack.WEIGHTS,), read_folder=flax_msgpack.read_folder),
+    Format(files=(gguf_folder.WEIGHTS,), patterns=(gguf_folder.WEIGHTS,), read_folder=gguf_folder.read_folder),
 )
 
 
@@ -78,6 +79,8 @@ def no_weights(source: str, files: Collection[str]) -> FileNotFoundError:
             f" It holds {', '.join(others[:8])}. Look for a revision that has one of those, or convert it once with the"
             " library that wrote it."
         )
+    if any(file.endswith(".gguf") for file in others):
+        message += " A GGUF file is loaded by its own name."
     return FileNotFoundError(message)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout
+from transformer_zoo.published import Gguf, Key, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -85,6 +85,7 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="llama",
     class_prefix="Llama",
+    gguf=Gguf(architecture="llama", pairs_adjacent=True),
     config={
         **llama_layout.config(Rope, eos_id=2, longest=2048),
         "attention_bias": Key("attention_bias", False),

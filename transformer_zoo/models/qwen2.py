@@ -7,7 +7,7 @@ import numpy as np
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import llama_layout
+from transformer_zoo.published import Gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -63,6 +63,7 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="qwen2",
     class_prefix="Qwen2",
+    gguf=Gguf(architecture="qwen2"),
     config={**llama_layout.config(Rope, eos_id=None, longest=32768), **llama_layout.windows(4096)},
     **llama_layout.WINDOWS,
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout, rows
+from transformer_zoo.published import Gguf, Key, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -67,6 +67,7 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="qwen3",
     class_prefix="Qwen3",
+    gguf=Gguf(architecture="qwen3"),
     config={
         **llama_layout.config(Rope, eos_id=None, longest=32768),
         "head_dim": Key("head_dim", 128),

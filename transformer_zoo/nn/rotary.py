@@ -13,7 +13,7 @@ from transformer_zoo import arguments
 from transformer_zoo.nn.checks import check_range, choices_of
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Rope:
     """Which elements of a head are rotated, and how fast. Pair i turns by theta ** (-2i / K) per position.
 
@@ -66,6 +66,12 @@ class Rope:
             raise ValueError(f"slow_turns={self.slow_turns} must be below fast_turns={self.fast_turns}, and above 0")
         if self.kind == "longrope" and (self.short_factors is None or self.long_factors is None):
             raise ValueError("rotary positions of the kind longrope need short_factors and long_factors")
+
+    def __repr__(self) -> str:
+        """Only the fields that are set, of which there are few."""
+        fields = dataclasses.fields(self)
+        own = {field.name: x for field in fields if (x := getattr(self, field.name)) != field.default}
+        return f"Rope({', '.join(f'{name}={x!r}' for name, x in own.items())})"
 
     def check(self, head_dim: int, max_length: int) -> None:
         """Refuses heads and lengths that do not go with these settings.

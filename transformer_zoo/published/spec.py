@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from transformer_zoo.published.gguf import Gguf
 from transformer_zoo.published.rows import Rows
 
 REQUIRED: Any = object()
@@ -93,6 +94,8 @@ class Published:
     """Defaults of keys that hold no field, and that a `Key.read` looks up."""
     derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
     """Keys of config.json that hold no field -> their value for a Config; `Key.read` looks them up."""
+    gguf: Gguf | None = None
+    """How it is stored in GGUF files. None: they are not read."""
     num_labels: int = 2
     """The number of labels that a config.json without any stands for."""
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,195 @@
+"""GGUF files as their own writers make them: the same numbers, configuration and tokenizer come out."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import families
+import gguf as library
+import numpy as np
+import pytest
+import tokenizers
+from test_pretrained import random as made
+
+import transformer_zoo as zoo
+from transformer_zoo import registry, trees
+from transformer_zoo.checkpoints import gguf, gguf_folder, safetensors
+from transformer_zoo.nn.rotary import Rope
+
+FAMILIES = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
+TEXTS = ["The window and the door of a house, 1234 times.", "Ça va? 你好 \n\n  def f(x):\n    return x", "<|end|>"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("transformer_zoo.folders.CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def write(file: Path, bundle: Any, kind: str = "F32", metadata: dict[str, Any] | None = None) -> None:
+    """A file of a model's own numbers, by the names that llama.cpp gives them."""
+    layout, config = registry.module_of(bundle.config).PUBLISHED.gguf, bundle.config
+    folder = file.parent / "published"
+    zoo.save_pretrained(folder, bundle)
+    writer = library.GGUFWriter(file, layout.architecture)
+    writer.add_block_count(config.num_layers)
+    writer.add_context_length(config.max_length)
+    writer.add_embedding_length(config.width)
+    writer.add_feed_forward_length(config.mlp_dim)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope.theta)
+    writer.add_layer_norm_rms_eps(config.norm_epsilon)
+    for key, value in (metadata or {}).items():
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
+        add.get(type(value), writer.add_array)(key, value)
+    back = {ours.replace("*", r"(\d+)"): theirs for theirs, ours in layout.names.items()}
+    for name, tensor in safetensors.read_folder(folder).items():
+        stem, end = name.rsplit(".", 1)
+        theirs, layer = next((t, m) for ours, t in back.items() if (m := re.fullmatch(ours, stem)))
+        x = np.array(tensor)
+        if layout.pairs_adjacent and stem.endswith(("q_proj", "k_proj")):
+            heads = config.num_heads if stem.endswith("q_proj") else config.num_kv_heads
+            x = x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+        theirs = theirs.replace("*", "".join(layer.groups()))
+        quantised = kind if x.ndim > 1 else "F32"
+        stored = library.GGMLQuantizationType[quantised]
+        writer.add_tensor(f"{theirs}.{end}", library.quants.quantize(x, stored), raw_dtype=stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def params(m: Any) -> dict[str, np.ndarray]:
+    return {path: np.asarray(x) for path, x in trees.flatten(m.params).items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_is_a_model(tmp_path: Path, family: str):
+    """Numbers to the bit, and every setting; it is unpacked once."""
+    m = made(family, "causal-lm")
+    write(tmp_path / "m.gguf", m, metadata={"tokenizer.ggml.eos_token_id": m.config.eos_id})
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf")
+    # Of dropout and of windows that are not used, there is nothing in the file.
+    others = {"attention_dropout": 0.0, "head_dropout": 0.0, "global_layers": 1}
+    assert families.sized(loaded.config, **others) == families.sized(m.config, **others, window=None)
+    ours, expected = params(loaded), params(m)
+    assert ours.keys() == expected.keys() and loaded.tokenizer is None
+    for path, x in expected.items():
+        np.testing.assert_array_equal(ours[path], x, err_msg=path)
+    folder = gguf_folder.unpacked(tmp_path / "m.gguf")
+    before = (folder / "config.json").stat().st_mtime_ns
+    assert gguf_folder.unpacked(tmp_path / "m.gguf") == folder
+    assert (folder / "config.json").stat().st_mtime_ns == before and len([*folder.parent.iterdir()]) == 1
+    assert zoo.from_pretrained(tmp_path / "m.gguf", task="base").model.task == "base"
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_quantised_numbers(tmp_path: Path, kind: str):
+    """As the library reads them, each in its place."""
+    config = families.small("llama", head_dim=8, mlp_dim=64)
+    m = families.made("llama", config, task="causal-lm")
+    write(tmp_path / "m.gguf", m, kind)
+    loaded, expected = params(zoo.from_pretrained(tmp_path / "m.gguf")), params(m)
+    bound = {"F16": 1e-3, "BF16": 8e-3, "Q8_0": 1e-2}.get(kind, 0.16)
+    for path, x in expected.items():
+        exact = path.endswith("scale")
+        difference = np.abs(loaded[path] - x).max() / np.abs(x).max()
+        assert difference == 0 if exact else 0 < difference < bound, (path, difference)
+
+
+def test_blocks_of_every_type():
+    """The blocks that only the library's reader knows are read, with the sizes of the format."""
+    for name in gguf.QUANTISED:
+        kind = library.GGMLQuantizationType[name]
+        numbers, size = gguf._block(int(kind), Path("file"), "x")
+        assert library.quants.dequantize(np.zeros((2, 3 * size), np.uint8), kind).shape == (2, 3 * numbers)
+
+
+def test_rotary_positions(tmp_path: Path):
+    config = families.small("llama", rope=Rope(theta=50.0))
+    m = families.made("llama", config, task="causal-lm")
+    scaling = {
+        "llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 6,
+    }  # fmt: skip
+    write(tmp_path / "m.gguf", m, metadata=scaling)
+    expected = Rope(theta=50.0, kind="yarn", factor=4.0, original_length=6, fast_turns=32.0)
+    assert zoo.from_pretrained(tmp_path / "m.gguf").config.rope == expected
+    scaling["llama.rope.scaling.type"] = "none"
+    write(tmp_path / "m.gguf", m, metadata=scaling)
+    assert zoo.from_pretrained(tmp_path / "m.gguf").config.rope == Rope(theta=50.0)
+
+
+def trained(pattern: str | None, digits: bool) -> tokenizers.Tokenizer:
+    """A tokenizer of pairs of bytes as the reference's `tokenizer.json` describes it."""
+    pre = tokenizers.pre_tokenizers
+    cuts = [pre.Digits(individual_digits=True)] if digits else []
+    cuts += [] if pattern is None else [pre.Split(tokenizers.Regex(pattern), "isolated")]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)])
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=pre.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    made.train_from_iterator(TEXTS * 5, trainer)
+    return made
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
+def test_tokenizer(tmp_path: Path, pre: str):
+    pattern, digits, _ = gguf_folder.CUTS[pre]
+    own = trained(pattern, digits)
+    described = json.loads(own.to_str())["model"]
+    tokens = sorted(described["vocab"], key=described["vocab"].get)
+    metadata = {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, 3] + [1] * (len(tokens) - 2), "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.merges": [" ".join(merge) for merge in described["merges"]],
+        "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 0,
+        "tokenizer.chat_template": "{% for m in messages %}{{ m['content'] }}{% endfor %}",
+    }  # fmt: skip
+    m = families.made("llama", families.small("llama", vocab_size=len(tokens), eos_id=0), task="causal-lm")
+    write(tmp_path / "m.gguf", m, metadata=metadata)
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf")
+    for text in TEXTS:
+        ids = loaded.tokenizer.encode(text).ids
+        assert ids.tolist() == own.encode(text).ids and (text == "<|end|>" or loaded.tokenizer.decode(ids) == text)
+    assert loaded.tokenizer.eos_id == 0 and loaded.token_ids.eos == (0,)
+    assert zoo.load_tokenizer(tmp_path / "m.gguf").encode(TEXTS[0]).ids.tolist() == own.encode(TEXTS[0]).ids
+    settings = json.loads((gguf_folder.unpacked(tmp_path / "m.gguf") / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == metadata["tokenizer.chat_template"] and settings["model_max_length"] == 24
+    begun = metadata | {"tokenizer.ggml.add_bos_token": True}
+    write(tmp_path / "begun.gguf", m, metadata=begun)
+    assert zoo.load_tokenizer(tmp_path / "begun.gguf").encode(TEXTS[0], template=True).ids[0] == 1
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path):
+    m = made("llama", "causal-lm")
+    write(tmp_path / "m.gguf", m, metadata={"tokenizer.ggml.model": "bert"})
+    with pytest.warns(UserWarning, match="the tokenizer cannot be read.*tokenizer.ggml.model is 'bert': only gpt2"):
+        assert zoo.from_pretrained(tmp_path / "m.gguf").tokenizer is None
+    write(tmp_path / "m.gguf", m, metadata={"llama.expert_count": 8})
+    with pytest.raises(ValueError, match="m.gguf: the key llama.expert_count is not known"):
+        zoo.from_pretrained(tmp_path / "m.gguf")
+    content = (tmp_path / "m.gguf").read_bytes()
+    for words, changed in {
+        "it is empty": b"",
+        "it does not begin with GGUF": b"GGML" + content[4:],
+        "its version is 1: only 2 and 3": content[:4] + b"\1\0\0\0" + content[8:],
+        "has the architecture 'lxama', which is not read": content.replace(b"llama", b"lxama"),
+        "and the file has": content[:-64],
+    }.items():
+        (tmp_path / "n.gguf").write_bytes(changed)
+        with pytest.raises(ValueError, match=f"n.gguf.*{words}"):
+            zoo.from_pretrained(tmp_path / "n.gguf")
+    with pytest.raises(FileNotFoundError):
+        zoo.from_pretrained(tmp_path / "absent.gguf")
+    with pytest.raises(FileNotFoundError, match=r"A GGUF file is loaded by its own name: .*[mn]\.gguf"):
+        zoo.from_pretrained(tmp_path)

@@ -1,0 +1,194 @@
+"""A GGUF file as a folder of the Hugging Face layout, whose readers then read configuration, tokenizer and weights."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from transformer_zoo import folders, json_files, registry, trees
+from transformer_zoo.checkpoints import gguf
+from transformer_zoo.published.gguf import FREQUENCIES
+
+WEIGHTS = "model.gguf"
+SPECIAL, ADDED = 3, 4  # types of tokens
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
+# whether each digit is a word; whether a whole word of the vocabulary is taken unmerged.
+CUTS = {
+    "default": (None, False, False),
+    "gpt-2": (None, False, False),
+    "smollm": (None, True, False),
+    "qwen2": (rf"{_LETTERS}\p{{N}}{_OTHERS}", False, False),
+    "llama-bpe": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, True),
+}
+
+
+def unpacked(file: str | os.PathLike[str]) -> Path:
+    """The folder of a GGUF file: its settings and its tokenizer as JSON, and a link to the file. It is made once, in
+    the cache, and anew when the file changes.
+
+    Raises:
+        ValueError: the file is damaged, of an architecture that is not read, or asks for what is not known.
+    """
+    file = Path(file).resolve()
+    stat = file.stat()
+    key = hashlib.sha256(f"{file} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    folder = folders.CACHE.expanduser() / "gguf" / f"{file.stem}-{key}"
+    if (folder / WEIGHTS).exists():
+        return folder
+    content = gguf.read(file)
+    module = family(content, file)
+    try:
+        settings = _settings(module, content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {json_files.excerpt(error, 500)}") from error
+    written = {"config.json": settings}
+    if "eos_token_id" in (ids := _ids(content.metadata)):
+        written["generation_config.json"] = ids
+    try:
+        if "tokenizer.ggml.model" in content.metadata:
+            written |= _tokenizer(content.metadata, settings)
+    except Exception as error:  # whatever is wrong with it, the weights are good without
+        fault = f"{type(error).__name__}: {json_files.excerpt(error, 500)}"
+        warnings.warn(f"{file}: the tokenizer cannot be read, so that the model has none: {fault}", stacklevel=2)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        parent = folder.parent
+    except OSError:  # no place for a cache
+        parent = Path(tempfile.mkdtemp())
+        folder = parent / folder.name
+    temporary = Path(tempfile.mkdtemp(dir=parent))
+    for name, value in written.items():
+        (temporary / name).write_text(value if isinstance(value, str) else json.dumps(value, indent=1))
+    (temporary / WEIGHTS).symlink_to(file)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process was first
+        return folder if (folder / WEIGHTS).exists() else temporary
+    return folder
+
+
+def family(content: gguf.File, file: Path) -> ModuleType:
+    """The family of a file.
+
+    Raises:
+        ValueError: none reads its architecture.
+    """
+    modules = map(registry.family, registry.families())
+    known = {module.PUBLISHED.gguf.architecture: module for module in modules if module.PUBLISHED.gguf is not None}
+    name = content.metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in known:
+        shown, hint = json_files.excerpt(repr(name)), trees.nearest(str(name)[:80], known)
+        raise ValueError(f"{file} has the architecture {shown}, which is not read: only {', '.join(known)} are.{hint}")
+    return known[name]
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """The tensors by the names of the family's usual files. They are dequantised as they are read.
+
+    Raises:
+        ValueError: the file is damaged, or of an architecture that is not read.
+    """
+    file = (folder / WEIGHTS).resolve()
+    content = gguf.read(file)
+    module = family(content, file)
+    layout = module.PUBLISHED.gguf
+    settings = _settings(module, content)
+    heads = {"attn_q": settings["num_attention_heads"], "attn_k": settings.get("num_key_value_heads")}
+    tensors = {}
+    for theirs, tensor in content.tensors.items():
+        if theirs == FREQUENCIES:
+            continue
+        layer, stem, end = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*?)(\.[^.]*)?", theirs, re.DOTALL).groups()
+        name = layout.names.get(stem if layer is None else f"blk.*.{stem}")
+        name = theirs if name is None else name.replace("*", layer or "") + (end or "")
+        if layout.pairs_adjacent and stem in heads:
+            tensor = tensor.of_heads(heads[stem] or heads["attn_q"])
+        tensors[name] = tensor
+    return tensors
+
+
+def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
+    """The keys of config.json."""
+    spec = module.PUBLISHED
+    shapes = {name: tensor.shape for name, tensor in content.tensors.items()}
+    settings = {"model_type": spec.model_type, "architectures": [spec.class_names()["causal-lm"]]}
+    settings |= spec.gguf.settings(content.metadata, shapes)
+    if FREQUENCIES in content.tensors:
+        slower = np.asarray(content.tensors[FREQUENCIES]).tolist()
+        longest = settings.get("max_position_embeddings")
+        settings["rope_scaling"] = {
+            "rope_type": "longrope", "short_factor": slower, "long_factor": slower, "factor": 1.0,
+            "original_max_position_embeddings": longest,
+        }  # fmt: skip
+    return {name: _short(x) for name, x in settings.items()} | _ids(content.metadata)
+
+
+def _short(value: Any) -> Any:
+    """A number that was stored in float32 as it was meant: 1e-05 for 9.999999747378752e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The special tokens that generation reads."""
+    names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    found = {theirs: metadata.get(f"tokenizer.ggml.{name}_token_id") for theirs, name in names.items()}
+    return {theirs: number for theirs, number in found.items() if number is not None}
+
+
+def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The files of the tokenizer.
+
+    Raises:
+        ValueError: it is of a kind that is not read.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    of = lambda name, default=None: metadata.get(f"tokenizer.ggml.{name}", default)
+    if of("model") != "gpt2":
+        raise ValueError(f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 is read")
+    if of("pre", "default") not in list(CUTS):
+        known = ", ".join(CUTS)
+        raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
+    tokens, kinds = of("tokens"), of("token_type", [])
+    pattern, digits, whole = CUTS[of("pre", "default")]
+    model = models.BPE(
+        {token: number for number, token in enumerate(tokens)},
+        [tuple(merge.split(" ", 1)) for merge in of("merges")],
+        ignore_merges=whole,
+    )
+    tokenizer = Tokenizer(model)
+    cuts = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    if pattern is not None:
+        cuts.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
+    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
+    if of("pre") == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.decoder = decoders.ByteLevel()
+    for kind in (SPECIAL, ADDED):
+        added = [AddedToken(t, normalized=False, special=kind == SPECIAL) for t, k in zip(tokens, kinds) if k == kind]
+        (tokenizer.add_special_tokens if kind == SPECIAL else tokenizer.add_tokens)(added)
+    named = {f"{name}_token": of(f"{theirs}_token_id") for name, theirs in
+             (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
+    special = {name: tokens[number] for name, number in named.items() if number is not None}
+    if of("add_bos_token", whole) and "bos_token" in special:
+        bos = special["bos_token"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, named["bos_token"])]
+        )
+    described = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "clean_up_tokenization_spaces": False}
+    if "tokenizer.chat_template" in metadata:
+        described["chat_template"] = metadata["tokenizer.chat_template"]
+    if "max_position_embeddings" in settings:
+        described["model_max_length"] = settings["max_position_embeddings"]
+    return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": described}
