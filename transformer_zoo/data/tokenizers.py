@@ -27,7 +27,7 @@ from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from transformer_zoo import arguments, json_files
-from transformer_zoo.data import spm
+from transformer_zoo.data import chat_templates, spm
 from transformer_zoo.data.documents import pieces_of
 from transformer_zoo.data.encoding import Cutter, Encoding
 from transformer_zoo.data.spm import Usual
@@ -74,7 +74,7 @@ CONFIG = "tokenizer_config.json"
 SETTINGS = (CONFIG, "special_tokens_map.json", "added_tokens.json")
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja")
-"""Files of a tokenizer that are not read here, and are saved again."""
+"""Files of the chat templates."""
 
 KINDS = {
     **dict.fromkeys(("tokenizer_class", "model_type", "src_lang", "tgt_lang"), str),
@@ -122,8 +122,10 @@ class Tokenizer:
         roles: Mapping[str, str],
         files: Mapping[str, bytes],
         languages: tuple[str | None, str | None] = (None, None),
+        source: str = "the tokenizer",
     ) -> None:
         self._backend, self._roles, self._files = backend, dict(roles), dict(files)
+        self._source = source  # its folder, for errors
         self._languages = languages  # of sources and of targets, where none is said
         for role in ROLES:
             setattr(self, f"{role}_id", backend.id_of(roles[role]) if role in roles else None)
@@ -286,6 +288,132 @@ class Tokenizer:
                 raise ValueError(f"token id {i} at place {place} is not one of the {self.vocab_size} of the vocabulary")
         return self._backend.decode(ids, special)
 
+    @functools.cached_property
+    def chat_templates(self) -> Mapping[str, str]:
+        """The folder's chat templates in Jinja, by name; the usual one is `default`. Empty: it has none.
+
+        Raises:
+            ValueError: a template that is no text.
+        """
+        return chat_templates.read(self._files, CONFIG)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        generation_prompt: bool = True,
+        template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation as the model was trained to read it, by the chat template of its folder.
+
+        The template runs in a sandbox, within limits of work and size. Special tokens that a message spells out stand
+        in the text as the template's own do; `encode_chat` tells them apart.
+
+        Args:
+            messages: the conversation, such as [{"role": "user", "content": "Hello"}]. Further keys, such as
+                `tool_calls`, are the template's. A key whose value is None is left out.
+            tools: the functions that the model may call, as JSON schemas.
+            generation_prompt: end with the beginning of the assistant's next message.
+            template: the name of one of `chat_templates`. None: `tool_use` if there is one and tools are given, else
+                `default`.
+            **variables: further variables of the template, such as enable_thinking=False.
+
+        Raises:
+            ValueError: the tokenizer has no chat template, or none of this name; no messages, or one without role or
+                content; what the template refuses, with its own words; a template that is damaged or goes beyond the
+                limits; values that JSON does not have.
+            TypeError: an argument of another type.
+        """
+        arguments.check(Tokenizer.chat, locals())
+        return self._chat(messages, tools, generation_prompt, template, variables, guarded=False)[0]
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        generation_prompt: bool = True,
+        template: str | None = None,
+        **variables: Any,
+    ) -> np.ndarray:
+        """The tokens of a conversation, int32[n], without the frame of `encode_batch`: the template writes its own.
+
+        Special tokens that messages, tools or variables spell out are ordinary characters; only the template's own are
+        read. While it is rendered, each of these stands as one private-use character, so that a template that looks
+        for special tokens in a content does not find them. Text next to such a spelling, up to the template's nearest
+        special tokens, is cut by itself: a tokenizer that puts a space in front of a text puts one there too.
+
+        Args and errors: as of `chat`.
+        """
+        arguments.check(Tokenizer.encode_chat, locals())
+        text, hidden = self._chat(messages, tools, generation_prompt, template, variables, guarded=True)
+        encoding = self.encode(text)
+        if not hidden:
+            return encoding.ids
+        own = [  # the template's own special tokens
+            (int(start), int(end), int(i))
+            for (start, end), i in zip(encoding.offsets, encoding.ids)
+            if i in self._backend.tokens
+            and self._backend.tokens[i].special
+            and not any(start < last and first < end for first, last in hidden)
+        ]
+        ids, at = [], 0
+        for start, end, i in [*own, (len(text), len(text), None)]:
+            ids += [self.encode(text[at:start], special=False).ids] if at < start else []
+            ids += [] if i is None else [np.array([i], np.int32)]
+            at = end
+        return np.concatenate(ids)
+
+    def _chat(
+        self, messages: Any, tools: Any, generation_prompt: bool, template: str | None, variables: Any, guarded: bool
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a conversation, and where special tokens that it spells out begin and end, if it is guarded."""
+        known = self.chat_templates
+        if not known:
+            raise ValueError(
+                f"{self._source} has no chat template: load a model that was tuned on conversations (often named "
+                "-Instruct or -chat), or put a chat_template.jinja into its folder"
+            )
+        name = template or ("tool_use" if tools is not None and "tool_use" in known else "default")
+        if name not in known:
+            raise ValueError(
+                f"{self._source} has no chat template {name!r}: name one by template=, of {', '.join(known)}"
+            )
+        chat_templates.check_messages(messages)
+        messages = [{key: x for key, x in message.items() if x is not None} for message in messages]
+        given = {"messages": messages, "tools": None if tools is None else [*tools], "variables": variables}
+        given = {key: chat_templates.plain(value, key) for key, value in given.items()}
+        special = [token.content for token in self._backend.tokens.values() if token.special]
+        guard = chat_templates.Guard.of(special if guarded else [], given)
+        given = guard.hide(given)
+        extra = json_files.parse(self._files.get(CONFIG, b"{}"), CONFIG).get("extra_special_tokens")
+        text = chat_templates.render(
+            known[name],
+            {f"{role}_token": token for role, token in self._roles.items()}
+            | (extra if isinstance(extra, dict) else {})
+            | {"documents": None}
+            | given.pop("variables")
+            | given
+            | {"add_generation_prompt": generation_prompt},
+            f"the chat template of {self._source}",
+        )
+        return guard.reveal(text)
+
+    @functools.cached_property
+    def end_of_turn_id(self) -> int | None:
+        """The special token by which the chat template ends the assistant's message; None if it has none or that cannot
+        be told."""
+        turn = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        try:
+            text = self.chat(turn, generation_prompt=False)
+        except ValueError:
+            return None
+        encoding, end = self.encode(text), text.rfind("answer") + len("answer")
+        for (start, _), i in zip(encoding.offsets, encoding.ids):
+            if start >= end and i in self._backend.tokens and self._backend.tokens[i].special:
+                return None if text[end:start].strip() else int(i)
+        return None
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The vocabulary's own spelling of some tokens, as for labels of a picture."""
         return [self._backend.token(int(i)) for i in ids]
@@ -302,7 +430,7 @@ class Tokenizer:
         """
         if not isinstance(self._backend, Library):
             raise ValueError(f"texts are put in lower case for a tokenizer.json or a vocab.txt, not for {self.kind}")
-        return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages)
+        return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages, self._source)
 
     def save(self, directory: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
         """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides.
@@ -376,7 +504,7 @@ class Tokenizer:
             beside += [name for names in there[1:] for name in names]
         files = {name: (folder / name).read_bytes() for name in beside if (folder / name).is_file()} | contents
         try:
-            return _build(contents, files, settings)
+            return _build(contents, files, settings, str(folder))
         except BaseException as error:
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
@@ -529,7 +657,9 @@ def _train_wordpiece(lower_case: bool, texts: list[str], vocab_size: int) -> Tok
 # Files
 
 
-def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[str, dict[str, Any]]) -> Tokenizer:
+def _build(
+    contents: dict[str, bytes], files: dict[str, bytes], settings: dict[str, dict[str, Any]], source: str
+) -> Tokenizer:
     """A tokenizer from its own files, if it has any, and from those of the settings beside them and what they say."""
     config = settings["config.json"] | settings["special_tokens_map.json"] | settings["tokenizer_config.json"]
     for setting in ("extra_ids", "offset"):
@@ -562,10 +692,11 @@ def _build(contents: dict[str, bytes], files: dict[str, bytes], settings: dict[s
             more[i] = token
     if more:
         backend, usual = read(list(contents.values()), config, added | more)
-    source, target = (config.get(side) if backend.languages else None for side in ("src_lang", "tgt_lang"))
-    for code in filter(None, (source, target)):
+    language, target = (config.get(side) if backend.languages else None for side in ("src_lang", "tgt_lang"))
+    for code in filter(None, (language, target)):
         spm.language_id(backend.languages, code)
-    tokenizer = Tokenizer(backend, _roles(settings, backend, CONVENTIONS | usual), files, (source, target or source))
+    roles = _roles(settings, backend, CONVENTIONS | usual)
+    tokenizer = Tokenizer(backend, roles, files, (language, target or language), source)
     if name == "tokenizer.json":
         _warn_of_ends(tokenizer, settings["tokenizer_config.json"])
     return tokenizer
