@@ -292,9 +292,9 @@ def test_languages(frame, asked, first, start, monkeypatch):
     case = next(case for case in CASES if registry.is_encoder_decoder(case.config))
     tokenizer, given = Languages(frame), {}
 
-    def run(m, rows, max_new, sampling, seed, stop_ids, targets):
-        given.update(m=m, sampling=sampling)
-        return np.zeros((len(rows), 1, max_new), np.int32)
+    def run(asked):
+        given.update(m=asked.m, sampling=asked.sampling)
+        return np.zeros((len(asked.rows), 1, asked.max_new), np.int32)
 
     monkeypatch.setattr(generation, "_run", run)
     m = Bundle(case.model, None, case.config, tokenizer)
@@ -426,7 +426,7 @@ def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
     again = zoo.from_pretrained(tmp_path)
     assert again.sampling == beam
     asked = []
-    monkeypatch.setattr(generation, "_run", lambda m, rows, max_new, sampling, *_: asked.append(sampling))
+    monkeypatch.setattr(generation, "_run", lambda request: asked.append(request.sampling))
     for sampling in (None, Greedy()):
         with pytest.raises(AttributeError):
             generate(again, [[1]], max_new_tokens=1, sampling=sampling)

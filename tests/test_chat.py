@@ -1,13 +1,19 @@
 """Chat templates, conversations with a model, and the command. Live comparisons are in parity/test_chat.py."""
 
 import json
+import re
 
 import chats
+import numpy as np
 import pytest
 from chats import CHATS, SYSTEM, assistant, user
 
+import transformer_zoo as zoo
 from transformer_zoo.data import chat_templates
 from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation import generate as generation
+from transformer_zoo.generation.stream import sendable
+from transformer_zoo.models import llama
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +149,85 @@ def test_special_tokens_in_messages_are_text(chatml):
 def test_the_end_of_a_turn(template, end):
     tokenizer = chats.tokenizer(template)
     assert tokenizer.end_of_turn_id == (None if end is None else tokenizer.id_of(end))
+
+
+# ---- with a model ---------------------------------------------------------------------------------------------------
+
+SHORT = "{% for m in messages %}{{ m.role[0] ~ ' ' ~ m.content ~ '<|im_end|>' }}{% endfor %}a "
+SAMPLED = zoo.Sample(temperature=2.0)
+
+
+@pytest.fixture(scope="module")
+def m():
+    """A random model, which writes any bytes."""
+    tokenizer = chats.tokenizer(SHORT)
+    sizes = dict(width=8, num_layers=1, num_heads=1, num_kv_heads=1, mlp_dim=8, max_length=64)
+    config = llama.Config(vocab_size=tokenizer.vocab_size, **sizes)
+    return zoo.from_config("llama", config).replace(tokenizer=tokenizer, token_ids=zoo.TokenIds())
+
+
+def test_a_stream_is_what_is_generated(m):
+    pieces = [[*m.stream("Hello", max_new_tokens=30, sampling=SAMPLED, seed=seed)] for seed in range(3)]
+    texts = [m.generate("Hello", max_new_tokens=30, sampling=SAMPLED, seed=seed) for seed in range(3)]
+    assert ["".join(some) for some in pieces] == texts and len(set(texts)) == 3
+    assert all(len(some) > 3 and "" not in some for some in pieces)
+    programs = generation._compiled_advance[True]._cache_size()
+    for stop in (texts[0][9:12], [texts[0][7:10], texts[0][2:20]], texts[0][-2:], "never", [m.tokenizer.id_of("e")]):
+        kwargs = {"max_new_tokens": 29, "sampling": SAMPLED, "stop": stop}
+        assert "".join(m.stream("Hello", **kwargs)) == m.generate("Hello", **kwargs)
+    strings = zoo.Sample(temperature=2.0, stop_strings=(re.search("[a-z]{2}", texts[0])[0],))
+    kwargs = {"max_new_tokens": 30, "sampling": strings}
+    assert "".join(m.stream("Hello", **kwargs)) == m.generate("Hello", **kwargs) != texts[0]
+    assert generation._compiled_advance[True]._cache_size() == programs  # one for all lengths and chunks
+    left = m.stream("Hello", max_new_tokens=30, sampling=SAMPLED)
+    assert next(left)
+    left.close()
+    assert [*left] == []
+
+
+def test_what_cannot_be_streamed(m):
+    for wrong in ({"num_beams": 2}, {"num_return_sequences": 2, "temperature": 1.0}):
+        with pytest.raises(ValueError, match="is not known before its end"):
+            m.stream("Hello", max_new_tokens=3, **wrong)
+    with pytest.raises(ValueError, match="tools and variables are for messages"):
+        m.stream("Hello", tools=[])
+    with pytest.raises(ValueError, match="language: not for messages"):
+        m.stream([user("Hello")], language="fr")
+    with pytest.raises(TypeError, match="prompt is 3"):
+        m.stream(3)
+    with pytest.raises(ValueError, match="tokenizer"):
+        m.replace(tokenizer=None).chat([user("Hello")])
+    with pytest.raises(ValueError, match="a conversation has one answer"):
+        m.chat([user("Hello")], max_new_tokens=3, num_return_sequences=2, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("abc", [], (3, False)),
+        ("ab\ufffd\ufffd", [], (2, False)),
+        ("ab\ufffdc", [], (4, False)),
+        ("abc", ["cd"], (2, False)),
+        ("abc", ["bcd", "cx"], (1, False)),
+        ("abcd", ["cd"], (2, True)),
+        ("abc", ["c", "abcd"], (0, False)),  # the longer one may begin earlier
+        ("xabcz", ["c", "abcd"], (3, True)),
+        ("aab", ["aaab"], (3, False)),
+        ("aa", ["aaab"], (0, False)),
+    ],
+)
+def test_what_may_be_sent(text, stops, expected):
+    assert sendable(text, stops, False) == expected
+    whole = min((text.find(stop) for stop in stops if stop in text), default=len(text))
+    assert sendable(text, stops, True) == (whole, True)
+
+
+def test_an_answer_ends_with_the_turn(m):
+    messages, kwargs = [user("Hi")], {"max_new_tokens": 30, "sampling": SAMPLED}
+    ids, end = m.tokenizer.encode_chat(messages), m.tokenizer.id_of("<|im_end|>")
+    written = ((seed, m.generate([ids], seed=seed, **kwargs)[0]) for seed in range(300))
+    seed, new = next((seed, new) for seed, new in written if end in new[1:20])
+    answer = m.chat(messages, seed=seed, **kwargs)
+    assert answer == "".join(m.stream(messages, seed=seed, **kwargs))
+    whole = m.tokenizer.decode([*ids, *new[: np.flatnonzero(new == end)[0]]])
+    assert answer and whole == m.tokenizer.decode(ids) + answer

@@ -136,9 +136,9 @@ def calls(monkeypatch):
     """The calls of the compiled program, which is not run: rows, max_new, sampling, stop_ids."""
     calls = []
 
-    def run(m, rows, max_new, sampling, seed, stop_ids, targets):
-        calls.append({"rows": rows, "max_new": max_new, "sampling": sampling, "stop_ids": stop_ids})
-        return np.zeros((len(rows), 1, max_new), np.int32)
+    def run(asked):
+        calls.append({name: getattr(asked, name) for name in ("rows", "max_new", "sampling", "stop_ids")})
+        return np.zeros((len(asked.rows), 1, asked.max_new), np.int32)
 
     monkeypatch.setattr(module, "_run", run)
     return calls
@@ -154,14 +154,14 @@ def test_stop_tokens_of_the_call_and_of_the_model(case, calls):
 def test_lengths_share_programs(case):
     m, others = bundle(case), bundle(case, seed=1)
     generate(m, case.tokens(4, 3), max_new_tokens=5)
-    programs = module._compiled_on_cpu._cache_size()
+    programs = module._compiled[True]._cache_size()
     for length, new in ((16, 16), (5, 1), (1, 7)):
         generate(m, case.tokens(4, length), max_new_tokens=new, seed=9)
         generate(others, case.tokens(4, length), max_new_tokens=new)
     generate(m, case.tokens(4, 3), max_new_tokens=5, sampling=Greedy(max_new_tokens=9))
-    assert module._compiled_on_cpu._cache_size() == programs
+    assert module._compiled[True]._cache_size() == programs
     generate(m, case.tokens(4, 17), max_new_tokens=1)
-    assert module._compiled_on_cpu._cache_size() == programs + 1
+    assert module._compiled[True]._cache_size() == programs + 1
 
 
 def test_bfloat16(case):
@@ -257,7 +257,7 @@ def test_stop_strings(case, tokenizer, monkeypatch):
     m, is_encoder_decoder = with_text(case, tokenizer), registry.is_encoder_decoder(case.config)
     new = tokenizer.encode(" read(path): return").ids
     monkeypatch.setattr(module, "_run", lambda *_: np.array(new)[None, None])
-    monkeypatch.setattr(module, "_scores", lambda m, rows, new, counts, *_: (counts, new))
+    monkeypatch.setattr(module, "_scores", lambda _, new, counts: (counts, new))
     prompt = tokenizer.encode("def").ids
     for texts, shortest in (
         (["eturn", "th)"], "th)"),

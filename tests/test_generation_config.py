@@ -303,7 +303,7 @@ def test_a_prefix_in_text(monkeypatch):
     config = small("t5", vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id, decoder_start_id=0)
     m = Bundle(registry.family("t5").Model(config), None, config, tokenizer)
     new, seen = tokenizer.encode("read(path)").ids, []
-    monkeypatch.setattr(generation, "_run", lambda *arguments: seen.append(arguments[-1]) or np.tile(new, (2, 1, 1)))
+    monkeypatch.setattr(generation, "_run", lambda asked: seen.append(asked.targets) or np.tile(new, (2, 1, 1)))
     assert generate(m, ["a", "b"], max_new_tokens=9, prefix="def ") == ["read(path)"] * 2
     assert [row.tolist() for row in seen[0]] == [[0, *tokenizer.encode("def ").ids]] * 2
 
@@ -415,7 +415,7 @@ def test_a_prompt_with_special_tokens(monkeypatch):
     """Special tokens that a decoder's prompt spells out are tokens."""
     tokenizer = Tokenizer.train(["def read(path):\n    return open(path).read()\n"] * 3, 300)
     seen, ids = [], lambda text: tokenizer.encode(text).ids.tolist()
-    monkeypatch.setattr(generation, "_run", lambda m, rows, *_: seen.append(rows) or np.zeros((1, 1, 1), np.int32))
+    monkeypatch.setattr(generation, "_run", lambda asked: seen.append(asked.rows) or np.zeros((1, 1, 1), np.int32))
     for text, expected in (
         ("read<|endoftext|>path", [*ids("read"), tokenizer.eos_id, *ids("path")]),
         ("", [tokenizer.bos_id]),
@@ -441,6 +441,6 @@ def test_a_prompt_in_its_tokenizers_frame(tmp_path, monkeypatch):
     tokenizer, seen = Tokenizer.load(tmp_path), []
     config = small("gpt2", vocab_size=tokenizer.vocab_size, eos_id=end)
     m = Bundle(registry.family("gpt2").Model(config), None, config, tokenizer)
-    monkeypatch.setattr(generation, "_run", lambda m, rows, *_: seen.extend(rows) or np.zeros((2, 1, 1), np.int32))
+    monkeypatch.setattr(generation, "_run", lambda asked: seen.extend(asked.rows) or np.zeros((2, 1, 1), np.int32))
     generate(m, ["read", ""], max_new_tokens=1)
     assert [row.tolist() for row in seen] == [[end, *tokenizer.encode("read").ids, end], [end]]

@@ -334,10 +334,10 @@ def test_generated_texts(monkeypatch: pytest.MonkeyPatch):
     assert zoo.predict(m, texts[::-1], batch_size=2, max_new_tokens=6) == found[::-1]
 
     monkeypatch.setattr(generation, "BUCKET", 4)
-    before, many = generation._compiled_on_cpu._cache_size(), [" ".join(["door"] * n) for n in (1, 3, 5, 6, 7)]
+    before, many = generation._compiled[True]._cache_size(), [" ".join(["door"] * n) for n in (1, 3, 5, 6, 7)]
     lengths = {len(own.encode(text, template=True)) for text in many}
     assert len(zoo.predict(m, many, batch_size=1, max_new_tokens=3)) == 5
-    programs = generation._compiled_on_cpu._cache_size() - before
+    programs = generation._compiled[True]._cache_size() - before
     assert programs == len({max(4, 2 ** int(np.ceil(np.log2(n)))) for n in lengths}) == 3
     assert len({generation._doubled(n) for n in range(1, 4 * 2**7 + 1)}) == 8  # BUCKET is 32: sources of 4,096 tokens
 

@@ -23,6 +23,8 @@ _MODULES = {
     "train": "loop",
     "evaluate": "evaluation.source",
     "generate": "generation.generate",
+    "chat": "generation.stream",
+    "stream": "generation.stream",
     "predict": "prediction.predict",
     "Greedy": "generation.sampling",
     "Sample": "generation.sampling",

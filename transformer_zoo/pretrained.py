@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, w
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
+from transformer_zoo.generation.stream import chat, stream
 from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.compute import Compute
@@ -65,6 +66,14 @@ class Bundle:
     def generate(self, *inputs: Any, **arguments: Any) -> Any:
         """`zoo.generate` with this model."""
         return generate(self, *inputs, **arguments)
+
+    def chat(self, *inputs: Any, **arguments: Any) -> str:
+        """`zoo.chat` with this model."""
+        return chat(self, *inputs, **arguments)
+
+    def stream(self, *inputs: Any, **arguments: Any) -> Iterator[str]:
+        """`zoo.stream` with this model."""
+        return stream(self, *inputs, **arguments)
 
     def predict(self, *inputs: Any, **arguments: Any) -> Any:
         """`zoo.predict` with this model."""

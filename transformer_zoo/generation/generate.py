@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -106,6 +106,103 @@ def generate(
         TypeError: an argument of another type, an unknown one, or `sampling` together with single settings.
     """
     arguments.check(generate, locals())
+    asked = request(
+        m, prompts, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop, valid_BT=valid_BT,
+        language=language, source_language=source_language, prefix=prefix, settings=settings,
+    )  # fmt: skip
+    new_BNT, counts_BN = run(asked)
+    several = new_BNT.shape[1] > 1
+    answers: Any = new_BNT if several else new_BNT[:, 0]
+    if asked.is_text:
+        texts = asked.texts(new_BNT, counts_BN)
+        answers = texts if several else [answer for (answer,) in texts]
+        answers = answers[0] if isinstance(prompts, str) else answers
+    if not output_scores:
+        return answers
+    log_probs, scores = _scores(asked, new_BNT, counts_BN)
+    return Generated(
+        answers=answers,
+        log_probs=log_probs if several else log_probs[:, 0],
+        scores=scores if several else scores[:, 0],
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """What is asked of a model, checked, before anything is computed; the fields are as in `generate`."""
+
+    m: Any
+    """With the token ids of this request."""
+    rows: list[np.ndarray]
+    """The token ids of each prompt or source."""
+    is_text: bool
+    """Whether text is asked for, and not token ids."""
+    max_new: int
+    sampling: Strategy
+    seed: int
+    stop_ids: list[int]
+    """The ids that end a row."""
+    stop_texts: list[str]
+    """The texts that an answer is cut off before."""
+    targets: list[np.ndarray] | None
+    """The decoder's tokens before the new ones of an encoder-decoder. None: its start token."""
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts that an answer ends behind."""
+        return getattr(self.sampling, "stop_strings", ())
+
+    def text(self, row: int, new: np.ndarray, *, cut: bool = True) -> str:
+        """The text of a row's new tokens; cut: off before the first of `stop_texts`."""
+        return decode_text(self.m.tokenizer, new, self.stop_ids, self._before(row), self.stop_texts if cut else ())
+
+    def texts(self, new_BNT: np.ndarray, counts_BN: np.ndarray) -> list[list[str]]:
+        """The text of each answer, from the tokens that count."""
+        return [
+            [self.text(i, new[:count]) for new, count in zip(new_NT, counts_N)]
+            for i, (new_NT, counts_N) in enumerate(zip(new_BNT, counts_BN))
+        ]
+
+    def count_until(self, row: int, new: np.ndarray) -> int:
+        """The number of a row's new tokens up to the first one that completes one of `stop_strings`, which may begin in
+        the prompt and be special tokens; one more than there are if none does."""
+        vocab_size, decode = self.m.tokenizer.vocab_size, self.m.tokenizer.decode
+        spell = lambda n: decode([i for i in (*self._before(row), *new[:n]) if i < vocab_size], special=True)
+        read = len(spell(0))
+
+        def has_text(n: int) -> bool:
+            whole = spell(n)
+            return any(text in whole[max(0, read - len(text) + 1) :] for text in self.stop_strings)
+
+        return bisect.bisect_left(range(len(new) + 1), True, key=has_text)
+
+    def _before(self, row: int) -> Sequence[int]:
+        """The tokens that a row's new ones follow."""
+        if not registry.is_encoder_decoder(self.m.model.config):
+            return self.rows[row]
+        return [] if self.targets is None else self.targets[row][1:]
+
+
+def request(
+    m: Any,
+    prompts: Any,
+    *,
+    max_new_tokens: int | None,
+    sampling: Strategy | None,
+    seed: int,
+    stop: Any,
+    settings: dict[str, Any],
+    rows: list[np.ndarray] | None = None,
+    valid_BT: Any = None,
+    language: str | None = None,
+    source_language: str | None = None,
+    prefix: Any = None,
+) -> Request:
+    """The request of the arguments of `generate`, whose errors it raises.
+
+    Args:
+        rows: the token ids of text prompts that are encoded already. None: they are not.
+    """
     config = m.model.config
     is_encoder_decoder = registry.is_encoder_decoder(config)
     if max_new_tokens is not None and max_new_tokens < 1:
@@ -135,10 +232,10 @@ def generate(
     token_ids.check(config, *(name for name in ("bos", "eos") if f"{name}_token_id" in ids))
 
     texts = [prompts] if isinstance(prompts, str) else prompts
-    if is_text := len(texts) > 0 and isinstance(texts[0], str):
+    if is_text := rows is not None or len(texts) > 0 and isinstance(texts[0], str):
         if valid_BT is not None:
             raise ValueError("valid_BT: it tells which token ids are real, and the prompts are texts: leave it out")
-        rows = _encode(m, texts, source_language)
+        rows = _encode(m, texts, source_language) if rows is None else rows
     else:
         rows = _rows(prompts, valid_BT)
         if stop_texts:
@@ -156,37 +253,12 @@ def generate(
     max_new_tokens = max_new_tokens or _default_length(m, sampling, read)
     _check_rows(rows, config, max_new_tokens, read)
 
-    m = dataclasses.replace(m, token_ids=token_ids)
-    befores = rows if not is_encoder_decoder else [row[1:] for row in targets] if targets else [[]] * len(rows)
-    stop_strings = getattr(sampling, "stop_strings", ())
-    if stop_strings and m.tokenizer is None:
-        raise ValueError(registry.no_tokenizer(m, f"Pass stop_strings=None in place of {[*stop_strings]}"))
-    new_BNT = _run(m, rows, max_new_tokens, sampling, seed, stop_ids, targets)
-    several, counts_BN = new_BNT.shape[1] > 1, np.full(new_BNT.shape[:2], new_BNT.shape[2])
-    if stop_strings:
-        new_BNT = new_BNT.copy()
-        for i, j in np.ndindex(*counts_BN.shape):
-            count = counts_BN[i, j] = _count_until(m.tokenizer, new_BNT[i, j], befores[i], stop_strings)
-            new_BNT[i, j, count:] = new_BNT[i, j, count - 1]
-    answers: Any = new_BNT if several else new_BNT[:, 0]
-    if is_text:
-        answers = [
-            [
-                decode_text(m.tokenizer, new[:count], stop_ids, before, stop_texts)
-                for new, count in zip(new_NT, counts_N)
-            ]
-            for before, new_NT, counts_N in zip(befores, new_BNT, counts_BN)
-        ]
-        answers = answers if several else [answer for (answer,) in answers]
-        answers = answers[0] if isinstance(prompts, str) else answers
-    if not output_scores:
-        return answers
-    log_probs, scores = _scores(m, rows, new_BNT, counts_BN, sampling, stop_ids, targets)
-    return Generated(
-        answers=answers,
-        log_probs=log_probs if several else log_probs[:, 0],
-        scores=scores if several else scores[:, 0],
-    )
+    if getattr(sampling, "stop_strings", ()) and m.tokenizer is None:
+        raise ValueError(registry.no_tokenizer(m, f"Pass stop_strings=None in place of {[*sampling.stop_strings]}"))
+    return Request(
+        m=dataclasses.replace(m, token_ids=token_ids), rows=rows, is_text=is_text, max_new=max_new_tokens,
+        sampling=sampling, seed=seed, stop_ids=stop_ids, stop_texts=stop_texts, targets=targets,
+    )  # fmt: skip
 
 
 def _strategy(m: Any, sampling: Any, settings: dict[str, Any]) -> Strategy:
@@ -229,7 +301,7 @@ def _warn_of_default() -> None:
     """Warns once in a process."""
     warnings.warn(
         f"neither the call nor the checkpoint has max_new_tokens: at most {DEFAULT_NEW_TOKENS} are generated",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -362,71 +434,73 @@ def decode_text(
     return text[: min((at for stop in stop_texts if (at := text.find(stop)) >= 0), default=len(text))]
 
 
-def _count_until(tokenizer: Any, new: np.ndarray, before: Sequence[int], texts: Sequence[str]) -> int:
-    """The number of new tokens up to the first one that completes one of these texts, which may begin in the prompt and
-    be special tokens; all if none does."""
-    spell = lambda n: tokenizer.decode([i for i in (*before, *new[:n]) if i < tokenizer.vocab_size], special=True)
-    read = len(spell(0))
-
-    def has_text(n: int) -> bool:
-        whole = spell(n)
-        return any(text in whole[max(0, read - len(text) + 1) :] for text in texts)
-
-    return min(bisect.bisect_left(range(len(new) + 1), True, key=has_text), len(new))
-
-
-def _run(
-    m: Any,
-    rows: list[np.ndarray],
-    max_new: int,
-    sampling: Strategy,
-    seed: int,
-    stop_ids: list[int],
-    targets: list[np.ndarray] | None,
-) -> np.ndarray:
-    """int32[B, N, max_new]: N answers to each prompt, by a program for lengths that are rounded up."""
-    arguments, static, device = _prepared(m, rows, max_new, sampling, seed, stop_ids, targets)
-    with device:
-        new_BNR = (_compiled_on_cpu if static["by_layer"] else _compiled)(*arguments, **static)
-    return np.asarray(new_BNR)[..., :max_new]
+def run(asked: Request) -> tuple[np.ndarray, np.ndarray]:
+    """int32[B, N, max_new]: N answers to each prompt; and int[B, N]: the number of tokens of each up to one of
+    `stop_strings`, behind which the last token is repeated."""
+    new_BNT = _run(asked)
+    counts_BN = np.full(new_BNT.shape[:2], new_BNT.shape[2])
+    if asked.stop_strings:
+        new_BNT = new_BNT.copy()
+        for i, j in np.ndindex(*counts_BN.shape):
+            count = counts_BN[i, j] = min(asked.count_until(i, new_BNT[i, j]), new_BNT.shape[2])
+            new_BNT[i, j, count:] = new_BNT[i, j, count - 1]
+    return new_BNT, counts_BN
 
 
-def _scores(
-    m: Any,
-    rows: list[np.ndarray],
-    new_BNT: np.ndarray,
-    counts_BN: np.ndarray,
-    sampling: Strategy,
-    stop_ids: list[int],
-    targets: list[np.ndarray] | None,
-) -> tuple[np.ndarray, np.ndarray]:
+def _run(asked: Request) -> np.ndarray:
+    """int32[B, N, max_new], by a program for lengths that are rounded up."""
+    arguments, static, device = _prepared(asked)
+    with device():
+        new_BNR = _compiled[static["by_layer"]](*arguments, **static)
+    return np.asarray(new_BNR)[..., : asked.max_new]
+
+
+def steps(asked: Request, chunk: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """The new tokens of a single row so far, int32[n], each time that there are some more; and whether these are all.
+
+    They are the tokens of `generate`. Two programs compute them, one that reads the prompt and one that decodes the
+    next few tokens; the second is the same for all of a stream.
+
+    Args:
+        chunk: the number of tokens that are decoded at a time.
+    """
+    arguments, static, device = _prepared(asked)
+    with device():
+        state = _compiled_begin[static["by_layer"]](*arguments, **static)
+    while True:
+        n, new_R = int(state.n), np.array(state.new_BR[0])  # a copy: the state is given away below
+        done = n >= asked.max_new or bool(state.done_B[0])
+        yield new_R[:n], done
+        if done:
+            return
+        until = np.int32(min(n + chunk, asked.max_new))
+        with device():
+            state = _compiled_advance[static["by_layer"]](state, until, *arguments, **static)
+
+
+def _scores(asked: Request, new_BNT: np.ndarray, counts_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float[B, N, T], float[B, N]: log probabilities of new tokens, 0 behind the first counts_BN of them, and scores of
     the answers."""
     T = new_BNT.shape[-1]
-    arguments, static, device = _prepared(m, rows, T, sampling, 0, stop_ids, targets)
+    arguments, static, device = _prepared(dataclasses.replace(asked, max_new=T, seed=0))
     new_BNR = np.pad(new_BNT, ((0, 0), (0, 0), (0, static["room"] - T)), mode="edge")
-    with device:
+    with device():
         log_prob_BNT = np.asarray(_compiled_scores(new_BNR, *arguments, **static))[..., :T]
         log_prob_BNT = np.where(np.arange(T) < counts_BN[..., None], log_prob_BNT, 0)
-        ended_BNT = np.isin(new_BNT, stop_ids)
+        ended_BNT = np.isin(new_BNT, asked.stop_ids)
         length_BN = np.where(ended_BNT.any(axis=-1), ended_BNT.argmax(axis=-1) + 1, T)
-        return log_prob_BNT, np.asarray(sampling.score(log_prob_BNT.sum(axis=-1), length_BN))
+        return log_prob_BNT, np.asarray(asked.sampling.score(log_prob_BNT.sum(axis=-1), length_BN))
 
 
 def _prepared(
-    m: Any,
-    rows: list[np.ndarray],
-    max_new: int,
-    sampling: Strategy,
-    seed: int,
-    stop_ids: list[int],
-    targets: list[np.ndarray] | None,
-) -> tuple[tuple[Any, ...], dict[str, Any], contextlib.AbstractContextManager[Any]]:
-    """The arguments of a program, its static arguments, and where it runs."""
+    asked: Request,
+) -> tuple[tuple[Any, ...], dict[str, Any], Callable[[], contextlib.AbstractContextManager[Any]]]:
+    """The arguments of a program, its static arguments, and the context in which it runs."""
+    m, rows, targets, sampling = asked.m, asked.rows, asked.targets, asked.sampling
     config = m.model.config
     is_encoder_decoder, positions = registry.is_encoder_decoder(config), config.max_length
     source, target = max(map(len, rows)), max(map(len, targets or [[0]]))
-    room, S, T = _round_up(max_new), _round_up(source), 1 if targets is None else _round_up(target)
+    room, S, T = _round_up(asked.max_new), _round_up(source), 1 if targets is None else _round_up(target)
     if is_encoder_decoder:  # sources of a file are of all lengths, and have no room in the cache
         S = _doubled(source)
     if positions is not None:  # the last new token takes none
@@ -440,13 +514,17 @@ def _prepared(
     outside = {"max_new_tokens": None, "max_length": None, "stop_strings": ()}
     sampling = dataclasses.replace(sampling, **{name: x for name, x in outside.items() if hasattr(sampling, name)})
     arguments = (
-        _by_layer(params, device) if by_layer else params, *_padded(rows, S), jax.random.key(seed),
-        np.int32(max_new), np.asarray(stop_ids, np.int32), *(() if targets is None else _padded(targets, T)),
+        _by_layer(params, device) if by_layer else params, *_padded(rows, S), jax.random.key(asked.seed),
+        np.int32(asked.max_new), np.asarray(asked.stop_ids, np.int32),
+        *(() if targets is None else _padded(targets, T)),
     )  # fmt: skip
     static = {
         "model": m.model, "sampling": sampling, "token_ids": TokenIds.of_model(m), "room": room, "by_layer": by_layer,
     }  # fmt: skip
-    return arguments, static, jax.set_mesh(sharding.mesh) if others else jax.default_device(device)
+    context = (
+        functools.partial(jax.set_mesh, sharding.mesh) if others else functools.partial(jax.default_device, device)
+    )
+    return arguments, static, context
 
 
 def _padded(rows: list[np.ndarray], T: int) -> tuple[np.ndarray, np.ndarray]:
@@ -463,7 +541,7 @@ def lower(
     """The program of `generate` on an accelerator, lowered for arguments of known shapes and shardings."""
     _check_model(model)
     token_ids = TokenIds.of_config(model.config)
-    return _compiled.lower(
+    return _compiled[False].lower(
         params, tokens_BT, valid_BT, jax.eval_shape(jax.random.key, 0), np.int32(max_new_tokens),
         np.asarray(token_ids.eos, np.int32),
         model=model, sampling=sampling, token_ids=token_ids, room=max_new_tokens, by_layer=False,
@@ -493,9 +571,10 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
 
 def _inputs(
     params, tokens_BT, valid_BT, key, max_new, stop_ids, target_BP=None, target_valid_BP=None,
-    *, model, sampling, token_ids, room, by_layer,
+    *, model, sampling, token_ids, room, by_layer, read=True,
 ):  # fmt: skip
-    """The state after the left-padded prompts were read, or the sources and the left-padded beginnings of targets."""
+    """The state after the left-padded prompts were read, or the sources and the left-padded beginnings of targets.
+    Unless they are `read`, only the functions that continue it."""
     prompt_BP, real_BP = (
         forward.decoder_prompt(model.config, token_ids, tokens_BT, valid_BT)
         if target_BP is None
@@ -509,9 +588,11 @@ def _inputs(
             source_BS=of_each(tokens_BT), valid_BS=of_each(valid_BT), max_new=max_new, stop_ids=stop_ids,
         )  # fmt: skip
 
-    logits_BV, cache = forward.prefill(
-        model, params, tokens_BT, valid_BT, prompt_BP, real_BP, room=room, by_layer=by_layer
-    )
+    logits_BV = cache = None
+    if read:
+        logits_BV, cache = forward.prefill(
+            model, params, tokens_BT, valid_BT, prompt_BP, real_BP, room=room, by_layer=by_layer
+        )
     return DecodeInputs(
         logits_BV=logits_BV, cache=cache, decode_step=functools.partial(forward.decode_step, model, params),
         apply_rules=apply_rules, key=key, room=room, max_new=max_new, stop_ids=stop_ids,
@@ -523,13 +604,30 @@ def _program(*arguments, sampling, **static):
     return sampling.decode(_inputs(*arguments, sampling=sampling, **static))
 
 
+def _begin_program(*arguments, sampling, **static):
+    """The state with the first new token."""
+    return sampling.begin(_inputs(*arguments, sampling=sampling, **static))
+
+
+def _advance_program(state, until, *arguments, sampling, **static):
+    """The state with `until` new tokens, or those up to the end."""
+    return sampling.advance(_inputs(*arguments, sampling=sampling, read=False, **static), state, until)
+
+
 def _scoring_program(new_BNR, *arguments, sampling, **static):
     """float[B, N, room]: the log probabilities of the tokens that `_program` returns."""
     return log_probs_of(sampling, _inputs(*arguments, sampling=sampling, **static), new_BNR)
 
 
+def _compilers(program: Callable[..., Any], **options: Any) -> dict[bool, Any]:
+    """The compiled program, by whether it decodes layer by layer on a CPU. There, the product of a matrix and one token
+    is bound by reading the matrix, which wide registers read faster."""
+    wide = {"xla_cpu_prefer_vector_width": 512}
+    compile = functools.partial(jax.jit, program, static_argnames=_STATIC, **options)
+    return {False: compile(), True: compile(compiler_options=wide)}
+
+
 _STATIC = ("model", "sampling", "token_ids", "room", "by_layer")
-_compiled = jax.jit(_program, static_argnames=_STATIC)
+_compiled, _compiled_begin = _compilers(_program), _compilers(_begin_program)
+_compiled_advance = _compilers(_advance_program, donate_argnums=0)
 _compiled_scores = jax.jit(_scoring_program, static_argnames=_STATIC)
-# The product of a matrix and one token is bound by reading the matrix, which wide registers read faster.
-_compiled_on_cpu = jax.jit(_program, static_argnames=_STATIC, compiler_options={"xla_cpu_prefer_vector_width": 512})

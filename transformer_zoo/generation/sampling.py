@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, repeat_rows
+from transformer_zoo.nn import Cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,37 +44,75 @@ class TokenByToken(Strategy):
 
     def decode(self, inputs: DecodeInputs) -> jax.Array:
         """int32[B, N, R]."""
-        room, max_new, B = inputs.room, inputs.max_new, len(inputs.logits_BV)
+        state = self.advance(inputs, self.begin(inputs), inputs.max_new)
+        # The loop may stop early; the rest repeats each row's last token.
+        new_BR = jnp.where(jnp.arange(inputs.room) < state.n, state.new_BR, state.token_B[:, None])
+        return new_BR.reshape(len(inputs.logits_BV), -1, inputs.room)
+
+    def begin(self, inputs: DecodeInputs) -> "Decoding":
+        """The first new token of each row."""
         # Several answers to a prompt are rows side by side.
         logits_BV, cache = inputs.logits_BV, inputs.cache
         if self.answers > 1:
             logits_BV, cache = jnp.repeat(logits_BV, self.answers, axis=0), repeat_rows(cache, self.answers)
+        token_B = self._next(inputs, 0, logits_BV, jnp.zeros((len(logits_BV), inputs.room), jnp.int32))
+        return Decoding(
+            n=jnp.ones((), jnp.int32),
+            token_B=token_B,
+            done_B=_is_stop(inputs, token_B),
+            new_BR=jnp.tile(token_B[:, None], (1, inputs.room)),
+            cache=cache,
+        )
+
+    def advance(self, inputs: DecodeInputs, state: "Decoding", until: jax.Array | int) -> "Decoding":
+        """The state with `until` new tokens, or fewer if all rows have ended.
+
+        Args:
+            inputs: without logits and cache.
+        """
+
+        def unfinished(state: Decoding) -> jax.Array:
+            return (state.n < until) & ~state.done_B.all()
+
+        def step(state: Decoding) -> Decoding:
+            n, done_B = state.n, state.done_B
+            logits_BV, cache = inputs.decode_step(state.token_B, state.cache)
+            token_B = jnp.where(done_B, state.token_B, self._next(inputs, n, logits_BV, state.new_BR))
+            new_BR = jax.lax.dynamic_update_slice_in_dim(state.new_BR, token_B[:, None], n, axis=1)
+            done_B |= _is_stop(inputs, token_B)
+            return Decoding(n=n + 1, token_B=token_B, done_B=done_B, new_BR=new_BR, cache=cache)
+
+        return jax.lax.while_loop(unfinished, step, state)
+
+    def _next(self, inputs: DecodeInputs, n: jax.Array | int, logits_BV: jax.Array, new_BR: jax.Array) -> jax.Array:
+        """int32[B]: new token n of each row."""
         # One key for each row and token, so that a row does not depend on the other rows.
         row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, jnp.arange(len(logits_BV)))
+        keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, n)
+        return self.choose(keys_B, inputs.apply_rules(n, logits_BV, new_BR))
 
-        def choose(n, logits_BV, new_BR):
-            keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, n)
-            return self.choose(keys_B, inputs.apply_rules(n, logits_BV, new_BR))
 
-        def is_stop(token_B):
-            return (token_B[:, None] == inputs.stop_ids).any(axis=1)
+def _is_stop(inputs: DecodeInputs, token_B: jax.Array) -> jax.Array:
+    return (token_B[:, None] == inputs.stop_ids).any(axis=1)
 
-        def unfinished(state):
-            n, _, done_B, _, _ = state
-            return (n < max_new) & ~done_B.all()
 
-        def step(state):
-            n, token_B, done_B, new_BR, cache = state
-            logits_BV, cache = inputs.decode_step(token_B, cache)
-            token_B = jnp.where(done_B, token_B, choose(n, logits_BV, new_BR))
-            new_BR = jax.lax.dynamic_update_slice_in_dim(new_BR, token_B[:, None], n, axis=1)
-            return n + 1, token_B, done_B | is_stop(token_B), new_BR, cache
+@struct.dataclass
+class Decoding:
+    """The state of decoding token by token: B rows, with R slots for new tokens.
 
-        token_B = choose(0, logits_BV, jnp.zeros((len(logits_BV), room), jnp.int32))
-        state = (1, token_B, is_stop(token_B), jnp.tile(token_B[:, None], (1, room)), cache)
-        n, token_B, _, new_BR, _ = jax.lax.while_loop(unfinished, step, state)
-        # The loop may stop early; the rest repeats each row's last token.
-        return jnp.where(jnp.arange(room) < n, new_BR, token_B[:, None]).reshape(B, -1, room)
+    Attributes:
+        n: int32[], the number of new tokens.
+        token_B: the last one of each row.
+        done_B: which rows have ended.
+        new_BR: the new tokens; slots from n on do not count.
+        cache: of all tokens but the last of each row.
+    """
+
+    n: jax.Array
+    token_B: jax.Array
+    done_B: jax.Array
+    new_BR: jax.Array
+    cache: Cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
