@@ -1,5 +1,6 @@
 """Chat templates, conversations with a model, and the command. Live comparisons are in parity/test_chat.py."""
 
+import io
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 from chats import CHATS, SYSTEM, assistant, user
 
 import transformer_zoo as zoo
+from transformer_zoo.__main__ import main
 from transformer_zoo.data import chat_templates
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import generate as generation
@@ -172,7 +174,7 @@ def test_a_stream_is_what_is_generated(m):
     assert ["".join(some) for some in pieces] == texts and len(set(texts)) == 3
     assert all(len(some) > 3 and "" not in some for some in pieces)
     programs = generation._compiled_advance[True]._cache_size()
-    for stop in (texts[0][9:12], [texts[0][7:10], texts[0][2:20]], texts[0][-2:], "never", [m.tokenizer.id_of("e")]):
+    for stop in (texts[0][9:12], [texts[0][7:10], texts[0][2:20]], texts[0][-2:], "never"):
         kwargs = {"max_new_tokens": 29, "sampling": SAMPLED, "stop": stop}
         assert "".join(m.stream("Hello", **kwargs)) == m.generate("Hello", **kwargs)
     strings = zoo.Sample(temperature=2.0, stop_strings=(re.search("[a-z]{2}", texts[0])[0],))
@@ -231,3 +233,34 @@ def test_an_answer_ends_with_the_turn(m):
     assert answer == "".join(m.stream(messages, seed=seed, **kwargs))
     whole = m.tokenizer.decode([*ids, *new[: np.flatnonzero(new == end)[0]]])
     assert answer and whole == m.tokenizer.decode(ids) + answer
+
+
+def test_the_command(m, tmp_path, capsys, monkeypatch):
+    """It keeps the conversation; the second message is asked for with the first answer before it."""
+    m.save_pretrained(tmp_path)
+    options = ["--system", "Be.", "--max-new-tokens", "5", "--temperature", "2", "--top-k", "0", "--seed", "3"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n\nBye"))
+    assert main(["chat", str(tmp_path), *options]) == 0
+    messages = [{"role": "system", "content": "Be."}]
+    expected = ""
+    for seed, line in ((3, "Hi"), (4, "Bye")):
+        messages.append(user(line))
+        answer = m.chat(messages, max_new_tokens=5, sampling=SAMPLED, seed=seed)
+        messages.append(assistant(answer))
+        expected += f"{answer}\n"
+    assert capsys.readouterr().out == expected
+
+    def interrupted(*_, **__):
+        yield "one"
+        raise KeyboardInterrupt
+
+    asked = []
+    monkeypatch.setattr(zoo, "stream", lambda m, messages, **kwargs: asked.append(messages) or interrupted())
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nBye\n"))
+    assert main(["chat", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "one [stopped]\n" * 2
+    assert asked[-1] == [user("Hi"), assistant("one"), user("Bye")]
+    monkeypatch.undo()
+    (tmp_path / "chat_template.jinja").unlink()
+    assert main(["chat", str(tmp_path)]) == 1
+    assert "has no chat template: load a model that was tuned on conversations" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command line: `python -m transformer_zoo {list, info, generate, predict, embed, convert, compare, fit}`.
+"""The command line: `python -m transformer_zoo {list, info, generate, chat, predict, embed, convert, compare, fit}`.
 
 Exit codes: 0 done, 1 an error, 2 a wrong command or option, 3 (`fit` only) it does not fit.
 """
@@ -158,6 +158,62 @@ class Generate(OfWeights):
         prefix = "" if registry.is_encoder_decoder(m.config) else self.prompt
         for answer in [answers] if isinstance(answers, str) else answers:
             print(prefix + answer)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chat(OfWeights):
+    """Talks with a model that was tuned on conversations: each line that it reads, from a terminal or a pipe, is a
+    message. Ctrl-C ends an answer, Ctrl-D the conversation."""
+
+    name: Name
+    """A hub id, a folder with published weights, a GGUF file, or a run's folder."""
+    system: str | None = None
+    """What the system message tells the model. None: the chat template's own, if it has one."""
+    max_new_tokens: int = 512
+    """The largest number of tokens of an answer."""
+    temperature: float | None = None
+    """0: always the most probable token. Above 0: sample; the logits are divided by it. None: as in the model's
+    generation_config.json, or else 0."""
+    top_k: int | None = None
+    """Sample from this many tokens, the most probable ones; 0: from all. None: as in generation_config.json, or else
+    50."""
+    top_p: float | None = None
+    """Sample from the fewest tokens that together have this probability."""
+    repetition_penalty: float | None = None
+    """Above 1: tokens that the conversation already has are less probable."""
+    seed: int = 0
+    """Seed of the random numbers; each answer has the next one."""
+    dtype: str | None = None
+    """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
+
+    def __call__(self) -> int:
+        import transformer_zoo as zoo
+        from transformer_zoo.generation import published
+
+        names = ("temperature", "top_k", "top_p", "repetition_penalty")
+        settings = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        m = self.load(self.name, self.dtype)
+        sampling = published.build(m, settings, spell=lambda name: "--" + name.replace("_", "-"))
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        options = {"max_new_tokens": self.max_new_tokens, "sampling": sampling}
+        # A model or a system message that cannot be is refused before the first line is read.
+        zoo.stream(m, [*messages, {"role": "user", "content": "Hello"}], **options)
+        answers = 0
+        while (line := _read_line("> ")) is not None:
+            if not line.strip():
+                continue
+            asked = [*messages, {"role": "user", "content": line}]
+            answer = ""
+            try:
+                for piece in zoo.stream(m, asked, seed=self.seed + answers, **options):
+                    answer += piece
+                    print(piece, end="", flush=True)
+            except KeyboardInterrupt:
+                print(" [stopped]", end="")
+            print(flush=True)
+            messages = [*asked, {"role": "assistant", "content": answer}]
+            answers += 1
         return 0
 
 
@@ -398,8 +454,8 @@ class Fit(OfFamily):
 
 
 COMMANDS = {
-    "list": List, "info": Info, "generate": Generate, "predict": Predict, "embed": Embed, "convert": Convert,
-    "compare": Compare, "fit": Fit,
+    "list": List, "info": Info, "generate": Generate, "chat": Chat, "predict": Predict, "embed": Embed,
+    "convert": Convert, "compare": Compare, "fit": Fit,
 }  # fmt: skip
 
 
@@ -430,6 +486,18 @@ def _misspelt(arguments: list[str]) -> str | None:
         return f"there is no command {command!r}.{nearest(command, COMMANDS) or f' Try {PROGRAM} --help'}"
     wrong = unknown(rest, names_of(COMMANDS[command]))
     return None if wrong is None else f"{command}: {wrong}"
+
+
+def _read_line(prompt: str) -> str | None:
+    """A line from the standard input; None: it has ended. Only a terminal shows the prompt."""
+    if not sys.stdin.isatty():
+        line = sys.stdin.readline()
+        return line.rstrip("\r\n") if line else None
+    try:
+        return input(prompt)
+    except EOFError:
+        print()
+        return None
 
 
 def _setting(text: str) -> tuple[str, Any]:
