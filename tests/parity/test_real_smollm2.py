@@ -36,4 +36,8 @@ def test_what_it_writes(m):
     assert m.generate("The capital of France is", max_new_tokens=2, do_sample=False) == " Paris."
     chat = "<|im_start|>user\nWhat is the capital of Italy?<|im_end|>\n<|im_start|>assistant\n"
     assert "Rome" in m.generate(chat, max_new_tokens=16, do_sample=False)
+    system = {"role": "system", "content": "You are a helpful assistant. Answer in one sentence."}
+    question = {"role": "user", "content": "What is the capital of Italy?"}
+    answer = m.chat([system, question], max_new_tokens=16, do_sample=False)
+    assert answer == "The capital of Italy is Rome."
     assert m.config == dataclasses.replace(zoo.presets()["smollm2-135m"].config, eos_id=2)  # the end of an answer
