@@ -1,7 +1,6 @@
 """Qwen3 Technical Report, Yang et al. 2025."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -54,8 +53,7 @@ class Block(RotaryBlock):
     """With a norm of each query and key, over the elements of a head (section 2)."""
 
     def attention_settings(self) -> dict[str, Any]:
-        norm = functools.partial(self.compute.rms_norm, epsilon=self.config.norm_epsilon)
-        return {"use_bias": self.config.attention_bias, "query_key_norm": norm}
+        return {"use_bias": self.config.attention_bias, "query_key_norm": self.norm}
 
 
 class Model(RotaryDecoder):
