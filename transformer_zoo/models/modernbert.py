@@ -14,7 +14,7 @@ from transformer_zoo.nn import Attention, Compute, Encoder, EncoderConfig, Input
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.pooling import mean
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.published import Key, Published, bert_layout, rows
+from transformer_zoo.published import Key, Published, bert_layout, layer_types, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,21 +170,6 @@ def initializers(cfg: Config) -> tuple[Any, Any]:
     return truncated_normal(cfg, cfg.init_std), truncated_normal(cfg, cfg.init_std / (2 * cfg.num_layers) ** 0.5)
 
 
-def _global_every(every: int, settings: Mapping[str, Any]) -> int:
-    """From the number, or from today's list of the layers' kinds, which takes precedence."""
-    kinds = settings["layer_types"]
-    if kinds is None:
-        return every
-    for n in (max(every, 1), *range(1, len(kinds) + 1)):  # several n can give the same list: first the file's own
-        layers = range(settings.get("num_hidden_layers"))
-        if kinds == ["sliding_attention" if i % n else "full_attention" for i in layers]:
-            return n
-    raise ValueError(
-        f"layer_types is {kinds!r}: of the num_hidden_layers, every nth one from the first on must be full_attention, "
-        "and the others sliding_attention"
-    )
-
-
 def _theta(kind: str, theta: float, settings: Mapping[str, Any]) -> float:
     """From the number, or from today's settings for a kind of layers, which take precedence."""
     rope = {"rope_type": "default"} | ((settings["rope_parameters"] or {}).get(kind) or {})
@@ -210,7 +195,7 @@ PUBLISHED = Published(
         "norm_bias": Key("norm_bias", False),
         "attention_bias": Key("attention_bias", False),
         "mlp_bias": Key("mlp_bias", False),
-        "global_every": Key("global_attn_every_n_layers", 3, read=_global_every),
+        "global_every": Key("global_attn_every_n_layers", 3, functools.partial(layer_types.every, from_first=True)),
         "window": Key("local_attention", 128),
         "global_theta": Key("global_rope_theta", 160000.0, read=functools.partial(_theta, "full_attention")),
         "local_theta": Key("local_rope_theta", 10000.0, read=functools.partial(_theta, "sliding_attention")),

@@ -84,7 +84,6 @@ BODY = (
     *rows.embedding("embed_tokens", "token_embed", "V"),
     *rows.norm(f"{_LAYER}.input_layernorm", "blocks/attention_norm"),
     *rows.attention(f"{_LAYER}.self_attn", "blocks/attention", "q_proj k_proj v_proj", f"{_LAYER}.self_attn.o_proj"),
-    *rows.norm(f"{_LAYER}.post_attention_layernorm", "blocks/mlp_norm"),
     *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
     *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
     *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
@@ -93,11 +92,13 @@ BODY = (
 
 
 def published(**family: Any) -> Published:
-    """The published layout of one of them; `defaults` are beside those of the shared keys."""
+    """The published layout of one of them: `defaults` are beside those of the shared keys, and `mlp_norm` is the name
+    of the norm before the MLP."""
+    mlp_norm = family.pop("mlp_norm", "post_attention_layernorm")
     return Published(
         prefix="model.",
         defaults=rope.DEFAULTS | family.pop("defaults", {}),
-        body=BODY + family.pop("body", ()),
+        body=BODY + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm") + family.pop("body", ()),
         heads={
             "causal-lm": rows.embedding("lm_head", "head", "V"),
             "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
