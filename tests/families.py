@@ -52,6 +52,7 @@ SMALL = {
     "global_block_size": 4,
     "conv_size": 5,
     "global_layers": 1,
+    "global_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
 }

@@ -25,7 +25,6 @@ from transformer_zoo import registry, sharding, trees
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.nn import Compute, Encoder
 from transformer_zoo.nn.activations import ACTIVATIONS
-from transformer_zoo.nn.compute import OffsetRMSNorm
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.stack import stack
 from transformer_zoo.pretrained import Bundle
@@ -533,20 +532,19 @@ def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
     declare = nn.Module.param
 
     def record(module: nn.Module, name: str, init: Any, *args: Any, **kwargs: Any) -> Any:
-        is_one = name == "scale" and not isinstance(module, OffsetRMSNorm)
-        initialisers["/".join((*module.path, name))] = (init, args, is_one)
+        initialisers["/".join((*module.path, name))] = (init, args)
         return declare(module, name, init, *args, **kwargs)
 
     with mock.patch.object(nn.Module, "param", record):
         shapes = trees.flatten(registry.param_shapes(case.model))
     weights, key = {}, jax.random.key(0)
     for path in shapes:
-        init, args, is_one = initialisers[path]
+        init, args = initialisers[path]
         x, name = np.asarray(init(key, *args), np.float64), path.rpartition("/")[2]
         assert shapes[path].shape[shapes[path].ndim - x.ndim :] == x.shape, path
-        assert name in ("bias", "scale", "kernel", "embedding"), path
-        if name in ("bias", "scale"):
-            assert (x == is_one).all(), path
+        assert name in ("bias", "offset", "scale", "kernel", "embedding"), path
+        if name in ("bias", "offset", "scale"):
+            assert (x == (name == "scale")).all(), path
         elif len(x) == padded_vocab(500):
             assert not x[500:].any(), path
             weights[path] = x[:500].ravel()

@@ -27,6 +27,7 @@ class Config(RotaryConfig):
     # Without "gelu", by which its files mean the tanh approximation.
     activation: Literal["gelu_pytorch_tanh", "gelu_new", "relu", "silu", "tanh"] = "gelu_pytorch_tanh"
     attention_bias: bool = False
+    head_dropout: float = 0.1  # of token classification
     tied: bool = True
     eos_id: int | None = 1
 

@@ -20,6 +20,7 @@ class Config(AlternatingConfig):
         ValueError: as `AlternatingConfig`.
     """
 
+    head_dropout: float = 0.1  # of token classification
     score_cap: float | None = 50.0  # attention scores are pressed into (-cap, cap)
 
     def __post_init__(self) -> None:

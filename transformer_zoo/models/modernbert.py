@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ from transformer_zoo.nn import Attention, Compute, Encoder, EncoderConfig, Input
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.pooling import mean
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.published import Key, Published, bert_layout, layer_types, rows
+from transformer_zoo.published import Key, Published, bert_layout, layer_types, rope, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,15 +169,6 @@ def initializers(cfg: Config) -> tuple[Any, Any]:
     return truncated_normal(cfg, cfg.init_std), truncated_normal(cfg, cfg.init_std / (2 * cfg.num_layers) ** 0.5)
 
 
-def _theta(kind: str, theta: float, settings: Mapping[str, Any]) -> float:
-    """From the number, or from today's settings for a kind of layers, which take precedence."""
-    rope = {"rope_type": "default"} | ((settings["rope_parameters"] or {}).get(kind) or {})
-    theta = rope.pop("rope_theta", theta)
-    if rope != {"rope_type": "default"}:
-        raise ValueError(f"rope_parameters of {kind} are {rope}: only the default rope_type is supported")
-    return theta
-
-
 _CLASSIFIER = (*rows.dense("head.dense", "head/dense"), *rows.norm("head.norm", "head/norm"), *bert_layout.CLASSIFIER)
 PUBLISHED = Published(
     model_type="modernbert",
@@ -197,8 +187,8 @@ PUBLISHED = Published(
         "mlp_bias": Key("mlp_bias", False),
         "global_every": Key("global_attn_every_n_layers", 3, functools.partial(layer_types.every, from_first=True)),
         "window": Key("local_attention", 128),
-        "global_theta": Key("global_rope_theta", 160000.0, read=functools.partial(_theta, "full_attention")),
-        "local_theta": Key("local_rope_theta", 10000.0, read=functools.partial(_theta, "sliding_attention")),
+        "global_theta": Key("global_rope_theta", 160000.0, functools.partial(rope.default_theta, "full_attention")),
+        "local_theta": Key("local_rope_theta", 10000.0, functools.partial(rope.default_theta, "sliding_attention")),
         "init_std": Key("initializer_range", 0.02),
         "init_cutoff": Key("initializer_cutoff_factor", 2.0),
         "embed_dropout": Key("embedding_dropout", 0.0),

@@ -21,6 +21,7 @@ class Config(RotaryConfig):
     num_kv_heads: int = 8
     rope: Rope = Rope(theta=1000000.0)
     attention_bias: bool = False
+    head_dropout: float = 0.1  # of token classification
     window: int | None = None
     global_layers: int = 28  # the first ones, without a window
     eos_id: int | None = 151643

@@ -73,7 +73,7 @@ class Compute:
 
 
 class OffsetRMSNorm(nn.Module):
-    """RMSNorm with the scale 1 + w, whose w begins at zero; the product too is in at least float32."""
+    """RMSNorm with the scale 1 + offset, which begins at zero; the product too is in at least float32."""
 
     epsilon: float = 1e-6
     dtype: Any = jnp.float32
@@ -82,7 +82,7 @@ class OffsetRMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = jnp.promote_types(self.dtype, jnp.float32)
-        offset_D = self.param("scale", nn.initializers.zeros_init(), x.shape[-1:], self.param_dtype)
+        offset_D = self.param("offset", nn.initializers.zeros_init(), x.shape[-1:], self.param_dtype)
         x = nn.RMSNorm(epsilon=self.epsilon, dtype=wide, use_scale=False)(x)
         return (x * (1 + offset_D.astype(wide))).astype(self.dtype)
 

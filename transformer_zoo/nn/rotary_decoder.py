@@ -46,13 +46,13 @@ class RotaryConfig(Architecture):
     rope: Rope = Rope()
     init_std: float = 0.02
     attention_dropout: float = 0.0
-    head_dropout: float = 0.1  # of token classification
     tied: bool = False  # the output layer is the table of token embeddings
     eos_id: int | None = 2
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 
-    # Not annotated, and so no field. A family with windows has a field of this name.
+    # Not annotated, and so no field. A family with windows has a field of this name; one with a head for token
+    # classification has a field `head_dropout`.
     window = None
 
     def __post_init__(self) -> None:
