@@ -52,6 +52,9 @@ SMALL = {
     "global_block_size": 4,
     "conv_size": 5,
     "global_layers": 1,
+    "global_every": 2,
+    "score_cap": 3.0,
+    "logit_cap": 5.0,
 }
 # Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
@@ -95,6 +98,9 @@ RANDOM = {
         Rope(kind="yarn", factor=2.0, original_length=4, fast_turns=32.0, attention_factor=0.7, whole_pairs=False),
     ),
     "global_layers": (0, 1, 2),
+    "score_dim": (1, 5, 30),
+    "score_cap": (None, 1.0, 20.0),
+    "logit_cap": (None, 2.0, 30.0),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # Arguments of the models: token ids, and the mask of real tokens.

@@ -97,6 +97,11 @@ def test_list(capsys, monkeypatch):
 def test_published_counts():
     assert registry.presets()["gpt2"].params == 124_439_808
     assert registry.presets()["gpt2-xl"].params == 1_557_611_200
+    assert registry.presets()["gemma-2b"].params == 2_506_172_416
+    assert registry.presets()["gemma-7b"].params == 8_537_680_896
+    assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
+    assert registry.presets()["gemma-3-270m"].params == 268_098_176
+    assert registry.presets()["gemma-3-1b"].params == 999_885_952
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

@@ -51,14 +51,14 @@ MASKS = {
 }
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def compiled(implementation, mask, direction, *arguments):
+@functools.partial(jax.jit, static_argnums=0, static_argnames="cap")
+def compiled(implementation, mask, direction, *arguments, cap=None):
     mask = mask.replace(offset=0)  # a number and no argument: kernels support no other
     dense = mask.dense(T, T)
     sees_BT = jnp.ones((B, T), bool) if dense is None else jnp.broadcast_to(dense.any(-1)[:, 0], (B, T))
 
     def function(q, k, v, scale):
-        y_BTHK = kernels.attend(q, k, v, mask=mask, scale=scale, implementation=implementation)
+        y_BTHK = kernels.attend(q, k, v, mask=mask, scale=scale, cap=cap, implementation=implementation)
         y_BTHK = jnp.where(sees_BT[..., None, None], y_BTHK, 0)
         return (y_BTHK * direction).sum(), y_BTHK
 
@@ -66,10 +66,10 @@ def compiled(implementation, mask, direction, *arguments):
     return y_BTHK, *gradients
 
 
-def outputs_and_gradients(implementation, mask, *arguments):
+def outputs_and_gradients(implementation, mask, *arguments, cap=None):
     """Outputs at queries that see a key, and gradients in a random direction, as numpy's arrays in float32."""
     direction = np.random.default_rng(1).standard_normal((B, T, H, K)).astype(np.float32)
-    return [np.asarray(x, np.float32) for x in compiled(implementation, mask, direction, *arguments)]
+    return [np.asarray(x, np.float32) for x in compiled(implementation, mask, direction, *arguments, cap=cap)]
 
 
 def close(actual, expected, tolerance):
@@ -94,6 +94,26 @@ def test_splash_with_grouped_queries():
     arguments = (*inputs(1), np.float32(0.125))
     actual, expected = (outputs_and_gradients(which, MASKS["packed"], *arguments) for which in ("splash", "xla"))
     close(actual, expected, 2e-6)
+
+
+def test_splash_with_a_soft_cap():
+    arguments, mask = (*inputs(1), np.float32(0.3)), MASKS["causal window"]
+    actual, expected = (outputs_and_gradients(which, mask, *arguments, cap=1.5) for which in ("splash", "xla"))
+    close(actual, expected, 2e-6)
+    assert np.linalg.norm(expected[0] - outputs_and_gradients("xla", mask, *arguments)[0]) > 0.1
+
+
+def test_a_soft_cap_presses_scores_before_the_mask():
+    q, k, v = inputs()
+    mask, cap = Mask(causal=True), 0.7
+    scores_BHTS = np.einsum("BTHK,BSHK->BHTS", q, k, dtype=np.float64) * 0.3
+    weights = np.where(np.tri(T, dtype=bool), np.exp(cap * np.tanh(scores_BHTS / cap)), 0)
+    expected = np.einsum("BHTS,BSHK->BTHK", weights / weights.sum(-1, keepdims=True), v)
+    np.testing.assert_allclose(kernels.attend(q, k, v, mask=mask, scale=0.3, cap=cap), expected, atol=1e-5)
+    # Two rows of queries over one of keys.
+    pairs = kernels.attend(q, k[:1], v[:1], scale=0.3, cap=cap)
+    alone = kernels.attend(q[1:2], k[:1], v[:1], scale=0.3, cap=cap)
+    np.testing.assert_allclose(pairs[1:2], alone, atol=1e-5)
 
 
 def test_splash_in_bfloat16_is_as_near_to_the_truth_as_the_plain_one():
@@ -192,6 +212,8 @@ def test_more_that_splash_refuses():
 def test_more_that_cudnn_refuses(monkeypatch):
     with pytest.raises(ValueError, match="needs an NVIDIA GPU .* and this is cpu"):
         kernels.attend(*inputs(dtype=jnp.bfloat16), implementation="cudnn")
+    with pytest.raises(ValueError, match="no cap of the scores"):
+        kernels.attend(*inputs(dtype=jnp.bfloat16), cap=50.0, implementation="cudnn")
     gpu(monkeypatch, "7.5")
     with pytest.raises(ValueError, match="compute capability 8.0 .* and this is 7.5"):
         kernels.attend(*inputs(dtype=jnp.bfloat16), implementation="cudnn")

@@ -24,6 +24,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.nn import Compute, Encoder
+from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.stack import stack
 from transformer_zoo.pretrained import Bundle
@@ -541,8 +542,8 @@ def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
         init, args = initialisers[path]
         x, name = np.asarray(init(key, *args), np.float64), path.rpartition("/")[2]
         assert shapes[path].shape[shapes[path].ndim - x.ndim :] == x.shape, path
-        assert name in ("bias", "scale", "kernel", "embedding"), path
-        if name in ("bias", "scale"):
+        assert name in ("bias", "offset", "scale", "kernel", "embedding"), path
+        if name in ("bias", "offset", "scale"):
             assert (x == (name == "scale")).all(), path
         elif len(x) == padded_vocab(500):
             assert not x[500:].any(), path
@@ -621,7 +622,8 @@ def other(family: str, name: str, value: Any) -> Any:
         return value
     if isinstance(value, str | tuple) or dataclasses.is_dataclass(value):
         known = families.known_choices(family, name) if isinstance(value, str) else families.RANDOM[name]
-        return next(choice for choice in known if choice != value)
+        meaning = lambda choice: ACTIVATIONS.get(choice, choice)  # several names stand for one function
+        return next(choice for choice in known if meaning(choice) != meaning(value))
     if isinstance(value, int):
         return (value + 1) // 2 if value > 1 else 2
     return value / 2 or 0.5

@@ -156,3 +156,38 @@ def test_config_json_that_cannot_be_honoured():
     for scaling in ([1], "linear", {"type": ["linear"]}, {"type": {}}):
         with pytest.raises(ValueError, match="rope|max_position"):
             read(rope_scaling=scaling)
+
+
+def test_config_json_of_layers_with_positions_of_their_own():
+    """Gemma 3's, as published and as transformers 5 writes it."""
+    module = registry.family("gemma3")
+    published = {
+        **OTHERS, "head_dim": 4, "num_hidden_layers": 5, "num_key_value_heads": 2, "max_position_embeddings": 32,
+        "hidden_activation": "gelu_pytorch_tanh", "final_logit_softcapping": None, "attn_logit_softcapping": None,
+        "sliding_window": 512, "sliding_window_pattern": 2, "rope_local_base_freq": 5000, "rope_theta": 500000,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "use_bidirectional_attention": None,
+    }  # fmt: skip
+    config = config_map.read(module, published)
+    assert config.rope == Rope(kind="linear", factor=8.0, theta=500000) and config.local_theta == 5000
+    assert config.local_layers().tolist() == [True, False, True, False, True]
+    written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+    assert config_map.read(module, written) == config
+    today = {name: x for name, x in written.items() if name not in ("rope_local_base_freq", "sliding_window_pattern")}
+    assert config_map.read(module, today) == config
+    kinds = ["sliding_attention", "full_attention"]
+    for words, change in {
+        "every nth one must be full": {"layer_types": kinds[::-1] * 2 + kinds[1:]},
+        "rope_parameters of sliding_attention are": {"rope_parameters": {kinds[0]: {"rope_type": "yarn"}}},
+        "rope_theta is no kind of layers": {"rope_parameters": {"rope_theta": 5.0}},
+        "share=0.5: layers with a window rotate whole": {"partial_rotary_factor": 0.5},
+        "use_bidirectional_attention is True; only False": {"use_bidirectional_attention": True},
+        "attn_logit_softcapping is 50.0; only None": {"attn_logit_softcapping": 50.0},
+        "logit_cap is 0.0": {"final_logit_softcapping": 0.0},
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            config_map.read(module, published | change)
+
+
+def test_gelu_in_the_files_of_gemma_is_its_approximation():
+    settings = OTHERS | {"hidden_act": "gelu", "num_key_value_heads": 1}
+    assert config_map.read(registry.family("gemma"), settings).activation == "gelu_pytorch_tanh"

@@ -59,11 +59,13 @@ def weights(model: Any) -> list[tuple[str, torch.Tensor]]:
 
 
 def settle(model: Any) -> None:
-    """Computes fixed tables, such as sinusoids, again in the model's precision; and gives the padding token a gradient
+    """Computes fixed numbers, such as sinusoids, again in the model's precision; and gives the padding token a gradient
     like any other token's."""
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             module.padding_idx = None
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=torch.float64)
         if hasattr(module, "create_weight"):
             with torch.no_grad(), mock.patch.object(torch, "FloatTensor", torch.DoubleTensor):
                 module.weight.copy_(module.create_weight())

@@ -47,6 +47,8 @@ def drawn(case: families.Case, seed: int) -> families.Case:
     fields = {field.name for field in dataclasses.fields(config)}
     sizes = {"vocab_size": 40, "max_length": 24, "width": 48, "num_layers": 2, "num_decoder_layers": 2, "eos_id": 3}
     sizes |= {"decoder_start_id": 1}  # where there is one for each language, it is none otherwise
+    if getattr(config, "window", None) == 1:  # the reference's cache then keeps all tokens in place of none
+        sizes |= {"window": 2}
     sizes = {name: size for name, size in sizes.items() if name in fields}
     return dataclasses.replace(case, config=dataclasses.replace(config, **sizes)).wide()
 

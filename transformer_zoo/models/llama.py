@@ -16,6 +16,7 @@ class Config(RotaryConfig):
     """The architecture: what a checkpoint fixes. The other fields are those of `nn.RotaryConfig`."""
 
     attention_bias: bool = False
+    head_dropout: float = 0.1  # of token classification
     mlp_bias: bool = False
 
 

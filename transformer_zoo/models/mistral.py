@@ -17,6 +17,7 @@ class Config(RotaryConfig):
     num_kv_heads: int = 8
     mlp_dim: int = 14336
     norm_epsilon: float = 1e-5
+    head_dropout: float = 0.1  # of token classification
     window: int | None = 4096  # of every layer (section 2)
 
 

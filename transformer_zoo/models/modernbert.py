@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ from transformer_zoo.nn import Attention, Compute, Encoder, EncoderConfig, Input
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.pooling import mean
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.published import Key, Published, bert_layout, rows
+from transformer_zoo.published import Key, Published, bert_layout, layer_types, rope, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,30 +169,6 @@ def initializers(cfg: Config) -> tuple[Any, Any]:
     return truncated_normal(cfg, cfg.init_std), truncated_normal(cfg, cfg.init_std / (2 * cfg.num_layers) ** 0.5)
 
 
-def _global_every(every: int, settings: Mapping[str, Any]) -> int:
-    """From the number, or from today's list of the layers' kinds, which takes precedence."""
-    kinds = settings["layer_types"]
-    if kinds is None:
-        return every
-    for n in (max(every, 1), *range(1, len(kinds) + 1)):  # several n can give the same list: first the file's own
-        layers = range(settings.get("num_hidden_layers"))
-        if kinds == ["sliding_attention" if i % n else "full_attention" for i in layers]:
-            return n
-    raise ValueError(
-        f"layer_types is {kinds!r}: of the num_hidden_layers, every nth one from the first on must be full_attention, "
-        "and the others sliding_attention"
-    )
-
-
-def _theta(kind: str, theta: float, settings: Mapping[str, Any]) -> float:
-    """From the number, or from today's settings for a kind of layers, which take precedence."""
-    rope = {"rope_type": "default"} | ((settings["rope_parameters"] or {}).get(kind) or {})
-    theta = rope.pop("rope_theta", theta)
-    if rope != {"rope_type": "default"}:
-        raise ValueError(f"rope_parameters of {kind} are {rope}: only the default rope_type is supported")
-    return theta
-
-
 _CLASSIFIER = (*rows.dense("head.dense", "head/dense"), *rows.norm("head.norm", "head/norm"), *bert_layout.CLASSIFIER)
 PUBLISHED = Published(
     model_type="modernbert",
@@ -210,10 +185,10 @@ PUBLISHED = Published(
         "norm_bias": Key("norm_bias", False),
         "attention_bias": Key("attention_bias", False),
         "mlp_bias": Key("mlp_bias", False),
-        "global_every": Key("global_attn_every_n_layers", 3, read=_global_every),
+        "global_every": Key("global_attn_every_n_layers", 3, functools.partial(layer_types.every, from_first=True)),
         "window": Key("local_attention", 128),
-        "global_theta": Key("global_rope_theta", 160000.0, read=functools.partial(_theta, "full_attention")),
-        "local_theta": Key("local_rope_theta", 10000.0, read=functools.partial(_theta, "sliding_attention")),
+        "global_theta": Key("global_rope_theta", 160000.0, functools.partial(rope.default_theta, "full_attention")),
+        "local_theta": Key("local_rope_theta", 10000.0, functools.partial(rope.default_theta, "sliding_attention")),
         "init_std": Key("initializer_range", 0.02),
         "init_cutoff": Key("initializer_cutoff_factor", 2.0),
         "embed_dropout": Key("embedding_dropout", 0.0),

@@ -19,6 +19,7 @@ class Config(RotaryConfig):
     vocab_size: int = 151936
     max_length: int = 32768
     rope: Rope = Rope(theta=1000000.0)
+    head_dropout: float = 0.1  # of token classification
     window: int | None = None
     global_layers: int = 28  # the first ones, without a window
     eos_id: int | None = 151643

@@ -1,7 +1,6 @@
 """Qwen3 Technical Report, Yang et al. 2025."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ class Config(RotaryConfig):
     num_kv_heads: int = 8
     rope: Rope = Rope(theta=1000000.0)
     attention_bias: bool = False
+    head_dropout: float = 0.1  # of token classification
     window: int | None = None
     global_layers: int = 28  # the first ones, without a window
     eos_id: int | None = 151643
@@ -54,8 +54,7 @@ class Block(RotaryBlock):
     """With a norm of each query and key, over the elements of a head (section 2)."""
 
     def attention_settings(self) -> dict[str, Any]:
-        norm = functools.partial(self.compute.rms_norm, epsilon=self.config.norm_epsilon)
-        return {"use_bias": self.config.attention_bias, "query_key_norm": norm}
+        return {"use_bias": self.config.attention_bias, "query_key_norm": self.norm}
 
 
 class Model(RotaryDecoder):

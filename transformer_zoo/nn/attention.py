@@ -31,6 +31,8 @@ class Attention(nn.Module):
     """Whether the output has a bias if `use_bias`."""
     query_key_norm: Any = None
     """Makes the norms of queries and of keys, over the elements of a head. None: there are none."""
+    score_cap: float | None = None
+    """Scores are pressed into (-cap, cap) before the softmax. None: they are not."""
     dropout: float = 0.0
     init: Any = nn.initializers.lecun_normal()
     out_init: Any = nn.initializers.lecun_normal()
@@ -75,7 +77,8 @@ class Attention(nn.Module):
         q_BTHK, (k_BSGK, v_BSGK) = self.query(x_BTD), kv
         q_BTHK = q_BTHK if self.query_key_norm is None else self.query_norm(q_BTHK)
         q_BTHK = q_BTHK if rotation is None else rotate(q_BTHK, rotation)
-        kwargs = {"mask": mask, "bias": bias, "scale": self.head_dim**-0.5 if scale is None else scale}
+        kwargs = {"mask": mask, "bias": bias, "cap": self.score_cap}
+        kwargs["scale"] = self.head_dim**-0.5 if scale is None else scale
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         if self.is_mutable_collection("intermediates") or (train and self.dropout):
             weights_BHTS = kernels.weights(q_BTHK, k_BSGK, **kwargs)

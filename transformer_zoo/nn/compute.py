@@ -66,6 +66,31 @@ class Compute:
         """RMSNorm: without mean and bias (Zhang and Sennrich 2019); statistics in at least float32."""
         return functools.partial(nn.RMSNorm, dtype=self.dtype, param_dtype=self.param_dtype)
 
+    @property
+    def offset_rms_norm(self) -> Any:
+        """RMSNorm whose parameter is the scale's difference from one, as in Gemma."""
+        return functools.partial(OffsetRMSNorm, dtype=self.dtype, param_dtype=self.param_dtype)
+
+
+class OffsetRMSNorm(nn.Module):
+    """RMSNorm with the scale 1 + offset, which begins at zero; the product too is in at least float32."""
+
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        offset_D = self.param("offset", nn.initializers.zeros_init(), x.shape[-1:], self.param_dtype)
+        x = nn.RMSNorm(epsilon=self.epsilon, dtype=wide, use_scale=False)(x)
+        return (x * (1 + offset_D.astype(wide))).astype(self.dtype)
+
+
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """Numbers pressed smoothly into (-cap, cap). None: as they are."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
 
 def product(x: jax.Array, kernel: jax.Array, dimensions: Any, precision: Any = None) -> jax.Array:
     """`lax.dot_general` for a dense layer: contracts the last dimensions of `x` with the first ones of `kernel`.

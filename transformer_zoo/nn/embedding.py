@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn.compute import Compute, wide_einsum
+from transformer_zoo.nn.compute import Compute, soft_cap, wide_einsum
 from transformer_zoo.sharding import constrain, platform
 
 
@@ -57,8 +57,9 @@ class TokenEmbedding(nn.Module):
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
         return _look_up(self.embedding, tokens_BT, self.compute.dtype)
 
-    def attend(self, x_BTD: jax.Array) -> jax.Array:
-        """Logits [B, T, V] over the padded vocabulary, in at least float32; the lowest number at the padding."""
+    def attend(self, x_BTD: jax.Array, cap: float | None = None) -> jax.Array:
+        """Logits [B, T, V] over the padded vocabulary, in at least float32; the lowest number at the padding. With a
+        cap, the others are pressed into (-cap, cap)."""
         # The table and its gradient keep the table's sharding: each device adds up its own part over a loss's chunks.
         table_VD = constrain(self.embedding.astype(self.compute.dtype), "vocab embed")
         x_BTD = x_BTD.astype(self.compute.dtype)
@@ -70,4 +71,4 @@ class TokenEmbedding(nn.Module):
         else:
             logits_BTV = product("BTD,VD->BTV", x_BTD, table_VD)
         real_V = jnp.arange(logits_BTV.shape[-1]) < self.vocab_size
-        return jnp.where(real_V, logits_BTV, jnp.finfo(logits_BTV.dtype).min)
+        return jnp.where(real_V, soft_cap(logits_BTV, cap), jnp.finfo(logits_BTV.dtype).min)

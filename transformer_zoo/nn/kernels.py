@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 
 from transformer_zoo import installation, sharding, trees
-from transformer_zoo.nn.compute import wide_einsum
+from transformer_zoo.nn.compute import soft_cap, wide_einsum
 from transformer_zoo.nn.masks import Mask
 
 
@@ -23,12 +23,13 @@ def attend(
     mask: Mask | None = None,
     bias: jax.Array | None = None,
     scale: Any = 1.0,
+    cap: float | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """Attention [B, T, H, K] of H query heads over G key and value heads (G divides H).
 
-    `auto` uses the platform's fused kernel if it supports the mask, the bias and the shapes, and the plain `xla`
-    otherwise. The platform is that of the current mesh, which may be one to compile for.
+    `cap` is as in `weights`. `auto` uses the platform's fused kernel if it supports the arguments and the shapes, and
+    the plain `xla` otherwise. The platform is that of the current mesh, which may be one to compile for.
 
     Keys may have fewer rows than queries: a source, for example, that several beams attend to. Each row of keys then
     serves an equal number of consecutive rows of queries, and the mask may not depend on the query.
@@ -38,26 +39,33 @@ def attend(
     """
     if (rows := len(k_BSGK)) != len(q_BTHK):
         q_BTHK, shape = q_BTHK.reshape(rows, -1, *q_BTHK.shape[2:]), q_BTHK.shape
-        kwargs = {"mask": mask, "bias": bias, "scale": scale, "implementation": implementation}
+        kwargs = {"mask": mask, "bias": bias, "scale": scale, "cap": cap, "implementation": implementation}
         return attend(q_BTHK, k_BSGK, v_BSGK, **kwargs).reshape(shape)
     mask = mask or Mask()
     name = FUSED.get(sharding.platform(), "xla") if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:
         hint = trees.nearest(name, IMPLEMENTATIONS)
         raise ValueError(f"attention {name!r} is not known: choose auto, {', '.join(IMPLEMENTATIONS)}.{hint}")
-    if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, mask, bias)) is not None:
+    if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, mask, bias, cap)) is not None:
         if implementation != "auto":
             raise ValueError(f"attention {name!r} cannot do this: {reason}. Choose 'auto' or 'xla'")
         if name == "splash" and reason == installation.outdated_libtpu():
             warnings.warn(f"attention is computed by 'xla' and not by the TPU's kernel: {reason}", stacklevel=2)
         name = "xla"
-    return IMPLEMENTATIONS[name](q_BTHK, k_BSGK, v_BSGK, mask=mask, bias=bias, scale=scale)
+    return IMPLEMENTATIONS[name](q_BTHK, k_BSGK, v_BSGK, mask=mask, bias=bias, scale=scale, cap=cap)
 
 
 def weights(
-    q_BTHK: jax.Array, k_BSGK: jax.Array, *, mask: Mask | None, bias: jax.Array | None, scale: Any
+    q_BTHK: jax.Array,
+    k_BSGK: jax.Array,
+    *,
+    mask: Mask | None,
+    bias: jax.Array | None,
+    scale: Any,
+    cap: float | None = None,
 ) -> jax.Array:
-    """softmax(scale * q k + bias) over the unmasked keys: [B, H, T, S], in at least float32.
+    """softmax(scale * q k + bias) over the unmasked keys: [B, H, T, S], in at least float32. With a cap, the scores are
+    pressed into (-cap, cap) before the softmax.
 
     A query whose keys are all masked gets finite weights, which no result depends on.
     """
@@ -67,6 +75,7 @@ def weights(
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)  # R query heads to a group
     scores = wide_einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, dtype).reshape(B, H, T, S)
     scores_BHTS = scores * scale if bias is None else scores * scale + bias
+    scores_BHTS = soft_cap(scores_BHTS, cap)
     seen = None if mask is None else mask.dense(T, S)
     if seen is not None:
         # Added to the scores, as in published models: this decides the gradient of a query whose keys are all masked.
@@ -82,12 +91,12 @@ def mix(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
     return jnp.einsum("BGRTS,BSGK->BTGRK", weights_BGRTS, v_BSGK).reshape(B, T, H, K)
 
 
-def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
+def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap=None):
     """The definition, without a fused kernel."""
-    return mix(weights(q_BTHK, k_BSGK, mask=mask, bias=bias, scale=scale), v_BSGK)
+    return mix(weights(q_BTHK, k_BSGK, mask=mask, bias=bias, scale=scale, cap=cap), v_BSGK)
 
 
-def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
+def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
     """NVIDIA's fused attention. Conditions of the mask other than causality are passed as a matrix."""
     T, S = q_BTHK.shape[1], k_BSGK.shape[1]
     causal = mask.causal and mask.window is None  # the reach of a window depends on causality
@@ -99,7 +108,7 @@ def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
     )
 
 
-def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
+def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
     """The TPU's flash attention (Dao et al. 2022; JAX's Pallas kernel), which skips the blocks that a causal mask or a
     window hides.
 
@@ -117,6 +126,7 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale):
             kernel = splash_attention.make_splash_mha_single_device(
                 splash_attention.MultiHeadMask([structure] * q_BTHK.shape[2]),
                 block_sizes=_splash_blocks(T),
+                attn_logits_soft_cap=cap,
                 interpret=sharding.platform() != "tpu",
             )
             segments = splash_attention.SegmentIds(documents_BT, sources_BS) if segmented else None
@@ -158,7 +168,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": plain, "cudnn": c
 FUSED = {"tpu": "splash", "gpu": "cudnn"}  # the fastest of each platform
 
 
-def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any) -> str | None:
+def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any, cap: float | None) -> str | None:
     """Why a fused implementation does not support these arguments; None if it does."""
     (_, T, _, K), S, dtype, platform = q_BTHK.shape, k_BSGK.shape[1], q_BTHK.dtype, sharding.platform()
     if bias is not None:
@@ -177,6 +187,8 @@ def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias:
         if platform == "tpu":
             return installation.outdated_libtpu()
     if name == "cudnn":
+        if cap is not None:
+            return "it supports no cap of the scores"
         # NVIDIA's are numbers such as "8.0"; other makers' GPUs have other words.
         capability = str(getattr(jax.local_devices()[0], "compute_capability", None)) if platform == "gpu" else platform
         if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 8:

@@ -46,13 +46,13 @@ class RotaryConfig(Architecture):
     rope: Rope = Rope()
     init_std: float = 0.02
     attention_dropout: float = 0.0
-    head_dropout: float = 0.1  # of token classification
     tied: bool = False  # the output layer is the table of token embeddings
     eos_id: int | None = 2
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 
-    # Not annotated, and so no field. A family with windows has a field of this name.
+    # Not annotated, and so no field. A family with windows has a field of this name; one with a head for token
+    # classification has a field `head_dropout`.
     window = None
 
     def __post_init__(self) -> None:
@@ -80,7 +80,6 @@ class RotaryBlock(nn.Module):
         self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, rotation: Any, train: bool
     ) -> tuple[jax.Array, Any]:
         cfg, compute, (kv, local) = self.config, self.compute, layer
-        norm = functools.partial(compute.rms_norm, epsilon=cfg.norm_epsilon)
         init = nn.initializers.normal(cfg.init_std)
         dense = functools.partial(compute.dense, use_bias=self.mlp_bias, kernel_init=init)
         attention = Attention(
@@ -90,14 +89,27 @@ class RotaryBlock(nn.Module):
         if local is not None:
             mask = mask.replace(window=cfg.window, local=local)
 
-        h_BTD = norm(name="attention_norm")(x_BTD)
-        kv_now = caches.append(kv, attention.keys_values(h_BTD, rotation), start)
-        x_BTD += attention(h_BTD, caches.from_cache_layout(kv_now), mask=mask, rotation=rotation, train=train)
+        turn = self.rotation(rotation, local)
+        h_BTD = self.norm(name="attention_norm")(x_BTD)
+        kv_now = caches.append(kv, attention.keys_values(h_BTD, turn), start)
+        seen = {"mask": mask, "scale": self.scale, "rotation": turn, "train": train}
+        x_BTD += self.added("attention", attention(h_BTD, caches.from_cache_layout(kv_now), **seen))
 
-        h_BTD = norm(name="mlp_norm")(x_BTD)
+        h_BTD = self.norm(name="mlp_norm")(x_BTD)
         gate_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_gate")(h_BTD))
-        x_BTD += dense(cfg.width, name="mlp_down")(gate_BTF * dense(cfg.mlp_dim, name="mlp_up")(h_BTD))
+        h_BTF = gate_BTF * dense(cfg.mlp_dim, name="mlp_up")(h_BTD)
+        x_BTD += self.added("mlp", dense(cfg.width, name="mlp_down")(h_BTF))
         return x_BTD, None if kv is None else kv_now
+
+    @property
+    def norm(self) -> Any:
+        """Makes the norms, those of queries and keys and the one after the last block included."""
+        return functools.partial(self.compute.rms_norm, epsilon=self.config.norm_epsilon)
+
+    @property
+    def scale(self) -> float | None:
+        """What attention scores are multiplied by. None: 1/sqrt(K)."""
+        return None
 
     @property
     def mlp_bias(self) -> bool:
@@ -107,6 +119,14 @@ class RotaryBlock(nn.Module):
     def attention_settings(self) -> dict[str, Any]:
         """What a family's attention has besides: arguments of `Attention`."""
         return {"use_bias": False}
+
+    def rotation(self, rotation: Any, local: jax.Array | None) -> Any:
+        """The rotation of a layer, by what the decoder's `shared` returns."""
+        return rotation
+
+    def added(self, name: str, y_BTD: jax.Array) -> jax.Array:
+        """What is added to the residual stream for the output of a sublayer of this name."""
+        return y_BTD
 
 
 class RotaryDecoder(Decoder):
@@ -119,7 +139,7 @@ class RotaryDecoder(Decoder):
         task = TASKS[self.task]
         self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         self.blocks = self.block(cfg, compute)
-        self.final_norm = compute.rms_norm(epsilon=cfg.norm_epsilon)
+        self.final_norm = self.blocks.norm()
         if task.vocabulary and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         if scores := task.num_scores(cfg.labels):

@@ -28,7 +28,6 @@ def config(make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, *
         **rope.keys(make_rope, longest=longest, **rope_defaults),
         "init_std": Key("initializer_range", 0.02),
         "attention_dropout": Key("attention_dropout", 0.0),
-        "head_dropout": Key("classifier_dropout", 0.1),
         "tied": Key("tie_word_embeddings", False),
         "eos_id": Key("eos_token_id", eos_id, first_id),
         "problem": Key("problem_type", None),
@@ -84,25 +83,31 @@ BODY = (
     *rows.embedding("embed_tokens", "token_embed", "V"),
     *rows.norm(f"{_LAYER}.input_layernorm", "blocks/attention_norm"),
     *rows.attention(f"{_LAYER}.self_attn", "blocks/attention", "q_proj k_proj v_proj", f"{_LAYER}.self_attn.o_proj"),
-    *rows.norm(f"{_LAYER}.post_attention_layernorm", "blocks/mlp_norm"),
     *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
     *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
     *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
     *rows.norm("norm", "final_norm"),
 )
+HEADS = {
+    "causal-lm": rows.embedding("lm_head", "head", "V"),
+    "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
+    "token-classification": rows.dense("score", "head/scores"),
+}
 
 
 def published(**family: Any) -> Published:
-    """The published layout of one of them; `defaults` are beside those of the shared keys."""
+    """The published layout of one of them: `defaults` are beside those of the shared keys, `mlp_norm` is the name of
+    the norm before the MLP, and `tasks` are those that have a head."""
+    mlp_norm, tasks = family.pop("mlp_norm", "post_attention_layernorm"), family.pop("tasks", HEADS)
+    config = family.pop("config")
+    if "token-classification" in tasks:
+        config = config | {"head_dropout": Key("classifier_dropout", 0.1)}
     return Published(
+        config=config,
         prefix="model.",
         defaults=rope.DEFAULTS | family.pop("defaults", {}),
-        body=BODY + family.pop("body", ()),
-        heads={
-            "causal-lm": rows.embedding("lm_head", "head", "V"),
-            "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
-            "token-classification": rows.dense("score", "head/scores"),
-        },
+        body=BODY + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm") + family.pop("body", ()),
+        heads={task: HEADS[task] for task in tasks},
         tied={"lm_head.weight": "embed_tokens.weight"},
         ignored=((r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "frequencies, which old files hold as a buffer"),),
         **family,

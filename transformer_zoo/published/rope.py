@@ -1,10 +1,12 @@
 """The keys of config.json that describe rotary positions."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformer_zoo.published.spec import Key
+from transformer_zoo.published import layer_types
+from transformer_zoo.published.spec import REQUIRED, Key
 
 # Key -> field, of each kind: those that must be there, and others.
 _REQUIRED = {
@@ -28,23 +30,68 @@ _ORIGINAL = "original_max_position_embeddings"
 DEFAULTS = {"rope_theta": None, "rope_scaling": None, "partial_rotary_factor": None, _ORIGINAL: None}
 
 
-def keys(rope: Callable[..., Any], theta: float = 10000.0, longest: int | None = None) -> dict[str, Key]:
+def keys(
+    rope: Callable[..., Any], theta: float = 10000.0, longest: int | None = None, local_theta: float | None = None
+) -> dict[str, Key]:
     """The keys of the fields `rope` and `max_length`. `DEFAULTS` belongs to them.
+
+    With `local_theta`, layers with a window have default positions with a theta of their own, which is the field of
+    that name; `rope` is then that of the layers without one.
 
     Args:
         rope: makes a description of rotary positions from its fields.
         theta: that of a config.json without one.
         longest: the length of a config.json without one. None: it must have one.
+        local_theta: that of a config.json without one. None: all layers have the same positions.
     """
+    by_kind = local_theta is not None
+
+    def given(settings: Mapping[str, Any]) -> dict[str, Any]:
+        value = settings["rope_parameters"] or {}
+        if by_kind:
+            if unknown := [name for name in value if name not in layer_types.KINDS]:
+                raise ValueError(f"{unknown[0]} is no kind of layers: known are {' and '.join(layer_types.KINDS)}")
+            value = value.get("full_attention")
+        return _given(value, settings)
 
     def read(value: Any, settings: Mapping[str, Any]) -> Any:
-        return rope(**_fields(_given(value, settings), settings, theta))
+        return rope(**_fields(given(settings), settings, theta))
 
-    default = {} if longest is None else {"default": longest}
-    return {
-        "max_length": Key("max_position_embeddings", **default, read=_read_length, write=_write_length),
-        "rope": Key("rope_parameters", None, read, _write),
+    def write(value: Any, config: Any) -> dict[str, Any]:
+        if not by_kind:
+            return _written(value)
+        local = {"rope_type": "default", "rope_theta": config.local_theta}
+        return {"full_attention": _written(value), "sliding_attention": local}
+
+    def read_length(value: Any, settings: Mapping[str, Any]) -> Any:
+        """Of dynamic positions, config.json has the original length, beyond which they reach by the factor."""
+        kind = given(settings)
+        return int(value * kind["factor"]) if kind["rope_type"] == "dynamic" else value
+
+    found = {
+        "max_length": Key(
+            "max_position_embeddings", REQUIRED if longest is None else longest, read_length, _write_length
+        ),
+        "rope": Key("rope_parameters", None, read, write),
     }
+    if by_kind:
+        local = functools.partial(default_theta, "sliding_attention")
+        found["local_theta"] = Key("rope_local_base_freq", local_theta, local)
+    return found
+
+
+def default_theta(kind: str, theta: float, settings: Mapping[str, Any]) -> float:
+    """That of the layers of a kind, which have default positions: from the number, or from today's settings, which take
+    precedence.
+
+    Raises:
+        ValueError: they have others.
+    """
+    given = {"rope_type": "default"} | ((settings["rope_parameters"] or {}).get(kind) or {})
+    theta = given.pop("rope_theta", theta)
+    if given != {"rope_type": "default"}:
+        raise ValueError(f"rope_parameters of {kind} are {given}: only the default rope_type is supported")
+    return theta
 
 
 def _given(value: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +140,7 @@ def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float) ->
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _write(rope: Any, config: Any) -> dict[str, Any]:
+def _written(rope: Any) -> dict[str, Any]:
     written = {"rope_type": rope.kind, "rope_theta": rope.theta}
     if rope.share != 1:
         written["partial_rotary_factor"] = rope.share
@@ -103,12 +150,6 @@ def _write(rope: Any, config: Any) -> dict[str, Any]:
         if (value := getattr(rope, field)) is not None:
             written[name] = list(value) if isinstance(value, tuple) else value
     return written
-
-
-def _read_length(value: Any, settings: Mapping[str, Any]) -> Any:
-    """Of dynamic positions, config.json has the original length, beyond which they reach by the factor."""
-    given = _given(settings["rope_parameters"], settings)
-    return int(value * given["factor"]) if given["rope_type"] == "dynamic" else value
 
 
 def _write_length(length: int, config: Any) -> int:

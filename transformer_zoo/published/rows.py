@@ -47,8 +47,12 @@ def attention(theirs: str, ours: str, names: str, out: str) -> Rows:
 
 
 def norm(theirs: str, ours: str) -> Rows:
-    """The scale and the bias of a layer norm, or the scale of an RMS norm."""
-    return ((f"{theirs}.weight", f"{ours}/scale", "D -> D"), (f"{theirs}.bias", f"{ours}/bias", "D -> D"))
+    """The scale and the bias of a layer norm; the scale of an RMS norm, or its difference from one."""
+    return (
+        (f"{theirs}.weight", f"{ours}/scale", "D -> D"),
+        (f"{theirs}.weight", f"{ours}/offset", "D -> D"),
+        (f"{theirs}.bias", f"{ours}/bias", "D -> D"),
+    )
 
 
 def embedding(theirs: str, ours: str, rows: str = "N") -> Rows:
