@@ -223,7 +223,7 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path):
         (["a"], {"prompt_name": "query"}, "unexpected keyword argument 'prompt_name'. Hugging Face's"),
         (["a"], {"truncate_din": 3}, "unexpected keyword argument 'truncate_din'. Did you mean 'truncate_dim'"),
         (["a"], {"batch_size": 0}, "batch_size=0: it counts texts"),
-        (["a"], {"truncate_dim": 17}, "--truncate-dim 17: the vectors have 16 numbers"),
+        (["a"], {"truncate_dim": 17}, "truncate_dim=17: the vectors have 16 numbers"),
         (["a"], {"precision": "int8"}, "a single vector has no ranges"),
         (["a"], {"precision": "int4"}, "there is no precision 'int4': choose among float32, "),
         (["a"], {"precision": "int8", "ranges": np.zeros((2, 3))}, r"ranges must be \[2, 16\]: these are \[2, 3\]"),
