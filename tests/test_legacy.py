@@ -947,7 +947,7 @@ def test_the_best_format_is_read(tmp_path: Path):
 
 def test_a_folder_without_weights(tmp_path: Path):
     with pytest.raises(
-        FileNotFoundError, match=r"no weights that can be read.*model\.safetensors.*flax_model\.msgpack\.$"
+        FileNotFoundError, match=r"no weights that can be read.*model\.safetensors.*model\.gguf\.$"
     ):
         formats.read_folder(tmp_path)
     for file in ("tf_model.h5", "model.onnx", "notes.txt"):
