@@ -36,7 +36,7 @@ SMALL = {
     "num_layers": 3,
     "num_decoder_layers": 2,
     "num_heads": 8,
-    "head_dim": 12,
+    "head_dim": 6,
     "num_kv_heads": 8,
     "mlp_dim": 40,
     "num_decoder_heads": 8,

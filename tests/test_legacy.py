@@ -946,9 +946,7 @@ def test_the_best_format_is_read(tmp_path: Path):
 
 
 def test_a_folder_without_weights(tmp_path: Path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no weights that can be read.*model\.safetensors.*model\.gguf\.$"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no weights that can be read.*model\.safetensors.*model\.gguf\.$"):
         formats.read_folder(tmp_path)
     for file in ("tf_model.h5", "model.onnx", "notes.txt"):
         (tmp_path / file).touch()

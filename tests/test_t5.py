@@ -365,10 +365,10 @@ def test_a_step_of_decoding_reads_no_source(model_type: str):
         return case.model.apply({"params": params}, np.ones((2, S), np.int32), one, cache=cache).cache
 
     cache = jax.eval_shape(begin, params)
-    assert cache.cross[0].shape == (2, 2, 8, S, 12) and cache.cross_valid_BS.shape == (2, S)
+    assert cache.cross[0].shape == (2, 2, 8, S, 6) and cache.cross_valid_BS.shape == (2, S)
     step = lambda cache: case.model.apply({"params": params}, None, one, cache=cache)
     program = jax.jit(step).lower(cache).as_text()
     products = [line for line in program.splitlines() if "dot_general" in line and f"{S}x" in line]
-    assert products and all("x8x12" in line for line in products)  # of heads, none of the width 32
+    assert products and all("x8x6" in line for line in products)  # of heads, none of the width 32
     assert not any(f"x{S}x32x" in line for line in program.splitlines())
     assert not any(f"{slots}x{slots}" in line for line in program.splitlines())
