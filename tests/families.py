@@ -23,6 +23,7 @@ from transformer_zoo.checkpoints import config_map
 from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.nn.rotary_decoder import RotaryConfig
 from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.pretrained import Bundle, from_config
@@ -64,7 +65,7 @@ RANDOM = {
     "num_layers": (1, 2, 3, 5),
     "num_decoder_layers": (1, 2, 3),
     "num_heads": (1, 2, 4),
-    "head_dim": (2, 3, 4, 5, 8),
+    "head_dim": (2, 3, 5, 8),
     "mlp_dim": (12, 40, 100),
     "num_decoder_heads": (1, 2, 4),
     "mlp_decoder_dim": (10, 36, 80),
@@ -244,6 +245,8 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
         elif isinstance(field.default, str):
             known = known_choices(family, field.name)
             values[field.name] = known[seed % len(known)]  # each has its turn
+        elif field.name == "head_dim" and issubclass(Config, RotaryConfig):
+            values[field.name] = draw.choice((2, 4, 6, 8))
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
