@@ -177,8 +177,12 @@ def test_a_labelled_source_is_opened_once(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()  # nothing is written
 
 
-def test_a_run_that_is_stopped_and_goes_on_is_the_same_run(texts: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_and_goes_on_is_the_same_run(
+    texts: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """First an error of the evaluation stops it, which costs no step, and then the end of its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it, which a run respects
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, before))
     loop.train(tiny(texts, tmp_path / "whole"), quiet())
     part, console = tiny(texts, tmp_path / "part"), quiet()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="unknown label"):
