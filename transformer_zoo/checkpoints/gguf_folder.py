@@ -100,10 +100,9 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     file = (folder / WEIGHTS).resolve()
     content = gguf.read(file)
-    module = family(content, file)
-    layout = module.PUBLISHED.gguf
-    settings = _settings(module, content)
-    heads = {"attn_q": settings["num_attention_heads"], "attn_k": settings.get("num_key_value_heads")}
+    layout = family(content, file).PUBLISHED.gguf
+    of = lambda key: content.metadata.get(f"{layout.architecture}.attention.{key}")
+    heads = {"attn_q": of("head_count"), "attn_k": of("head_count_kv") or of("head_count")}
     tensors = {}
     for theirs, tensor in content.tensors.items():
         if theirs == FREQUENCIES:
@@ -112,7 +111,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
         name = layout.names.get(stem if layer is None else f"blk.*.{stem}")
         name = theirs if name is None else name.replace("*", layer or "") + (end or "")
         if layout.pairs_adjacent and stem in heads:
-            tensor = tensor.of_heads(heads[stem] or heads["attn_q"])
+            tensor = tensor.of_heads(heads[stem])
         tensors[name] = tensor
     return tensors
 

@@ -3,31 +3,16 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder, init_cache
+from transformer_zoo.nn.rotary_decoder import LateWindowConfig, RotaryBlock, RotaryDecoder, init_cache
 from transformer_zoo.published import Gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(RotaryConfig):
-    """The architecture: what a checkpoint fixes. The other fields are those of `nn.RotaryConfig`."""
-
-    vocab_size: int = 151936
-    max_length: int = 32768
-    rope: Rope = Rope(theta=1000000.0)
-    head_dropout: float = 0.1  # of token classification
-    window: int | None = None
-    global_layers: int = 28  # the first ones, without a window
-    eos_id: int | None = 151643
-
-    can_be_zero = ("global_layers",)
-
-    def local_layers(self) -> np.ndarray:
-        return super().local_layers() & (np.arange(self.num_layers) >= self.global_layers)
+class Config(LateWindowConfig):
+    """The architecture: what a checkpoint fixes. The fields are those of `nn.rotary_decoder.LateWindowConfig`."""
 
 
 _HALF_B = {"width": 896, "num_layers": 24, "num_heads": 14, "num_kv_heads": 2, "head_dim": 64, "mlp_dim": 4864}

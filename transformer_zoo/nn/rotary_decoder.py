@@ -69,6 +69,24 @@ class RotaryConfig(Architecture):
         return np.full(self.num_layers, self.window is not None)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LateWindowConfig(RotaryConfig):
+    """The fields of families whose last layers may have a window. The defaults are those of Qwen2."""
+
+    vocab_size: int = 151936
+    max_length: int = 32768
+    rope: Rope = Rope(theta=1000000.0)
+    head_dropout: float = 0.1  # of token classification
+    window: int | None = None
+    global_layers: int = 28  # the first ones, without a window
+    eos_id: int | None = 151643
+
+    can_be_zero = ("global_layers",)
+
+    def local_layers(self) -> np.ndarray:
+        return super().local_layers() & (np.arange(self.num_layers) >= self.global_layers)
+
+
 class RotaryBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), with a gated MLP (Shazeer 2020)."""
 

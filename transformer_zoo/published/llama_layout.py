@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformer_zoo.published import rope, rows
+from transformer_zoo.published import layer_types, rope, rows
 from transformer_zoo.published.spec import Key, Published, first_id
 
 
@@ -67,14 +67,12 @@ def windows(length: int | None) -> dict[str, Key]:
 
 def _global_layers(number: int, settings: Mapping[str, Any]) -> int:
     """From the number, or from the list of the layers' kinds, which takes precedence."""
-    layers, kinds = settings["num_hidden_layers"], settings["layer_types"]
-    listed = lambda n: ["full_attention"] * min(n, layers) + ["sliding_attention"] * max(layers - n, 0)
+    layers, kinds, (sliding, full) = settings["num_hidden_layers"], settings["layer_types"], layer_types.KINDS
+    listed = lambda n: [full] * min(n, layers) + [sliding] * max(layers - n, 0)
     if kinds is not None and settings["use_sliding_window"] and kinds != listed(number):
-        number = kinds.index("sliding_attention") if "sliding_attention" in kinds else layers
+        number = kinds.index(sliding) if sliding in kinds else layers
         if kinds != listed(number):
-            raise ValueError(
-                "layer_types must be full_attention of the first layers, and sliding_attention of the rest"
-            )
+            raise ValueError(f"layer_types must be {full} of the first layers, and {sliding} of the rest")
     return number
 
 
