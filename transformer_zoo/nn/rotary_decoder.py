@@ -97,27 +97,37 @@ class RotaryBlock(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, rotation: Any, train: bool
     ) -> tuple[jax.Array, Any]:
-        cfg, compute, (kv, local) = self.config, self.compute, layer
-        init = nn.initializers.normal(cfg.init_std)
-        dense = functools.partial(compute.dense, use_bias=self.mlp_bias, kernel_init=init)
+        kv, local = layer
+        if local is not None:
+            mask = mask.replace(window=self.config.window, local=local)
+        turn = self.rotation(rotation, local)
+        y_BTD, kv_now = self.attend(self.norm(name="attention_norm")(x_BTD), kv, mask, start, turn, train)
+        x_BTD += self.added("attention", y_BTD)
+        x_BTD += self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD)))
+        return x_BTD, kv_now
+
+    def attend(
+        self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool
+    ) -> tuple[jax.Array, Any]:
+        """The attention of a layer, and its part of the cache with these tokens."""
+        cfg, init = self.config, nn.initializers.normal(self.config.init_std)
         attention = Attention(
-            cfg.num_heads, cfg.head_dim, compute, num_kv_heads=cfg.num_kv_heads, dropout=cfg.attention_dropout,
+            cfg.num_heads, cfg.head_dim, self.compute, num_kv_heads=cfg.num_kv_heads, dropout=cfg.attention_dropout,
             init=init, out_init=init, name="attention", **self.attention_settings(),
         )  # fmt: skip
-        if local is not None:
-            mask = mask.replace(window=cfg.window, local=local)
+        kv_now = caches.append(kv, attention.keys_values(h_BTD, rotation), start)
+        seen = {"mask": mask, "scale": self.scale, "rotation": rotation, "train": train}
+        return attention(h_BTD, caches.from_cache_layout(kv_now), **seen), None if kv is None else kv_now
 
-        turn = self.rotation(rotation, local)
-        h_BTD = self.norm(name="attention_norm")(x_BTD)
-        kv_now = caches.append(kv, attention.keys_values(h_BTD, turn), start)
-        seen = {"mask": mask, "scale": self.scale, "rotation": turn, "train": train}
-        x_BTD += self.added("attention", attention(h_BTD, caches.from_cache_layout(kv_now), **seen))
-
-        h_BTD = self.norm(name="mlp_norm")(x_BTD)
+    def mlp(self, h_BTD: jax.Array) -> jax.Array:
+        """The gated MLP of a layer."""
+        cfg = self.config
+        dense = functools.partial(
+            self.compute.dense, use_bias=self.mlp_bias, kernel_init=nn.initializers.normal(cfg.init_std)
+        )
         gate_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_gate")(h_BTD))
         h_BTF = gate_BTF * dense(cfg.mlp_dim, name="mlp_up")(h_BTD)
-        x_BTD += self.added("mlp", dense(cfg.width, name="mlp_down")(h_BTF))
-        return x_BTD, None if kv is None else kv_now
+        return dense(cfg.width, name="mlp_down")(h_BTF)
 
     @property
     def norm(self) -> Any:
