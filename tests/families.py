@@ -250,6 +250,8 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
+            if isinstance(field.default, Rope):
+                values[field.name] = dataclasses.replace(values[field.name], interleaved=field.default.interleaved)
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":

@@ -35,7 +35,8 @@ EXPECTED = {
 def turned(rope: Rope, positions: list[int], head_dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines [T, pairs] of a row, in float64, for a model of 32 positions."""
     with jax.enable_x64(True):
-        return tuple(np.asarray(x[0]) for x in rope.rotation(jnp.array([positions]), head_dim, 32, jnp.float64))
+        rotation = rope.rotation(jnp.array([positions]), head_dim, 32, jnp.float64)
+        return np.asarray(rotation.cos_BTP[0]), np.asarray(rotation.sin_BTP[0])
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
@@ -62,16 +63,19 @@ def test_only_a_text_beyond_the_original_length_is_turned_otherwise(rope: Rope):
     np.testing.assert_array_equal(turned(rope, [*range(30), 29, 29])[1][:30], alone[30])
 
 
-def test_a_part_of_a_head_is_turned():
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_a_part_of_a_head_is_turned(interleaved: bool):
+    """By pairs of elements that are neighbours, or that half of the part separates."""
     x = np.random.default_rng(0).standard_normal((1, 5, 2, 8))
     with jax.enable_x64(True):
-        rotation = Rope(share=0.5, theta=3.0).rotation(jnp.arange(5)[None], 8, 32, jnp.float64)
-        found = np.asarray(rotate(jnp.asarray(x), rotation))
+        rope = Rope(share=0.5, theta=3.0, interleaved=interleaved)
+        found = np.asarray(rotate(jnp.asarray(x), rope.rotation(jnp.arange(5)[None], 8, 32, jnp.float64)))
     for t, pair in ((4, 0), (3, 1)):
         angle = t * 3.0 ** (-pair / 2)
-        one, other = x[0, t, :, pair], x[0, t, :, pair + 2]
-        np.testing.assert_allclose(found[0, t, :, pair], one * math.cos(angle) - other * math.sin(angle))
-        np.testing.assert_allclose(found[0, t, :, pair + 2], other * math.cos(angle) + one * math.sin(angle))
+        first, second = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + 2)
+        one, other = x[0, t, :, first], x[0, t, :, second]
+        np.testing.assert_allclose(found[0, t, :, first], one * math.cos(angle) - other * math.sin(angle))
+        np.testing.assert_allclose(found[0, t, :, second], other * math.cos(angle) + one * math.sin(angle))
     np.testing.assert_array_equal(found[..., 4:], x[..., 4:])
 
 
@@ -100,6 +104,7 @@ def test_settings_that_do_not_go_with_the_heads():
         "a multiple of factor=4, not 30": {"rope": DYNAMIC, "max_length": 30},
         "there must be 4, one for each pair": {"rope": LONG, "head_dim": 8},
         "num_kv_heads=3 does not divide num_heads=32": {"num_kv_heads": 3},
+        "rope.interleaved=True: this family pairs": {"rope": Rope(interleaved=True)},
     }.items():
         with pytest.raises(ValueError, match=words):
             llama.Config(**changes)

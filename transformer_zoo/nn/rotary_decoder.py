@@ -29,8 +29,8 @@ class RotaryConfig(Architecture):
     """The fields of all these families. The defaults are those of LLaMA's 7B model.
 
     Raises:
-        ValueError: as `Architecture`, key and value heads that do not divide the query heads, or rotary positions that
-            do not go with the heads.
+        ValueError: as `Architecture`, key and value heads that do not divide the query heads, rotary positions that do
+            not go with the heads, or pairs of elements other than the family's.
     """
 
     vocab_size: int = 32000
@@ -63,6 +63,8 @@ class RotaryConfig(Architecture):
                 "as many query heads share each head of keys and values"
             )
         self.rope.check(self.head_dim, self.max_length)
+        if self.rope.interleaved != type(self).rope.interleaved:
+            raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
 
     def local_layers(self) -> np.ndarray:
         """bool[L]: whether the attention of a layer is limited to the window."""
