@@ -54,6 +54,7 @@ SMALL = {
     "conv_size": 5,
     "global_layers": 1,
     "global_every": 2,
+    "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
 }
@@ -76,6 +77,7 @@ RANDOM = {
     "num_segments": (1, 2, 3),
     "window": (1, 2, 4, 7),
     "global_every": (1, 2, 3),
+    "unrotated_every": (1, 2, 3),
     "global_theta": (100.0, 10000.0, 160000.0),
     "local_theta": (3.0, 100.0, 10000.0),
     "head_activation": ("gelu", "relu", "tanh"),

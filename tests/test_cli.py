@@ -102,6 +102,7 @@ def test_published_counts():
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["smollm3-3b"].params == 3_075_098_624
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

@@ -193,6 +193,34 @@ def test_config_json_of_layers_with_positions_of_their_own():
             config_map.read(module, published | change)
 
 
+def test_config_json_of_layers_without_positions():
+    """SmolLM3's: a list of the layers, or every nth; with windows, by a switch or by the list of the layers' kinds."""
+    module, kinds = registry.family("smollm3"), ["full_attention", "sliding_attention"]
+    published = OTHERS | {"num_hidden_layers": 5, "no_rope_layer_interval": 2}
+    cases = {
+        (True, False, True, False, True): {},
+        (True, True, False, True, True): {"no_rope_layers": [1, 1, 0, 1, 1, 0, 1]},
+        (True,) * 5: {"no_rope_layers": [1] * 5},
+        (False,) * 5: {"no_rope_layers": [0] * 5, "use_sliding_window": True},
+        (True, True, True, False, True): {"no_rope_layers": [1, 1, 1, 0, 1], "layer_types": ["full_attention"] * 5},
+    }
+    for rotated, change in cases.items():
+        config = config_map.read(module, published | change)
+        assert tuple(config.rotated_layers().tolist()) == rotated and config.window is None
+        written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+        assert config_map.read(module, written) == config and written["no_rope_layers"] == [*map(int, rotated)]
+    by_kind = {"sliding_window": 3, "layer_types": [kinds[i % 2] for i in range(5)]}
+    for change in (by_kind, {"sliding_window": 3, "use_sliding_window": True}):
+        config = config_map.read(module, published | change)
+        assert config.window == 3 and config.local_layers().tolist() == [False, True, False, True, False]
+    for words, change in {
+        "every nth must be 0": {"no_rope_layers": [0, 1, 1, 1, 0]},
+        "of the layers without positions, and full_attention": {"layer_types": kinds[::-1] * 2 + kinds[1:]},
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            config_map.read(module, published | change)
+
+
 def test_gelu_in_the_files_of_gemma_is_its_approximation():
     settings = OTHERS | {"hidden_act": "gelu", "num_key_value_heads": 1}
     assert config_map.read(registry.family("gemma"), settings).activation == "gelu_pytorch_tanh"

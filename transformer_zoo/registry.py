@@ -34,6 +34,7 @@ from transformer_zoo.models import (
     qwen2,
     qwen3,
     roberta,
+    smollm3,
     t5,
 )
 from transformer_zoo.nn.architecture import Architecture
@@ -64,6 +65,7 @@ _FAMILIES: dict[str, ModuleType] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "roberta": roberta,
+    "smollm3": smollm3,
     "t5": t5,
 }
 

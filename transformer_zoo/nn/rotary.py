@@ -167,6 +167,10 @@ class Rotation:
     sin_BTP: jax.Array
     interleaved: bool = flax.struct.field(pytree_node=False, default=False)
 
+    def where(self, rotated: jax.Array) -> "Rotation":
+        """This rotation where `rotated`, bool[], is true, and elsewhere one that changes nothing."""
+        return self.replace(cos_BTP=jnp.where(rotated, self.cos_BTP, 1), sin_BTP=jnp.where(rotated, self.sin_BTP, 0))
+
 
 def _lengths(positions_BT: jax.Array) -> jax.Array:
     """int[B or 1, T]: the number of positions of the document that each token belongs to, as far as it is there."""

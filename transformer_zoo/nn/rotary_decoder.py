@@ -51,9 +51,11 @@ class RotaryConfig(Architecture):
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 
-    # Not annotated, and so no field. A family with windows has a field of this name; one with a head for token
+    # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
     window = None
+    attention_bias = False
+    mlp_bias = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,6 +71,10 @@ class RotaryConfig(Architecture):
     def local_layers(self) -> np.ndarray:
         """bool[L]: whether the attention of a layer is limited to the window."""
         return np.full(self.num_layers, self.window is not None)
+
+    def rotated_layers(self) -> np.ndarray | None:
+        """bool[L]: whether a layer has rotary positions; the others have no positions at all. None: all layers have."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,10 +105,12 @@ class RotaryBlock(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, rotation: Any, train: bool
     ) -> tuple[jax.Array, Any]:
-        kv, local = layer
+        kv, (local, rotated) = layer
         if local is not None:
             mask = mask.replace(window=self.config.window, local=local)
         turn = self.rotation(rotation, local)
+        if rotated is not None:
+            turn = turn.where(rotated)
         y_BTD, kv_now = self.attend(self.norm(name="attention_norm")(x_BTD), kv, mask, start, turn, train)
         x_BTD += self.added("attention", y_BTD)
         x_BTD += self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD)))
@@ -144,11 +152,11 @@ class RotaryBlock(nn.Module):
     @property
     def mlp_bias(self) -> bool:
         """Whether the layers of the MLP have biases."""
-        return False
+        return self.config.mlp_bias
 
     def attention_settings(self) -> dict[str, Any]:
         """What a family's attention has besides: arguments of `Attention`."""
-        return {"use_bias": False}
+        return {"use_bias": self.config.attention_bias}
 
     def rotation(self, rotation: Any, local: jax.Array | None) -> Any:
         """The rotation of a layer, by what the decoder's `shared` returns."""
@@ -179,9 +187,11 @@ class RotaryDecoder(Decoder):
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
         return self.token_embed(tokens_BT)
 
-    def per_layer(self) -> jax.Array | None:
-        """bool[L]: whether a layer's attention is limited to the window. None: there is no window."""
-        return None if self.config.window is None else jnp.asarray(self.config.local_layers())
+    def per_layer(self) -> tuple[jax.Array | None, jax.Array | None]:
+        """bool[L]: whether a layer's attention is limited to the window, None if there is no window; and whether it has
+        rotary positions, None if all have."""
+        local_L = None if self.config.window is None else self.config.local_layers()
+        return jax.tree.map(jnp.asarray, (local_L, self.config.rotated_layers()))
 
     def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
         cfg = self.config
