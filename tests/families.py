@@ -281,6 +281,17 @@ def known_choices(family: str, name: str) -> tuple[str, ...]:
     return tuple(value for value in RANDOM.get(name, allowed) if value in allowed)
 
 
+def takes(family: str, name: str, value: Any) -> bool:
+    """Whether a family's small Config takes this value of a field; of a value other than rotary positions, it is
+    assumed."""
+    if isinstance(value, Rope):
+        try:
+            small(family, **{name: value})
+        except ValueError:
+            return False
+    return True
+
+
 def cases(*wanted: str) -> list[Any]:
     """A case of each family, for its main task, whose model takes all these arguments."""
     return [case for case in map(main, registry.families()) if all(name in case.takes for name in wanted)]

@@ -143,6 +143,12 @@ def test_defaults_of_config_json():
     longrope = {"type": "longrope", "short_factor": [1, 1, 2], "long_factor": [1, 2, 3.5]}
     long = read(rope_scaling=longrope, max_position_embeddings=64, original_max_position_embeddings=16)
     assert (long.rope.factor, long.rope.original_length, long.rope.short_factors) == (4.0, 16, (1.0, 1.0, 2.0))
+    old = {**longrope, "type": "su", "long_factor": [1, 2, 4]}
+    phi3 = config_map.read(registry.family("phi3"), OTHERS | {"max_position_embeddings": 8192, "rope_scaling": old})
+    assert (phi3.rope.kind, phi3.rope.factor, phi3.rope.original_length) == ("longrope", 2.0, 4096)
+    written = config_map.write(registry.family("phi3"), phi3, "causal-lm")
+    assert written["original_max_position_embeddings"] == 4096
+    assert config_map.read(registry.family("phi3"), written) == phi3
 
 
 def test_config_json_that_cannot_be_honoured():

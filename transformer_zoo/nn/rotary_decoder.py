@@ -56,6 +56,7 @@ class RotaryConfig(Architecture):
     window = None
     attention_bias = False
     mlp_bias = False
+    residual_dropout = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,8 +113,9 @@ class RotaryBlock(nn.Module):
         if rotated is not None:
             turn = turn.where(rotated)
         y_BTD, kv_now = self.attend(self.norm(name="attention_norm")(x_BTD), kv, mask, start, turn, train)
-        x_BTD += self.added("attention", y_BTD)
-        x_BTD += self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD)))
+        drop = nn.Dropout(self.config.residual_dropout, deterministic=not train)
+        x_BTD += drop(self.added("attention", y_BTD))
+        x_BTD += drop(self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD))))
         return x_BTD, kv_now
 
     def attend(
