@@ -54,6 +54,7 @@ SMALL = {
     "conv_size": 5,
     "global_layers": 1,
     "global_every": 2,
+    "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
 }
@@ -76,6 +77,7 @@ RANDOM = {
     "num_segments": (1, 2, 3),
     "window": (1, 2, 4, 7),
     "global_every": (1, 2, 3),
+    "unrotated_every": (1, 2, 3),
     "global_theta": (100.0, 10000.0, 160000.0),
     "local_theta": (3.0, 100.0, 10000.0),
     "head_activation": ("gelu", "relu", "tanh"),
@@ -250,6 +252,8 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
+            if isinstance(field.default, Rope):
+                values[field.name] = dataclasses.replace(values[field.name], interleaved=field.default.interleaved)
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
@@ -275,6 +279,17 @@ def known_choices(family: str, name: str) -> tuple[str, ...]:
     """Those of the values of a text field that random configurations have."""
     allowed = choices(family, name)
     return tuple(value for value in RANDOM.get(name, allowed) if value in allowed)
+
+
+def takes(family: str, name: str, value: Any) -> bool:
+    """Whether a family's small Config takes this value of a field; of a value other than rotary positions, it is
+    assumed."""
+    if isinstance(value, Rope):
+        try:
+            small(family, **{name: value})
+        except ValueError:
+            return False
+    return True
 
 
 def cases(*wanted: str) -> list[Any]:

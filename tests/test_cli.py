@@ -102,6 +102,10 @@ def test_published_counts():
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["phi-3-mini-4k"].params == 3_821_079_552
+    assert registry.presets()["phi-4"].params == 14_659_507_200
+    assert registry.presets()["phi-4-mini"].params == 3_836_021_760
+    assert registry.presets()["smollm3-3b"].params == 3_075_098_624
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

@@ -31,9 +31,11 @@ from transformer_zoo.models import (
     modernbert,
     mpnet,
     pegasus,
+    phi3,
     qwen2,
     qwen3,
     roberta,
+    smollm3,
     t5,
 )
 from transformer_zoo.nn.architecture import Architecture
@@ -61,9 +63,11 @@ _FAMILIES: dict[str, ModuleType] = {
     "modernbert": modernbert,
     "mpnet": mpnet,
     "pegasus": pegasus,
+    "phi3": phi3,
     "qwen2": qwen2,
     "qwen3": qwen3,
     "roberta": roberta,
+    "smollm3": smollm3,
     "t5": t5,
 }
 

@@ -29,8 +29,8 @@ class RotaryConfig(Architecture):
     """The fields of all these families. The defaults are those of LLaMA's 7B model.
 
     Raises:
-        ValueError: as `Architecture`, key and value heads that do not divide the query heads, or rotary positions that
-            do not go with the heads.
+        ValueError: as `Architecture`, key and value heads that do not divide the query heads, rotary positions that do
+            not go with the heads, or pairs of elements other than the family's.
     """
 
     vocab_size: int = 32000
@@ -51,9 +51,12 @@ class RotaryConfig(Architecture):
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
     problem: str | None = None  # problem_type in config.json
 
-    # Not annotated, and so no field. A family with windows has a field of this name; one with a head for token
+    # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
     window = None
+    attention_bias = False
+    mlp_bias = False
+    residual_dropout = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,10 +66,16 @@ class RotaryConfig(Architecture):
                 "as many query heads share each head of keys and values"
             )
         self.rope.check(self.head_dim, self.max_length)
+        if self.rope.interleaved != type(self).rope.interleaved:
+            raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
 
     def local_layers(self) -> np.ndarray:
         """bool[L]: whether the attention of a layer is limited to the window."""
         return np.full(self.num_layers, self.window is not None)
+
+    def rotated_layers(self) -> np.ndarray | None:
+        """bool[L]: whether a layer has rotary positions; the others have no positions at all. None: all layers have."""
+        return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,13 +106,16 @@ class RotaryBlock(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, rotation: Any, train: bool
     ) -> tuple[jax.Array, Any]:
-        kv, local = layer
+        kv, (local, rotated) = layer
         if local is not None:
             mask = mask.replace(window=self.config.window, local=local)
         turn = self.rotation(rotation, local)
+        if rotated is not None:
+            turn = turn.where(rotated)
         y_BTD, kv_now = self.attend(self.norm(name="attention_norm")(x_BTD), kv, mask, start, turn, train)
-        x_BTD += self.added("attention", y_BTD)
-        x_BTD += self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD)))
+        drop = nn.Dropout(self.config.residual_dropout, deterministic=not train)
+        x_BTD += drop(self.added("attention", y_BTD))
+        x_BTD += drop(self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD))))
         return x_BTD, kv_now
 
     def attend(
@@ -142,11 +154,11 @@ class RotaryBlock(nn.Module):
     @property
     def mlp_bias(self) -> bool:
         """Whether the layers of the MLP have biases."""
-        return False
+        return self.config.mlp_bias
 
     def attention_settings(self) -> dict[str, Any]:
         """What a family's attention has besides: arguments of `Attention`."""
-        return {"use_bias": False}
+        return {"use_bias": self.config.attention_bias}
 
     def rotation(self, rotation: Any, local: jax.Array | None) -> Any:
         """The rotation of a layer, by what the decoder's `shared` returns."""
@@ -177,9 +189,11 @@ class RotaryDecoder(Decoder):
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
         return self.token_embed(tokens_BT)
 
-    def per_layer(self) -> jax.Array | None:
-        """bool[L]: whether a layer's attention is limited to the window. None: there is no window."""
-        return None if self.config.window is None else jnp.asarray(self.config.local_layers())
+    def per_layer(self) -> tuple[jax.Array | None, jax.Array | None]:
+        """bool[L]: whether a layer's attention is limited to the window, None if there is no window; and whether it has
+        rotary positions, None if all have."""
+        local_L = None if self.config.window is None else self.config.local_layers()
+        return jax.tree.map(jnp.asarray, (local_L, self.config.rotated_layers()))
 
     def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
         cfg = self.config

@@ -1,6 +1,6 @@
 """The kinds of a model's layers in config.json, where every nth attends to all tokens and the others to a window."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 KINDS = ("sliding_attention", "full_attention")
@@ -13,6 +13,11 @@ def listed(every: int, layers: int, first: int) -> list[str]:
         every: layers `first`, `first` + `every`, ... attend to all tokens, counted from 0.
     """
     return [KINDS[i >= first and (i - first) % every == 0] for i in range(layers)]
+
+
+def number_for(kinds: list[Any], number: int, listed: Callable[[int], list[Any]]) -> int | None:
+    """An n with this list of the layers' kinds: `number` if it has. None: no n has."""
+    return next((n for n in (max(number, 1), *range(1, len(kinds) + 2)) if listed(n) == kinds), None)
 
 
 def every(number: int, settings: Mapping[str, Any], *, from_first: bool) -> int:
@@ -28,9 +33,8 @@ def every(number: int, settings: Mapping[str, Any], *, from_first: bool) -> int:
     if kinds is None:
         return number
     layers = settings.get("num_hidden_layers")
-    for n in (max(number, 1), *range(1, len(kinds) + 2)):  # several n can give the same list: first the file's own
-        if kinds == listed(n, layers, 0 if from_first else n - 1):
-            return n
+    if (n := number_for(kinds, number, lambda n: listed(n, layers, 0 if from_first else n - 1))) is not None:
+        return n
     start = "from the first on " if from_first else ""
     raise ValueError(
         f"layer_types is {kinds!r}: of the num_hidden_layers, every nth one {start}must be full_attention, "

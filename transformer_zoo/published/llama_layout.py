@@ -80,12 +80,23 @@ _LAYER = "layers.*"
 BODY = (
     *rows.embedding("embed_tokens", "token_embed", "V"),
     *rows.norm(f"{_LAYER}.input_layernorm", "blocks/attention_norm"),
-    *rows.attention(f"{_LAYER}.self_attn", "blocks/attention", "q_proj k_proj v_proj", f"{_LAYER}.self_attn.o_proj"),
-    *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
-    *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
+    *rows.merge_heads(f"{_LAYER}.self_attn.o_proj", "blocks/attention/out"),
     *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
     *rows.norm("norm", "final_norm"),
 )
+SPLIT = (
+    *rows.split_heads(f"{_LAYER}.self_attn.q_proj", "blocks/attention/query"),
+    *rows.split_heads(f"{_LAYER}.self_attn.k_proj", "blocks/attention/key"),
+    *rows.split_heads(f"{_LAYER}.self_attn.v_proj", "blocks/attention/value"),
+    *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
+    *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
+)
+"""The projections with a tensor each."""
+FUSED = (
+    (f"{_LAYER}.self_attn.qkv_proj.weight", "blocks/attention/{query,key,value}/kernel", "(n H K) D -> n D H K"),
+    (f"{_LAYER}.mlp.gate_up_proj.weight", "blocks/{mlp_gate,mlp_up}/kernel", "(n F) D -> n D F"),
+)
+"""Queries, keys and values in one tensor, and the gate and what it multiplies in another."""
 HEADS = {
     "causal-lm": rows.embedding("lm_head", "head", "V"),
     "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
@@ -95,7 +106,7 @@ HEADS = {
 
 def published(**family: Any) -> Published:
     """The published layout of one of them: `defaults` are beside those of the shared keys, `mlp_norm` is the name of
-    the norm before the MLP, and `tasks` are those that have a head."""
+    the norm before the MLP, `projections` are `SPLIT` or `FUSED`, and `tasks` are those that have a head."""
     mlp_norm, tasks = family.pop("mlp_norm", "post_attention_layernorm"), family.pop("tasks", HEADS)
     config = family.pop("config")
     if "token-classification" in tasks:
@@ -104,7 +115,10 @@ def published(**family: Any) -> Published:
         config=config,
         prefix="model.",
         defaults=rope.DEFAULTS | family.pop("defaults", {}),
-        body=BODY + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm") + family.pop("body", ()),
+        body=BODY
+        + family.pop("projections", SPLIT)
+        + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm")
+        + family.pop("body", ()),
         heads={task: HEADS[task] for task in tasks},
         tied={"lm_head.weight": "embed_tokens.weight"},
         ignored=((r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "frequencies, which old files hold as a buffer"),),

@@ -98,7 +98,7 @@ def _given(value: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of either format, in today's."""
     given = {**(value or settings["rope_scaling"] or {})}
     kind = given.pop("type", "default")
-    given.setdefault("rope_type", kind)
+    given.setdefault("rope_type", "longrope" if kind == "su" else kind)  # its first name
     for name in ("rope_theta", "partial_rotary_factor"):
         if settings[name] is not None:
             given.setdefault(name, settings[name])
