@@ -57,6 +57,11 @@ SMALL = {
     "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
+    "full_every": 2,
+    "num_delta_key_heads": 8,
+    "num_delta_value_heads": 16,
+    "delta_key_dim": 4,
+    "delta_value_dim": 5,
 }
 # Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
@@ -101,6 +106,11 @@ RANDOM = {
         Rope(kind="yarn", factor=2.0, original_length=4, fast_turns=32.0, attention_factor=0.7, whole_pairs=False),
     ),
     "global_layers": (0, 1, 2),
+    "full_every": (1, 2, 3, 4),
+    "num_delta_key_heads": (1, 2),
+    "num_delta_value_heads": (2, 4),
+    "delta_key_dim": (2, 3),
+    "delta_value_dim": (2, 5),
     "score_dim": (1, 5, 30),
     "score_cap": (None, 1.0, 20.0),
     "logit_cap": (None, 2.0, 30.0),
@@ -166,7 +176,8 @@ class Case:
     def layers(self, path: str) -> int:
         """The number of layers of the stack that a path leads through."""
         field = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
-        return getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
+        layers = getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
+        return layers // len(self.config.group) if "blocks/layer_" in path else layers
 
     def with_(self, **changes: Any) -> "Case":
         """The same with other fields of the config or of `compute`."""

@@ -101,6 +101,7 @@ def test_published_counts():
     assert registry.presets()["gemma-7b"].params == 8_537_680_896
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
+    assert registry.presets()["qwen3.5-0.8b"].params == 752_393_024
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
     assert registry.presets()["phi-3-mini-4k"].params == 3_821_079_552
     assert registry.presets()["phi-4"].params == 14_659_507_200

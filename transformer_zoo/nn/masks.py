@@ -34,6 +34,10 @@ class Mask:
         """The distance of the farthest key in the window."""
         return self.window - 1 if self.causal else self.window // 2
 
+    def queries(self, T: int) -> jax.Array | None:
+        """bool[B, T]: which of the T queries are real, where they are among the keys. None: all."""
+        return None if self.valid_BS is None else jax.lax.dynamic_slice_in_dim(self.valid_BS, self.offset, T, axis=1)
+
     def dense(self, T: int, S: int) -> jax.Array | None:
         """bool[B or 1, 1, T or 1, S], or None if no key is masked."""
         conditions = []
