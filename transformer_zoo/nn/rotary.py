@@ -54,8 +54,7 @@ class Rope:
         arguments.check(type(self), vars(self))
         if self.kind not in (known := choices_of(type(self))["kind"]):
             raise ValueError(f"kind is {self.kind!r}: choose one of {', '.join(known)}")
-        for name in ("theta", "factor", "share"):
-            check_range(self, name, above=0)
+        check_range(self, "theta", "factor", "share", above=0)
         if self.share > 1:
             raise ValueError(f"share is {self.share}: it is a part of a head, at most 1")
         if self.kind in ("llama3", "yarn", "longrope") and self.original_length is None:
