@@ -685,10 +685,11 @@ def for_task(task: str, given: dict[str, Any]) -> dict[str, Any]:
     return {name: x[None] for name, x in given.items()} if task == "multiple-choice" else given
 
 
-@functools.partial(jax.jit, static_argnames=("case", "prompt"))
+@functools.partial(jax.jit, static_argnames=("case", "prompt", "parts"))
 def evaluate(
-    case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
-) -> tuple[Outputs, dict[str, Any], trees.Tree]:
+    case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None,
+    parts: tuple[str, ...] | None = None,
+) -> tuple[Outputs, dict[str, Any], trees.Tree]:  # fmt: skip
     """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the names of their ids; its gradients in
     a fixed direction.
 
@@ -699,6 +700,7 @@ def evaluate(
         given: rows of the model's arguments, [B, T].
         prompt: number of tokens that are read at once; the others are read one by one, with a cache and without
             gradients. None: all at once, without a cache.
+        parts: of the parameters, those whose gradients are wanted. None: all.
     """
 
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
@@ -731,10 +733,11 @@ def evaluate(
     if prompt is not None:
         return *read(params), {}
 
-    def function(params: trees.Tree) -> Any:
-        outputs, hidden = read(params)
+    def function(part: trees.Tree) -> Any:
+        outputs, hidden = read(params | part)
         towards = directions(case.task, {name: x.shape for name, x in outputs.items()}, mask_of(given))
         return sum((outputs[name] * towards[name]).sum() for name in outputs), (outputs, hidden)
 
-    grads, (outputs, hidden) = jax.grad(function, has_aux=True)(params)
+    part = params if parts is None else {name: params[name] for name in parts}
+    grads, (outputs, hidden) = jax.grad(function, has_aux=True)(part)
     return outputs, hidden, grads
