@@ -374,14 +374,15 @@ class Embed(OfWeights):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert(OfWeights):
-    """Writes a model in the Hugging Face layout."""
+    """Writes a model in the Hugging Face layout, or as a GGUF file."""
 
     source: Name
     """A run's folder, a preset, a hub id, or a folder with published weights."""
     target: tyro.conf.Positional[Path]
-    """The folder to write: config.json, model.safetensors, the tokenizer's files."""
+    """The folder to write: config.json, model.safetensors, the tokenizer's files; or a file that ends in .gguf."""
     dtype: str | None = None
-    """Dtype of the weights in the files: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
+    """Dtype of the weights in the files: float32, bfloat16 or float16, in a GGUF file also q8_0. None: the run's;
+    float32 otherwise, and in a GGUF file."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
@@ -392,7 +393,11 @@ class Convert(OfWeights):
             raise ValueError(
                 f"{self.target} holds another run, and files of two models must not mix: name another folder"
             )
-        written = zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+        written: tuple[str, ...] = ("configuration, tokenizer and weights",)
+        if self.target.suffix == ".gguf":
+            zoo.save_gguf(self.target, self.load(self.source, None), dtype=self.dtype or "float32")
+        else:
+            written = zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
         what = self.source if step is None else f"{self.source}, step {step}"
         print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0

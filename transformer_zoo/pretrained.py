@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import warnings
@@ -16,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer_zoo import arguments, folders, hugging_face, json_files, names, registry, sharding, trees
-from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
+from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
@@ -84,6 +85,10 @@ class Bundle:
     def save_pretrained(self, directory: str | os.PathLike[str], **arguments: Any) -> None:
         """`zoo.save_pretrained` of this model."""
         save_pretrained(directory, self, **arguments)
+
+    def save_gguf(self, file: str | os.PathLike[str], **arguments: Any) -> None:
+        """`zoo.save_gguf` of this model."""
+        save_gguf(file, self, **arguments)
 
     def replace(self, **changes: Any) -> "Bundle":
         """Another bundle with these fields changed."""
@@ -319,6 +324,46 @@ def save_pretrained(
             np.asarray(tensor)  # takes part in gathering it
     multihost_utils.sync_global_devices("save_pretrained")  # every process returns after the files are there
     return written
+
+
+def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32") -> None:
+    """Writes a decoder as a GGUF file, which llama.cpp reads: weights, configuration, tokenizer and chat template.
+
+    Only the first process of several writes. It needs the package `gguf`.
+
+    Args:
+        dtype: of the matrices: "float32", "float16", "bfloat16", or "q8_0", 8 bits with a scale for every 32 numbers of
+            a row. Norms, biases, and for q8_0 matrices with rows of another length, are stored in float32.
+
+    Raises:
+        ValueError: a dtype, task, family, setting or tokenizer that these files cannot hold: nothing is written.
+        ImportError: the package is not installed.
+        OSError: the file could not be written; the one that was there before is unchanged.
+        TypeError: an argument of another type.
+    """
+    arguments.check(save_gguf, locals())
+    model, family = bundle.model, registry.module_of(bundle.model.config)
+    if dtype not in gguf_writer.KINDS:
+        raise ValueError(f"dtype {dtype!r} is not written: choose one of {', '.join(gguf_writer.KINDS)}")
+    if model.task != "causal-lm":
+        raise ValueError(f"a GGUF file holds a model of the task causal-lm, and this one is of {model.task}")
+    if importlib.util.find_spec("gguf") is None:
+        raise ImportError('GGUF files are written by the package gguf: pip install "transformer-zoo[gguf]"')
+    _check_shapes(bundle.params, registry.param_shapes(model))
+    ids, tokenizer = TokenIds.of_model(bundle), bundle.tokenizer
+    named = {"bos": ids.bos, "eos": next(iter(ids.eos), None), "padding": ids.pad}
+    if tokenizer is not None:
+        named = {"bos": tokenizer.bos_id, "padding": tokenizer.pad_id} | {
+            n: i for n, i in named.items() if i is not None
+        }
+    metadata = gguf_writer.describe(family, model.config, named, tokenizer)
+    tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
+    if jax.process_index() == 0:
+        gguf_writer.write(file, family, model.config, metadata, tensors, dtype)
+    else:
+        for tensor in tensors.values():
+            np.asarray(tensor)  # takes part in gathering it
+    multihost_utils.sync_global_devices("save_gguf")
 
 
 def _write(

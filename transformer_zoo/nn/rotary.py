@@ -116,6 +116,14 @@ class Rope:
         angles = positions_BT[..., None].astype(dtype) * speed
         return jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale
 
+    def slowdown(self, head_dim: int) -> np.ndarray | None:
+        """float64[pairs]: by how much each pair turns more slowly than by theta alone, where that is all that makes
+        these positions. None: the length of the text, or another scale of queries and keys, makes them too."""
+        plain = dataclasses.replace(self, kind="default")._speed(head_dim)
+        if self.kind == "longrope" and self._scale == 1 and self.short_factors == self.long_factors:
+            return np.array(self.short_factors)
+        return plain / self._speed(head_dim) if self.kind == "llama3" else None
+
     def _pairs(self, head_dim: int) -> int:
         return -(-int(head_dim * self.share) // 2)
 
