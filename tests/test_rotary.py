@@ -199,6 +199,22 @@ def test_config_json_of_layers_with_positions_of_their_own():
             config_map.read(module, published | change)
 
 
+def test_config_json_of_windows_without_longer_positions():
+    """Olmo 3's, as published: only layers without a window reach beyond the original length."""
+    module = registry.family("olmo3")
+    scaling = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16, "attention_factor": 1.2}
+    kinds = ["sliding_attention"] * 3 + ["full_attention"]
+    published = {
+        **OTHERS, "num_hidden_layers": 4, "rope_theta": 5000, "rope_scaling": scaling, "layer_types": kinds,
+        "sliding_window": 8, "max_position_embeddings": 128,
+    }  # fmt: skip
+    config = config_map.read(module, published)
+    yarn = Rope(kind="yarn", theta=5000, factor=8.0, original_length=16, fast_turns=32.0, attention_factor=1.2)
+    assert (config.rope, config.local_theta, config.global_every, config.window) == (yarn, 5000, 4, 8)
+    written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+    assert written["layer_types"] == kinds and config_map.read(module, written) == config
+
+
 def test_config_json_of_layers_without_positions():
     """SmolLM3's: a list of the layers, or every nth; with windows, by a switch or by the list of the layers' kinds."""
     module, kinds = registry.family("smollm3"), ["full_attention", "sliding_attention"]

@@ -37,7 +37,8 @@ def build(case: Case, seed: int) -> Any:
     config._attn_implementation = "eager"
     if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
         config.pad_token_id = None  # a family's default, outside of a vocabulary as small as ours
-    model = getattr(transformers, name)(config).double().eval()
+    with truncating(config):
+        model = getattr(transformers, name)(config).double().eval()
     if not settings.get("tie_word_embeddings", True) and config.tie_word_embeddings:
         untie(model)
     settle(model)
@@ -50,6 +51,15 @@ def build(case: Case, seed: int) -> Any:
             values = (is_scale + scale * draw.standard_normal(weight.shape)).astype(np.float16)
             weight.copy_(torch.tensor(values))
     return model
+
+
+@contextlib.contextmanager
+def truncating(config: Any) -> Iterator[None]:
+    """Lets yarn's `truncate` be found where layers have positions by their kind: it is looked up beside the kinds."""
+    kinds = getattr(config, "rope_parameters", None) or {}
+    own = {"truncate": found} if (found := (kinds.get("full_attention") or {}).get("truncate")) is not None else {}
+    with mock.patch.dict(kinds, own):
+        yield
 
 
 def weights(model: Any) -> list[tuple[str, torch.Tensor]]:

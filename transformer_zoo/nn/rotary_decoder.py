@@ -15,6 +15,7 @@ from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import TokenEmbedding
@@ -54,6 +55,8 @@ class RotaryConfig(Architecture):
     # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
     window = None
+    global_every = None
+    local_theta = None
     attention_bias = False
     mlp_bias = False
     residual_dropout = 0.0
@@ -68,14 +71,27 @@ class RotaryConfig(Architecture):
         self.rope.check(self.head_dim, self.max_length)
         if self.rope.interleaved != type(self).rope.interleaved:
             raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
+        if self.local_theta is not None:
+            check_range(self, "local_theta", above=0)
+            if self.rope.share != 1:
+                raise ValueError(
+                    f"rope has share={self.rope.share}: layers with a window rotate whole heads, so must all"
+                )
 
     def local_layers(self) -> np.ndarray:
-        """bool[L]: whether the attention of a layer is limited to the window."""
-        return np.full(self.num_layers, self.window is not None)
+        """bool[L]: whether the attention of a layer is limited to the window: all layers, or, with `global_every`=n,
+        all but n-1, 2n-1, ..."""
+        local_L = np.full(self.num_layers, self.window is not None)
+        return local_L if self.global_every is None else local_L & ~every_nth(self.global_every, self.num_layers)
 
     def rotated_layers(self) -> np.ndarray | None:
         """bool[L]: whether a layer has rotary positions; the others have no positions at all. None: all layers have."""
         return None
+
+
+def every_nth(n: int, num_layers: int) -> np.ndarray:
+    """bool[L]: layers n-1, 2n-1, ..."""
+    return np.arange(1, num_layers + 1) % n == 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,10 +128,10 @@ class RotaryBlock(nn.Module):
         turn = self.rotation(rotation, local)
         if rotated is not None:
             turn = turn.where(rotated)
-        y_BTD, kv_now = self.attend(self.norm(name="attention_norm")(x_BTD), kv, mask, start, turn, train)
+        y_BTD, kv_now = self.attend(self.read("attention", x_BTD), kv, mask, start, turn, train)
         drop = nn.Dropout(self.config.residual_dropout, deterministic=not train)
         x_BTD += drop(self.added("attention", y_BTD))
-        x_BTD += drop(self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD))))
+        x_BTD += drop(self.added("mlp", self.mlp(self.read("mlp", x_BTD))))
         return x_BTD, kv_now
 
     def attend(
@@ -162,7 +178,13 @@ class RotaryBlock(nn.Module):
 
     def rotation(self, rotation: Any, local: jax.Array | None) -> Any:
         """The rotation of a layer, by what the decoder's `shared` returns."""
-        return rotation
+        if self.config.local_theta is None:
+            return rotation
+        return jax.tree.map(functools.partial(jnp.where, local), *rotation)
+
+    def read(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        """What a sublayer of this name reads of the residual stream."""
+        return self.norm(name=f"{name}_norm")(x_BTD)
 
     def added(self, name: str, y_BTD: jax.Array) -> jax.Array:
         """What is added to the residual stream for the output of a sublayer of this name."""
@@ -197,7 +219,11 @@ class RotaryDecoder(Decoder):
 
     def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
         cfg = self.config
-        return (cfg.rope.rotation(positions_BT, cfg.head_dim, cfg.max_length, self.compute.accumulation_dtype),)
+        sizes = (cfg.head_dim, cfg.max_length, self.compute.accumulation_dtype)
+        rotation = cfg.rope.rotation(positions_BT, *sizes)
+        if cfg.local_theta is None:
+            return (rotation,)
+        return ((Rope(theta=cfg.local_theta).rotation(positions_BT, *sizes), rotation),)
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:

@@ -97,6 +97,11 @@ FUSED = (
     (f"{_LAYER}.mlp.gate_up_proj.weight", "blocks/{mlp_gate,mlp_up}/kernel", "(n F) D -> n D F"),
 )
 """Queries, keys and values in one tensor, and the gate and what it multiplies in another."""
+OUT_NORMS = (
+    *rows.norm(f"{_LAYER}.post_attention_layernorm", "blocks/attention_out_norm"),
+    *rows.norm(f"{_LAYER}.post_feedforward_layernorm", "blocks/mlp_out_norm"),
+)
+"""Norms of the sublayers' outputs."""
 HEADS = {
     "causal-lm": rows.embedding("lm_head", "head", "V"),
     "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),

@@ -31,7 +31,11 @@ DEFAULTS = {"rope_theta": None, "rope_scaling": None, "partial_rotary_factor": N
 
 
 def keys(
-    rope: Callable[..., Any], theta: float = 10000.0, longest: int | None = None, local_theta: float | None = None
+    rope: Callable[..., Any],
+    theta: float = 10000.0,
+    longest: int | None = None,
+    local_theta: float | None = None,
+    local_name: str = "rope_local_base_freq",
 ) -> dict[str, Key]:
     """The keys of the fields `rope` and `max_length`. `DEFAULTS` belongs to them.
 
@@ -43,6 +47,7 @@ def keys(
         theta: that of a config.json without one.
         longest: the length of a config.json without one. None: it must have one.
         local_theta: that of a config.json without one. None: all layers have the same positions.
+        local_name: its key beside `rope_parameters`.
     """
     by_kind = local_theta is not None
 
@@ -76,7 +81,7 @@ def keys(
     }
     if by_kind:
         local = functools.partial(default_theta, "sliding_attention")
-        found["local_theta"] = Key("rope_local_base_freq", local_theta, local)
+        found["local_theta"] = Key(local_name, local_theta, local)
     return found
 
 
