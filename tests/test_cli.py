@@ -102,6 +102,9 @@ def test_published_counts():
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["pythia-70m"].params == 70_426_624
+    assert registry.presets()["pythia-12b"].params == 11_846_072_320
+    assert registry.presets()["gpt-neox-20b"].params == 20_554_567_680
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

@@ -20,9 +20,6 @@ class GemmaBlock(RotaryBlock):
     def norm(self) -> Any:
         return functools.partial(self.compute.offset_rms_norm, epsilon=self.config.norm_epsilon)
 
-    def attention_settings(self) -> dict[str, Any]:
-        return {"use_bias": self.config.attention_bias}
-
 
 class GemmaDecoder(RotaryDecoder):
     """With embeddings times sqrt(D)."""
