@@ -203,6 +203,8 @@ def small(family: str, **changes: Any) -> Any:
             values[field.name] = SMALL[field.name]
         elif field.name.endswith("_id") and field.default is not None:
             values[field.name] = field.default % (changes.get("vocab_size", SMALL["vocab_size"]) // 2)
+        elif isinstance(field.default, Rope) and field.default.share < 1:
+            values[field.name] = dataclasses.replace(field.default, share=0.5)
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:
@@ -253,7 +255,9 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
             if isinstance(field.default, Rope):
-                values[field.name] = dataclasses.replace(values[field.name], interleaved=field.default.interleaved)
+                share = draw.choice((0.5, 1.0)) if field.default.share < 1 else 1.0
+                fixed = {"share": share, "interleaved": field.default.interleaved}
+                values[field.name] = dataclasses.replace(values[field.name], **fixed)
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":

@@ -108,6 +108,9 @@ def test_published_counts():
     assert registry.presets()["phi-4"].params == 14_659_507_200
     assert registry.presets()["phi-4-mini"].params == 3_836_021_760
     assert registry.presets()["smollm3-3b"].params == 3_075_098_624
+    assert registry.presets()["pythia-70m"].params == 70_426_624
+    assert registry.presets()["pythia-12b"].params == 11_846_072_320
+    assert registry.presets()["gpt-neox-20b"].params == 20_554_567_680
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

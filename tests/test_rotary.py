@@ -243,6 +243,23 @@ def test_config_json_of_layers_without_positions():
             config_map.read(module, published | change)
 
 
+def test_config_json_of_heads_that_are_turned_in_part():
+    """A share that is missing is the family's, and NeoX's files have names of their own."""
+    module = registry.family("gpt_neox")
+    for given, rope in (
+        ({}, Rope(share=0.25)),
+        ({"rotary_pct": 0.5, "rotary_emb_base": 500}, Rope(share=0.5, theta=500)),
+        ({"rotary_pct": 1.0, "rope_theta": 500}, Rope()),
+        ({"rotary_pct": 1.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, Rope(kind="linear", factor=2.0)),
+    ):
+        config = config_map.read(module, OTHERS | {"hidden_size": 64} | given)
+        assert config.rope == rope and config.head_dim == 16
+        written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+        assert config_map.read(module, written) == config
+    with pytest.raises(ValueError, match="head_dim=6, of which the share 0.25 is 1 elements"):
+        config_map.read(module, OTHERS)
+
+
 def test_gelu_in_the_files_of_gemma_is_its_approximation():
     settings = OTHERS | {"hidden_act": "gelu", "num_key_value_heads": 1}
     assert config_map.read(registry.family("gemma"), settings).activation == "gelu_pytorch_tanh"

@@ -40,7 +40,9 @@ CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "he
 def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     """(name of the file, task, configuration) of each of a family's files."""
     for task in families.tasks(family):
-        drawn = families.sized(families.random_config(family, 6, task), **SIZES)
+        drawn = families.random_config(family, 6, task)
+        rotates_part = getattr(drawn, "rope", None) is not None and drawn.rope.share < 1
+        drawn = families.sized(drawn, **SIZES | ({"width": 8} if rotates_part else {}))
         rates = families.dropouts(families.small(family))
         drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`
         if task == families.main_task(family):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from families import Case
+from transformers.core_model_loading import revert_weight_conversion
 
 from transformer_zoo.checkpoints import config_map
 
@@ -94,8 +95,14 @@ def untie(model: Any) -> None:
 
 
 def tensors(model: Any) -> Arrays:
-    """The state dict."""
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    """The tensors that a file of the model holds."""
+    return as_saved(model, model.state_dict())
+
+
+def as_saved(model: Any, named: dict[str, torch.Tensor]) -> Arrays:
+    """Arrays of the model's parameters under the names of its files, which newer versions of the reference change when
+    they load them."""
+    return {name: tensor.detach().numpy() for name, tensor in revert_weight_conversion(model, named).items()}
 
 
 NAMES = {
@@ -131,7 +138,7 @@ def evaluate(
         towards = families.directions(task, shapes, families.mask_of(given))
         model.zero_grad()
         sum((results[name] * torch.as_tensor(towards[name])).sum() for name in results).backward()
-        grads = {name: gradient(weight) for name, weight in weights(model)}
+        grads = as_saved(model, {name: gradient(weight) for name, weight in weights(model)})
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in results.items()}, hidden, grads
 
@@ -271,5 +278,5 @@ def named_outputs(outputs: list[Any]) -> dict[str, torch.Tensor]:
     return {"hidden_BTD": join("last_hidden_state")} | pooled
 
 
-def gradient(parameter: Any) -> np.ndarray:
-    return np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy().copy()
+def gradient(parameter: Any) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()

@@ -416,7 +416,8 @@ class _Names:
         self.write_prefix = "" if task in spec.unprefixed else self.prefix
         # If not tied, an alias that has a row is a head's own tensor.
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
-        self.tied = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
+        found = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
+        self.tied = {alias: found.get(name.removeprefix("/"), name) for alias, name in found.items()}
         self.ignored = [re.compile(pattern) for pattern, _reason in spec.ignored]
         body = [_start(theirs)[0] for theirs, *_ in spec.rows(config)]
         self.modules = {theirs.partition(".")[0] for theirs in body}

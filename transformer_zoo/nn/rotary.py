@@ -81,12 +81,13 @@ class Rope:
         """Refuses heads and lengths that do not go with these settings.
 
         Raises:
-            ValueError: an odd head that is rotated whole, factors for another number of pairs, or a length that
+            ValueError: no rotated elements or an odd number, factors for another number of pairs, or a length that
                 `factor` does not divide.
         """
-        pairs = self._pairs(head_dim)
-        if 2 * pairs > head_dim:
-            raise ValueError(f"head_dim={head_dim} is odd: rotary positions turn pairs of elements")
+        pairs, rotated = self._pairs(head_dim), int(head_dim * self.share)
+        if rotated % 2 or not rotated:
+            part = f", of which the share {self.share:g} is {rotated} elements" if self.share != 1 else " is odd"
+            raise ValueError(f"head_dim={head_dim}{part}: rotary positions turn pairs of elements")
         if self.kind == "dynamic" and (pairs < 2 or max_length % self.factor):
             raise ValueError(
                 f"dynamic rotary positions need heads of at least 4 rotated elements, not {2 * pairs}, "
@@ -120,7 +121,7 @@ class Rope:
         return Rotation(jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale, self.interleaved)
 
     def _pairs(self, head_dim: int) -> int:
-        return -(-int(head_dim * self.share) // 2)
+        return int(head_dim * self.share) // 2
 
     def _speed(self, head_dim: int) -> np.ndarray:
         """float64[pairs]: the angle of each pair per position, whatever the length of the text."""

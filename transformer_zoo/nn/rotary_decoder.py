@@ -19,15 +19,16 @@ from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import TokenEmbedding
-from transformer_zoo.nn.heads import Classifier
+from transformer_zoo.nn.heads import Classifier, LogitsBias
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RotaryConfig(Architecture):
-    """The fields of all these families. The defaults are those of LLaMA's 7B model.
+class MultiHeadConfig(Architecture):
+    """The fields of all these families; their attention has as many heads of keys and values as of queries, each of
+    `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
 
     Raises:
         ValueError: as `Architecture`, key and value heads that do not divide the query heads, rotary positions that do
@@ -39,12 +40,9 @@ class RotaryConfig(Architecture):
     width: int = 4096
     num_layers: int = 32
     num_heads: int = 32
-    num_kv_heads: int = 32
-    head_dim: int = 128
     mlp_dim: int = 11008
     activation: str = "silu"
     norm_epsilon: float = 1e-6
-    rope: Rope = Rope()
     init_std: float = 0.02
     attention_dropout: float = 0.0
     tied: bool = False  # the output layer is the table of token embeddings
@@ -54,11 +52,14 @@ class RotaryConfig(Architecture):
 
     # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
+    rope = Rope()
     window = None
     global_every = None
     local_theta = None
     attention_bias = False
     mlp_bias = False
+    logits_bias = False
+    embed_dropout = 0.0
     residual_dropout = 0.0
 
     def __post_init__(self) -> None:
@@ -69,7 +70,8 @@ class RotaryConfig(Architecture):
                 "as many query heads share each head of keys and values"
             )
         self.rope.check(self.head_dim, self.max_length)
-        if self.rope.interleaved != type(self).rope.interleaved:
+        default = type(self).rope
+        if isinstance(default, Rope) and self.rope.interleaved != default.interleaved:
             raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
         if self.local_theta is not None:
             check_range(self, "local_theta", above=0)
@@ -77,6 +79,14 @@ class RotaryConfig(Architecture):
                 raise ValueError(
                     f"rope has share={self.rope.share}: layers with a window rotate whole heads, so must all"
                 )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.num_heads
 
     def local_layers(self) -> np.ndarray:
         """bool[L]: whether the attention of a layer is limited to the window: all layers, or, with `global_every`=n,
@@ -92,6 +102,15 @@ class RotaryConfig(Architecture):
 def every_nth(n: int, num_layers: int) -> np.ndarray:
     """bool[L]: layers n-1, 2n-1, ..."""
     return np.arange(1, num_layers + 1) % n == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RotaryConfig(MultiHeadConfig):
+    """With a number of heads of keys and values, and a size of heads, of their own."""
+
+    num_kv_heads: int = 32
+    head_dim: int = 128
+    rope: Rope = Rope()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +132,8 @@ class LateWindowConfig(RotaryConfig):
 
 
 class RotaryBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with a gated MLP (Shazeer 2020)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with a gated MLP (Shazeer 2020); if parallel,
+    x + attention(norm(x)) + mlp(norm(x))."""
 
     config: Any
     compute: Compute
@@ -128,11 +148,13 @@ class RotaryBlock(nn.Module):
         turn = self.rotation(rotation, local)
         if rotated is not None:
             turn = turn.where(rotated)
-        y_BTD, kv_now = self.attend(self.read("attention", x_BTD), kv, mask, start, turn, train)
         drop = nn.Dropout(self.config.residual_dropout, deterministic=not train)
-        x_BTD += drop(self.added("attention", y_BTD))
-        x_BTD += drop(self.added("mlp", self.mlp(self.read("mlp", x_BTD))))
-        return x_BTD, kv_now
+        h_BTD = self.read("attention", x_BTD)
+        y_BTD, kv_now = self.attend(h_BTD, kv, mask, start, turn, train)
+        y_BTD = x_BTD + drop(self.added("attention", y_BTD))
+        if not self.shares_norm:
+            h_BTD = self.read("mlp", x_BTD if self.parallel else y_BTD)
+        return y_BTD + drop(self.added("mlp", self.mlp(h_BTD))), kv_now
 
     def attend(
         self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool
@@ -148,13 +170,13 @@ class RotaryBlock(nn.Module):
         return attention(h_BTD, caches.from_cache_layout(kv_now), **seen), None if kv is None else kv_now
 
     def mlp(self, h_BTD: jax.Array) -> jax.Array:
-        """The gated MLP of a layer."""
-        cfg = self.config
+        """The MLP of a layer."""
+        cfg, activation = self.config, ACTIVATIONS[self.config.activation]
         dense = functools.partial(
             self.compute.dense, use_bias=self.mlp_bias, kernel_init=nn.initializers.normal(cfg.init_std)
         )
-        gate_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_gate")(h_BTD))
-        h_BTF = gate_BTF * dense(cfg.mlp_dim, name="mlp_up")(h_BTD)
+        h_BTF = dense(cfg.mlp_dim, name="mlp_up")(h_BTD)
+        h_BTF = activation(dense(cfg.mlp_dim, name="mlp_gate")(h_BTD)) * h_BTF if self.gated else activation(h_BTF)
         return dense(cfg.width, name="mlp_down")(h_BTF)
 
     @property
@@ -171,6 +193,22 @@ class RotaryBlock(nn.Module):
     def mlp_bias(self) -> bool:
         """Whether the layers of the MLP have biases."""
         return self.config.mlp_bias
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate."""
+        return True
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the MLP reads the layer's input, as attention does, and not the sum of that and attention's output
+        (Wang and Komatsuzaki 2021)."""
+        return False
+
+    @property
+    def shares_norm(self) -> bool:
+        """Whether the MLP of a parallel block reads what attention reads, and has no norm of its own."""
+        return False
 
     def attention_settings(self) -> dict[str, Any]:
         """What a family's attention has besides: arguments of `Attention`."""
@@ -191,6 +229,18 @@ class RotaryBlock(nn.Module):
         return y_BTD
 
 
+class LayerNormBlock(RotaryBlock):
+    """With layer norms, and an MLP without a gate."""
+
+    @property
+    def norm(self) -> Any:
+        return functools.partial(self.compute.layer_norm, epsilon=self.config.norm_epsilon)
+
+    @property
+    def gated(self) -> bool:
+        return False
+
+
 class RotaryDecoder(Decoder):
     """The decoder of these families, with the head of a task. A family may have a block of its own."""
 
@@ -200,16 +250,23 @@ class RotaryDecoder(Decoder):
         cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
         task = TASKS[self.task]
         self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        self.embed_drop = nn.Dropout(cfg.embed_dropout)
         self.blocks = self.block(cfg, compute)
         self.final_norm = self.blocks.norm()
         if task.vocabulary and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        if task.vocabulary and cfg.logits_bias:
+            self.lm_head = LogitsBias(cfg.vocab_size, compute)
         if scores := task.num_scores(cfg.labels):
             per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
             self.head = Classifier(scores, compute, init, **per_token)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
-        return self.token_embed(tokens_BT)
+        return self.embed_drop(self.token_embed(tokens_BT), deterministic=not train)
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        logits_BTV = super().logits(hidden_BTD)
+        return self.lm_head(logits_BTV) if self.config.logits_bias else logits_BTV
 
     def per_layer(self) -> tuple[jax.Array | None, jax.Array | None]:
         """bool[L]: whether a layer's attention is limited to the window, None if there is no window; and whether it has

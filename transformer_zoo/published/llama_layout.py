@@ -7,8 +7,20 @@ from transformer_zoo.published import layer_types, rope, rows
 from transformer_zoo.published.spec import Key, Published, first_id
 
 
-def config(make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, **rope_defaults: Any) -> dict[str, Key]:
-    """The keys that all of them have.
+def config(make_rope: Callable[..., Any], **defaults: Any) -> dict[str, Key]:
+    """The keys that all of them have. The arguments are those of `multi_head_config`."""
+    return {
+        **multi_head_config(make_rope, **defaults),
+        "num_kv_heads": KV_HEADS,
+        "head_dim": Key("head_dim", None, _head_dim),
+        "norm_epsilon": Key("rms_norm_eps", 1e-6),
+    }
+
+
+def multi_head_config(
+    make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, **rope_defaults: Any
+) -> dict[str, Key]:
+    """The keys of the fields of `nn.rotary_decoder.MultiHeadConfig`, but for `norm_epsilon`.
 
     Args:
         make_rope: as in `rope.keys`.
@@ -20,11 +32,8 @@ def config(make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, *
         "width": Key("hidden_size"),
         "num_layers": Key("num_hidden_layers"),
         "num_heads": Key("num_attention_heads"),
-        "num_kv_heads": Key("num_key_value_heads", None, _num_kv_heads),
-        "head_dim": Key("head_dim", None, _head_dim),
         "mlp_dim": Key("intermediate_size"),
         "activation": Key("hidden_act", "silu"),
-        "norm_epsilon": Key("rms_norm_eps", 1e-6),
         **rope.keys(make_rope, longest=longest, **rope_defaults),
         "init_std": Key("initializer_range", 0.02),
         "attention_dropout": Key("attention_dropout", 0.0),
@@ -41,6 +50,9 @@ def _num_kv_heads(number: Any, settings: Mapping[str, Any]) -> Any:
 def _head_dim(size: Any, settings: Mapping[str, Any]) -> Any:
     return settings["hidden_size"] // settings["num_attention_heads"] if size is None else size
 
+
+KV_HEADS = Key("num_key_value_heads", None, _num_kv_heads)
+"""As many as query heads where a config.json has no number."""
 
 WINDOWS = {
     "defaults": {"layer_types": None, "use_sliding_window": False},
