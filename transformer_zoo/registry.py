@@ -24,6 +24,7 @@ from transformer_zoo.models import (
     gemma3,
     gpt2,
     gpt_neox,
+    gptj,
     llama,
     longt5,
     marian,
@@ -32,9 +33,12 @@ from transformer_zoo.models import (
     modernbert,
     mpnet,
     pegasus,
+    phi,
     qwen2,
     qwen3,
     roberta,
+    stablelm,
+    starcoder2,
     t5,
 )
 from transformer_zoo.nn.architecture import Architecture
@@ -55,6 +59,7 @@ _FAMILIES: dict[str, ModuleType] = {
     "gemma3": gemma3,
     "gpt2": gpt2,
     "gpt_neox": gpt_neox,
+    "gptj": gptj,
     "llama": llama,
     "longt5": longt5,
     "marian": marian,
@@ -63,9 +68,12 @@ _FAMILIES: dict[str, ModuleType] = {
     "modernbert": modernbert,
     "mpnet": mpnet,
     "pegasus": pegasus,
+    "phi": phi,
     "qwen2": qwen2,
     "qwen3": qwen3,
     "roberta": roberta,
+    "stablelm": stablelm,
+    "starcoder2": starcoder2,
     "t5": t5,
 }
 

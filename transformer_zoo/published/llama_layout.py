@@ -93,10 +93,12 @@ BODY = (
     *rows.embedding("embed_tokens", "token_embed", "V"),
     *rows.norm(f"{_LAYER}.input_layernorm", "blocks/attention_norm"),
     *rows.attention(f"{_LAYER}.self_attn", "blocks/attention", "q_proj k_proj v_proj", f"{_LAYER}.self_attn.o_proj"),
+    *rows.norm("norm", "final_norm"),
+)
+MLP = (
     *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
     *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
     *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
-    *rows.norm("norm", "final_norm"),
 )
 HEADS = {
     "causal-lm": rows.embedding("lm_head", "head", "V"),
@@ -104,19 +106,24 @@ HEADS = {
     "token-classification": rows.dense("score", "head/scores"),
 }
 
+BIASED_LM_HEAD = HEADS["causal-lm"] + rows.bias("lm_head.bias", "lm_head/bias")
+
 
 def published(**family: Any) -> Published:
     """The published layout of one of them: `defaults` are beside those of the shared keys, `mlp_norm` is the name of
-    the norm before the MLP, and `tasks` are those that have a head."""
+    the norm before the MLP, `mlp` are the MLP's tensors, and `tasks` are those that have a head."""
     mlp_norm, tasks = family.pop("mlp_norm", "post_attention_layernorm"), family.pop("tasks", HEADS)
     config = family.pop("config")
     if "token-classification" in tasks:
-        config = config | {"head_dropout": Key("classifier_dropout", 0.1)}
+        config = {"head_dropout": Key("classifier_dropout", 0.1)} | config
     return Published(
         config=config,
         prefix="model.",
         defaults=rope.DEFAULTS | family.pop("defaults", {}),
-        body=BODY + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm") + family.pop("body", ()),
+        body=BODY
+        + family.pop("mlp", MLP)
+        + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm")
+        + family.pop("body", ()),
         heads={task: HEADS[task] for task in tasks},
         tied={"lm_head.weight": "embed_tokens.weight"},
         ignored=((r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "frequencies, which old files hold as a buffer"),),
