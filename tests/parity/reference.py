@@ -79,6 +79,10 @@ def settle(model: Any) -> None:
             module.padding_idx = None
         if hasattr(module, "scalar_embed_scale"):
             module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=torch.float64)
+        if hasattr(module, "pos_embd_dim"):
+            inv_freq = 10000.0 ** -(torch.arange(0, module.pos_embd_dim, 2, dtype=torch.float64) / module.pos_embd_dim)
+            angles = torch.arange(module.max_positions, dtype=torch.float64)[:, None] * inv_freq
+            module.embed_positions = torch.cat([angles.sin(), angles.cos()], dim=1)
         if hasattr(module, "create_weight"):
             with torch.no_grad(), mock.patch.object(torch, "FloatTensor", torch.DoubleTensor):
                 module.weight.copy_(module.create_weight())

@@ -148,13 +148,13 @@ class RotaryBlock(nn.Module):
         turn = self.rotation(rotation, local)
         if rotated is not None:
             turn = turn.where(rotated)
-        drop = nn.Dropout(self.config.residual_dropout, deterministic=not train)
+        drop = lambda name, y_BTD: nn.Dropout(self.dropout(name), deterministic=not train)(y_BTD)
         h_BTD = self.read("attention", x_BTD)
         y_BTD, kv_now = self.attend(h_BTD, kv, mask, start, turn, train)
-        y_BTD = x_BTD + drop(self.added("attention", y_BTD))
+        y_BTD = x_BTD + drop("attention", self.added("attention", y_BTD))
         if not self.shares_norm:
             h_BTD = self.read("mlp", x_BTD if self.parallel else y_BTD)
-        return y_BTD + drop(self.added("mlp", self.mlp(h_BTD))), kv_now
+        return y_BTD + drop("mlp", self.added("mlp", self.mlp(h_BTD))), kv_now
 
     def attend(
         self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool
@@ -227,6 +227,10 @@ class RotaryBlock(nn.Module):
     def added(self, name: str, y_BTD: jax.Array) -> jax.Array:
         """What is added to the residual stream for the output of a sublayer of this name."""
         return y_BTD
+
+    def dropout(self, name: str) -> float:
+        """The rate of dropout of what a sublayer of this name adds."""
+        return self.config.residual_dropout
 
 
 class LayerNormBlock(RotaryBlock):

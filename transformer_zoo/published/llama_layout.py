@@ -93,22 +93,18 @@ BODY = (
     *rows.embedding("embed_tokens", "token_embed", "V"),
     *rows.norm(f"{_LAYER}.input_layernorm", "blocks/attention_norm"),
     *rows.merge_heads(f"{_LAYER}.self_attn.o_proj", "blocks/attention/out"),
-    *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
     *rows.norm("norm", "final_norm"),
 )
-SPLIT = (
+QKV = (
     *rows.split_heads(f"{_LAYER}.self_attn.q_proj", "blocks/attention/query"),
     *rows.split_heads(f"{_LAYER}.self_attn.k_proj", "blocks/attention/key"),
     *rows.split_heads(f"{_LAYER}.self_attn.v_proj", "blocks/attention/value"),
+)
+MLP = (
     *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
     *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
+    *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
 )
-"""The projections with a tensor each."""
-FUSED = (
-    (f"{_LAYER}.self_attn.qkv_proj.weight", "blocks/attention/{query,key,value}/kernel", "(n H K) D -> n D H K"),
-    (f"{_LAYER}.mlp.gate_up_proj.weight", "blocks/{mlp_gate,mlp_up}/kernel", "(n F) D -> n D F"),
-)
-"""Queries, keys and values in one tensor, and the gate and what it multiplies in another."""
 OUT_NORMS = (
     *rows.norm(f"{_LAYER}.post_attention_layernorm", "blocks/attention_out_norm"),
     *rows.norm(f"{_LAYER}.post_feedforward_layernorm", "blocks/mlp_out_norm"),
@@ -120,20 +116,24 @@ HEADS = {
     "token-classification": rows.dense("score", "head/scores"),
 }
 
+BIASED_LM_HEAD = HEADS["causal-lm"] + rows.bias("lm_head.bias", "lm_head/bias")
+
 
 def published(**family: Any) -> Published:
     """The published layout of one of them: `defaults` are beside those of the shared keys, `mlp_norm` is the name of
-    the norm before the MLP, `projections` are `SPLIT` or `FUSED`, and `tasks` are those that have a head."""
+    the norm before the MLP, `qkv` and `mlp` are the tensors of attention's first projections and of the MLP, and
+    `tasks` are those that have a head."""
     mlp_norm, tasks = family.pop("mlp_norm", "post_attention_layernorm"), family.pop("tasks", HEADS)
     config = family.pop("config")
     if "token-classification" in tasks:
-        config = config | {"head_dropout": Key("classifier_dropout", 0.1)}
+        config = {"head_dropout": Key("classifier_dropout", 0.1)} | config
     return Published(
         config=config,
         prefix="model.",
         defaults=rope.DEFAULTS | family.pop("defaults", {}),
         body=BODY
-        + family.pop("projections", SPLIT)
+        + family.pop("qkv", QKV)
+        + family.pop("mlp", MLP)
         + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm")
         + family.pop("body", ()),
         heads={task: HEADS[task] for task in tasks},
