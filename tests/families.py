@@ -38,6 +38,7 @@ SMALL = {
     "num_decoder_layers": 2,
     "num_heads": 8,
     "head_dim": 6,
+    "rotary_dim": 4,
     "num_kv_heads": 8,
     "mlp_dim": 40,
     "num_decoder_heads": 8,
@@ -54,6 +55,7 @@ SMALL = {
     "conv_size": 5,
     "global_layers": 1,
     "global_every": 2,
+    "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
 }
@@ -66,6 +68,7 @@ RANDOM = {
     "num_decoder_layers": (1, 2, 3),
     "num_heads": (1, 2, 4),
     "head_dim": (2, 3, 5, 8),
+    "rotary_dim": (2, 4, 6),
     "mlp_dim": (12, 40, 100),
     "num_decoder_heads": (1, 2, 4),
     "mlp_decoder_dim": (10, 36, 80),
@@ -76,6 +79,7 @@ RANDOM = {
     "num_segments": (1, 2, 3),
     "window": (1, 2, 4, 7),
     "global_every": (1, 2, 3),
+    "unrotated_every": (1, 2, 3),
     "global_theta": (100.0, 10000.0, 160000.0),
     "local_theta": (3.0, 100.0, 10000.0),
     "head_activation": ("gelu", "relu", "tanh"),
@@ -201,6 +205,8 @@ def small(family: str, **changes: Any) -> Any:
             values[field.name] = SMALL[field.name]
         elif field.name.endswith("_id") and field.default is not None:
             values[field.name] = field.default % (changes.get("vocab_size", SMALL["vocab_size"]) // 2)
+        elif isinstance(field.default, Rope) and field.default.share < 1:
+            values[field.name] = dataclasses.replace(field.default, share=0.5)
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:
@@ -250,6 +256,10 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
+            if isinstance(field.default, Rope):
+                share = draw.choice((0.5, 1.0)) if field.default.share < 1 else 1.0
+                fixed = {"share": share, "interleaved": field.default.interleaved}
+                values[field.name] = dataclasses.replace(values[field.name], **fixed)
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
@@ -275,6 +285,17 @@ def known_choices(family: str, name: str) -> tuple[str, ...]:
     """Those of the values of a text field that random configurations have."""
     allowed = choices(family, name)
     return tuple(value for value in RANDOM.get(name, allowed) if value in allowed)
+
+
+def takes(family: str, name: str, value: Any) -> bool:
+    """Whether a family's small Config takes this value of a field; of a value other than rotary positions, it is
+    assumed."""
+    if isinstance(value, Rope):
+        try:
+            small(family, **{name: value})
+        except ValueError:
+            return False
+    return True
 
 
 def cases(*wanted: str) -> list[Any]:

@@ -102,6 +102,15 @@ def test_published_counts():
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["olmo-2-1b"].params == 1_484_916_736
+    assert registry.presets()["olmo-3-7b"].params == 7_298_011_136
+    assert registry.presets()["phi-3-mini-4k"].params == 3_821_079_552
+    assert registry.presets()["phi-4"].params == 14_659_507_200
+    assert registry.presets()["phi-4-mini"].params == 3_836_021_760
+    assert registry.presets()["smollm3-3b"].params == 3_075_098_624
+    assert registry.presets()["pythia-70m"].params == 70_426_624
+    assert registry.presets()["pythia-12b"].params == 11_846_072_320
+    assert registry.presets()["gpt-neox-20b"].params == 20_554_567_680
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

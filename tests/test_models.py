@@ -624,8 +624,8 @@ def other(family: str, name: str, value: Any) -> Any:
         known = families.known_choices(family, name) if isinstance(value, str) else families.RANDOM[name]
         meaning = lambda choice: ACTIVATIONS.get(choice, choice)  # several names stand for one function
         return next(choice for choice in known if meaning(choice) != meaning(value))
-    if name == "head_dim":
-        return 2 * value  # rotary positions turn pairs
+    if name in ("head_dim", "width"):
+        return 2 * value  # rotary positions turn pairs of a head's elements
     if isinstance(value, int):
         return (value + 1) // 2 if value > 1 else 2
     return value / 2 or 0.5

@@ -35,7 +35,8 @@ EXPECTED = {
 def turned(rope: Rope, positions: list[int], head_dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines [T, pairs] of a row, in float64, for a model of 32 positions."""
     with jax.enable_x64(True):
-        return tuple(np.asarray(x[0]) for x in rope.rotation(jnp.array([positions]), head_dim, 32, jnp.float64))
+        rotation = rope.rotation(jnp.array([positions]), head_dim, 32, jnp.float64)
+        return np.asarray(rotation.cos_BTP[0]), np.asarray(rotation.sin_BTP[0])
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
@@ -62,16 +63,19 @@ def test_only_a_text_beyond_the_original_length_is_turned_otherwise(rope: Rope):
     np.testing.assert_array_equal(turned(rope, [*range(30), 29, 29])[1][:30], alone[30])
 
 
-def test_a_part_of_a_head_is_turned():
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_a_part_of_a_head_is_turned(interleaved: bool):
+    """By pairs of elements that are neighbours, or that half of the part separates."""
     x = np.random.default_rng(0).standard_normal((1, 5, 2, 8))
     with jax.enable_x64(True):
-        rotation = Rope(share=0.5, theta=3.0).rotation(jnp.arange(5)[None], 8, 32, jnp.float64)
-        found = np.asarray(rotate(jnp.asarray(x), rotation))
+        rope = Rope(share=0.5, theta=3.0, interleaved=interleaved)
+        found = np.asarray(rotate(jnp.asarray(x), rope.rotation(jnp.arange(5)[None], 8, 32, jnp.float64)))
     for t, pair in ((4, 0), (3, 1)):
         angle = t * 3.0 ** (-pair / 2)
-        one, other = x[0, t, :, pair], x[0, t, :, pair + 2]
-        np.testing.assert_allclose(found[0, t, :, pair], one * math.cos(angle) - other * math.sin(angle))
-        np.testing.assert_allclose(found[0, t, :, pair + 2], other * math.cos(angle) + one * math.sin(angle))
+        first, second = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + 2)
+        one, other = x[0, t, :, first], x[0, t, :, second]
+        np.testing.assert_allclose(found[0, t, :, first], one * math.cos(angle) - other * math.sin(angle))
+        np.testing.assert_allclose(found[0, t, :, second], other * math.cos(angle) + one * math.sin(angle))
     np.testing.assert_array_equal(found[..., 4:], x[..., 4:])
 
 
@@ -100,6 +104,7 @@ def test_settings_that_do_not_go_with_the_heads():
         "a multiple of factor=4, not 30": {"rope": DYNAMIC, "max_length": 30},
         "there must be 4, one for each pair": {"rope": LONG, "head_dim": 8},
         "num_kv_heads=3 does not divide num_heads=32": {"num_kv_heads": 3},
+        "rope.interleaved=True: this family pairs": {"rope": Rope(interleaved=True)},
     }.items():
         with pytest.raises(ValueError, match=words):
             llama.Config(**changes)
@@ -138,6 +143,12 @@ def test_defaults_of_config_json():
     longrope = {"type": "longrope", "short_factor": [1, 1, 2], "long_factor": [1, 2, 3.5]}
     long = read(rope_scaling=longrope, max_position_embeddings=64, original_max_position_embeddings=16)
     assert (long.rope.factor, long.rope.original_length, long.rope.short_factors) == (4.0, 16, (1.0, 1.0, 2.0))
+    old = {**longrope, "type": "su", "long_factor": [1, 2, 4]}
+    phi3 = config_map.read(registry.family("phi3"), OTHERS | {"max_position_embeddings": 8192, "rope_scaling": old})
+    assert (phi3.rope.kind, phi3.rope.factor, phi3.rope.original_length) == ("longrope", 2.0, 4096)
+    written = config_map.write(registry.family("phi3"), phi3, "causal-lm")
+    assert written["original_max_position_embeddings"] == 4096
+    assert config_map.read(registry.family("phi3"), written) == phi3
 
 
 def test_config_json_that_cannot_be_honoured():
@@ -186,6 +197,67 @@ def test_config_json_of_layers_with_positions_of_their_own():
     }.items():
         with pytest.raises(ValueError, match=words):
             config_map.read(module, published | change)
+
+
+def test_config_json_of_windows_without_longer_positions():
+    """Olmo 3's, as published: only layers without a window reach beyond the original length."""
+    module = registry.family("olmo3")
+    scaling = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16, "attention_factor": 1.2}
+    kinds = ["sliding_attention"] * 3 + ["full_attention"]
+    published = {
+        **OTHERS, "num_hidden_layers": 4, "rope_theta": 5000, "rope_scaling": scaling, "layer_types": kinds,
+        "sliding_window": 8, "max_position_embeddings": 128,
+    }  # fmt: skip
+    config = config_map.read(module, published)
+    yarn = Rope(kind="yarn", theta=5000, factor=8.0, original_length=16, fast_turns=32.0, attention_factor=1.2)
+    assert (config.rope, config.local_theta, config.global_every, config.window) == (yarn, 5000, 4, 8)
+    written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+    assert written["layer_types"] == kinds and config_map.read(module, written) == config
+
+
+def test_config_json_of_layers_without_positions():
+    """SmolLM3's: a list of the layers, or every nth; with windows, by a switch or by the list of the layers' kinds."""
+    module, kinds = registry.family("smollm3"), ["full_attention", "sliding_attention"]
+    published = OTHERS | {"num_hidden_layers": 5, "no_rope_layer_interval": 2}
+    cases = {
+        (True, False, True, False, True): {},
+        (True, True, False, True, True): {"no_rope_layers": [1, 1, 0, 1, 1, 0, 1]},
+        (True,) * 5: {"no_rope_layers": [1] * 5},
+        (False,) * 5: {"no_rope_layers": [0] * 5, "use_sliding_window": True},
+        (True, True, True, False, True): {"no_rope_layers": [1, 1, 1, 0, 1], "layer_types": ["full_attention"] * 5},
+    }
+    for rotated, change in cases.items():
+        config = config_map.read(module, published | change)
+        assert tuple(config.rotated_layers().tolist()) == rotated and config.window is None
+        written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+        assert config_map.read(module, written) == config and written["no_rope_layers"] == [*map(int, rotated)]
+    by_kind = {"sliding_window": 3, "layer_types": [kinds[i % 2] for i in range(5)]}
+    for change in (by_kind, {"sliding_window": 3, "use_sliding_window": True}):
+        config = config_map.read(module, published | change)
+        assert config.window == 3 and config.local_layers().tolist() == [False, True, False, True, False]
+    for words, change in {
+        "every nth must be 0": {"no_rope_layers": [0, 1, 1, 1, 0]},
+        "of the layers without positions, and full_attention": {"layer_types": kinds[::-1] * 2 + kinds[1:]},
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            config_map.read(module, published | change)
+
+
+def test_config_json_of_heads_that_are_turned_in_part():
+    """A share that is missing is the family's, and NeoX's files have names of their own."""
+    module = registry.family("gpt_neox")
+    for given, rope in (
+        ({}, Rope(share=0.25)),
+        ({"rotary_pct": 0.5, "rotary_emb_base": 500}, Rope(share=0.5, theta=500)),
+        ({"rotary_pct": 1.0, "rope_theta": 500}, Rope()),
+        ({"rotary_pct": 1.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, Rope(kind="linear", factor=2.0)),
+    ):
+        config = config_map.read(module, OTHERS | {"hidden_size": 64} | given)
+        assert config.rope == rope and config.head_dim == 16
+        written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+        assert config_map.read(module, written) == config
+    with pytest.raises(ValueError, match="head_dim=6, of which the share 0.25 is 1 elements"):
+        config_map.read(module, OTHERS)
 
 
 def test_gelu_in_the_files_of_gemma_is_its_approximation():

@@ -66,7 +66,7 @@ TOY = Published(
             ("old.*.weight", "old/kernel", "D D2 -> D D2"),
         ),
     },
-    tied={"lm.weight": "embed.weight", "lm.twin": "embed.weight"},
+    tied={"lm.weight": "embed.weight", "lm.twin": "/lm.weight"},
     ignored=((r"h\.\d+\.mask", "a buffer"), (r"step", "a counter")),
 )
 
@@ -125,6 +125,34 @@ def assert_identical(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
     for name in a:
         assert a[name].dtype == b[name].dtype and a[name].shape == b[name].shape, name
         assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def test_parts_of_several_sizes_lie_one_after_another():
+    """A projection with fewer heads of keys and values than of queries, in one tensor."""
+    family = toy(body=tuple(row for row in TOY.body if "{" not in row[1]) + (
+        ("h.*.qkv.weight", "blocks/{query,key,value}/kernel", "D (n H K) -> n D H K"),
+    ))  # fmt: skip
+    shapes = {path: shape for path, shape in BODY.items() if "bias" not in path and "kernel" not in path}
+    shapes |= {
+        "blocks/query/kernel": (L, D, 4, K),
+        "blocks/key/kernel": (L, D, 2, K),
+        "blocks/value/kernel": (L, D, 2, K),
+    }
+    draw = np.random.default_rng(0)
+    params = trees.unflatten({path: draw.normal(size=shape).astype(np.float32) for path, shape in shapes.items()})
+    written = weight_map.dump(family, params, config=Config(), task="base")
+    one = written["h.1.qkv.weight"]
+    assert one.shape == np.asarray(one).shape == (D, 8 * K)
+    own = params["blocks"]
+    expected = [np.asarray(own[name]["kernel"][1]).reshape(D, -1) for name in ("query", "key", "value")]
+    np.testing.assert_array_equal(one, np.concatenate(expected, axis=1))
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    settings = {"config": Config(), "task": "base", "param_dtype": "float32"}
+    made = {name: np.asarray(x) for name, x in written.items()}
+    loaded = weight_map.load(family, like, made, **settings)
+    jax.tree.map(np.testing.assert_array_equal, loaded["blocks"], own)
+    with pytest.raises(ValueError, match=r"h\.0\.qkv\.weight  \[5, 5\], expected \[" + f"{D}, {8 * K}"):
+        weight_map.load(family, like, made | {"h.0.qkv.weight": np.zeros((5, 5), np.float32)}, **settings)
 
 
 def test_layers_without_a_tensor():
@@ -371,6 +399,17 @@ def test_untied_head_of_a_checkpoint_is_another_heads_to_the_body():
     load(theirs() | head(), task="base", config=Config(tied=False))
     with pytest.raises(ValueError, match="not the same as"):
         load(theirs() | head(), task="base", config=Config(tied=True))
+
+
+def test_another_name_of_an_untied_head():
+    """As GPT-NeoX's has in newer files. Both names are one tensor, which is tied to another if one of them is."""
+    tensors = theirs() | head()
+    renamed = {name.replace("lm.weight", "lm.twin"): x for name, x in tensors.items()}
+    untied = {"config": Config(tied=False)}
+    assert_identical(dump(load(renamed, BODY | HEAD, **untied), **untied), tensors)
+    load(renamed, task="base", **untied)
+    with pytest.raises(ValueError, match="not the same as /lm.weight"):
+        load(tensors | {"lm.twin": tensors["lm.weight"] + 1}, BODY | HEAD, **untied)
 
 
 # ---- tables that are wrong -------------------------------------------------------------------------------------------

@@ -39,12 +39,14 @@ CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "he
 
 def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     """(name of the file, task, configuration) of each of a family's files."""
+    rope = getattr(registry.family(family).Config(), "rope", None)
+    wider = {"width": 8} if rope is not None and rope.share < 1 else {}  # a part of a head has several pairs too
     for task in families.tasks(family):
-        drawn = families.sized(families.random_config(family, 6, task), **SIZES)
+        drawn = families.sized(families.random_config(family, 6, task), **SIZES | wider)
         rates = families.dropouts(families.small(family))
         drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`
         if task == families.main_task(family):
-            yield f"{family}-{task}", task, families.sized(families.small(family), **CHOSEN)
+            yield f"{family}-{task}", task, families.sized(families.small(family), **CHOSEN | wider)
             yield f"{family}-{task}-drawn", task, drawn
         else:
             yield f"{family}-{task}", task, drawn

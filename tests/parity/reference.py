@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from families import Case
+from transformers.core_model_loading import revert_weight_conversion
 
 from transformer_zoo.checkpoints import config_map
 
@@ -35,7 +36,10 @@ def build(case: Case, seed: int) -> Any:
     (name,) = settings.pop("architectures")
     config = transformers.AutoConfig.for_model(**settings)
     config._attn_implementation = "eager"
-    model = getattr(transformers, name)(config).double().eval()
+    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
+        config.pad_token_id = None  # a family's default, outside of a vocabulary as small as ours
+    with truncating(config):
+        model = getattr(transformers, name)(config).double().eval()
     if not settings.get("tie_word_embeddings", True) and config.tie_word_embeddings:
         untie(model)
     settle(model)
@@ -48,6 +52,15 @@ def build(case: Case, seed: int) -> Any:
             values = (is_scale + scale * draw.standard_normal(weight.shape)).astype(np.float16)
             weight.copy_(torch.tensor(values))
     return model
+
+
+@contextlib.contextmanager
+def truncating(config: Any) -> Iterator[None]:
+    """Lets yarn's `truncate` be found where layers have positions by their kind: it is looked up beside the kinds."""
+    kinds = getattr(config, "rope_parameters", None) or {}
+    own = {"truncate": found} if (found := (kinds.get("full_attention") or {}).get("truncate")) is not None else {}
+    with mock.patch.dict(kinds, own):
+        yield
 
 
 def weights(model: Any) -> list[tuple[str, torch.Tensor]]:
@@ -66,6 +79,10 @@ def settle(model: Any) -> None:
             module.padding_idx = None
         if hasattr(module, "scalar_embed_scale"):
             module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=torch.float64)
+        if hasattr(module, "pos_embd_dim"):
+            inv_freq = 10000.0 ** -(torch.arange(0, module.pos_embd_dim, 2, dtype=torch.float64) / module.pos_embd_dim)
+            angles = torch.arange(module.max_positions, dtype=torch.float64)[:, None] * inv_freq
+            module.embed_positions = torch.cat([angles.sin(), angles.cos()], dim=1)
         if hasattr(module, "create_weight"):
             with torch.no_grad(), mock.patch.object(torch, "FloatTensor", torch.DoubleTensor):
                 module.weight.copy_(module.create_weight())
@@ -82,8 +99,14 @@ def untie(model: Any) -> None:
 
 
 def tensors(model: Any) -> Arrays:
-    """The state dict."""
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    """The tensors that a file of the model holds."""
+    return as_saved(model, model.state_dict())
+
+
+def as_saved(model: Any, named: dict[str, torch.Tensor]) -> Arrays:
+    """Arrays of the model's parameters under the names of its files, which newer versions of the reference change when
+    they load them."""
+    return {name: tensor.detach().numpy() for name, tensor in revert_weight_conversion(model, named).items()}
 
 
 NAMES = {
@@ -119,7 +142,7 @@ def evaluate(
         towards = families.directions(task, shapes, families.mask_of(given))
         model.zero_grad()
         sum((results[name] * torch.as_tensor(towards[name])).sum() for name in results).backward()
-        grads = {name: gradient(weight) for name, weight in weights(model)}
+        grads = as_saved(model, {name: gradient(weight) for name, weight in weights(model)})
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in results.items()}, hidden, grads
 
@@ -259,5 +282,5 @@ def named_outputs(outputs: list[Any]) -> dict[str, torch.Tensor]:
     return {"hidden_BTD": join("last_hidden_state")} | pooled
 
 
-def gradient(parameter: Any) -> np.ndarray:
-    return np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy().copy()
+def gradient(parameter: Any) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()

@@ -6,9 +6,11 @@ A row of `PUBLISHED.body` is (theirs, ours, layout):
 
 `*` counts the layers, which are stacked in our parameter; two `*` count groups and their layers, stacked along two
 axes; `*[1:]` starts at the second layer, where the first lacks the tensor. `{a,b,c}` splits their tensor along the
-first axis of the layout's right side; the axis `V` is the vocabulary, whose rows are padded in memory; an axis `1` is
-dropped in ours. Every size follows from our parameter's shape, so a row holds for every configuration; where the names
-depend on it, `PUBLISHED.body` is a function of the Config. Only the slices that this process's devices need are read.
+first axis of the layout's right side. Where that axis is the first of a group on the left, as here, the parts lie one
+after another, and the other axes of the group may have sizes of their own in each part. The axis `V` is the vocabulary,
+whose rows are padded in memory; an axis `1` is dropped in ours. Every size follows from our parameters' shapes, so a
+row holds for every configuration; where the names depend on it, `PUBLISHED.body` is a function of the Config. Only the
+slices that this process's devices need are read.
 `published/spec.py` describes the rest of `PUBLISHED`.
 """
 
@@ -179,7 +181,8 @@ class Row:
     paths: tuple[str, ...]
     left: str  # their axes
     right: str  # the axes of one layer of ours
-    sizes: Mapping[str, int]
+    sizes: tuple[Mapping[str, int], ...]  # of the axes, for each part
+    joined: int | None  # the axis of theirs along which several parts lie one after another
     layers: tuple[int, ...]  # the number that each `*` counts
     start: int = 0  # the first layer that has the tensor
 
@@ -196,20 +199,32 @@ class Row:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of their tensor."""
-        groups = re.findall(r"\(.*?\)|\S+", self.left)
-        sizes = {"1": 1, **self.sizes}
-        return tuple(math.prod(sizes[axis] for axis in group.strip("()").split()) for group in groups)
+        shapes = [self._shape(sizes) for sizes in self.sizes]
+        return tuple(sum(sizes) if i == self.joined else sizes[0] for i, sizes in enumerate(zip(*shapes)))
 
     def view(self, tensor: Any, part: int) -> np.ndarray:
         """Our part of their tensor: a view, so that nothing is read yet."""
-        array = einops.rearrange(np.asarray(tensor), f"{self.left} -> {self.right}", **self.sizes)
+        array, sizes = np.asarray(tensor), self.sizes[part]
+        if (axis := self.joined) is not None:
+            start = sum(self._shape(earlier)[axis] for earlier in self.sizes[:part])
+            array = array[(*[slice(None)] * axis, slice(start, start + self._shape(sizes)[axis]))]
+            part = 0
+        array = einops.rearrange(array, f"{self.left} -> {self.right}", **sizes)
         return array[part, ...] if len(self.paths) > 1 else array
 
     def undo(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Their tensor, from our parts."""
-        array = np.stack(parts) if len(parts) > 1 else parts[0]
-        array = array[(*(slice(self.sizes[axis]) for axis in self.right.split()), ...)]
-        return einops.rearrange(array, f"{self.right} -> {self.left}", **self.sizes)
+        if self.joined is not None:
+            return np.concatenate([self._undo(x[None], y) for x, y in zip(parts, self.sizes)], axis=self.joined)
+        return self._undo(np.stack(parts) if len(parts) > 1 else parts[0], self.sizes[0])
+
+    def _undo(self, array: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
+        array = array[(*(slice(sizes[axis]) for axis in self.right.split()), ...)]
+        return einops.rearrange(array, f"{self.right} -> {self.left}", **sizes)
+
+    def _shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        sizes = {"1": 1, **sizes}
+        return tuple(math.prod(sizes[axis] for axis in group) for group in _groups(self.left))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -355,19 +370,29 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
             continue
         left, right = layout.split(" -> ")
         split, axes = (right.split()[:1], right.split()[1:]) if len(paths) > 1 else ([], right.split())
-        shape = next(tuple(flat[path].shape) for path in paths if path in flat)
-        layers, rest = shape[: theirs.count("*")], shape[theirs.count("*") :]
-        if len(rest) != len(axes) or any(path not in flat or tuple(flat[path].shape) != shape for path in paths):
-            raise ValueError(f"the row {(theirs, ours, layout)} of {family.__name__} does not fit shapes like {shape}")
-        sizes = dict(zip(axes, rest)) | dict.fromkeys(split, len(paths))
-        if "V" in sizes:
-            sizes["V"] = config.vocab_size
-        names = {"theirs": theirs, "ours": ours, "paths": paths}
-        rows.append(Row(**names, left=left, right=right, sizes=sizes, layers=layers, start=start))
+        joined = next((i for i, group in enumerate(_groups(left)) if split and group[0] == split[0]), None)
+        own = () if joined is None else _groups(left)[joined]  # axes with sizes of their own in each part
+        shapes = [tuple(flat[path].shape) for path in paths if path in flat]
+        depth = theirs.count("*")
+        common = {tuple(size for axis, size in zip(axes, shape[depth:]) if axis not in own) for shape in shapes}
+        stacked = {(len(shape), shape[:depth]) for shape in shapes}
+        if len(shapes) < len(paths) or len(common) > 1 or len(stacked) > 1 or len(shapes[0]) != depth + len(axes):
+            found = " and ".join(map(str, dict.fromkeys(shapes)))
+            raise ValueError(f"the row {(theirs, ours, layout)} of {family.__name__} does not fit shapes like {found}")
+        fixed = dict.fromkeys(split, len(paths) if joined is None else 1)
+        fixed |= {"V": config.vocab_size} if "V" in axes else {}
+        names = {"theirs": theirs, "ours": ours, "paths": paths, "left": left, "right": right}
+        sizes = tuple(dict(zip(axes, shape[depth:])) | fixed for shape in shapes)
+        rows.append(Row(**names, sizes=sizes, joined=joined, layers=shapes[0][:depth], start=start))
     filled = [path for row in rows for path in row.paths]
     if wrong := [path for path in flat if filled.count(path) != 1]:
         raise ValueError(f"not filled by exactly one row of PUBLISHED in {family.__name__}: {', '.join(wrong)}")
     return rows, inactive
+
+
+def _groups(side: str) -> list[list[str]]:
+    """The axes of each dimension of a layout's side."""
+    return [group.strip("()").split() for group in re.findall(r"\(.*?\)|\S+", side)]
 
 
 def _start(theirs: str) -> tuple[str, int]:
@@ -391,7 +416,8 @@ class _Names:
         self.write_prefix = "" if task in spec.unprefixed else self.prefix
         # If not tied, an alias that has a row is a head's own tensor.
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
-        self.tied = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
+        found = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
+        self.tied = {alias: found.get(name.removeprefix("/"), name) for alias, name in found.items()}
         self.ignored = [re.compile(pattern) for pattern, _reason in spec.ignored]
         body = [_start(theirs)[0] for theirs, *_ in spec.rows(config)]
         self.modules = {theirs.partition(".")[0] for theirs in body}

@@ -2,10 +2,9 @@
 (Dubey et al. 2024); and models of its layout, such as TinyLlama (Zhang et al. 2024) and SmolLM2 (Allal et al. 2025)."""
 
 import dataclasses
-from typing import Any
 
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder, init_cache
+from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, init_cache
 from transformer_zoo.published import Gguf, Key, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
@@ -66,21 +65,8 @@ PRESETS = {
 }  # fmt: skip
 
 
-class Block(RotaryBlock):
-    """With biases where the Config has them."""
-
-    @property
-    def mlp_bias(self) -> bool:
-        return self.config.mlp_bias
-
-    def attention_settings(self) -> dict[str, Any]:
-        return {"use_bias": self.config.attention_bias}
-
-
 class Model(RotaryDecoder):
     """LLaMA with the head of a task."""
-
-    block: Any = Block
 
 
 PUBLISHED = llama_layout.published(

@@ -40,7 +40,7 @@ class Block(RotaryBlock):
     """With a norm of each query and key, over the elements of a head (section 2)."""
 
     def attention_settings(self) -> dict[str, Any]:
-        return {"use_bias": self.config.attention_bias, "query_key_norm": self.norm}
+        return super().attention_settings() | {"query_key_norm": self.norm}
 
 
 class Model(RotaryDecoder):

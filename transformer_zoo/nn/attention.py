@@ -30,7 +30,8 @@ class Attention(nn.Module):
     out_bias: bool = True
     """Whether the output has a bias if `use_bias`."""
     query_key_norm: Any = None
-    """Makes the norms of queries and of keys, over the elements of a head. None: there are none."""
+    """Makes the norms of queries and of keys, [B, T, heads, K]: over the elements of a head, or, with axes of its own,
+    of all heads. None: there are none."""
     score_cap: float | None = None
     """Scores are pressed into (-cap, cap) before the softmax. None: they are not."""
     dropout: float = 0.0

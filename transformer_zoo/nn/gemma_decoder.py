@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 
 from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder
@@ -19,9 +18,6 @@ class GemmaBlock(RotaryBlock):
     @property
     def norm(self) -> Any:
         return functools.partial(self.compute.offset_rms_norm, epsilon=self.config.norm_epsilon)
-
-    def attention_settings(self) -> dict[str, Any]:
-        return {"use_bias": self.config.attention_bias}
 
 
 class GemmaDecoder(RotaryDecoder):
@@ -63,9 +59,6 @@ class AlternatingConfig(RotaryConfig):
         super().__post_init__()
         if self.logit_cap is not None:
             check_range(self, "logit_cap", above=0)
-
-    def local_layers(self) -> np.ndarray:
-        return np.arange(1, self.num_layers + 1) % self.global_every != 0
 
 
 class AlternatingBlock(GemmaBlock):

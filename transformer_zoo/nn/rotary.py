@@ -5,6 +5,7 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +36,9 @@ class Rope:
     kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
     share: float = 1.0
     """Of a head's elements, from the first on, those that are rotated."""
+    interleaved: bool = False
+    """Whether elements 2i and 2i + 1 are a pair, instead of element i and the one half of the rotated elements further
+    on."""
     factor: float = 1.0
     original_length: int | None = None
     """The length of the texts that the model was first trained on: of llama3, yarn and longrope."""
@@ -76,12 +80,13 @@ class Rope:
         """Refuses heads and lengths that do not go with these settings.
 
         Raises:
-            ValueError: an odd head that is rotated whole, factors for another number of pairs, or a length that
+            ValueError: no rotated elements or an odd number, factors for another number of pairs, or a length that
                 `factor` does not divide.
         """
-        pairs = self._pairs(head_dim)
-        if 2 * pairs > head_dim:
-            raise ValueError(f"head_dim={head_dim} is odd: rotary positions turn pairs of elements")
+        pairs, rotated = self._pairs(head_dim), int(head_dim * self.share)
+        if rotated % 2 or not rotated:
+            part = f", of which the share {self.share:g} is {rotated} elements" if self.share != 1 else " is odd"
+            raise ValueError(f"head_dim={head_dim}{part}: rotary positions turn pairs of elements")
         if self.kind == "dynamic" and (pairs < 2 or max_length % self.factor):
             raise ValueError(
                 f"dynamic rotary positions need heads of at least 4 rotated elements, not {2 * pairs}, "
@@ -92,10 +97,8 @@ class Rope:
             if self.kind == "longrope" and (len(factors) != pairs or min(factors) <= 0):
                 raise ValueError(f"{name} are {factors}: there must be {pairs}, one for each pair of a head, above 0")
 
-    def rotation(
-        self, positions_BT: jax.Array, head_dim: int, max_length: int, dtype: Any
-    ) -> tuple[jax.Array, jax.Array]:
-        """Cosines and sines, [B or 1, T, pairs] each, of the angle of each position and pair.
+    def rotation(self, positions_BT: jax.Array, head_dim: int, max_length: int, dtype: Any) -> "Rotation":
+        """The rotation of each position, for `rotate`.
 
         Args:
             max_length: the longest text of the model; for `dynamic`, `factor` times the original length.
@@ -114,7 +117,7 @@ class Rope:
         else:
             speed = jnp.asarray(self._speed(head_dim), dtype)
         angles = positions_BT[..., None].astype(dtype) * speed
-        return jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale
+        return Rotation(jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale, self.interleaved)
 
     def slowdown(self, head_dim: int) -> np.ndarray | None:
         """float64[pairs]: by how much each pair turns more slowly than by theta alone, where that is all that makes
@@ -125,7 +128,7 @@ class Rope:
         return plain / self._speed(head_dim) if self.kind == "llama3" else None
 
     def _pairs(self, head_dim: int) -> int:
-        return -(-int(head_dim * self.share) // 2)
+        return int(head_dim * self.share) // 2
 
     def _speed(self, head_dim: int) -> np.ndarray:
         """float64[pairs]: the angle of each pair per position, whatever the length of the text."""
@@ -164,6 +167,19 @@ class Rope:
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
 
 
+@flax.struct.dataclass
+class Rotation:
+    """Cosines and sines, [B or 1, T, pairs] each, of the angle of each position and pair of elements."""
+
+    cos_BTP: jax.Array
+    sin_BTP: jax.Array
+    interleaved: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def where(self, rotated: jax.Array) -> "Rotation":
+        """This rotation where `rotated`, bool[], is true, and elsewhere one that changes nothing."""
+        return self.replace(cos_BTP=jnp.where(rotated, self.cos_BTP, 1), sin_BTP=jnp.where(rotated, self.sin_BTP, 0))
+
+
 def _lengths(positions_BT: jax.Array) -> jax.Array:
     """int[B or 1, T]: the number of positions of the document that each token belongs to, as far as it is there."""
     T = positions_BT.shape[1]
@@ -174,10 +190,13 @@ def _lengths(positions_BT: jax.Array) -> jax.Array:
     return jnp.take_along_axis(positions_BT, end_BT, axis=1) + 1
 
 
-def rotate(x_BTHK: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Applies rotary positions to the first elements of each head, as many as there are angles for: element i and
-    element i + pairs are rotated as a pair, so that query-key products depend only on relative position."""
-    cos, sin = (angles_BTK[:, :, None] for angles_BTK in cos_sin)
-    one, other, rest = jnp.split(x_BTHK, [cos.shape[-1], 2 * cos.shape[-1]], axis=-1)
-    rotated = (one * cos - other * sin, other * cos + one * sin)
-    return jnp.concatenate([*(x.astype(x_BTHK.dtype) for x in rotated), rest], axis=-1)
+def rotate(x_BTHK: jax.Array, rotation: Rotation) -> jax.Array:
+    """Applies rotary positions to the first elements of each head, as many as there are angles for: the two elements of
+    a pair are rotated as a vector, so that query-key products depend only on relative position."""
+    cos, sin = rotation.cos_BTP[:, :, None], rotation.sin_BTP[:, :, None]
+    turned, rest = jnp.split(x_BTHK, [2 * cos.shape[-1]], axis=-1)
+    one, other = (turned[..., ::2], turned[..., 1::2]) if rotation.interleaved else jnp.split(turned, 2, axis=-1)
+    pair = [x.astype(x_BTHK.dtype) for x in (one * cos - other * sin, other * cos + one * sin)]
+    if rotation.interleaved:
+        pair = [jnp.stack(pair, axis=-1).reshape(turned.shape)]
+    return jnp.concatenate([*pair, rest], axis=-1)
