@@ -1,0 +1,116 @@
+"""GPT's decoder: layer norms, after each sublayer (Radford et al. 2018, section 4.1) or before it (Radford et al. 2019,
+section 2.3), and an MLP without a gate; and what models made of it share."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer_zoo.nn import cache as caches
+from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.architecture import Architecture
+from transformer_zoo.nn.attention import Attention
+from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.decoder import Decoder
+from transformer_zoo.nn.embedding import Embedding, TokenEmbedding
+from transformer_zoo.nn.heads import Classifier
+from transformer_zoo.nn.masks import Mask
+from transformer_zoo.nn.tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GptConfig(Architecture):
+    """Fields of GPT-2 and of models made of it. The defaults are those of its smallest size. A family adds `tied`, by
+    which the output layer is the table of token embeddings, `eos_id`, `labels` and `problem`."""
+
+    vocab_size: int = 50257
+    max_length: int = 1024
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_dim: int | None = None  # None: four times the width
+    activation: str = "gelu_new"
+    norm_epsilon: float = 1e-5
+    init_std: float = 0.02
+    embed_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
+
+
+class GptBlock(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    config: Any
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, train: bool) -> tuple[jax.Array, Any]:
+        cfg, compute, (kv, own) = self.config, self.compute, layer
+        init, residual_init = initializers(cfg)
+        drop = nn.Dropout(cfg.residual_dropout, deterministic=not train)
+        attention = Attention(
+            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
+            init=init, out_init=residual_init, name="attention",
+        )  # fmt: skip
+
+        h_BTD = self.norm(name="attention_norm")(x_BTD)
+        kv_now = caches.append(kv, attention.keys_values(h_BTD), start)
+        x_BTD += drop(attention(h_BTD, caches.from_cache_layout(kv_now), train=train, **self.scores(mask, own)))
+
+        up = compute.dense(cfg.mlp_dim or 4 * cfg.width, kernel_init=init, name="mlp_up")
+        down = compute.dense(cfg.width, kernel_init=residual_init, name="mlp_down")
+        y_BTD = down(ACTIVATIONS[cfg.activation](up(self.norm(name="mlp_norm")(x_BTD))))
+        return x_BTD + drop(y_BTD), None if kv is None else kv_now
+
+    @property
+    def norm(self) -> Any:
+        """Makes the norms, the one after the last block included."""
+        return functools.partial(self.compute.layer_norm, epsilon=self.config.norm_epsilon)
+
+    def scores(self, mask: Mask, own: Any) -> dict[str, Any]:
+        """How a layer scores keys: arguments of `Attention`, given its part of `per_layer`."""
+        return {"mask": mask}
+
+
+class GptDecoder(Decoder):
+    """The decoder of families with learned positions, with the head of a task."""
+
+    block: Any = GptBlock
+
+    def setup(self) -> None:
+        cfg, compute = self.config, self.compute
+        init, _ = initializers(cfg)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        self.position_embed = Embedding(cfg.max_length, cfg.width, compute, init)
+        self.embed_drop = nn.Dropout(cfg.embed_dropout)
+        self.blocks = self.block(cfg, compute)
+        self.final_norm = self.blocks.norm()
+        if self.task == "causal-lm" and not cfg.tied:
+            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        if scores := TASKS[self.task].num_scores(cfg.labels):
+            self.head = Classifier(scores, compute, init, bias=False)
+
+    def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
+        x_BTD = self.token_embed(tokens_BT) + self.position_embed(positions_BT)
+        return self.embed_drop(x_BTD, deterministic=not train)
+
+
+def initializers(cfg: Any) -> tuple[Any, Any]:
+    """For all weights, and for those that write to the residual stream: smaller by the root of their number (Radford et
+    al. 2019, section 2.3)."""
+    return nn.initializers.normal(cfg.init_std), nn.initializers.normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)
+
+
+def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty cache with `length` slots a row.
+
+    Raises:
+        ValueError: more slots than the model has positions, or none.
+    """
+    if not 0 < length <= config.max_length:
+        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    return caches.empty(config.num_layers, batch, length, config.num_heads, config.width // config.num_heads, dtype)
