@@ -497,6 +497,11 @@ FRESH: dict[str, Callable[[Any], Any]] = {
         (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
         (r".*/embedding|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
     ),
+    "gpt_neo": lambda cfg: (
+        (r".*/query/kernel", normal(cfg.init_std * (cfg.width // cfg.num_heads) ** -0.5)),
+        (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
+        (r".*/embedding|.*/(key|value|mlp_up)/kernel", normal(cfg.init_std)),
+    ),
     "longt5": lambda cfg: FRESH["t5"](cfg),
     "marian": lambda cfg: (
         (r"token_embed/embedding", normal(cfg.width**-0.5)),

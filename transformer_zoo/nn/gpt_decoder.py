@@ -25,7 +25,8 @@ from transformer_zoo.nn.tasks import TASKS
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GptConfig(Architecture):
     """Fields of GPT-2 and of models made of it. The defaults are those of its smallest size. A family adds `tied`, by
-    which the output layer is the table of token embeddings, `eos_id`, `labels` and `problem`."""
+    which the output layer is the table of token embeddings, `eos_id`, `labels`, `problem` and, where it has a head for
+    token classification, `head_dropout`."""
 
     vocab_size: int = 50257
     max_length: int = 1024
@@ -54,7 +55,7 @@ class GptBlock(nn.Module):
         drop = nn.Dropout(cfg.residual_dropout, deterministic=not train)
         attention = Attention(
             cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
-            init=init, out_init=residual_init, name="attention",
+            init=init, out_init=residual_init, name="attention", **self.attention_settings(),
         )  # fmt: skip
 
         h_BTD = self.norm(name="attention_norm")(x_BTD)
@@ -71,8 +72,12 @@ class GptBlock(nn.Module):
         """Makes the norms, the one after the last block included."""
         return functools.partial(self.compute.layer_norm, epsilon=self.config.norm_epsilon)
 
+    def attention_settings(self) -> dict[str, Any]:
+        """What a family's attention has besides: arguments of `Attention`."""
+        return {}
+
     def scores(self, mask: Mask, own: Any) -> dict[str, Any]:
-        """How a layer scores keys: arguments of `Attention`, given its part of `per_layer`."""
+        """How a layer scores keys: arguments of the call of its attention, given its part of `per_layer`."""
         return {"mask": mask}
 
 
@@ -89,10 +94,12 @@ class GptDecoder(Decoder):
         self.embed_drop = nn.Dropout(cfg.embed_dropout)
         self.blocks = self.block(cfg, compute)
         self.final_norm = self.blocks.norm()
-        if self.task == "causal-lm" and not cfg.tied:
+        task = TASKS[self.task]
+        if task.vocabulary and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
-        if scores := TASKS[self.task].num_scores(cfg.labels):
-            self.head = Classifier(scores, compute, init, bias=False)
+        if scores := task.num_scores(cfg.labels):
+            per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
+            self.head = Classifier(scores, compute, init, **per_token)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
         x_BTD = self.token_embed(tokens_BT) + self.position_embed(positions_BT)
