@@ -515,6 +515,10 @@ FRESH: dict[str, Callable[[Any], Any]] = {
         (r".*/embedding|.*/(query|key|value|mlp_gate|mlp_up)/kernel", truncated(cfg.init_std)),
     ),
     "mpnet": all_normal,
+    "opt": lambda cfg: (
+        (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
+        (r".*/embedding|.*_project/kernel|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
+    ),
     "pegasus": all_normal,
     "roberta": all_normal,
     "t5": lambda cfg: (

@@ -62,7 +62,7 @@ class Decoder(nn.Module):
             self.blocks, x_BTD, (None if cache is None else cache.kv, self.per_layer()),
             mask, start, *self.shared(positions_BT), train, length=cfg.num_layers, compute=self.compute,
         )  # fmt: skip
-        hidden_BTD, task = self.final_norm(x_BTD), TASKS[self.task]
+        hidden_BTD, task = self.final(x_BTD), TASKS[self.task]
         output = Output(hidden_BTD=hidden_BTD, cache=None if cache is None else cache.replace(kv=kv))
         if task.vocabulary:
             return output.replace(logits=self.logits(hidden_BTD)[..., : cfg.vocab_size])
@@ -79,6 +79,10 @@ class Decoder(nn.Module):
     ) -> Output:
         """Reads whole texts, as models of all shapes do. There are no segments."""
         return self(tokens_BT, valid_BT, train=train)
+
+    def final(self, x_BTD: jax.Array) -> jax.Array:
+        """The hidden states that the model returns, from those after the last block."""
+        return self.final_norm(x_BTD)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""

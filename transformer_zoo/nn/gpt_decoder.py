@@ -43,34 +43,48 @@ class GptConfig(Architecture):
 
 
 class GptBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); if `norm_last`, norm(x + attention(x)), then norm(x + mlp(x))."""
 
     config: Any
     compute: Compute
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, train: bool) -> tuple[jax.Array, Any]:
-        cfg, compute, (kv, own) = self.config, self.compute, layer
+        cfg, (kv, own) = self.config, layer
         init, residual_init = initializers(cfg)
         drop = nn.Dropout(cfg.residual_dropout, deterministic=not train)
         attention = Attention(
-            cfg.num_heads, cfg.width // cfg.num_heads, compute, dropout=cfg.attention_dropout,
+            cfg.num_heads, cfg.width // cfg.num_heads, self.compute, dropout=cfg.attention_dropout,
             init=init, out_init=residual_init, name="attention", **self.attention_settings(),
         )  # fmt: skip
+        dense = functools.partial(self.compute.dense, use_bias=self.use_bias)
 
-        h_BTD = self.norm(name="attention_norm")(x_BTD)
+        h_BTD = x_BTD if self.norm_last else self.norm(name="attention_norm")(x_BTD)
         kv_now = caches.append(kv, attention.keys_values(h_BTD), start)
-        x_BTD += drop(attention(h_BTD, caches.from_cache_layout(kv_now), train=train, **self.scores(mask, own)))
+        y_BTD = attention(h_BTD, caches.from_cache_layout(kv_now), train=train, **self.scores(mask, own))
+        x_BTD += drop(y_BTD)
+        x_BTD = self.norm(name="attention_norm")(x_BTD) if self.norm_last else x_BTD
 
-        up = compute.dense(cfg.mlp_dim or 4 * cfg.width, kernel_init=init, name="mlp_up")
-        down = compute.dense(cfg.width, kernel_init=residual_init, name="mlp_down")
-        y_BTD = down(ACTIVATIONS[cfg.activation](up(self.norm(name="mlp_norm")(x_BTD))))
-        return x_BTD + drop(y_BTD), None if kv is None else kv_now
+        h_BTD = x_BTD if self.norm_last else self.norm(name="mlp_norm")(x_BTD)
+        h_BTF = dense(cfg.mlp_dim or 4 * cfg.width, kernel_init=init, name="mlp_up")(h_BTD)
+        y_BTD = dense(cfg.width, kernel_init=residual_init, name="mlp_down")(ACTIVATIONS[cfg.activation](h_BTF))
+        x_BTD += drop(y_BTD)
+        return self.norm(name="mlp_norm")(x_BTD) if self.norm_last else x_BTD, None if kv is None else kv_now
 
     @property
     def norm(self) -> Any:
         """Makes the norms, the one after the last block included."""
         return functools.partial(self.compute.layer_norm, epsilon=self.config.norm_epsilon)
+
+    @property
+    def norm_last(self) -> bool:
+        """Whether sums are normalised, and not the inputs of attention and MLP."""
+        return False
+
+    @property
+    def use_bias(self) -> bool:
+        """Whether the layers of the MLP have biases."""
+        return True
 
     def attention_settings(self) -> dict[str, Any]:
         """What a family's attention has besides: arguments of `Attention`."""
@@ -86,24 +100,34 @@ class GptDecoder(Decoder):
 
     block: Any = GptBlock
 
+    OFFSET = 0  # rows of the table of positions before that of position 0
+
     def setup(self) -> None:
-        cfg, compute = self.config, self.compute
+        cfg, compute, task = self.config, self.compute, TASKS[self.task]
         init, _ = initializers(cfg)
-        self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
-        self.position_embed = Embedding(cfg.max_length, cfg.width, compute, init)
+        self.token_embed = TokenEmbedding(cfg.vocab_size, self.embed_width, compute, init)
+        self.position_embed = Embedding(self.OFFSET + cfg.max_length, cfg.width, compute, init)
         self.embed_drop = nn.Dropout(cfg.embed_dropout)
         self.blocks = self.block(cfg, compute)
         self.final_norm = self.blocks.norm()
-        task = TASKS[self.task]
         if task.vocabulary and not cfg.tied:
-            self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+            self.head = TokenEmbedding(cfg.vocab_size, self.embed_width, compute, init)
         if scores := task.num_scores(cfg.labels):
             per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
             self.head = Classifier(scores, compute, init, **per_token)
 
+    @property
+    def embed_width(self) -> int:
+        """The width of the table of token embeddings and of the output layer."""
+        return self.config.width
+
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
-        x_BTD = self.token_embed(tokens_BT) + self.position_embed(positions_BT)
+        x_BTD = self.embed_tokens(tokens_BT) + self.position_embed(self.OFFSET + positions_BT)
         return self.embed_drop(x_BTD, deterministic=not train)
+
+    def embed_tokens(self, tokens_BT: jax.Array) -> jax.Array:
+        """Embeddings [B, T, D] of the tokens alone."""
+        return self.token_embed(tokens_BT)
 
 
 def initializers(cfg: Any) -> tuple[Any, Any]:
