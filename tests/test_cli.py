@@ -97,6 +97,8 @@ def test_list(capsys, monkeypatch):
 def test_published_counts():
     assert registry.presets()["gpt2"].params == 124_439_808
     assert registry.presets()["gpt2-xl"].params == 1_557_611_200
+    assert registry.presets()["bloom-560m"].params == 559_214_592
+    assert registry.presets()["bloom"].params == 176_247_271_424
     assert registry.presets()["gpt-neo-125m"].params == 125_198_592
     assert registry.presets()["gpt-neo-2.7b"].params == 2_651_307_520
     assert registry.presets()["opt-125m"].params == 125_239_296

@@ -489,6 +489,7 @@ FRESH: dict[str, Callable[[Any], Any]] = {
     "albert": all_truncated,
     "bart": all_normal,
     "bert": all_truncated,
+    "bloom": lambda cfg: FRESH["gpt2"](cfg),
     "deberta": all_normal,
     "deberta_v2": all_normal,
     "distilbert": all_normal,

@@ -38,7 +38,7 @@ PRESETS = {
 class Block(GptBlock):
     """With a factor of the attention scores that may differ by layer."""
 
-    def scores(self, mask: Mask, own: jax.Array) -> dict[str, Any]:
+    def scores(self, mask: Mask, own: jax.Array, *shared: Any) -> dict[str, Any]:
         return {"mask": mask, "scale": own}
 
 

@@ -58,7 +58,7 @@ class Block(GptBlock):
         query_init = nn.initializers.normal(cfg.init_std * (cfg.width // cfg.num_heads) ** -0.5)
         return {"use_bias": False, "out_bias": True, "query_init": query_init}
 
-    def scores(self, mask: Mask, own: jax.Array | None) -> dict[str, Any]:
+    def scores(self, mask: Mask, own: jax.Array | None, *shared: Any) -> dict[str, Any]:
         if own is not None:
             mask = mask.replace(window=self.config.window, local=own)
         return {"mask": mask, "scale": 1.0}

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from transformer_zoo.nn import Architecture
@@ -85,9 +84,8 @@ class Model(GptDecoder):
 
     OFFSET = 2
 
-    def setup(self) -> None:
-        super().setup()
-        init = nn.initializers.normal(self.config.init_std)
+    def add_embeddings(self, init: Any) -> None:
+        super().add_embeddings(init)
         self.embed_project = self.compute.dense(self.config.width, use_bias=False, kernel_init=init)
         self.hidden_project = self.compute.dense(self.embed_width, use_bias=False, kernel_init=init)
 

@@ -54,7 +54,7 @@ class Decoder(nn.Module):
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
         start = 0 if cache is None else cache.length
         positions_BT, mask, cache = decoder_inputs(tokens_BT, valid_BT, positions_BT, documents_BT, cache)
-        check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
+        check_ids(positions_BT, cfg.max_length or 2**31, "positions_BT", "the positions")
 
         x_BTD = self.embed(tokens_BT, positions_BT, train)
         self.sow("intermediates", "embedded_BTD", x_BTD)

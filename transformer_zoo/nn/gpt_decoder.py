@@ -49,8 +49,8 @@ class GptBlock(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, train: bool) -> tuple[jax.Array, Any]:
-        cfg, (kv, own) = self.config, layer
+    def __call__(self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, *rest: Any) -> tuple[jax.Array, Any]:
+        cfg, (kv, own), (*shared, train) = self.config, layer, rest
         init, residual_init = initializers(cfg)
         drop = nn.Dropout(cfg.residual_dropout, deterministic=not train)
         attention = Attention(
@@ -61,13 +61,13 @@ class GptBlock(nn.Module):
 
         h_BTD = x_BTD if self.norm_last else self.norm(name="attention_norm")(x_BTD)
         kv_now = caches.append(kv, attention.keys_values(h_BTD), start)
-        y_BTD = attention(h_BTD, caches.from_cache_layout(kv_now), train=train, **self.scores(mask, own))
+        y_BTD = attention(h_BTD, caches.from_cache_layout(kv_now), train=train, **self.scores(mask, own, *shared))
         x_BTD += drop(y_BTD)
         x_BTD = self.norm(name="attention_norm")(x_BTD) if self.norm_last else x_BTD
 
         h_BTD = x_BTD if self.norm_last else self.norm(name="mlp_norm")(x_BTD)
         h_BTF = dense(cfg.mlp_dim or 4 * cfg.width, kernel_init=init, name="mlp_up")(h_BTD)
-        y_BTD = dense(cfg.width, kernel_init=residual_init, name="mlp_down")(ACTIVATIONS[cfg.activation](h_BTF))
+        y_BTD = dense(cfg.width, kernel_init=residual_init, name="mlp_down")(self.activate(h_BTF))
         x_BTD += drop(y_BTD)
         return self.norm(name="mlp_norm")(x_BTD) if self.norm_last else x_BTD, None if kv is None else kv_now
 
@@ -90,13 +90,19 @@ class GptBlock(nn.Module):
         """What a family's attention has besides: arguments of `Attention`."""
         return {}
 
-    def scores(self, mask: Mask, own: Any) -> dict[str, Any]:
-        """How a layer scores keys: arguments of the call of its attention, given its part of `per_layer`."""
+    def scores(self, mask: Mask, own: Any, *shared: Any) -> dict[str, Any]:
+        """How a layer scores keys: arguments of the call of its attention, given its part of `per_layer` and what the
+        decoder's `shared` returns."""
         return {"mask": mask}
+
+    def activate(self, h_BTF: jax.Array) -> jax.Array:
+        """The activation function of the MLP."""
+        return ACTIVATIONS[self.config.activation](h_BTF)
 
 
 class GptDecoder(Decoder):
-    """The decoder of families with learned positions, with the head of a task."""
+    """The decoder of these families, with the head of a task. Positions are learned, unless a family has other
+    `add_embeddings` and `embed`."""
 
     block: Any = GptBlock
 
@@ -106,15 +112,20 @@ class GptDecoder(Decoder):
         cfg, compute, task = self.config, self.compute, TASKS[self.task]
         init, _ = initializers(cfg)
         self.token_embed = TokenEmbedding(cfg.vocab_size, self.embed_width, compute, init)
-        self.position_embed = Embedding(self.OFFSET + cfg.max_length, cfg.width, compute, init)
-        self.embed_drop = nn.Dropout(cfg.embed_dropout)
         self.blocks = self.block(cfg, compute)
         self.final_norm = self.blocks.norm()
+        self.add_embeddings(init)
         if task.vocabulary and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, self.embed_width, compute, init)
         if scores := task.num_scores(cfg.labels):
             per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
             self.head = Classifier(scores, compute, init, **per_token)
+
+    def add_embeddings(self, init: Any) -> None:
+        """Makes the layers of `embed` besides the table of tokens."""
+        cfg = self.config
+        self.position_embed = Embedding(self.OFFSET + cfg.max_length, cfg.width, self.compute, init)
+        self.embed_drop = nn.Dropout(cfg.embed_dropout)
 
     @property
     def embed_width(self) -> int:
@@ -142,6 +153,7 @@ def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
-    if not 0 < length <= config.max_length:
-        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    if not 0 < length <= (config.max_length or length):
+        most = "" if config.max_length is None else f", and at most {config.max_length}, the model's positions"
+        raise ValueError(f"a cache of {length} tokens: ask for at least 1{most}")
     return caches.empty(config.num_layers, batch, length, config.num_heads, config.width // config.num_heads, dtype)
