@@ -706,6 +706,12 @@ def for_task(task: str, given: dict[str, Any]) -> dict[str, Any]:
     return {name: x[None] for name, x in given.items()} if task == "multiple-choice" else given
 
 
+def of_one_width(states: list[Any]) -> list[Any]:
+    """Arrays [..., D] with zeros up to the largest D: hidden states that a model returns may be projected."""
+    width = max(x.shape[-1] for x in states)
+    return [jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]) for x in states]
+
+
 @functools.partial(jax.jit, static_argnames=("case", "prompt", "parts"))
 def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None,
@@ -735,7 +741,9 @@ def evaluate(
             prefix, _ = STACKS[ids]
             if (blocks := find(f"{prefix}blocks/hidden_BTD")) is not None:
                 last = output.encoded_BSD if ids == "source_BS" else output.hidden_BTD
-                hidden[ids] = jnp.concatenate([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])
+                hidden[ids] = jnp.concatenate(
+                    of_one_width([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])
+                )
         return output.cache, (named_outputs(case.task, output), hidden)
 
     def read(params: trees.Tree) -> Any:

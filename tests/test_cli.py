@@ -97,6 +97,12 @@ def test_list(capsys, monkeypatch):
 def test_published_counts():
     assert registry.presets()["gpt2"].params == 124_439_808
     assert registry.presets()["gpt2-xl"].params == 1_557_611_200
+    assert registry.presets()["bloom-560m"].params == 559_214_592
+    assert registry.presets()["bloom"].params == 176_247_271_424
+    assert registry.presets()["gpt-neo-125m"].params == 125_198_592
+    assert registry.presets()["gpt-neo-2.7b"].params == 2_651_307_520
+    assert registry.presets()["opt-125m"].params == 125_239_296
+    assert registry.presets()["opt-350m"].params == 331_196_416
     assert registry.presets()["gemma-2b"].params == 2_506_172_416
     assert registry.presets()["gemma-7b"].params == 8_537_680_896
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888

@@ -25,7 +25,8 @@ from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.pretrained import Bundle
 
 # A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
-CASES = list({registry.is_encoder_decoder(case.config): case for case in families.cases("cache")[::-1]}.values())
+POSITIONED = [case for case in families.cases("cache") if case.config.max_length is not None]
+CASES = list({registry.is_encoder_decoder(case.config): case for case in POSITIONED[::-1]}.values())
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
     "class Queue:\n    def put(self, item):\n        pass\n",
@@ -127,8 +128,8 @@ def test_a_prompt_up_to_the_last_position(case):
 
 
 def test_a_model_without_positions_has_no_longest_prompt():
-    t5 = next(case for case in families.cases("cache") if case.config.max_length is None)
-    assert generate(bundle(t5), [[3] * 200], max_new_tokens=4).shape == (1, 4)
+    case = next(case for case in families.cases("cache") if case.config.max_length is None)
+    assert generate(bundle(case), [[3] * 200], max_new_tokens=4).shape == (1, 4)
 
 
 @pytest.fixture
@@ -706,8 +707,8 @@ def test_a_length_that_nobody_gave(case, calls):
 
 
 def test_the_default_length_is_said_once(calls):
-    t5 = next(case for case in families.cases("cache") if case.config.max_length is None)
-    m = Bundle(t5.model, None, t5.config)
+    case = next(case for case in families.cases("cache") if case.config.max_length is None)
+    m = Bundle(case.model, None, case.config)
     module._warn_of_default.cache_clear()
     with pytest.warns(UserWarning, match="has max_new_tokens: at most 128 are generated"):
         generate(m, [[1]])

@@ -489,6 +489,7 @@ FRESH: dict[str, Callable[[Any], Any]] = {
     "albert": all_truncated,
     "bart": all_normal,
     "bert": all_truncated,
+    "bloom": lambda cfg: FRESH["gpt2"](cfg),
     "deberta": all_normal,
     "deberta_v2": all_normal,
     "distilbert": all_normal,
@@ -496,6 +497,11 @@ FRESH: dict[str, Callable[[Any], Any]] = {
     "gpt2": lambda cfg: (
         (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
         (r".*/embedding|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
+    ),
+    "gpt_neo": lambda cfg: (
+        (r".*/query/kernel", normal(cfg.init_std * (cfg.width // cfg.num_heads) ** -0.5)),
+        (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
+        (r".*/embedding|.*/(key|value|mlp_up)/kernel", normal(cfg.init_std)),
     ),
     "longt5": lambda cfg: FRESH["t5"](cfg),
     "marian": lambda cfg: (
@@ -510,6 +516,10 @@ FRESH: dict[str, Callable[[Any], Any]] = {
         (r".*/embedding|.*/(query|key|value|mlp_gate|mlp_up)/kernel", truncated(cfg.init_std)),
     ),
     "mpnet": all_normal,
+    "opt": lambda cfg: (
+        (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
+        (r".*/embedding|.*_project/kernel|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
+    ),
     "pegasus": all_normal,
     "roberta": all_normal,
     "t5": lambda cfg: (

@@ -24,6 +24,7 @@ PARAM_AXES = (
     (r"(\w+_)?(position|segment|relative)_embed/embedding", "_ embed"),
     (r"(\w+_)?relative_bias/embedding", "_ heads"),
     (r"embed_project/kernel", "_ embed"),
+    (r"hidden_project/kernel", "embed _"),
     (r"conv/filter/kernel", "_ embed _"),
     (r".*/mix_(scores|weights)/kernel", "_ _"),
     (r"(pooler|lm_head|head)/(dense|scores)/kernel", "embed _"),

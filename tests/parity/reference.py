@@ -8,6 +8,7 @@ from unittest import mock
 
 import families
 import numpy as np
+import safetensors.torch  # noqa: F401  (before `in_double`: its table of dtypes has torch.float32)
 import torch
 import transformers
 from families import Case
@@ -260,11 +261,17 @@ def with_padding_behind(
 
 def states(outputs: list[Any], given: Arrays, back: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
     """All hidden states [L + 1, B, T, D], by the names of their ids."""
-    join = lambda name: torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
+    join = lambda name: stacked([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
     if "decoder_hidden_states" not in outputs[0]:
         return {next(ids for ids in families.MASKS if ids in given): back(join("hidden_states"))}
     encoder = back(torch.stack(outputs[0].encoder_hidden_states))
     return {"source_BS": encoder, "target_BT": join("decoder_hidden_states")}
+
+
+def stacked(states: list[torch.Tensor]) -> torch.Tensor:
+    """Hidden states of all layers in one array, as `families.of_one_width` makes their widths equal."""
+    width = max(x.shape[-1] for x in states)
+    return torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in states])
 
 
 def named_outputs(outputs: list[Any]) -> dict[str, torch.Tensor]:

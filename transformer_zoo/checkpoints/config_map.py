@@ -12,6 +12,7 @@ from typing import Any
 from transformer_zoo import json_files, registry, trees
 from transformer_zoo.checkpoints import formats
 from transformer_zoo.nn.tasks import TASKS
+from transformer_zoo.published import Published
 
 CONFIG = "config.json"
 MOST_LABELS = 2**20
@@ -59,7 +60,7 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
     shown = lambda value: json_files.excerpt(repr(value))
     defaults = spec.key_defaults
     known = [key for key in settings if key not in defaults]
-    settings = {**defaults, **settings}
+    settings = {**defaults, **_by_name(spec, settings)}
     if _is_encoder_alone(family, settings):
         settings[spec.config["num_decoder_layers"].name] = 0
     for ours, key in spec.config.items():
@@ -87,6 +88,12 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
         return family.Config(**values)
     except ValueError as error:
         raise ValueError(f"{source}: {json_files.excerpt(error, 500)}") from error
+
+
+def _by_name(spec: Published, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with each value under the main name of its key, which takes precedence over the key's aliases."""
+    named = {key.name: settings[alias] for key in spec.config.values() for alias in key.aliases if alias in settings}
+    return {**named, **settings}
 
 
 def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Key:
     ValueError for an unsupported value."""
     write: Callable[[Any, Any], Any] = lambda value, config: value
     """(the field's value, the whole Config) -> the key's value."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the key in published files."""
 
     @classmethod
     def choice(cls, name: str, values: Mapping[Any, Any], default: Any = REQUIRED) -> "Key":
