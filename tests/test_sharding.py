@@ -312,7 +312,7 @@ def test_a_parameter_without_a_row_is_named():
 
 def test_mesh_sizes():
     mesh = sharding.make_mesh(data=-1, tensor=2)
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2, "sequence": 1}
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2, "sequence": 1, "expert": 1}
     assert set(mesh.axis_types) == {AxisType.Auto}
     assert sharding.make_mesh(devices=jax.devices()[:1]).size == 1
     assert sharding.make_mesh(fsdp=-1, data=8).shape["fsdp"] == 1
@@ -321,7 +321,7 @@ def test_mesh_sizes():
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"data": 3}, r"data=3, fsdp=1, tensor=1, sequence=1 does not divide 8 device\(s\)"),
+        ({"data": 3}, r"data=3, fsdp=1, tensor=1, sequence=1, expert=1 does not divide 8 device\(s\)"),
         ({"data": 16}, r"data=16, .* does not divide 8 device\(s\): choose sizes whose product is 8"),
         ({"data": -1, "tensor": 3}, r"data=-1, fsdp=1, tensor=3, .* does not divide 8"),
         ({"data": -1, "fsdp": -1}, "at most one of them -1"),
