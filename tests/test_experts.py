@@ -1,9 +1,11 @@
 """Mixtures of experts: the leaf of `nn/experts.py` against a loop over tokens and experts in numpy."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,16 +150,51 @@ def test_a_mesh_changes_nothing(sizes: dict[str, int], batch: int):
 
 
 def test_the_load_balancing_loss_is_that_of_the_real_tokens_of_all_layers():
-    """Against the definition; equal shares of all tokens make it 1 for each expert of a token."""
+    """Against the definition; if all tokens are shared evenly it is the number of a token's experts."""
     logits_LBTE = np.random.default_rng(0).normal(size=(3, 2, 5, E))
     real_BT = np.arange(5) < np.array([[5], [2]])
-    sums = experts.Routing(logits_LBTE, J, 0.5).sums(real_BT)
+    found = jax.jit(experts.Routing.measure)(experts.Routing(logits_LBTE, J, 0.5), real_BT)
     parts = np.exp(logits_LBTE) / np.exp(logits_LBTE).sum(axis=-1, keepdims=True)
     rows = parts[:, real_BT].reshape(-1, E)
     chosen = np.argsort(-rows, axis=-1)[:, :J]
     share_E = (chosen[..., None] == np.arange(E)).sum(axis=(0, 1)) / len(rows)
-    np.testing.assert_allclose(sums["balance"], 0.5 * 7 * E * (share_E * rows.mean(axis=0)).sum(), rtol=1e-13)
-    np.testing.assert_allclose(np.sum(sums["chosen_LE"], axis=0), share_E * len(rows), rtol=1e-13)
-    np.testing.assert_allclose(sums["router_entropy"], -(rows * np.log(rows)).sum() / 3, rtol=1e-13)
-    even = experts.Routing(np.zeros((1, 1, 4, E)), J, 1.0).sums(np.ones((1, 4), bool))
-    np.testing.assert_allclose(even["balance"] / 4, J)
+    np.testing.assert_allclose(found["balance"], 0.5 * E * (share_E * rows.mean(axis=0)).sum(), rtol=1e-13)
+    np.testing.assert_allclose(np.sum(found["chosen_LE"], axis=0), share_E * len(rows), rtol=1e-13)
+    np.testing.assert_allclose(found["router_entropy"], -(rows * np.log(rows)).sum(axis=-1).mean(), rtol=1e-13)
+    even = experts.Routing(np.zeros((1, 1, 4, E)), J, 1.0)
+    np.testing.assert_allclose(even.measure(np.ones((1, 4), bool))["balance"], J)
+
+
+def test_a_training_loss_has_the_load_balancing_loss_and_an_evaluation_has_not():
+    """Of a whole model on a mesh as on one device; and what is logged."""
+    case = families.train_case("mixtral", "causal-lm").wide()
+    case = dataclasses.replace(case, config=families.without_dropout(case.config)).sized(num_layers=2)
+    batch = families.causal_lm(families.documents(case.config, 8, 16), 16)
+    params, objective, key = case.params(), case.objective, jax.random.key(0)
+    twice = case.with_(balance_weight=2 * case.config.balance_weight)
+
+    def report(params: Any, batch: Any, case: families.Case, key: Any) -> Any:
+        return objective.report(objective.sums(case.model, params, batch, key), objective.counts(batch))
+
+    run = jax.jit(report, static_argnums=2)
+    trained, evaluated = run(params, batch, case, key), run(params, batch, case, None)
+    own = {"cross_entropy", "balance_loss", "router_entropy", "highest_expert_share", "lowest_expert_share"}
+    assert trained.keys() - evaluated.keys() == own
+    np.testing.assert_allclose(evaluated["loss"], trained["cross_entropy"], rtol=1e-12)
+    np.testing.assert_allclose(trained["loss"], trained["cross_entropy"] + trained["balance_loss"], rtol=1e-12)
+    np.testing.assert_allclose(trained["perplexity"], np.exp(trained["cross_entropy"]), rtol=1e-12)
+    balance = trained["balance_loss"] / case.config.balance_weight
+    assert 1.5 < balance < 4  # of two experts a token, evenly shared: 2
+    assert 0 <= trained["lowest_expert_share"] < 1 / 8 < trained["highest_expert_share"] <= 1 / 2
+    assert 1 < trained["router_entropy"] < np.log(8)
+    np.testing.assert_allclose(run(params, batch, twice, key)["balance_loss"], 2 * trained["balance_loss"], rtol=1e-12)
+
+    mesh = sharding.make_mesh(expert=4, tensor=2)
+    placed = (
+        jax.device_put(jax.tree.map(np.asarray, params), sharding.param_shardings(params, mesh)),
+        jax.device_put(batch, sharding.batch_shardings(batch, mesh)),
+    )
+    with jax.set_mesh(mesh):
+        divided = run(*placed, case, key)
+    for name, value in trained.items():
+        np.testing.assert_allclose(divided[name], value, rtol=1e-10, err_msg=name)

@@ -190,10 +190,11 @@ def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
     shapes = registry.param_shapes(registry.family(family).Model(config))
     places = trees.flatten(sharding.param_shardings(shapes, sharding.make_mesh(tensor=8)))
     met: set[str] = set()
+    matrix = re.compile(r".*blocks/(.*(?P<heads>query|key|value|out)|(?P<hidden>mlp_\w+|experts/(?!router)\w+))/kernel")
     for path, leaf in trees.flatten(shapes).items():
-        if found := re.fullmatch(r".*blocks/(.*(?P<heads>query|key|value|out)|(?P<hidden>mlp_\w+))/kernel", path):
+        if found := matrix.fullmatch(path):
             divided = [a for a, b in zip(leaf.shape, places[path].shard_shape(leaf.shape)) if a != b]
-            met.add(found["heads"] or found["hidden"])
+            met.add(found["heads"] or found["hidden"].replace("experts/", "mlp_"))
             hidden = [size for size in leaf.shape[-2:] if size != config.width]
             assert divided == ([16] if found["heads"] else hidden), path
     assert met >= {"query", "key", "value", "out", "mlp_up", "mlp_down"}

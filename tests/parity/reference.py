@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from families import Case
+from transformers.core_model_loading import revert_weight_conversion
 
 from transformer_zoo.checkpoints import config_map
 
@@ -34,7 +35,7 @@ def build(case: Case, seed: int) -> Any:
     settings = config_map.write(case.module, case.config, case.task)
     (name,) = settings.pop("architectures")
     config = transformers.AutoConfig.for_model(**settings)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"  # products of groups know no float64
     model = getattr(transformers, name)(config).double().eval()
     if not settings.get("tie_word_embeddings", True) and config.tie_word_embeddings:
         untie(model)
@@ -82,8 +83,15 @@ def untie(model: Any) -> None:
 
 
 def tensors(model: Any) -> Arrays:
-    """The state dict."""
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    """The state dict, as files hold it."""
+    return in_files(model, model.state_dict())
+
+
+def in_files(model: Any, named: dict[str, torch.Tensor]) -> Arrays:
+    """Parameters, or what there is of each, by their names in files: these hold apart what a model may stack."""
+    apart = revert_weight_conversion(model, named)
+    named = named if apart.keys() == named.keys() else apart  # which has another order
+    return {name: x.detach().numpy() for name, x in named.items()}
 
 
 NAMES = {
@@ -119,7 +127,7 @@ def evaluate(
         towards = families.directions(task, shapes, families.mask_of(given))
         model.zero_grad()
         sum((results[name] * torch.as_tensor(towards[name])).sum() for name in results).backward()
-        grads = {name: gradient(weight) for name, weight in weights(model)}
+        grads = in_files(model, {name: gradient(weight) for name, weight in weights(model)})
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in results.items()}, hidden, grads
 
@@ -259,5 +267,5 @@ def named_outputs(outputs: list[Any]) -> dict[str, torch.Tensor]:
     return {"hidden_BTD": join("last_hidden_state")} | pooled
 
 
-def gradient(parameter: Any) -> np.ndarray:
-    return np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy().copy()
+def gradient(parameter: Any) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()

@@ -99,31 +99,34 @@ class Routing:
     num_chosen: int = struct.field(pytree_node=False)
     balance_weight: float = struct.field(pytree_node=False)
 
-    def sums(self, real_BT: jax.Array) -> dict[str, jax.Array]:
-        """Sums over the real tokens, by name. No gradient flows through the choices.
+    def measure(self, real_BT: jax.Array) -> dict[str, jax.Array]:
+        """What the real tokens' routes are like, by name. No gradient flows through the choices.
 
         - `chosen_LE`: how often each expert was chosen.
-        - `router_entropy`: of the probabilities of the experts, in nats; the mean of the layers.
-        - `balance`: the load-balancing loss of these tokens (Fedus et al. 2022, equations 4 to 6), times
-          `balance_weight` and their number. As in the code released with Mixtral, shares and mean probabilities are
-          those over all layers together.
+        - `router_entropy`: the mean entropy of the probabilities of the experts, in nats.
+        - `balance`: `balance_weight` times the load-balancing loss (Fedus et al. 2022, equations 4 to 6). Shares and
+          mean probabilities are those over all layers together, as in the code released with Mixtral; if all are equal,
+          the loss is J.
         """
         layers, E = self.logits_LBTE.shape[0], self.logits_LBTE.shape[-1]
         logs_LBTE = jax.nn.log_softmax(self.logits_LBTE)
-        probabilities_LBTE = jnp.exp(logs_LBTE)
         real_BT1 = real_BT[..., None].astype(logs_LBTE.dtype)
+        probabilities_LBTE = jnp.exp(logs_LBTE) * real_BT1
         chosen_LBTJ = jax.lax.top_k(self.logits_LBTE, self.num_chosen)[1]
         counts_LBTE = jax.nn.one_hot(chosen_LBTJ, E, dtype=logs_LBTE.dtype).sum(axis=-2)
         chosen_LE = (counts_LBTE * real_BT1).sum(axis=(1, 2))
-        probability_E = (probabilities_LBTE * real_BT1).sum(axis=(0, 1, 2))
-        tokens = real_BT1.sum()
-        rows = jnp.maximum(layers * tokens, 1)
-        balance = E * (chosen_LE.sum(axis=0) / rows * (probability_E / rows)).sum()
+        rows = jnp.maximum(layers * real_BT1.sum(), 1)
+        balance = E * (chosen_LE.sum(axis=0) / rows * (probabilities_LBTE.sum(axis=(0, 1, 2)) / rows)).sum()
         return {
             "chosen_LE": chosen_LE,
-            "router_entropy": -(probabilities_LBTE * logs_LBTE * real_BT1).sum() / layers,
-            "balance": self.balance_weight * balance * tokens,
+            "router_entropy": -(probabilities_LBTE * logs_LBTE).sum() / rows,
+            "balance": self.balance_weight * balance,
         }
+
+
+def routing_of(sown: Mapping[str, Any]) -> Routing | None:
+    """What a model sowed when it was applied with `mutable=[ROUTING]`. None: it has no experts."""
+    return next(iter(jax.tree.leaves(sown, is_leaf=lambda x: isinstance(x, Routing))), None)
 
 
 def choose(logits_BTE: jax.Array, num_chosen: int, normalised: bool) -> tuple[jax.Array, jax.Array]:
