@@ -34,6 +34,7 @@ from transformer_zoo.models import (
     pegasus,
     qwen2,
     qwen3,
+    qwen3_moe,
     roberta,
     t5,
 )
@@ -65,6 +66,7 @@ _FAMILIES: dict[str, ModuleType] = {
     "pegasus": pegasus,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "qwen3_moe": qwen3_moe,
     "roberta": roberta,
     "t5": t5,
 }
