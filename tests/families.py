@@ -58,6 +58,8 @@ SMALL = {
     "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
+    "num_experts": 8,
+    "num_chosen": 2,
 }
 # Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
@@ -106,6 +108,8 @@ RANDOM = {
     "score_dim": (1, 5, 30),
     "score_cap": (None, 1.0, 20.0),
     "logit_cap": (None, 2.0, 30.0),
+    "num_experts": (2, 3, 5),
+    "num_chosen": (1, 2, 3),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # Arguments of the models: token ids, and the mask of real tokens.
@@ -577,10 +581,11 @@ def objective_settings(name: str, config: Any) -> dict[str, Any]:
 
 
 def objective_cases(*wanted: str) -> list[Any]:
-    """A case of each objective, for the last family that has its task; only models that take all these arguments."""
-    found = []
+    """A case of each objective, for the last family that has its task; only models that take all these arguments, and
+    none with experts, whose load-balancing loss is that of each part of a batch."""
+    found, dense = [], [family for family in registry.families() if not hasattr(small(family), "num_experts")]
     for name in BATCHES:
-        able = [family for family in registry.families() if OBJECTIVES[name].task in tasks(family)]
+        able = [family for family in dense if OBJECTIVES[name].task in tasks(family)]
         found += [train_case(family, name) for family in able[-1:]]
     return [case for case in found if all(argument in case.takes for argument in wanted)]
 

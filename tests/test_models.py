@@ -609,8 +609,9 @@ def test_every_layer_draws_its_own_numbers(places: np.ndarray | None, knobs: dic
 # ---- what is set is read --------------------------------------------------------------------------------------------
 
 
-# A loss is chosen by the problem, and by the model type the names in config.json; too long rows are refused.
-READ_ELSEWHERE = ("problem", "model_type", "max_length")
+# A loss is chosen by the problem, and weighs the balance of experts; by the model type are chosen the names in
+# config.json; too long rows are refused.
+READ_ELSEWHERE = ("problem", "model_type", "max_length", "balance_weight")
 # What encoder-decoders are told to stand for padding, others want to know who read their config.json.
 READ_BY_OTHERS = ("pad_id",)
 # Fields of which another value needs another value of a field that no program reads.

@@ -140,6 +140,8 @@ class Mesh:
     """Parts into which heads, the MLP's width and the vocabulary are divided."""
     sequence: int = 1
     """Parts into which the length of the rows is divided."""
+    expert: int = 1
+    """Parts into which the experts of a mixture are divided, besides the rows."""
 
     def __post_init__(self) -> None:
         check_range(self, *vars(self))

@@ -279,7 +279,7 @@ def suggest(run: Run, topology: str) -> tuple[list[tuple[str, int]], list[str]]:
 
 def _changes(run: Run, devices: int) -> list[dict[str, Any]]:
     """Changes of settings that save memory, the least harmful first."""
-    mesh = {"mesh.data": 1, "mesh.fsdp": devices, "mesh.tensor": 1, "mesh.sequence": 1}
+    mesh = {"mesh.fsdp": devices} | {f"mesh.{axis}": 1 for axis in sharding.MESH_AXES if axis != "fsdp"}
     changes = [
         {"compute.remat": "full"},
         {"compute.dtype": "bfloat16"},

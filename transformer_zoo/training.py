@@ -161,11 +161,11 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None, steps: int | 
                 "loss is not scaled. Choose bfloat16 or float32"
             )
     mesh = sharding.make_mesh(**dataclasses.asdict(run.mesh), devices=devices)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = sharding.ways(sharding.MESH_RULES["batch"], mesh)
     if training.batch_size % (training.accumulation * ways):
         raise ValueError(
-            f"batch_size={training.batch_size} does not divide into accumulation={training.accumulation} x data x fsdp="
-            f"{ways}: choose a multiple of {training.accumulation * ways}"
+            f"batch_size={training.batch_size} does not divide into accumulation={training.accumulation} x data x fsdp "
+            f"x expert={ways}: choose a multiple of {training.accumulation * ways}"
         )
     model = objective.model(run.model, run.compute)
     shapes = registry.param_shapes(model)

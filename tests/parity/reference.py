@@ -36,7 +36,7 @@ def build(case: Case, seed: int) -> Any:
     settings = config_map.write(case.module, case.config, case.task)
     (name,) = settings.pop("architectures")
     config = transformers.AutoConfig.for_model(**settings)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"  # products of groups know no float64
     if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
         config.pad_token_id = None  # a family's default, outside of a vocabulary as small as ours
     with truncating(config):
@@ -100,14 +100,15 @@ def untie(model: Any) -> None:
 
 
 def tensors(model: Any) -> Arrays:
-    """The tensors that a file of the model holds."""
-    return as_saved(model, model.state_dict())
+    """The state dict, as files hold it."""
+    return in_files(model, model.state_dict())
 
 
-def as_saved(model: Any, named: dict[str, torch.Tensor]) -> Arrays:
-    """Arrays of the model's parameters under the names of its files, which newer versions of the reference change when
-    they load them."""
-    return {name: tensor.detach().numpy() for name, tensor in revert_weight_conversion(model, named).items()}
+def in_files(model: Any, named: dict[str, torch.Tensor]) -> Arrays:
+    """Parameters, or what there is of each, by their names in files: these hold apart what a model may stack."""
+    apart = revert_weight_conversion(model, named)
+    named = named if apart.keys() == named.keys() else apart  # which has another order
+    return {name: x.detach().numpy() for name, x in named.items()}
 
 
 NAMES = {
@@ -143,7 +144,7 @@ def evaluate(
         towards = families.directions(task, shapes, families.mask_of(given))
         model.zero_grad()
         sum((results[name] * torch.as_tensor(towards[name])).sum() for name in results).backward()
-        grads = as_saved(model, {name: gradient(weight) for name, weight in weights(model)})
+        grads = in_files(model, {name: gradient(weight) for name, weight in weights(model)})
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in results.items()}, hidden, grads
 
