@@ -1,0 +1,218 @@
+"""The gated delta rule and the short convolution, against loops over single tokens."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import difference
+
+from transformer_zoo.nn import delta
+
+EXACT = 1e-9
+B, T, G, H, K, E, J, D = 3, 11, 2, 4, 3, 5, 4, 6
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def drawn(seed: int = 0, T: int = T) -> tuple[np.ndarray, ...]:
+    """Queries, keys, values, logarithms of decays, betas and a state. One decay is so strong that nothing is left."""
+    draw = np.random.default_rng(seed)
+    q, k = (np.asarray(delta.normalized(draw.standard_normal((B, T, G, K)))) for _ in range(2))
+    log_decay = -draw.exponential(0.5, (B, T, H))
+    log_decay[:, T // 3] = -800.0
+    v, state = draw.standard_normal((B, T, H, E)), draw.standard_normal((B, H, K, E))
+    return q, k, v, log_decay, draw.uniform(size=(B, T, H)), state
+
+
+def loop(q, k, v, log_decay, beta, state, valid=None, starts=None):
+    """The rule as the module's docstring has it, in numpy, row by row and token by token."""
+    y, state = np.zeros(v.shape), np.array(state)
+    for b, t, h in np.ndindex(v.shape[:3]):
+        if valid is not None and not valid[b, t]:
+            continue
+        if starts is not None and starts[b, t]:
+            state[b, h] = 0
+        q_K, k_K, S = q[b, t, h // (H // G)], k[b, t, h // (H // G)], state[b, h] * np.exp(log_decay[b, t, h])
+        state[b, h] = S + beta[b, t, h] * np.outer(k_K, v[b, t, h] - k_K @ S)
+        y[b, t, h] = q_K @ state[b, h]
+    return y, state
+
+
+def masks(T: int = T) -> dict[str, np.ndarray]:
+    """Padding on the left, on the right, and none; and documents that start at the first token, at every token of a
+    stretch, and nowhere."""
+    t = np.arange(T)
+    starts = np.stack([t == 5, (t > 2) & (t < 7), np.zeros(T, bool)])
+    return {"valid": np.stack([t >= 3, t < T - 2, t >= 0]), "starts": starts}
+
+
+@pytest.mark.parametrize("names", [(), ("valid",), ("starts",), ("valid", "starts")], ids="-".join)
+def test_in_chunks_it_is_the_loop(names: tuple[str, ...]):
+    """In chunks that the length is and is not a multiple of, that are longer than it, and of one token."""
+    given = {name: masks()[name] for name in names}
+    expected = loop(*drawn(), **given)
+    for chunk in (1, 4, 11, 64):
+        found = delta.gated_delta_rule(
+            *drawn(), **{f"{name}_BT": jnp.array(x) for name, x in given.items()}, chunk=chunk
+        )
+        valid = given.get("valid", np.ones((B, T), bool))
+        assert difference((found[0] * valid[..., None, None], found[1]), expected) < EXACT
+
+
+def test_token_by_token_it_is_the_loop():
+    arrays, given = drawn(), masks()
+    *tokens, state = map(jnp.array, arrays)
+    ys = []
+    for t in range(T):
+        now = {f"{name}_BT": jnp.array(x[:, t : t + 1]) for name, x in given.items()}
+        y, state = delta.gated_delta_rule(*(x[:, t : t + 1] for x in tokens), state, **now)
+        ys.append(y * given["valid"][:, t, None, None, None])
+    assert difference((jnp.concatenate(ys, axis=1), state), loop(*arrays, **given)) < EXACT
+
+
+def test_gradients_are_those_of_single_steps():
+    """Of all arguments, the initial state included, by what is read and by the final state; across documents and
+    padding."""
+    given = {f"{name}_BT": jnp.array(x) for name, x in masks().items()}
+    towards = jax.tree.map(lambda x: np.cos(np.arange(x.size)).reshape(x.shape), loop(*drawn()))
+
+    def steps(*arguments):
+        *tokens, state = arguments
+        once = lambda state, now: delta.gated_delta_rule(*now[0], state, **now[1])[::-1]
+        cut = lambda x: jnp.moveaxis(x[:, :, None], 1, 0)
+        state, y = jax.lax.scan(once, state, jax.tree.map(cut, (tuple(tokens), given)))
+        return jnp.moveaxis(y[:, :, 0], 0, 1), state
+
+    def gradients(function):
+        def total(*arguments):
+            y, state = function(*arguments)
+            return ((y * given["valid_BT"][..., None, None]) * towards[0]).sum() + (state * towards[1]).sum()
+
+        return jax.jit(jax.grad(total, argnums=range(6)))(*drawn())
+
+    expected = gradients(steps)
+    for chunk in (4, 64):
+        found = gradients(functools.partial(delta.gated_delta_rule, **given, chunk=chunk))
+        assert all(np.abs(x).max() > 1e-3 for x in found)
+        assert difference(found, expected) < EXACT
+
+
+def test_packed_documents_are_as_alone():
+    """Wherever the border lies inside a chunk; and no gradient crosses it."""
+    *arrays, state = drawn()
+
+    @jax.jit
+    def after(border):
+        later_BT = jnp.broadcast_to(jnp.arange(T) >= border, (B, T))
+        function = lambda *arrays: delta.gated_delta_rule(
+            *arrays, starts_BT=jnp.diff(later_BT, axis=1, prepend=False), chunk=4
+        )[0] * later_BT[..., None, None]  # fmt: skip
+        y, back = jax.vjp(function, *arrays)
+        return y, back(y)
+
+    for border in range(1, T):
+        y, gradients = after(border)
+        alone, _ = loop(*(x[:, border:] for x in arrays), np.zeros_like(state))
+        assert difference(y[:, border:], jnp.array(alone)) < EXACT
+        assert all(np.abs(x[:, :border]).max() < 1e-12 for x in gradients)  # of sums of decays, rounding is left
+        assert np.abs(gradients[2][:, border:]).min() > 0
+
+
+def test_a_row_in_parts_is_the_row():
+    *tokens, state = map(jnp.array, drawn())
+    whole = delta.gated_delta_rule(*tokens, state, chunk=4)
+    ys = []
+    for part in (slice(0, 5), slice(5, 6), slice(6, None)):
+        y, state = delta.gated_delta_rule(*(x[:, part] for x in tokens), state, chunk=4)
+        ys.append(y)
+    assert difference((jnp.concatenate(ys, axis=1), state), whole) < EXACT
+
+
+def test_keys_that_are_all_the_same():
+    """The system of equations has powers that grow beyond any number: its solution must not be a sum of them."""
+    q, k, v, log_decay, beta, state = drawn(T=64)
+    arrays = (q, np.broadcast_to(k[:, :1], k.shape), v, np.zeros_like(log_decay), np.ones_like(beta), state)
+    assert difference(delta.gated_delta_rule(*arrays), loop(*arrays)) < EXACT
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_memory_is_linear_in_length(backward: bool):
+    """Of the compiled program: twice the tokens take twice the memory; and less than the states after all tokens, which
+    the backward pass of single steps keeps, would take alone."""
+    K = E = 64
+    per_token = {"q": (1, K), "k": (1, K), "v": (1, E), "log_decay": (1,), "beta": (1,)}
+
+    def used(T: int) -> int:
+        arrays = [jax.ShapeDtypeStruct((1, T, *shape), jnp.float32) for shape in per_token.values()]
+        total = lambda *arrays: delta.gated_delta_rule(*arrays)[0].sum()
+        program = jax.jit(jax.grad(total, argnums=range(5)) if backward else total)
+        return program.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+    one, two, four = (used(T) for T in (1024, 2048, 4096))
+    assert abs((four - two) / (two - one) - 2) < 0.05
+    assert 1024 * E * 4 < two - one < 1024 * K * E * 4
+
+
+def test_what_is_kept_for_the_backward_pass_is_the_arguments():
+    arrays = [jnp.array(x) for x in drawn()]
+    _, back = jax.vjp(lambda *arrays: delta.gated_delta_rule(*arrays, chunk=4)[0], *arrays)
+    kept = sum(x.size for x in jax.tree.leaves(back) if jnp.issubdtype(x.dtype, jnp.floating))
+    repeated = B * T * (2 * H * K + H * E + 2 * H) + B * H * K * E
+    assert kept <= repeated
+
+
+def test_the_dtype_is_that_of_the_values_and_the_state_is_wide():
+    arrays = [jnp.array(x, "float32" if i == 3 else "bfloat16") for i, x in enumerate(drawn())]
+    for cut in (slice(None), slice(0, 1)):
+        given = [x[:, cut] for x in arrays[:-1]]
+        y, state = jax.eval_shape(delta.gated_delta_rule, *given, arrays[-1])
+        assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+# ---- the convolution ------------------------------------------------------------------------------------------------
+
+
+def convolved(x, kernel, last, valid=None, starts=None):
+    """Row by row, by a list of the inputs that a token may see."""
+    y, lasts = np.zeros(x.shape), np.zeros(last.shape)
+    for b in range(len(x)):
+        seen, inputs = list(last[b]), list(last[b])
+        for t in range(x.shape[1]):
+            if valid is not None and not valid[b, t]:
+                continue
+            if starts is not None and starts[b, t]:
+                seen = [np.zeros(D)] * (J - 1)
+            seen.append(x[b, t])
+            inputs.append(x[b, t])
+            y[b, t] = (np.array(seen[-J:]) * kernel).sum(0)
+        lasts[b] = inputs[len(inputs) - J + 1 :]
+    return y, lasts
+
+
+@pytest.mark.parametrize("names", [(), ("valid",), ("starts",), ("valid", "starts")], ids="-".join)
+@pytest.mark.parametrize("length", [1, 2, T])
+def test_the_convolution_is_the_loop(names: tuple[str, ...], length: int):
+    """Rows shorter and longer than the kernel, with padding in the middle too."""
+    draw = np.random.default_rng(0)
+    x, kernel, last = (draw.standard_normal(shape) for shape in ((B, length, D), (J, D), (B, J - 1, D)))
+    given = {name: mask[:, :length].copy() for name, mask in masks().items() if name in names}
+    if "valid" in names:
+        given["valid"][2, length // 2] = False
+    y, now = delta.short_convolution(x, kernel, last, **{f"{name}_BT": jnp.array(m) for name, m in given.items()})
+    valid = given.get("valid", np.ones((B, length), bool))
+    assert difference((y * valid[..., None], now), convolved(x, kernel, last, **given)) < EXACT
+    if not names:
+        y, _ = delta.short_convolution(x, kernel)
+        assert difference(y, jnp.array(convolved(x, kernel, np.zeros_like(last))[0])) < EXACT
+
+
+def test_documents_start_where_their_number_changes():
+    assert delta.starts(None) is None
+    found = delta.starts(jnp.array([[1, 1, 2, 2, 1], [3, 4, 4, 0, 0]]))
+    assert found.tolist() == [[False, False, True, False, True], [False, True, False, True, False]]
