@@ -164,6 +164,22 @@ def test_lengths_share_programs(case):
     assert module._compiled[True]._cache_size() == programs + 1
 
 
+def test_programs_of_random_lengths(case, calls):
+    """200 requests need a program for each pair of buckets, however near to the last position they come."""
+    m, draw, keys = bundle(case), np.random.default_rng(0), set()
+    for _ in range(200):
+        length, share = draw.integers(1, 96), draw.random()
+        asked = module.request(
+            m, [[1] * length], max_new_tokens=1 + int(share * (95 - length)), sampling=None, seed=0, stop=None,
+            settings={},
+        )  # fmt: skip
+        arguments, static, _ = module._prepared(asked)
+        keys.add((*(x.shape for x in jax.tree.leaves(arguments[1:])), static["room"]))
+    buckets = (16, 32, 64, 96)
+    assert {room for *_, room in keys} <= {*buckets} and {shape[1] for shape, *_ in keys} == {*buckets}
+    assert len(keys) <= len(buckets) ** 2
+
+
 def test_bfloat16(case):
     m = bundle(case.with_(dtype="bfloat16"))
     row = case.tokens(1, 6)[0].tolist()

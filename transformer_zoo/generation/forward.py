@@ -38,7 +38,9 @@ def prefill(
     config, B = model.config, len(tokens_BT)
     is_encoder_decoder = registry.is_encoder_decoder(config)
     length = prompt_BP.shape[1] - is_encoder_decoder + room
-    cache = registry.module_of(config).init_cache(config, B, length, model.compute.dtype)
+    # Padding takes slots but no positions, of which there may be fewer.
+    fitting = length if config.max_length is None else min(length, config.max_length)
+    cache = registry.module_of(config).init_cache(config, B, fitting, model.compute.dtype).widen(length)
     cache = cache.replace(kv=Layers.of(cache.kv)) if by_layer else cache
     if not is_encoder_decoder:
         return _last_logits(model, params, tokens_BT, valid_BT, cache=cache)

@@ -20,7 +20,7 @@ from transformer_zoo.generation.token_ids import KEYS, TokenIds
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
 
-BUCKET = 32  # lengths of prompts and answers are rounded up to multiples of it, so that few programs are compiled
+BUCKET = 32  # the smallest bucket: see `bucket`
 DEFAULT_NEW_TOKENS = 128  # where neither the call nor the checkpoint has a number
 # Arguments of other libraries, and ours.
 RENAMED = {
@@ -498,14 +498,9 @@ def _prepared(
     """The arguments of a program, its static arguments, and the context in which it runs."""
     m, rows, targets, sampling = asked.m, asked.rows, asked.targets, asked.sampling
     config = m.model.config
-    is_encoder_decoder, positions = registry.is_encoder_decoder(config), config.max_length
-    source, target = max(map(len, rows)), max(map(len, targets or [[0]]))
-    room, S, T = _round_up(asked.max_new), _round_up(source), 1 if targets is None else _round_up(target)
-    if is_encoder_decoder:  # sources of a file are of all lengths, and have no room in the cache
-        S = _doubled(source)
-    if positions is not None:  # the last new token takes none
-        room = min(room, positions - (target - 1 if is_encoder_decoder else source))
-        S, T = min(S, positions if is_encoder_decoder else positions - room), min(T, positions - room + 1)
+    source, target, positions = max(map(len, rows)), max(map(len, targets or [[0]])), config.max_length
+    room, S = bucket(asked.max_new, positions), bucket(source, positions)
+    T = 1 if targets is None else bucket(target, positions)
     params = jax.tree.map(jnp.asarray, m.params)
     sharding = jax.tree.leaves(params)[0].sharding
     device, *others = sharding.device_set
@@ -548,13 +543,11 @@ def lower(
     )  # fmt: skip
 
 
-def _round_up(n: int) -> int:
-    return -(-n // BUCKET) * BUCKET
-
-
-def _doubled(n: int) -> int:
-    """The smallest of BUCKET, 2 BUCKET, 4 BUCKET, ... that is not smaller."""
-    return BUCKET << (-(-n // BUCKET) - 1).bit_length()
+def bucket(n: int, most: int | None = None) -> int:
+    """The smallest of BUCKET, 2 BUCKET, 4 BUCKET, ... and `most` that is not smaller. Prompts are padded to it, and the
+    slots for new tokens likewise, so that a program is compiled for a pair of buckets and not for each length."""
+    size = BUCKET << (-(-n // BUCKET) - 1).bit_length()
+    return size if most is None else min(size, most)
 
 
 def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:

@@ -45,6 +45,12 @@ class Cache:
         valid_BS = jax.lax.dynamic_update_slice_in_dim(self.valid_BS, valid_BT, self.length, axis=1)
         return self.replace(valid_BS=valid_BS, length=self.length + T)
 
+    def widen(self, length: int) -> "Cache":
+        """The cache with `length` slots a row, those that it has and free ones behind them."""
+        more = length - self.valid_BS.shape[1]
+        kv = jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, more), (0, 0))), self.kv)
+        return self.replace(kv=kv, valid_BS=jnp.pad(self.valid_BS, ((0, 0), (0, more))))
+
 
 def empty(num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any) -> Cache:
     """A cache with `length` free slots in each of `batch` rows."""
