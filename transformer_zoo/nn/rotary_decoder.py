@@ -64,6 +64,10 @@ class RotaryConfig(Architecture):
             )
         self.rope.check(self.head_dim, self.max_length)
 
+    @property
+    def steady_length(self) -> int | None:
+        return self.rope.steady_length(self.max_length)
+
     def local_layers(self) -> np.ndarray:
         """bool[L]: whether the attention of a layer is limited to the window."""
         return np.full(self.num_layers, self.window is not None)
