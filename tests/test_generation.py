@@ -102,11 +102,15 @@ def test_greedy_is_the_plain_loop(case):
 
 
 @pytest.mark.parametrize(
-    "strategy",
-    [Greedy(), Greedy(no_repeat_ngram_size=2, min_new_tokens=4, bad_words=((3, 4),)), Sample(num_return_sequences=2)],
-    ids=["greedy", "rules", "samples"],
+    ("strategy", "kind"),
+    [
+        (Greedy(), "the same"),
+        (Greedy(), "prompt-lookup"),
+        (Greedy(no_repeat_ngram_size=2, min_new_tokens=4, bad_words=((3, 4),)), "another"),
+        (Sample(num_return_sequences=2), "another"),
+    ],
+    ids=["the same", "prompt-lookup", "rules", "samples"],
 )
-@pytest.mark.parametrize("kind", ["the same", "another", "prompt-lookup"])
 def test_proposals_change_no_answer(strategy, kind):
     """Whatever is proposed: rows take the tokens that they take without proposals, each at its own pace."""
     with jax.enable_x64(True):

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo import arguments, registry, trees
+from transformer_zoo.generation import constraint as constraints
 from transformer_zoo.generation import forward, published, speculative
+from transformer_zoo.generation.constraint import Constraint
 from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
@@ -66,6 +68,8 @@ def generate(
     prefill_chunk: int | None = None,
     draft: arguments.Loaded | str | None = None,
     draft_tokens: int | None = None,
+    choices: Sequence[str] | None = None,
+    pattern: str | None = None,
     **settings: Any,
 ) -> str | list[str] | list[list[str]] | np.ndarray | Generated:
     """Continues each prompt and returns the new tokens; an encoder-decoder reads the prompts as sources.
@@ -101,6 +105,11 @@ def generate(
             what followed in the prompt and the answer when they last had the same few tokens. It changes the time, and
             no answer but by the rounding of equal logits. None: no proposals.
         draft_tokens: the number of tokens that are proposed at a time. None: 4.
+        choices: each answer is one of these texts. A decoder's answer follows the prompt without a space: begin them
+            with one where it is wanted.
+        pattern: each answer as a whole matches this regular expression, in the syntax of `re` with the flag ASCII:
+            characters, classes, groups, | and repetitions. Tokens are chosen such that the answer is complete after
+            max_new_tokens at the latest.
         **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
             top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True (beam search),
             num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, max_length=20,
@@ -127,7 +136,7 @@ def generate(
     asked = request(
         m, prompts, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop, valid_BT=valid_BT,
         language=language, source_language=source_language, prefix=prefix, prefill_chunk=prefill_chunk,
-        draft=draft, draft_tokens=draft_tokens, settings=settings,
+        draft=draft, draft_tokens=draft_tokens, choices=choices, pattern=pattern, settings=settings,
     )  # fmt: skip
     new_BNT, counts_BN, *drafts = run(asked)
     several = new_BNT.shape[1] > 1
@@ -165,6 +174,7 @@ class Request:
     draft: Any
     """A `Bundle`, PROMPT_LOOKUP or None."""
     draft_tokens: int
+    constraint: Constraint | None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -219,6 +229,8 @@ def request(
     prefill_chunk: int | None = None,
     draft: Any = None,
     draft_tokens: int | None = None,
+    choices: Sequence[str] | None = None,
+    pattern: str | None = None,
 ) -> Request:
     """The request of the arguments of `generate`, whose errors it raises.
 
@@ -283,10 +295,16 @@ def request(
 
     if getattr(sampling, "stop_strings", ()) and m.tokenizer is None:
         raise ValueError(registry.no_tokenizer(m, f"Pass stop_strings=None in place of {[*sampling.stop_strings]}"))
+    constraint = None
+    if choices is not None or pattern is not None:
+        if sampling.forced_first is not None or is_encoder_decoder and token_ids.forced_bos is not None:
+            raise ValueError("choices and pattern: the model's first token is forced, and no text: leave them out")
+        before = [[] for _ in rows] if is_encoder_decoder and targets is None else targets or rows
+        constraint = _constraint(m, choices, pattern, before, stop_ids, max_new_tokens)
     return Request(
         m=dataclasses.replace(m, token_ids=token_ids), rows=rows, is_text=is_text, max_new=max_new_tokens,
         sampling=sampling, seed=seed, stop_ids=stop_ids, stop_texts=stop_texts, targets=targets,
-        prefill_chunk=prefill_chunk, draft=draft, draft_tokens=draft_tokens or DRAFT_TOKENS,
+        prefill_chunk=prefill_chunk, draft=draft, draft_tokens=draft_tokens or DRAFT_TOKENS, constraint=constraint,
     )  # fmt: skip
 
 
@@ -462,6 +480,38 @@ def _check_draft(draft: Any, draft_tokens: int | None, m: Any, sampling: Strateg
                 )
 
 
+def _constraint(
+    m: Any,
+    choices: Sequence[str] | None,
+    pattern: str | None,
+    before: Sequence[Any],
+    stop_ids: list[int],
+    max_new_tokens: int,
+) -> Constraint:
+    """That all answers are among the choices, or match the pattern.
+
+    Args:
+        before: the tokens that each answer follows.
+    """
+    if choices is not None and pattern is not None:
+        raise ValueError("choices and pattern: give one of them")
+    if choices is not None and not all(choices) or choices == []:
+        raise ValueError(f"choices={choices!r}: give texts, none of them empty")
+    name = "choices" if pattern is None else "pattern"
+    if (tokenizer := m.tokenizer) is None:
+        raise ValueError(registry.no_tokenizer(m, f"Leave out {name}"))
+    if not stop_ids:
+        raise ValueError(f"{name}: no token ends an answer: pass stop=, the id of one")
+    wanted = pattern if choices is None else tuple(choices)
+    after_NV, distance_N = constraints.tables(wanted, tokenizer, m.model.config.vocab_size, tuple(stop_ids))
+    decode = lambda row: tokenizer.decode([i for i in row if i < tokenizer.vocab_size])
+    start_B = np.array([0 if decode(row) else 1 for row in before], np.int32)
+    if (least := distance_N[start_B].max()) > max_new_tokens:
+        needed = "no tokens of this model match" if least == constraints.FAR else f"the shortest has {least} tokens"
+        raise ValueError(f"{name}: an answer cannot have at most max_new_tokens={max_new_tokens}: {needed}")
+    return Constraint(after_NV=after_NV, distance_N=distance_N, start_B=start_B)
+
+
 def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
     """The real tokens of each prompt."""
     rows = [np.asarray(row) for row in prompts]
@@ -589,7 +639,7 @@ def _scores(asked: Request, new_BNT: np.ndarray, counts_BN: np.ndarray) -> tuple
 def _prepared(
     asked: Request,
 ) -> tuple[tuple[Any, ...], dict[str, Any], Callable[[], contextlib.AbstractContextManager[Any]]]:
-    """The arguments of a program, its static arguments, and the context in which it runs."""
+    """The arguments of a program, those by name, static ones and the constraint, and the context in which it runs."""
     m, rows, targets, sampling = asked.m, asked.rows, asked.targets, asked.sampling
     config = m.model.config
     source, target, positions = max(map(len, rows)), max(map(len, targets or [[0]])), config.max_length
@@ -608,7 +658,7 @@ def _prepared(
     )  # fmt: skip
     static = {
         "model": m.model, "sampling": sampling, "token_ids": TokenIds.of_model(m), "room": room, "by_layer": by_layer,
-        "chunk": chunk,
+        "chunk": chunk, "constraint": asked.constraint,
     }  # fmt: skip
     return arguments, static, context
 
@@ -667,7 +717,7 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
 
 def _inputs(
     params, tokens_BT, valid_BT, key, max_new, stop_ids, target_BP=None, target_valid_BP=None,
-    *, model, sampling, token_ids, room, by_layer, chunk=None, spare=0, read=True,
+    *, model, sampling, token_ids, room, by_layer, chunk=None, constraint=None, spare=0, read=True,
 ):  # fmt: skip
     """The state after the left-padded prompts were read, or the sources and the left-padded beginnings of targets.
     Unless they are `read`, only the functions that continue it."""
@@ -679,10 +729,13 @@ def _inputs(
 
     def apply_rules(n, logits_MV, new_MR):
         of_each = lambda x: jnp.repeat(x, len(new_MR) // len(prompt_BP), axis=0)
-        return sampling.apply(
+        ruled_MV = sampling.apply(
             n, logits_MV, new_MR, token_ids=token_ids, prompt_BT=of_each(prompt_BP), valid_BT=of_each(real_BP),
             source_BS=of_each(tokens_BT), valid_BS=of_each(valid_BT), max_new=max_new, stop_ids=stop_ids,
         )  # fmt: skip
+        if constraint is None:
+            return ruled_MV
+        return constraint.apply(n, ruled_MV, new_MR, otherwise_MV=logits_MV, max_new=max_new, stop_ids=stop_ids)
 
     logits_BV = cache = None
     if read:
