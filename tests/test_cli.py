@@ -147,6 +147,8 @@ def test_generate(capsys, folder):
     options = ["--prompt", "def", "--max-new-tokens", "9", "--beams", "3", "--answers", "2"]
     found = out_of(capsys, "generate", folder, *options, "--no-repeat-ngram-size", "2")
     assert found == "".join(f"def{text}\n" for text in texts)
+    options = ["--prompt=def", "--max-new-tokens=9", "--draft", folder, "--draft-tokens=2", "--choices", " a", " b"]
+    assert out_of(capsys, "generate", folder, *options) in ("def a\n", "def b\n")
     assert out_of(capsys, "generate", folder, "--max-new-tokens=4") == zoo.generate(m, "", max_new_tokens=4) + "\n"
 
 

@@ -132,6 +132,17 @@ class Generate(OfWeights):
     """The code of the language to generate, such as fr_XX, for a multilingual model."""
     source_language: str | None = None
     """The code of the prompt's language, for a tokenizer that marks it."""
+    choices: tuple[str, ...] = ()
+    """The text is one of these; behind a prompt, begin them with a space where it is wanted."""
+    pattern: str | None = None
+    """The text as a whole matches this regular expression."""
+    draft: str | None = None
+    """A smaller model with the same tokenizer, by name, or prompt-lookup: proposes tokens, which takes less time where
+    the model would choose them too. The text stays the same."""
+    draft_tokens: int | None = None
+    """The number of tokens that are proposed at a time. None: 4."""
+    prefill_chunk: int | None = None
+    """The number of the prompt's tokens that are read at a time, to bound the memory of a long one. None: all."""
     seed: int = 0
     """Seed of the random numbers."""
     dtype: str | None = None
@@ -141,6 +152,7 @@ class Generate(OfWeights):
         import transformer_zoo as zoo
         from transformer_zoo import registry
         from transformer_zoo.generation import published
+        from transformer_zoo.generation.generate import PROMPT_LOOKUP
 
         names = (
             "temperature", "top_k", "top_p", "num_beams", "length_penalty", "num_return_sequences",
@@ -151,9 +163,13 @@ class Generate(OfWeights):
         m = self.load(self.name, self.dtype)
         spell = lambda name: "--" + OPTIONS.get(name, name).replace("_", "-")
         sampling = published.build(m, settings, spell=spell)
+        draft: Any = self.draft
+        if draft not in (None, PROMPT_LOOKUP):
+            draft = self.load(draft, self.dtype)
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
-            language=self.language, source_language=self.source_language,
+            language=self.language, source_language=self.source_language, choices=self.choices or None,
+            pattern=self.pattern, draft=draft, draft_tokens=self.draft_tokens, prefill_chunk=self.prefill_chunk,
         )  # fmt: skip
         prefix = "" if registry.is_encoder_decoder(m.config) else self.prompt
         for answer in [answers] if isinstance(answers, str) else answers:

@@ -35,6 +35,11 @@ class Architecture:
             if name in given and "head_dim" not in given and self.width % (heads := getattr(self, name)):
                 raise ValueError(f"{name}={heads} does not divide width={self.width}: every head has the same size")
 
+    @property
+    def steady_length(self) -> int | None:
+        """The longest text whose keys and values do not depend on how long it is. None: those of no text do."""
+        return None
+
     def _check(self, name: str, value: Any) -> None:
         default = type(self).__dataclass_fields__[name].default
         least = 0 if default == 0 or name in self.can_be_zero else 1

@@ -11,7 +11,8 @@ class Mask:
 
     Attributes:
         causal: a query attends to its own slot and the slots before it.
-        offset: the slot of the first query among the keys (the number of slots already written in a cache).
+        offset: the slot of the first query among the keys (the number of slots already written in a cache); int[B]
+            where it differs by row.
         valid_BS: keys that are real; no query attends to padding.
         documents_BT, documents_BS: the document of each query and key; attention never crosses documents.
         window: with a causal mask, the last `window` keys, the query's own included; otherwise `window // 2` keys on
@@ -38,7 +39,8 @@ class Mask:
         """bool[B or 1, 1, T or 1, S], or None if no key is masked."""
         conditions = []
         if self.causal:
-            conditions.append((jnp.arange(S) <= self.offset + jnp.arange(T)[:, None])[None, None])
+            slot_BT1 = jnp.reshape(self.offset, (-1, 1, 1)) + jnp.arange(T)[:, None]
+            conditions.append((jnp.arange(S) <= slot_BT1)[:, None])
         if self.valid_BS is not None:
             conditions.append(self.valid_BS[:, None, None, :])
         if self.documents_BT is not None:

@@ -97,6 +97,10 @@ class Rope:
             if self.kind == "longrope" and (len(factors) != pairs or min(factors) <= 0):
                 raise ValueError(f"{name} are {factors}: there must be {pairs}, one for each pair of a head, above 0")
 
+    def steady_length(self, max_length: int) -> int | None:
+        """The longest text whose rotation does not depend on how long it is. None: that of no text does."""
+        return {"dynamic": int(max_length / self.factor), "longrope": self.original_length}.get(self.kind)
+
     def rotation(self, positions_BT: jax.Array, head_dim: int, max_length: int, dtype: Any) -> "Rotation":
         """The rotation of each position, for `rotate`.
 

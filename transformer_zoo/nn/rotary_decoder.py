@@ -88,6 +88,10 @@ class MultiHeadConfig(Architecture):
     def num_kv_heads(self) -> int:
         return self.num_heads
 
+    @property
+    def steady_length(self) -> int | None:
+        return self.rope.steady_length(self.max_length)
+
     def local_layers(self) -> np.ndarray:
         """bool[L]: whether the attention of a layer is limited to the window: all layers, or, with `global_every`=n,
         all but n-1, 2n-1, ..."""
