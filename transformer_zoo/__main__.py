@@ -379,7 +379,10 @@ class Convert(OfWeights):
     source: Name
     """A run's folder, a preset, a hub id, or a folder with published weights."""
     target: tyro.conf.Positional[Path]
-    """The folder to write: config.json, model.safetensors, the tokenizer's files."""
+    """The folder to write: config.json, model.safetensors, the tokenizer's files; of a run with adapters
+    adapter_config.json and adapter_model.safetensors."""
+    merge: bool = False
+    """Of a run with adapters, write the whole model with the adapters in it."""
     dtype: str | None = None
     """Dtype of the weights in the files: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
@@ -392,7 +395,11 @@ class Convert(OfWeights):
             raise ValueError(
                 f"{self.target} holds another run, and files of two models must not mix: name another folder"
             )
-        written = zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+        m = self.load(self.source, self.dtype)
+        if self.merge and m.adapter is None:
+            raise ValueError(f"--merge is for a run with adapters, and {self.source} has none: leave it out")
+        save = zoo.save_pretrained if m.adapter is None or self.merge else zoo.save_adapter
+        written = save(self.target, m)
         what = self.source if step is None else f"{self.source}, step {step}"
         print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0
