@@ -395,7 +395,10 @@ class Convert(OfWeights):
     source: Name
     """A run's folder, a preset, a hub id, or a folder with published weights."""
     target: tyro.conf.Positional[Path]
-    """The folder to write: config.json, model.safetensors, the tokenizer's files; or a file that ends in .gguf."""
+    """The folder to write: config.json, model.safetensors, the tokenizer's files; of a run with adapters
+    adapter_config.json and adapter_model.safetensors. Or a file that ends in .gguf, with the whole model."""
+    merge: bool = False
+    """Of a run with adapters, write the whole model with the adapters in it."""
     dtype: str | None = None
     """Dtype of the weights in the files: float32, bfloat16 or float16, in a GGUF file also q8_0. None: the run's;
     float32 otherwise, and in a GGUF file."""
@@ -409,11 +412,15 @@ class Convert(OfWeights):
             raise ValueError(
                 f"{self.target} holds another run, and files of two models must not mix: name another folder"
             )
-        written: tuple[str, ...] = ("configuration, tokenizer and weights",)
-        if self.target.suffix == ".gguf":
-            zoo.save_gguf(self.target, self.load(self.source, None), dtype=self.dtype or "float32")
+        is_file = self.target.suffix == ".gguf"
+        m = self.load(self.source, None if is_file else self.dtype)
+        if self.merge and m.adapter is None:
+            raise ValueError(f"--merge is for a run with adapters, and {self.source} has none: leave it out")
+        if is_file:
+            zoo.save_gguf(self.target, m, dtype=self.dtype or "float32")
+            written = ("configuration, weights" + (", tokenizer" if m.tokenizer is not None else ""),)
         else:
-            written = zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+            written = (zoo.save_pretrained if m.adapter is None or self.merge else zoo.save_adapter)(self.target, m)
         what = self.source if step is None else f"{self.source}, step {step}"
         print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0

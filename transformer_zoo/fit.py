@@ -131,9 +131,9 @@ def fit(run: Run, topology: str) -> Report:
     """
     program = training.prepare(run, topology_devices(topology))
     state, batch = program.state, program.batch
-    rest = state.replace(params=None, opt_state=None)
-    arguments = {"parameters": state.params, "optimizer": state.opt_state, "batch and rest": (batch, rest)}
-    return _measured(topology, program.mesh, arguments, lambda: program.step.lower(state, batch))
+    rest, params = state.replace(params=None, opt_state=None), (state.params, program.base)
+    arguments = {"parameters": params, "optimizer": state.opt_state, "batch and rest": (batch, rest)}
+    return _measured(topology, program.mesh, arguments, lambda: program.step.lower(state, batch, program.base))
 
 
 def fit_writing(model: Any, writing: Writing, topology: str) -> Report:

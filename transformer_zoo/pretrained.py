@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer_zoo import arguments, folders, hugging_face, json_files, names, registry, sharding, trees
-from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, safetensors, weight_map
+from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, peft, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
@@ -50,6 +50,9 @@ class Bundle:
     run: Any = None
     """The settings of the run that trained the model, a `Run`; `evaluate` measures on what it held out. None: it is a
     published model, or a fresh one."""
+    adapter: Any = None
+    """The `lora.Adapter` of a run that trained adapters, which are merged into the parameters: `save_adapter` writes
+    it. None: there is none."""
     no_tokenizer: str = ""
     """Why the checkpoint has no tokenizer, for errors. Empty: it has one, or the model is of no checkpoint."""
 
@@ -106,6 +109,7 @@ def from_pretrained(
     revision: str | None = None,
     family: str | None = None,
     labels: int | Sequence[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     tokenizer: bool = True,
     verify: bool = False,
     seed: int = 0,
@@ -120,7 +124,8 @@ def from_pretrained(
     Weights are downloaded last, after all that can be checked without them.
 
     Args:
-        name: a local folder with config.json and weights, a GGUF file, a preset's name (`presets()`), or a hub id.
+        name: a local folder with config.json and weights, a GGUF file, a preset's name (`presets()`), or a hub id; or
+            the folder or hub id of a LoRA adapter in PEFT's layout, which names the model that it changes.
         task: what the model is for, such as "causal-lm". None: the task of the `architectures` in config.json.
         dtype: precision of the computation: float32 (the default), bfloat16, float16, or float64 with jax_enable_x64.
         param_dtype: precision of the parameters in memory, likewise.
@@ -129,7 +134,10 @@ def from_pretrained(
         revision: branch, tag or commit of the hub's repository.
         family: a name of `families()`, for a config.json without `model_type`.
         labels: the names of a classifier's classes, or their number. None: as in config.json. The checkpoint's classes
-            in another order are put into this order; a head for other classes is fresh.
+            in another order are put into this order; a head for other classes is fresh. Of an adapter with a head,
+            which has no place for names: the names in the order of its scores.
+        adapter: the folder or hub id of a LoRA adapter in PEFT's layout, which is merged into the model; for a copy of
+            its base under another name.
         tokenizer: whether to load the tokenizer. If it cannot be read, a warning says why, and the model has none.
         verify: reads the weights once more beforehand, and compares them with the hashes of the hub where the cache
             has them, and with the checksums in a pytorch_model.bin.
@@ -149,6 +157,8 @@ def from_pretrained(
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
     described = names.describe(name, revision, published=True, family=family)
+    if adapter is not None:
+        described = names.adapted(described, peft.read(names.folder(adapter, weights=False)))
     model = described.model(task=task, labels=labels, compute=compute)
     # An impossible mesh is refused before the download, unless only the weights can show if the sizes are possible.
     if described.kind == "hub" and weight_map.oversized(described.family, described.config, {}) is None:
@@ -158,15 +168,20 @@ def from_pretrained(
     if verify:
         hub.verify(folder)
     tensors = formats.read_folder(folder)
+    if described.adapter is not None:
+        tensors = described.adapter.whole(described.family, tensors)
     weight_map.check_sizes(described.family, described.config, tensors, str(described.source))
     config, tensors, other = _with_labels(described, model.task, labels, tensors)
     config = weight_map.settled(described.family, config, tensors, described.task)
     model = model.clone(config=config)
+    shapes = registry.param_shapes(model)
+    if described.adapter is not None:
+        tensors = described.adapter.merged(described.family, shapes, tensors, config=config, task=model.task)
     # A body may have been saved without its pooler: that is optional too.
     trained = not other and model.task == described.task != "base"
     params = weight_map.load(
         described.family,
-        registry.param_shapes(model),
+        shapes,
         tensors,
         config=config,
         task=model.task,
@@ -179,9 +194,17 @@ def from_pretrained(
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
-    own, cause = _tokenizer(folder) if tokenizer else (None, "it was loaded with tokenizer=False")
+    own, cause = None, "it was loaded with tokenizer=False"
+    if tokenizer:
+        own, cause = _tokenizer(_tokenizer_folder(described, folder))
     m = Bundle(model, params, config, own, fresh, no_tokenizer=cause)
     return with_generation(m, folder, described.settings)
+
+
+def _tokenizer_folder(described: names.Described, folder: Path) -> Path:
+    """The folder of a model's tokenizer: that of its adapter, if it has one, or else of its weights."""
+    own = None if described.adapter is None else described.adapter.folder
+    return own if own is not None and any((own / file).is_file() for file in hub.TOKENIZERS) else folder
 
 
 def _with_labels(
@@ -193,6 +216,9 @@ def _with_labels(
     if TASKS[task].scores == "labels":
         count = weight_map.num_labels(family, config, tensors, saved or task)
         own, note = config_map.labels(described.settings, family.PUBLISHED.num_labels, count)
+        head_of_adapter = described.adapter is not None and described.adapter.settings.get("modules_to_save")
+        if head_of_adapter and not isinstance(labels, int | None) and len(labels) == count:
+            own = tuple(labels)  # which an adapter has no place for
         config = dataclasses.replace(config, labels=own)
         if note is not None and labels is None:
             called = json_files.excerpt(", ".join(own), 200)
@@ -309,6 +335,8 @@ def save_pretrained(
     model = bundle.model
     family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
+    if (Path(directory) / peft.CONFIG).exists():
+        raise ValueError(f"{directory} holds an adapter, and a model must not mix with its files: name another folder")
     if names.is_run(directory) and names.describe(directory).config != model.config:
         raise ValueError(
             f"{directory} holds the run of another model, and files of two models must not mix: name another folder"

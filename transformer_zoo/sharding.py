@@ -39,6 +39,7 @@ PARAM_AXES = (
     (r".*/experts/(gate|up)/bias", "experts mlp"),
     (r".*/experts/down/kernel", "experts mlp embed"),
     (r".*/experts/down/bias", "experts _"),
+    (r".*/lora_(a|b|magnitude)", "_"),
     (r"embed_project/bias|.*/(filter|out|mlp_down|router|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
 )
 # A model may be a part of another: `student/token_embed/embedding`.

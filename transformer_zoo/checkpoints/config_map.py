@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 from transformer_zoo import json_files, registry, trees
-from transformer_zoo.checkpoints import formats
 from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.published import Published
 
@@ -27,9 +26,6 @@ def read_file(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        if (folder / formats.ADAPTER).is_file():
-            adapter = json_files.read(folder / formats.ADAPTER)
-            raise formats.adapter_alone(str(folder), adapter.get("base_model_name_or_path"))
         message = f"{folder} has no {CONFIG}, which describes the model of its weights"
         if file := next(folder.glob("*.gguf"), None):
             message += f". A GGUF file is loaded by its own name: {file}"
