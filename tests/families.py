@@ -38,6 +38,7 @@ SMALL = {
     "num_decoder_layers": 2,
     "num_heads": 8,
     "head_dim": 6,
+    "rotary_dim": 4,
     "num_kv_heads": 8,
     "mlp_dim": 40,
     "num_decoder_heads": 8,
@@ -62,6 +63,8 @@ SMALL = {
     "num_delta_value_heads": 16,
     "delta_key_dim": 4,
     "delta_value_dim": 5,
+    "num_experts": 8,
+    "num_chosen": 2,
 }
 # Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
@@ -72,6 +75,7 @@ RANDOM = {
     "num_decoder_layers": (1, 2, 3),
     "num_heads": (1, 2, 4),
     "head_dim": (2, 3, 5, 8),
+    "rotary_dim": (2, 4, 6),
     "mlp_dim": (12, 40, 100),
     "num_decoder_heads": (1, 2, 4),
     "mlp_decoder_dim": (10, 36, 80),
@@ -114,6 +118,8 @@ RANDOM = {
     "score_dim": (1, 5, 30),
     "score_cap": (None, 1.0, 20.0),
     "logit_cap": (None, 2.0, 30.0),
+    "num_experts": (2, 3, 5),
+    "num_chosen": (1, 2, 3),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # Arguments of the models: token ids, and the mask of real tokens.
@@ -214,6 +220,9 @@ def small(family: str, **changes: Any) -> Any:
             values[field.name] = SMALL[field.name]
         elif field.name.endswith("_id") and field.default is not None:
             values[field.name] = field.default % (changes.get("vocab_size", SMALL["vocab_size"]) // 2)
+        elif isinstance(field.default, Rope) and field.default.share < 1:
+            own = any(other.name == "head_dim" for other in dataclasses.fields(Config))
+            values[field.name] = dataclasses.replace(field.default, share=2 / 3 if own else 0.5)  # whole pairs
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:
@@ -264,7 +273,9 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
             if isinstance(field.default, Rope):
-                values[field.name] = dataclasses.replace(values[field.name], interleaved=field.default.interleaved)
+                share = draw.choice((0.5, 1.0)) if field.default.share < 1 else 1.0
+                fixed = {"share": share, "interleaved": field.default.interleaved}
+                values[field.name] = dataclasses.replace(values[field.name], **fixed)
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
@@ -582,10 +593,11 @@ def objective_settings(name: str, config: Any) -> dict[str, Any]:
 
 
 def objective_cases(*wanted: str) -> list[Any]:
-    """A case of each objective, for the last family that has its task; only models that take all these arguments."""
-    found = []
+    """A case of each objective, for the last family that has its task; only models that take all these arguments, and
+    none with experts, whose load-balancing loss is that of each part of a batch."""
+    found, dense = [], [family for family in registry.families() if not hasattr(small(family), "num_experts")]
     for name in BATCHES:
-        able = [family for family in registry.families() if OBJECTIVES[name].task in tasks(family)]
+        able = [family for family in dense if OBJECTIVES[name].task in tasks(family)]
         found += [train_case(family, name) for family in able[-1:]]
     return [case for case in found if all(argument in case.takes for argument in wanted)]
 
@@ -711,10 +723,17 @@ def for_task(task: str, given: dict[str, Any]) -> dict[str, Any]:
     return {name: x[None] for name, x in given.items()} if task == "multiple-choice" else given
 
 
-@functools.partial(jax.jit, static_argnames=("case", "prompt"))
+def of_one_width(states: list[Any]) -> list[Any]:
+    """Arrays [..., D] with zeros up to the largest D: hidden states that a model returns may be projected."""
+    width = max(x.shape[-1] for x in states)
+    return [jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]) for x in states]
+
+
+@functools.partial(jax.jit, static_argnames=("case", "prompt", "parts"))
 def evaluate(
-    case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None
-) -> tuple[Outputs, dict[str, Any], trees.Tree]:
+    case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None,
+    parts: tuple[str, ...] | None = None,
+) -> tuple[Outputs, dict[str, Any], trees.Tree]:  # fmt: skip
     """A model's outputs by name; all its hidden states [L + 1, B, T, D], by the names of their ids; its gradients in
     a fixed direction.
 
@@ -725,6 +744,7 @@ def evaluate(
         given: rows of the model's arguments, [B, T].
         prompt: number of tokens that are read at once; the others are read one by one, with a cache and without
             gradients. None: all at once, without a cache.
+        parts: of the parameters, those whose gradients are wanted. None: all.
     """
 
     def step(params: trees.Tree, cache: Any, given: Any) -> tuple[Any, Any]:
@@ -738,7 +758,9 @@ def evaluate(
             prefix, _ = STACKS[ids]
             if (blocks := find(f"{prefix}blocks/hidden_BTD")) is not None:
                 last = output.encoded_BSD if ids == "source_BS" else output.hidden_BTD
-                hidden[ids] = jnp.concatenate([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])
+                hidden[ids] = jnp.concatenate(
+                    of_one_width([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])
+                )
         return output.cache, (named_outputs(case.task, output), hidden)
 
     def read(params: trees.Tree) -> Any:
@@ -757,10 +779,11 @@ def evaluate(
     if prompt is not None:
         return *read(params), {}
 
-    def function(params: trees.Tree) -> Any:
-        outputs, hidden = read(params)
+    def function(part: trees.Tree) -> Any:
+        outputs, hidden = read(params | part)
         towards = directions(case.task, {name: x.shape for name, x in outputs.items()}, mask_of(given))
         return sum((outputs[name] * towards[name]).sum() for name in outputs), (outputs, hidden)
 
-    grads, (outputs, hidden) = jax.grad(function, has_aux=True)(params)
+    part = params if parts is None else {name: params[name] for name in parts}
+    grads, (outputs, hidden) = jax.grad(function, has_aux=True)(part)
     return outputs, hidden, grads

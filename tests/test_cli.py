@@ -97,16 +97,27 @@ def test_list(capsys, monkeypatch):
 def test_published_counts():
     assert registry.presets()["gpt2"].params == 124_439_808
     assert registry.presets()["gpt2-xl"].params == 1_557_611_200
+    assert registry.presets()["bloom-560m"].params == 559_214_592
+    assert registry.presets()["bloom"].params == 176_247_271_424
+    assert registry.presets()["gpt-neo-125m"].params == 125_198_592
+    assert registry.presets()["gpt-neo-2.7b"].params == 2_651_307_520
+    assert registry.presets()["opt-125m"].params == 125_239_296
+    assert registry.presets()["opt-350m"].params == 331_196_416
     assert registry.presets()["gemma-2b"].params == 2_506_172_416
     assert registry.presets()["gemma-7b"].params == 8_537_680_896
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["qwen3.5-0.8b"].params == 752_393_024
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["olmo-2-1b"].params == 1_484_916_736
+    assert registry.presets()["olmo-3-7b"].params == 7_298_011_136
     assert registry.presets()["phi-3-mini-4k"].params == 3_821_079_552
     assert registry.presets()["phi-4"].params == 14_659_507_200
     assert registry.presets()["phi-4-mini"].params == 3_836_021_760
     assert registry.presets()["smollm3-3b"].params == 3_075_098_624
+    assert registry.presets()["pythia-70m"].params == 70_426_624
+    assert registry.presets()["pythia-12b"].params == 11_846_072_320
+    assert registry.presets()["gpt-neox-20b"].params == 20_554_567_680
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])
@@ -137,6 +148,8 @@ def test_generate(capsys, folder):
     options = ["--prompt", "def", "--max-new-tokens", "9", "--beams", "3", "--answers", "2"]
     found = out_of(capsys, "generate", folder, *options, "--no-repeat-ngram-size", "2")
     assert found == "".join(f"def{text}\n" for text in texts)
+    options = ["--prompt=def", "--max-new-tokens=9", "--draft", folder, "--draft-tokens=2", "--choices", " a", " b"]
+    assert out_of(capsys, "generate", folder, *options) in ("def a\n", "def b\n")
     assert out_of(capsys, "generate", folder, "--max-new-tokens=4") == zoo.generate(m, "", max_new_tokens=4) + "\n"
 
 

@@ -41,7 +41,7 @@ IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
         "final_lr": (-0.1, 1.1), "b1": SHARE, "b2": SHARE, "eps": POSITIVE, "weight_decay": NOT_NEGATIVE,
         "clip_norm": POSITIVE, "ema": SHARE,
     },
-    Mesh: dict.fromkeys(("data", "fsdp", "tensor", "sequence"), (0, -2)),
+    Mesh: dict.fromkeys(("data", "fsdp", "tensor", "sequence", "expert"), (0, -2)),
     Training: {
         "steps": SIZE, "epochs": POSITIVE, "batch_size": SIZE, "accumulation": SIZE, "seed": (-1, 2**32),
         "patience": SIZE,

@@ -277,6 +277,20 @@ def test_beams_take_their_parents_states():
         np.testing.assert_array_equal(cached[..., 4:, :], np.take(kv[1], [1, 1, 3, 2], axis=kv[1].ndim - 4)[..., 4:, :])
 
 
+def test_a_state_cannot_be_rewound():
+    """Speculative decoding is refused by name; more slots change no state."""
+    case = families.main("qwen3_5")
+    cache = case.module.init_cache(case.config, 2, 8)
+    with pytest.raises(ValueError, match=r"keep a state of all tokens together.*decode without speculation"):
+        cache.rewind(4)
+    wider = cache.widen(12)
+    assert jax.tree.map(jnp.shape, wider.kv[0]) == jax.tree.map(jnp.shape, cache.kv[0])
+    assert [x.shape[-2] for x in wider.kv[1]] == [12, 12] and wider.valid_BS.shape == (2, 12)
+    m = Bundle(case.model, case.params(), case.config)
+    with pytest.raises(ValueError, match="decode without speculation"):
+        generate(m, [[1, 2, 3]], max_new_tokens=4, draft="prompt-lookup")
+
+
 def test_generated_token_by_token_it_is_the_whole_row():
     """Prompts of unequal length, layer by layer on a CPU: the most likely token of the row read anew each time."""
     case = families.main("qwen3_5").with_(num_layers=4, full_every=2).wide()

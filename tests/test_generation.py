@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import warnings
 
 import families
@@ -15,7 +16,7 @@ import toy
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import generate as module
-from transformer_zoo.generation import published, strategies
+from transformer_zoo.generation import published, speculative, strategies
 from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.rules import penalize_repeats
@@ -25,7 +26,8 @@ from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.pretrained import Bundle
 
 # A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
-CASES = list({registry.is_encoder_decoder(case.config): case for case in families.cases("cache")[::-1]}.values())
+POSITIONED = [case for case in families.cases("cache") if case.config.max_length is not None]
+CASES = list({registry.is_encoder_decoder(case.config): case for case in POSITIONED[::-1]}.values())
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
     "class Queue:\n    def put(self, item):\n        pass\n",
@@ -100,6 +102,100 @@ def test_greedy_is_the_plain_loop(case):
         assert len({tuple(new) for new in together.tolist()}) > 2  # or there was nothing to confuse
 
 
+@pytest.mark.parametrize(
+    ("strategy", "kind"),
+    [
+        (Greedy(), "the same"),
+        (Greedy(), "prompt-lookup"),
+        (Greedy(no_repeat_ngram_size=2, min_new_tokens=4, bad_words=((3, 4),)), "another"),
+        (Sample(num_return_sequences=2), "another"),
+    ],
+    ids=["the same", "prompt-lookup", "rules", "samples"],
+)
+def test_proposals_change_no_answer(strategy, kind):
+    """Whatever is proposed: rows take the tokens that they take without proposals, each at its own pace."""
+    with jax.enable_x64(True):
+        rows, seed = 6, 3
+        draft = kind if kind == "prompt-lookup" else toy.toy(seed + (kind == "another"))
+        given = (strategy, toy.read_of(rows, seed), np.ones((rows, toy.READ), bool), np.int32(7), np.asarray(toy.STOPS))
+        new, drafted, accepted = toy.compiled(*given, jax.random.key(0), seed=seed, draft=draft)
+        np.testing.assert_array_equal(new, toy.compiled(*given, jax.random.key(0), seed=seed))
+        assert drafted.shape == accepted.shape == new.shape[:2] and (accepted >= 0).all()
+        assert kind == "prompt-lookup" or accepted.any()
+        ends = np.isin(new, toy.STOPS)[..., :7]
+        length = np.where(ends.any(axis=-1), ends.argmax(axis=-1) + 1, 7)
+        if kind == "the same":  # all that the model would choose, and one token of its own to each of them
+            np.testing.assert_array_equal(drafted, toy.DRAFT * -(-(length - 1) // (toy.DRAFT + 1)))
+        assert (accepted <= np.minimum(drafted, length)).all()
+
+
+def test_models_with_proposals(case):
+    """Up to the last position, with rows of unequal lengths, in float64: an encoder-decoder with proposals of another
+    model, and a decoder with those of its prompts."""
+    is_encoder_decoder = registry.is_encoder_decoder(case.config)
+    with jax.enable_x64(True):
+        m = bundle(case.sized(max_length=48).wide(), scale=0.5)
+        near = m.replace(params=jax.tree.map(lambda x: x * 1.3, m.params))
+        prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 34)]
+        given = {"max_new_tokens": 14, "stop": [3, 5, 7, 11, 13]}
+        draft = near if is_encoder_decoder else "prompt-lookup"
+        asked = module.request(m, prompts, sampling=None, seed=0, settings={}, draft=draft, draft_tokens=3, **given)
+        new_BNT, _, drafted_BN, accepted_BN = module.run(asked)
+        np.testing.assert_array_equal(new_BNT[:, 0], generate(m, prompts, **given))
+        assert drafted_BN.shape == (3, 1) and (accepted_BN <= drafted_BN).all() and accepted_BN.any()
+
+
+def test_what_is_looked_up():
+    """The latest of the longest n-grams; what was found is repeated behind the end; padding and other rows are none."""
+    for row, start, last, expected in (
+        ([1, 2, 3, 9, 2, 3, 8, 1, 2, 3, 0, 0], 0, 9, [9, 2, 3, 8]),  # three tokens, though two stand nearer
+        ([7, 2, 3, 9, 2, 3, 8, 1, 2, 3, 0, 0], 0, 9, [8, 1, 2, 3]),
+        ([5, 5, 5, 5, 1, 2, 1, 2, 0, 0, 0, 0], 0, 7, [1, 2, 1, 2]),
+        ([3, 3, 9, 3, 9, 4, 3, 0, 0, 0, 0, 0], 3, 6, [9, 4, 3, 9]),
+        ([4, 6, 4, 5, 6, 7, 8, 4, 4, 4, 4, 4], 3, 7, None),
+    ):
+        tokens, found = speculative.look_up(np.asarray(row), start, last, 4)
+        assert bool(found) == (expected is not None) and (expected is None or tokens.tolist() == expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"draft": "prompt"}, "draft='prompt' is not known: pass a model, or 'prompt-lookup'"),
+        ({"draft_tokens": 3}, "draft_tokens=3: there is no draft"),
+        ({"draft": "prompt-lookup", "draft_tokens": 0}, "draft_tokens=0 must be a number of tokens, at least 1"),
+        ({"draft": "prompt-lookup", "num_beams": 2}, "draft: Beam is not decoded with proposals"),
+        ({"prefill_chunk": 0}, "prefill_chunk=0 must be a number of tokens"),
+    ],
+)
+def test_drafts_that_cannot_be(case, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        generate(bundle(case), [[1]], max_new_tokens=2, **change)
+
+
+def test_drafts_of_other_kinds():
+    decoder, other = (bundle(case) for case in CASES[::-1])
+    with pytest.raises(ValueError, match="one of the models is a decoder and the other an encoder-decoder"):
+        generate(decoder, [[1]], max_new_tokens=2, draft=other)
+    with pytest.raises(ValueError, match="an encoder-decoder's encoder reads a source as a whole"):
+        generate(
+            next(m for m in (decoder, other) if registry.is_encoder_decoder(m.config)),
+            [[1]],
+            max_new_tokens=2,
+            prefill_chunk=2,
+        )
+
+
+def test_a_prompt_in_chunks_is_the_whole(case):
+    if registry.is_encoder_decoder(case.config):
+        return
+    with jax.enable_x64(True):
+        m = bundle(case.sized(num_layers=2).wide(), scale=0.5)
+        prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 20, 25)]
+        expected = generate(m, prompts, max_new_tokens=6)
+        assert (generate(m, prompts, max_new_tokens=6, prefill_chunk=5) == expected).all()
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_that_the_caller_made(case, side):
     m = bundle(case)
@@ -127,8 +223,8 @@ def test_a_prompt_up_to_the_last_position(case):
 
 
 def test_a_model_without_positions_has_no_longest_prompt():
-    t5 = next(case for case in families.cases("cache") if case.config.max_length is None)
-    assert generate(bundle(t5), [[3] * 200], max_new_tokens=4).shape == (1, 4)
+    case = next(case for case in families.cases("cache") if case.config.max_length is None)
+    assert generate(bundle(case), [[3] * 200], max_new_tokens=4).shape == (1, 4)
 
 
 @pytest.fixture
@@ -162,6 +258,22 @@ def test_lengths_share_programs(case):
     assert module._compiled[True]._cache_size() == programs
     generate(m, case.tokens(4, 17), max_new_tokens=1)
     assert module._compiled[True]._cache_size() == programs + 1
+
+
+def test_programs_of_random_lengths(case, calls):
+    """200 requests need a program for each pair of buckets, however near to the last position they come."""
+    m, draw, keys = bundle(case), np.random.default_rng(0), set()
+    for _ in range(200):
+        length, share = draw.integers(1, 96), draw.random()
+        asked = module.request(
+            m, [[1] * length], max_new_tokens=1 + int(share * (95 - length)), sampling=None, seed=0, stop=None,
+            settings={},
+        )  # fmt: skip
+        arguments, static, _ = module._prepared(asked)
+        keys.add((*(x.shape for x in jax.tree.leaves(arguments[1:])), static["room"]))
+    buckets = (16, 32, 64, 96)
+    assert {room for *_, room in keys} <= {*buckets} and {shape[1] for shape, *_ in keys} == {*buckets}
+    assert len(keys) <= len(buckets) ** 2
 
 
 def test_bfloat16(case):
@@ -706,8 +818,8 @@ def test_a_length_that_nobody_gave(case, calls):
 
 
 def test_the_default_length_is_said_once(calls):
-    t5 = next(case for case in families.cases("cache") if case.config.max_length is None)
-    m = Bundle(t5.model, None, t5.config)
+    case = next(case for case in families.cases("cache") if case.config.max_length is None)
+    m = Bundle(case.model, None, case.config)
     module._warn_of_default.cache_clear()
     with pytest.warns(UserWarning, match="has max_new_tokens: at most 128 are generated"):
         generate(m, [[1]])

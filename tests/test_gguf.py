@@ -1,4 +1,4 @@
-"""GGUF files as their own writers make them: the same numbers, configuration and tokenizer come out."""
+"""GGUF files, as their own library writes them and as we do: the same numbers, settings and tokenizer come out."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from typing import Any
 
 import families
 import gguf as library
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
@@ -15,6 +16,7 @@ from test_pretrained import random as made
 import transformer_zoo as zoo
 from transformer_zoo import registry, trees
 from transformer_zoo.checkpoints import gguf, gguf_folder, safetensors
+from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
 
 FAMILIES = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
@@ -168,6 +170,88 @@ def test_tokenizer(tmp_path: Path, pre: str):
     begun = metadata | {"tokenizer.ggml.add_bos_token": True}
     write(tmp_path / "begun.gguf", m, metadata=begun)
     assert zoo.load_tokenizer(tmp_path / "begun.gguf").encode(TEXTS[0], template=True).ids[0] == 1
+
+
+def tokenizer_of(folder: Path, pre: str, **settings: Any) -> Tokenizer:
+    """One that `trained` makes, as a folder of the Hugging Face layout has it."""
+    pattern, digits, whole = gguf_folder.CUTS[pre]
+    described = json.loads(trained(pattern, digits).to_str())
+    described["model"]["ignore_merges"] = whole
+    described["normalizer"] = {"type": "NFC"} if pre == "qwen2" else None
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|start|>", "eos_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named | settings))
+    return Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_written_is_read(tmp_path: Path, family: str):
+    """The same configuration and the same numbers; as 16 bits, rounded to these."""
+    whole = {"window": None} if hasattr(registry.family(family).Config(), "global_layers") else {}
+    config = families.sized(families.small(family), activation="silu", global_layers=0, **whole)
+    m = families.made(family, families.without_dropout(config), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf")
+    untold = {name: getattr(m.config, name) for name in ("init_std", "head_dropout", "global_layers")
+              if hasattr(m.config, name)}  # fmt: skip
+    assert families.sized(loaded.config, **untold) == m.config
+    ours, expected = params(loaded), params(m)
+    for path, x in expected.items():
+        np.testing.assert_array_equal(ours[path], x, err_msg=path)
+    m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")
+    kept, rounded = zoo.from_pretrained(tmp_path / "m.gguf").params, jnp.asarray(m.params["token_embed"]["embedding"])
+    np.testing.assert_array_equal(kept["token_embed"]["embedding"], rounded.astype(jnp.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
+def test_written_with_its_tokenizer(tmp_path: Path, pre: str):
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    own = tokenizer_of(tmp_path / "own", pre, chat_template=template)
+    # More embeddings than tokens, as published models have; a scaled rotation is kept as a tensor.
+    rope = Rope(theta=50.0, kind="llama3", factor=8.0, original_length=12)
+    config = families.small("llama", vocab_size=own.vocab_size + 3, activation="silu", eos_id=0, rope=rope)
+    m = families.made("llama", families.without_dropout(config), task="causal-lm").replace(tokenizer=own)
+    m.save_gguf(tmp_path / "m.gguf")
+    metadata = gguf.read(tmp_path / "m.gguf").metadata
+    assert (
+        metadata["tokenizer.ggml.pre"] == pre and metadata["tokenizer.ggml.tokens"][-1] == f"[PAD{own.vocab_size + 2}]"
+    )
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf")
+    for text in TEXTS:
+        assert loaded.tokenizer.encode(text).ids.tolist() == own.encode(text).ids.tolist()
+    assert loaded.tokenizer.chat([{"role": "user", "content": "Hi"}]) == "Hi"
+    assert (loaded.tokenizer.bos_id, loaded.token_ids.eos) == (own.bos_id, (0,))
+    slower = [m.config.rope.slowdown(m.config.head_dim) for m in (loaded, m)]
+    assert slower[1].max() > 2 and families.difference(*slower) < 1e-7
+    loaded.save_gguf(tmp_path / "again.gguf")
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path):
+    def refused(words: str, m: Any, **arguments: Any) -> None:
+        with pytest.raises(ValueError, match=words):
+            m.save_gguf(tmp_path / "m.gguf", **arguments)
+
+    silu = families.small("llama", activation="silu")
+    of = lambda family, config, task="causal-lm": families.made(family, families.without_dropout(config), task=task)
+    refused("dtype 'int8' is not written: choose one of float32", of("llama", silu), dtype="int8")
+    refused("of the task causal-lm, and this one is of base", of("llama", silu, "base"))
+    refused("GGUF files of gpt2 are not written: only those of llama", of("gpt2", families.small("gpt2")))
+    refused("activation 'relu' has no place", of("llama", families.sized(silu, activation="relu")))
+    refused("kind dynamic have no place", of("llama", families.sized(silu, rope=Rope(kind="dynamic", factor=2.0))))
+    windowed = families.small("qwen2", activation="silu", window=3, global_layers=1)
+    refused("window=3 has no place in a GGUF file of qwen2: it would be read as None", of("qwen2", windowed))
+    small = of("llama", silu)
+    (tmp_path / "bytes").mkdir()
+    (tmp_path / "bytes" / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    refused("without a tokenizer.json", small.replace(tokenizer=Tokenizer.load(tmp_path / "bytes")))
+    words = Tokenizer.train(["a b"], 99, kind="wordpiece")
+    refused("is none of those that a GGUF file has a name for", small.replace(tokenizer=words))
+    own = tokenizer_of(tmp_path / "own", "gpt-2")
+    tiny = of("llama", families.sized(silu, vocab_size=own.vocab_size - 1)).replace(tokenizer=own)
+    refused(f"has {own.vocab_size} tokens, and the model has embeddings of {own.vocab_size - 1}", tiny)
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path):

@@ -19,7 +19,7 @@ LEVELS = (
     ("models",),
     ("registry", "heads"),
     ("checkpoints", "generation", "data", "config"),
-    ("names", "prediction"),
+    ("names", "prediction", "lora"),
     ("objectives", "optim", "pretrained", "diagnosis", "logs", "plots"),
     ("measures",),
     ("training", "runs", "embedding", "evaluation"),

@@ -313,7 +313,7 @@ def test_a_loss_that_is_not_finite_is_named_and_ends_the_run(texts: Path, tmp_pa
 def test_a_diagnosis_that_fails_is_a_line() -> None:
     run, state = Run(model=None, objective=None), TrainState(*[jax.random.key_data(jax.random.key(0))] * 6)
     program, console = Program(*[None] * 6), quiet()
-    loop._watch(run, program, state, 5, {}, {"skipped_in_a_row": 1}, console)
+    loop._watch(run, program, state, None, 5, {}, {"skipped_in_a_row": 1}, console)
     assert "step 5: the loss or its gradient is not finite (where, could not be found out: " in console.file.getvalue()
 
 

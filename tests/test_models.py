@@ -489,6 +489,7 @@ FRESH: dict[str, Callable[[Any], Any]] = {
     "albert": all_truncated,
     "bart": all_normal,
     "bert": all_truncated,
+    "bloom": lambda cfg: FRESH["gpt2"](cfg),
     "deberta": all_normal,
     "deberta_v2": all_normal,
     "distilbert": all_normal,
@@ -496,6 +497,11 @@ FRESH: dict[str, Callable[[Any], Any]] = {
     "gpt2": lambda cfg: (
         (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
         (r".*/embedding|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
+    ),
+    "gpt_neo": lambda cfg: (
+        (r".*/query/kernel", normal(cfg.init_std * (cfg.width // cfg.num_heads) ** -0.5)),
+        (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
+        (r".*/embedding|.*/(key|value|mlp_up)/kernel", normal(cfg.init_std)),
     ),
     "longt5": lambda cfg: FRESH["t5"](cfg),
     "marian": lambda cfg: (
@@ -510,6 +516,10 @@ FRESH: dict[str, Callable[[Any], Any]] = {
         (r".*/embedding|.*/(query|key|value|mlp_gate|mlp_up)/kernel", truncated(cfg.init_std)),
     ),
     "mpnet": all_normal,
+    "opt": lambda cfg: (
+        (r".*/(out|mlp_down)/kernel", normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)),
+        (r".*/embedding|.*_project/kernel|.*/(query|key|value|mlp_up)/kernel", normal(cfg.init_std)),
+    ),
     "pegasus": all_normal,
     "qwen3_5": lambda cfg: (
         (r".*/log_rate", scipy.stats.uniform(0.01, 15.99)),  # of the rates themselves
@@ -603,8 +613,9 @@ def test_every_layer_draws_its_own_numbers(places: np.ndarray | None, knobs: dic
 # ---- what is set is read --------------------------------------------------------------------------------------------
 
 
-# A loss is chosen by the problem, and by the model type the names in config.json; too long rows are refused.
-READ_ELSEWHERE = ("problem", "model_type", "max_length")
+# A loss is chosen by the problem, and weighs the balance of experts; by the model type are chosen the names in
+# config.json; too long rows are refused.
+READ_ELSEWHERE = ("problem", "model_type", "max_length", "balance_weight")
 # What encoder-decoders are told to stand for padding, others want to know who read their config.json.
 READ_BY_OTHERS = ("pad_id",)
 # Fields of which another value needs another value of a field that no program reads.
@@ -628,8 +639,8 @@ def other(family: str, name: str, value: Any) -> Any:
         known = families.known_choices(family, name) if isinstance(value, str) else families.RANDOM[name]
         meaning = lambda choice: ACTIVATIONS.get(choice, choice)  # several names stand for one function
         return next(choice for choice in known if meaning(choice) != meaning(value))
-    if name == "head_dim":
-        return 2 * value  # rotary positions turn pairs
+    if name in ("head_dim", "width"):
+        return 2 * value  # rotary positions turn pairs of a head's elements
     if isinstance(value, int):
         return (value + 1) // 2 if value > 1 else 2
     return value / 2 or 0.5

@@ -339,7 +339,7 @@ def test_generated_texts(monkeypatch: pytest.MonkeyPatch):
     assert len(zoo.predict(m, many, batch_size=1, max_new_tokens=3)) == 5
     programs = generation._compiled[True]._cache_size() - before
     assert programs == len({max(4, 2 ** int(np.ceil(np.log2(n)))) for n in lengths}) == 3
-    assert len({generation._doubled(n) for n in range(1, 4 * 2**7 + 1)}) == 8  # BUCKET is 32: sources of 4,096 tokens
+    assert len({generation.bucket(n) for n in range(1, 4 * 2**7 + 1)}) == 8  # BUCKET is 32: sources of 4,096 tokens
 
 
 def test_an_encoder_decoder_classifies(tokenizer: Tokenizer):

@@ -199,6 +199,22 @@ def test_config_json_of_layers_with_positions_of_their_own():
             config_map.read(module, published | change)
 
 
+def test_config_json_of_windows_without_longer_positions():
+    """Olmo 3's, as published: only layers without a window reach beyond the original length."""
+    module = registry.family("olmo3")
+    scaling = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16, "attention_factor": 1.2}
+    kinds = ["sliding_attention"] * 3 + ["full_attention"]
+    published = {
+        **OTHERS, "num_hidden_layers": 4, "rope_theta": 5000, "rope_scaling": scaling, "layer_types": kinds,
+        "sliding_window": 8, "max_position_embeddings": 128,
+    }  # fmt: skip
+    config = config_map.read(module, published)
+    yarn = Rope(kind="yarn", theta=5000, factor=8.0, original_length=16, fast_turns=32.0, attention_factor=1.2)
+    assert (config.rope, config.local_theta, config.global_every, config.window) == (yarn, 5000, 4, 8)
+    written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+    assert written["layer_types"] == kinds and config_map.read(module, written) == config
+
+
 def test_config_json_of_layers_without_positions():
     """SmolLM3's: a list of the layers, or every nth; with windows, by a switch or by the list of the layers' kinds."""
     module, kinds = registry.family("smollm3"), ["full_attention", "sliding_attention"]
@@ -225,6 +241,23 @@ def test_config_json_of_layers_without_positions():
     }.items():
         with pytest.raises(ValueError, match=words):
             config_map.read(module, published | change)
+
+
+def test_config_json_of_heads_that_are_turned_in_part():
+    """A share that is missing is the family's, and NeoX's files have names of their own."""
+    module = registry.family("gpt_neox")
+    for given, rope in (
+        ({}, Rope(share=0.25)),
+        ({"rotary_pct": 0.5, "rotary_emb_base": 500}, Rope(share=0.5, theta=500)),
+        ({"rotary_pct": 1.0, "rope_theta": 500}, Rope()),
+        ({"rotary_pct": 1.0, "rope_scaling": {"type": "linear", "factor": 2.0}}, Rope(kind="linear", factor=2.0)),
+    ):
+        config = config_map.read(module, OTHERS | {"hidden_size": 64} | given)
+        assert config.rope == rope and config.head_dim == 16
+        written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+        assert config_map.read(module, written) == config
+    with pytest.raises(ValueError, match="head_dim=6, of which the share 0.25 is 1 elements"):
+        config_map.read(module, OTHERS)
 
 
 def test_gelu_in_the_files_of_gemma_is_its_approximation():

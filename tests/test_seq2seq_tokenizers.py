@@ -161,6 +161,21 @@ def test_languages_of_mbart_lie_between_the_pieces_and_the_mask(folders, name, c
         assert tokenizer.encode(text).ids.tolist() == [i + 1 if i else 3 for i in model.encode(text)]
 
 
+@pytest.mark.parametrize("name", [*NAMES, "with bytes"])
+def test_bytes_of_tokens(folders, name, tmp_path):
+    """Together they are the text of the tokens, at its beginning and behind others; no special token has any."""
+    if name == "with bytes":
+        model = model_file(size=420, byte_fallback=True, **T5_IDS)
+        folders = {name: written(tmp_path / "bytes", spiece__model=model, config__json={"model_type": "t5"})}
+    tokenizer = Tokenizer.load(folders[name])
+    first, later = tokenizer.token_bytes
+    for text in (*SENTENCES[:3], *(("\U0001f600 \u6587",) if name in ("byt5", "with bytes") else ())):
+        ids = tokenizer.encode(text, target=True).ids.tolist()
+        whole = b"".join([first[ids[0]], *(later[i] for i in ids[1:])]).decode()
+        assert whole == tokenizer.decode(ids) != ""
+    assert {first[tokenizer.eos_id], later[tokenizer.eos_id], later[tokenizer.pad_id]} == {b""}
+
+
 def test_byt5_is_bytes(folders):
     tokenizer = Tokenizer.load(folders["byt5"])
     assert (tokenizer.kind, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_id) == ("bytes", 384, 0, 1)

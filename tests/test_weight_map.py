@@ -66,7 +66,7 @@ TOY = Published(
             ("old.*.weight", "old/kernel", "D D2 -> D D2"),
         ),
     },
-    tied={"lm.weight": "embed.weight", "lm.twin": "embed.weight"},
+    tied={"lm.weight": "embed.weight", "lm.twin": "/lm.weight"},
     ignored=((r"h\.\d+\.mask", "a buffer"), (r"step", "a counter")),
 )
 
@@ -399,6 +399,17 @@ def test_untied_head_of_a_checkpoint_is_another_heads_to_the_body():
     load(theirs() | head(), task="base", config=Config(tied=False))
     with pytest.raises(ValueError, match="not the same as"):
         load(theirs() | head(), task="base", config=Config(tied=True))
+
+
+def test_another_name_of_an_untied_head():
+    """As GPT-NeoX's has in newer files. Both names are one tensor, which is tied to another if one of them is."""
+    tensors = theirs() | head()
+    renamed = {name.replace("lm.weight", "lm.twin"): x for name, x in tensors.items()}
+    untied = {"config": Config(tied=False)}
+    assert_identical(dump(load(renamed, BODY | HEAD, **untied), **untied), tensors)
+    load(renamed, task="base", **untied)
+    with pytest.raises(ValueError, match="not the same as /lm.weight"):
+        load(tensors | {"lm.twin": tensors["lm.weight"] + 1}, BODY | HEAD, **untied)
 
 
 # ---- tables that are wrong -------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.generation import beam
+from transformer_zoo.generation import beam, speculative
 from transformer_zoo.generation.rules import LogitsRules
 from transformer_zoo.generation.strategy import DecodeInputs, log_probs_of
 from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import Cache
 
-V, READ, ROOM = 9, 3, 8  # the vocabulary, the slots of a prompt, and those of new tokens
+V, READ, ROOM, DRAFT = 9, 3, 8, 3  # the vocabulary, the slots of a prompt, of new tokens, and of proposed ones
 STOPS = (2, 5)
 
 FREE, FORCED = TokenIds(), TokenIds(forced_bos=3, forced_eos=(2,))
@@ -35,13 +35,15 @@ def read_of(rows: int, seed: int, size: int = V) -> np.ndarray:
     return np.random.default_rng(seed + 100).integers(0, size, (rows, READ)).astype(np.int32)
 
 
-@functools.partial(jax.jit, static_argnames=("strategy", "seed", "size", "room", "token_ids", "scored"))
+@functools.partial(jax.jit, static_argnames=("strategy", "seed", "size", "room", "token_ids", "scored", "draft"))
 def compiled(
-    strategy, prompt_BT, valid_BT, max_new, stop_ids, key=None, *, seed, size=V, room=ROOM, token_ids=FREE, scored=False
+    strategy, prompt_BT, valid_BT, max_new, stop_ids, key=None, *, seed, size=V, room=ROOM, token_ids=FREE,
+    scored=False, draft=None,
 ):  # fmt: skip
     """A strategy's answers on the toy, [B, N, room]; with their scores for a beam search. With `scored`, also the log
-    probabilities of their tokens."""
-    logits, slots = toy(seed, size), READ + room
+    probabilities of their tokens; with `draft`, a toy or "prompt-lookup", the numbers of tokens that were
+    proposed and accepted."""
+    logits, slots = toy(seed, size), READ + room + (DRAFT if draft is not None else 0)
     kept = jnp.zeros((len(prompt_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(prompt_BT)
     cache = Cache(kv=[kept], valid_BS=jnp.ones((len(prompt_BT), slots), bool), length=jnp.asarray(READ))
 
@@ -63,12 +65,35 @@ def compiled(
         logits_BV=logits(jnp, kept[:, 0, :, 0], READ), cache=cache, decode_step=decode_step, apply_rules=apply_rules,
         key=key, room=room, max_new=max_new, stop_ids=stop_ids,
     )  # fmt: skip
+    if draft is not None:
+        return speculated(strategy, inputs, logits, draft, prompt_BT, valid_BT)
     searches = isinstance(strategy, beam.Beam)
     answers = beam.search(strategy, inputs) if searches else strategy.decode(inputs)
     if not scored:
         return answers
     new_BNR, score_BN = answers if searches else (answers, jnp.zeros(answers.shape[:2]))
     return new_BNR, score_BN, log_probs_of(strategy, inputs, new_BNR)
+
+
+def speculated(strategy, inputs, logits, draft, prompt_BT, valid_BT):
+    """The answers of `compiled`, with the numbers of tokens that were proposed and accepted."""
+
+    def reader(logits):
+        def read(tokens_MT, valid_MT, cache):
+            M, T = tokens_MT.shape
+            slot_MT = jnp.broadcast_to(jnp.reshape(cache.length, (-1, 1)) + jnp.arange(T), (M, T))
+            kept = cache.kv[0].at[jnp.arange(M)[:, None], 0, slot_MT, 0].set(jnp.where(valid_MT, tokens_MT, 0))
+            logits_MTV = jnp.stack([logits(jnp, kept[:, 0, :, 0], slot_MT[:, [t]] + 1) for t in range(T)], axis=1)
+            return logits_MTV, cache.replace(kv=[kept], length=cache.length + T)
+
+        return read
+
+    proposes = (
+        speculative.by_lookup(prompt_BT, valid_BT, DRAFT)
+        if draft == "prompt-lookup"
+        else speculative.by_model(strategy, inputs, reader(draft), inputs.logits_BV.shape[1], DRAFT, inputs.cache)
+    )
+    return speculative.decode(strategy, inputs, reader(logits), proposes)
 
 
 def under_rules(logits, rules: LogitsRules, read, new, max_new, stops, token_ids=FREE) -> np.ndarray:

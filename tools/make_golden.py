@@ -30,7 +30,8 @@ from transformer_zoo import registry  # noqa: E402
 from transformer_zoo.checkpoints import config_map  # noqa: E402
 
 SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
-         "num_decoder_heads": 2, "head_dim": 2, "mlp_dim": 6, "mlp_decoder_dim": 5, "num_segments": 2}  # fmt: skip
+         "num_decoder_heads": 2, "head_dim": 2, "mlp_dim": 6, "mlp_decoder_dim": 5, "num_segments": 2,
+         "num_delta_key_heads": 1, "num_delta_value_heads": 2}  # fmt: skip
 # One head of 4 distinguishes 1/sqrt(K) from 1/K and halves from pairs (other files have several heads); the epsilon is
 # far from Flax's 1e-6 and changes every digit.
 CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "head_dim": 4, "embed_width": 6,
@@ -39,12 +40,14 @@ CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "he
 
 def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     """(name of the file, task, configuration) of each of a family's files."""
+    rope = getattr(registry.family(family).Config(), "rope", None)
+    wider = {"width": 8} if rope is not None and rope.share < 1 else {}  # a part of a head has several pairs too
     for task in families.tasks(family):
-        drawn = families.sized(families.random_config(family, 6, task), **SIZES)
+        drawn = families.sized(families.random_config(family, 6, task), **SIZES | wider)
         rates = families.dropouts(families.small(family))
         drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`
         if task == families.main_task(family):
-            yield f"{family}-{task}", task, families.sized(families.small(family), **CHOSEN)
+            yield f"{family}-{task}", task, families.sized(families.small(family), **CHOSEN | wider)
             yield f"{family}-{task}-drawn", task, drawn
         else:
             yield f"{family}-{task}", task, drawn

@@ -13,6 +13,8 @@ _MODULES = {
     "from_pretrained": "pretrained",
     "from_config": "pretrained",
     "save_pretrained": "pretrained",
+    "save_gguf": "pretrained",
+    "save_adapter": "lora",
     "load_tokenizer": "pretrained",
     "load_run": "runs",
     "Bundle": "pretrained",

@@ -132,6 +132,17 @@ class Generate(OfWeights):
     """The code of the language to generate, such as fr_XX, for a multilingual model."""
     source_language: str | None = None
     """The code of the prompt's language, for a tokenizer that marks it."""
+    choices: tuple[str, ...] = ()
+    """The text is one of these; behind a prompt, begin them with a space where it is wanted."""
+    pattern: str | None = None
+    """The text as a whole matches this regular expression."""
+    draft: str | None = None
+    """A smaller model with the same tokenizer, by name, or prompt-lookup: proposes tokens, which takes less time where
+    the model would choose them too. The text stays the same."""
+    draft_tokens: int | None = None
+    """The number of tokens that are proposed at a time. None: 4."""
+    prefill_chunk: int | None = None
+    """The number of the prompt's tokens that are read at a time, to bound the memory of a long one. None: all."""
     seed: int = 0
     """Seed of the random numbers."""
     dtype: str | None = None
@@ -141,6 +152,7 @@ class Generate(OfWeights):
         import transformer_zoo as zoo
         from transformer_zoo import registry
         from transformer_zoo.generation import published
+        from transformer_zoo.generation.generate import PROMPT_LOOKUP
 
         names = (
             "temperature", "top_k", "top_p", "num_beams", "length_penalty", "num_return_sequences",
@@ -151,9 +163,13 @@ class Generate(OfWeights):
         m = self.load(self.name, self.dtype)
         spell = lambda name: "--" + OPTIONS.get(name, name).replace("_", "-")
         sampling = published.build(m, settings, spell=spell)
+        draft: Any = self.draft
+        if draft not in (None, PROMPT_LOOKUP):
+            draft = self.load(draft, self.dtype)
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
-            language=self.language, source_language=self.source_language,
+            language=self.language, source_language=self.source_language, choices=self.choices or None,
+            pattern=self.pattern, draft=draft, draft_tokens=self.draft_tokens, prefill_chunk=self.prefill_chunk,
         )  # fmt: skip
         prefix = "" if registry.is_encoder_decoder(m.config) else self.prompt
         for answer in [answers] if isinstance(answers, str) else answers:
@@ -374,14 +390,18 @@ class Embed(OfWeights):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Convert(OfWeights):
-    """Writes a model in the Hugging Face layout."""
+    """Writes a model in the Hugging Face layout, or as a GGUF file."""
 
     source: Name
     """A run's folder, a preset, a hub id, or a folder with published weights."""
     target: tyro.conf.Positional[Path]
-    """The folder to write: config.json, model.safetensors, the tokenizer's files."""
+    """The folder to write: config.json, model.safetensors, the tokenizer's files; of a run with adapters
+    adapter_config.json and adapter_model.safetensors. Or a file that ends in .gguf, with the whole model."""
+    merge: bool = False
+    """Of a run with adapters, write the whole model with the adapters in it."""
     dtype: str | None = None
-    """Dtype of the weights in the files: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
+    """Dtype of the weights in the files: float32, bfloat16 or float16, in a GGUF file also q8_0. None: the run's;
+    float32 otherwise, and in a GGUF file."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
@@ -392,7 +412,15 @@ class Convert(OfWeights):
             raise ValueError(
                 f"{self.target} holds another run, and files of two models must not mix: name another folder"
             )
-        written = zoo.save_pretrained(self.target, self.load(self.source, self.dtype))
+        is_file = self.target.suffix == ".gguf"
+        m = self.load(self.source, None if is_file else self.dtype)
+        if self.merge and m.adapter is None:
+            raise ValueError(f"--merge is for a run with adapters, and {self.source} has none: leave it out")
+        if is_file:
+            zoo.save_gguf(self.target, m, dtype=self.dtype or "float32")
+            written = ("configuration, weights" + (", tokenizer" if m.tokenizer is not None else ""),)
+        else:
+            written = (zoo.save_pretrained if m.adapter is None or self.merge else zoo.save_adapter)(self.target, m)
         what = self.source if step is None else f"{self.source}, step {step}"
         print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0

@@ -25,6 +25,7 @@ class HasModel(Protocol):
 Loaded = Annotated[HasModel, "a model, as from_pretrained(name) returns it"]
 
 SCALARS = {int: numbers.Integral, float: numbers.Real, bool: (bool, np.bool_), str: str}
+PLAIN = (*SCALARS, types.NoneType)
 KINDS = {int: "iu", float: "iuf", bool: "b", str: "UT"}  # of the dtypes of their arrays
 CONTAINERS = (Sequence, Iterable, tuple)
 NO_LISTS = (str, bytes, bytearray, Mapping, set, frozenset)  # one can iterate over them, but not over a list's items
@@ -87,6 +88,8 @@ def _hints(of: Any) -> dict[str, Any]:
 def _fault(value: Any, hint: Any, name: str, depth: int = 0) -> _Fault | None:
     """What is wrong with a value; None if it is of the annotated type."""
     options, inside = options_of(hint), []
+    if type(value) in options and type(value) in PLAIN:  # nearly always; the rest takes long
+        return None
     for option in options:
         if _is_of(value, option):
             if (fault := _fault_of_items(value, option, name, depth)) is None:
@@ -154,6 +157,7 @@ def _is_of_array(hint: Any, kind: str, ndim: int) -> bool:
     )
 
 
+@functools.cache
 def options_of(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the only one."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)

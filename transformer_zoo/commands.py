@@ -29,7 +29,7 @@ from transformer_zoo import (
 from transformer_zoo.checkpoints import orbax
 from transformer_zoo.config import Data, Run, load_recipe
 from transformer_zoo.data import sources
-from transformer_zoo.data.documents import text_in
+from transformer_zoo.data.documents import Document, text_in
 from transformer_zoo.data.rows import cut_line
 from transformer_zoo.evaluation import bleu, rouge, write
 from transformer_zoo.evaluation.source import default_length, documents_of, evaluate, objective_of
@@ -290,7 +290,7 @@ def _value(kind: Any, text: str, setting: str) -> Any:
 
 def _to_write(
     chosen: _Evaluate, bundle: Bundle, objective: Any, documents: sources.Source
-) -> tuple[list[sources.Document], list[str], list[str]]:
+) -> tuple[list[Document], list[str], list[str]]:
     """The examples to generate texts for, their references, and their texts by the baseline.
 
     Raises:
@@ -319,7 +319,7 @@ def _to_write(
 
 def _written(
     chosen: _Evaluate, bundle: Bundle, objective: Any, length: int,
-    examples: list[sources.Document], references: list[str], baselines: list[str], console: Console,
+    examples: list[Document], references: list[str], baselines: list[str], console: Console,
 ) -> dict[str, Any]:  # fmt: skip
     """Generates texts, prints their scores, those of the baseline and a few examples, and returns all of it."""
     with console.status(f"writing {len(examples)} texts"):

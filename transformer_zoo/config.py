@@ -129,6 +129,38 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank adapters (Hu et al. 2021): of the weights in `init_from`, only the change of some layers is trained."""
+
+    rank: int | None = None
+    """Rank of the change of each layer's kernel. None: no adapters, all parameters are trained."""
+    alpha: float = 16.0
+    """The change is scaled by alpha / rank."""
+    targets: tuple[str, ...] = (r".*blocks/.*",)
+    """Regular expressions: linear layers whose whole path matches one of them have an adapter, such as
+    .*/(query|value). The default: all in the blocks."""
+    dropout: float = 0.0
+    """Rate at which inputs of the adapters are zeroed."""
+    rank_stabilized: bool = False
+    """The change is scaled by alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023)."""
+    dora: bool = False
+    """The norm of each column of a kernel is trained besides (DoRA, Liu et al. 2024)."""
+    whole: tuple[str, ...] | None = None
+    """Regular expressions: parameters whose whole path matches one of them are trained themselves. None: those of the
+    task's head that the first weights lack."""
+
+    def __post_init__(self) -> None:
+        check_sizes(self, "rank")
+        check_rates(self, "dropout")
+        check_range(self, "alpha", above=0)
+        given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+        if self.rank is None and given:
+            raise ValueError(f"lora.{given[0]} is given and lora.rank is None: without a rank there are no adapters")
+        if self.rank is not None and not self.targets:
+            raise ValueError("lora.targets is empty: name linear layers, such as .*/(query|value)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
     """Sizes of the mesh of devices; their product is the number of devices, and one may be -1, the rest."""
 
@@ -140,6 +172,8 @@ class Mesh:
     """Parts into which heads, the MLP's width and the vocabulary are divided."""
     sequence: int = 1
     """Parts into which the length of the rows is divided."""
+    expert: int = 1
+    """Parts into which the experts of a mixture are divided, besides the rows."""
 
     def __post_init__(self) -> None:
         check_range(self, *vars(self))
@@ -265,6 +299,7 @@ class Run:
     data: Data = Data()
     vocabulary: Vocabulary = Vocabulary()
     optimizer: Optimizer = Optimizer()
+    lora: Lora = Lora()
     mesh: Mesh = Mesh()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -280,6 +315,8 @@ class Run:
         for name in ("directory", "init_from"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty: give a name")
+        if self.lora.rank is not None and self.init_from is None:
+            raise ValueError("lora.rank is given and init_from is None: adapters change weights that are there")
         if self.training.steps is not None:
             self.optimizer.check_steps(self.training.steps)
 

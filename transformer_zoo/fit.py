@@ -131,9 +131,9 @@ def fit(run: Run, topology: str) -> Report:
     """
     program = training.prepare(run, topology_devices(topology))
     state, batch = program.state, program.batch
-    rest = state.replace(params=None, opt_state=None)
-    arguments = {"parameters": state.params, "optimizer": state.opt_state, "batch and rest": (batch, rest)}
-    return _measured(topology, program.mesh, arguments, lambda: program.step.lower(state, batch))
+    rest, params = state.replace(params=None, opt_state=None), (state.params, program.base)
+    arguments = {"parameters": params, "optimizer": state.opt_state, "batch and rest": (batch, rest)}
+    return _measured(topology, program.mesh, arguments, lambda: program.step.lower(state, batch, program.base))
 
 
 def fit_writing(model: Any, writing: Writing, topology: str) -> Report:
@@ -279,7 +279,7 @@ def suggest(run: Run, topology: str) -> tuple[list[tuple[str, int]], list[str]]:
 
 def _changes(run: Run, devices: int) -> list[dict[str, Any]]:
     """Changes of settings that save memory, the least harmful first."""
-    mesh = {"mesh.data": 1, "mesh.fsdp": devices, "mesh.tensor": 1, "mesh.sequence": 1}
+    mesh = {"mesh.fsdp": devices} | {f"mesh.{axis}": 1 for axis in sharding.MESH_AXES if axis != "fsdp"}
     changes = [
         {"compute.remat": "full"},
         {"compute.dtype": "bfloat16"},

@@ -23,6 +23,7 @@ from transformer_zoo import (
     folders,
     json_files,
     logs,
+    lora,
     measures,
     messages,
     names,
@@ -106,16 +107,19 @@ def _train(run: Run, console: Console) -> dict[str, float]:
     step = resolved.step or 0
     if step:
         state, position = checkpoints.restore(step, program.state)
+        base = None if program.base is None else runs.read_base(directory, program.base)
         batches.set_state(position)
         console.print(f"resuming from step {step}")
     else:
-        state, position = _first_state(resolved), batches.get_state()
+        (state, base), position = _first_state(resolved), batches.get_state()
     if resolved.bundle is not None:  # frees its weights, which are in the state
         resolved = dataclasses.replace(resolved, bundle=resolved.bundle.replace(params=None))
     # Lines of steps after this one are dropped, and their evaluations with them.
     lines = (line for line in runs.lines(directory) if line["step"] <= step)
     history = measures.history(run.evaluation, lines, runs.comparable_since(resolved.facts))
     _describe(resolved)
+    if base is not None and not step:
+        runs.write_base(directory, base)
 
     console.print(_summary(resolved), soft_wrap=True, highlight=False)
     if resolved.labels:
@@ -141,7 +145,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
 
         def measured() -> Report:
             """The evaluation of the state after this step, which is saved if it is the best."""
-            params = state.params if state.ema is None else state.ema
+            params = lora.joined(base, state.params if state.ema is None else state.ema)
             rows = (_on_device(rows, program.batch) for rows in held_out)
             found = evaluate(program.model, run.objective, params, rows)
             record(step, {f"{logs.HELD_OUT}{name}": value for name, value in found.items()})
@@ -167,7 +171,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
         early = measures.stops_early(run.evaluation, history)
         while step < steps and early is None and not stop.now(step):
             batch, position = next(feed)
-            state, metrics = program.step(state, batch)
+            state, metrics = program.step(state, batch, base)
             step += 1
             if not clock.runs:
                 # Signals are handled from here on: during the compilation, which can be long, they end a program at
@@ -177,7 +181,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
             # The device computes this step while the metrics of the step before are read, so that it never waits.
             recent.append((step, batch, metrics))
             if len(recent) == 2:
-                _watch(run, program, state, *recent[0], console)
+                _watch(run, program, state, base, *recent[0], console)
             last = step == steps
             if step % run.logging.every == 0 or last:
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -197,7 +201,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
         if step:
             checkpoints.save(step, state, position)  # where a signal stopped it
         if recent:
-            _watch(run, program, state, *recent[-1], console)
+            _watch(run, program, state, base, *recent[-1], console)
     if stop.signal is not None:
         console.print(f"stopped by {stop.signal.name} at step {step}; the same command resumes it")
         raise KeyboardInterrupt if stop.signal == signal.SIGINT else SystemExit(128 + stop.signal)
@@ -258,17 +262,20 @@ def _batches(resolved: Resolved, source: Source, **kwargs: Any) -> pipeline.Pipe
     )  # fmt: skip
 
 
-def _first_state(resolved: Resolved) -> training.TrainState:
-    """The state before the first step, from published weights or fresh ones.
+def _first_state(resolved: Resolved) -> tuple[training.TrainState, Any]:
+    """The state before the first step, from published weights or fresh ones; and of a run with adapters, its base.
 
     Raises:
         ValueError: the weights do not fit the model that the objective trains.
     """
     run, program, bundle = resolved.run, resolved.program, resolved.bundle
     params = program.fresh(run.training.seed) if bundle is None else bundle.params
-    if jax.tree.structure(params) != jax.tree.structure(program.state.params):
+    own_model = jax.tree.structure(params) != jax.tree.structure(program.state.params)
+    if own_model and program.base is None:
         raise ValueError(f"init_from cannot start the objective {run.objective.name}, which has a model of its own")
-    return program.begin(run.objective.begin(params, functools.partial(load_weights, run)), run)
+    params = run.objective.begin(params, functools.partial(load_weights, run))
+    trained, base = program.divided(params, run.training.seed)
+    return program.begin(trained, run), base
 
 
 def _describe(resolved: Resolved) -> None:
@@ -281,6 +288,7 @@ def _describe(resolved: Resolved) -> None:
     if jax.process_index() == 0:
         if resolved.step is None:  # what a run that never saved has left, perhaps for other data
             (directory / "tokenizer").rmtree(missing_ok=True)
+            (directory / runs.BASE).rmtree(missing_ok=True)
             (directory / published.FILE).unlink(missing_ok=True)
         if not (directory / "tokenizer").is_dir():
             resolved.tokenizer.save(directory / "tokenizer")
@@ -333,6 +341,7 @@ def _watch(
     run: Run,
     program: training.Program,
     state: training.TrainState,
+    base: Any,
     step: int,
     batch: Batch,
     metrics: Any,
@@ -346,7 +355,8 @@ def _watch(
     if in_a_row == 1:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step - 1)
         try:
-            origin = first_not_finite(program.model, run.objective, state.params, batch, key)
+            params = lora.joined(base, state.params)
+            origin = first_not_finite(program.model, run.objective, params, batch, key)
         except Exception as error:  # for want of memory, for example: the run goes on
             origin = f"where, could not be found out: {type(error).__name__}: {json_files.excerpt(error, 200)}"
     message = f"step {step}: the loss or its gradient is not finite ({origin}); the update is left out"
@@ -485,11 +495,12 @@ def _warn(console: Console, text: str) -> None:
 
 def _summary(resolved: Resolved) -> str:
     run, program = resolved.run, resolved.program
-    count = sum(leaf.size for leaf in jax.tree.leaves(program.state.params))
+    count, base = (sum(leaf.size for leaf in jax.tree.leaves(x)) for x in (program.state.params, program.base))
     device = program.mesh.devices.flat[0].device_kind
     mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
-    parameters = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
+    short = lambda count: f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"
+    parameters = f"{short(count)} of {short(count + base)} parameters" if base else f"{short(count)} parameters"
     return (
-        f"{parameters} parameters, {resolved.tokenizer.vocab_size} tokens in the vocabulary; "
+        f"{parameters}{' are trained' if base else ''}, {resolved.tokenizer.vocab_size} tokens in the vocabulary; "
         f"{resolved.steps:,} steps of {run.training.batch_size} x {run.data.length} tokens; {device}, {mesh}"
     )

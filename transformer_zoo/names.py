@@ -16,7 +16,7 @@ import flax.linen as nn
 from etils import epath
 
 from transformer_zoo import folders, json_files, registry, trees
-from transformer_zoo.checkpoints import config_map, formats, gguf_folder, hub, weight_map
+from transformer_zoo.checkpoints import config_map, formats, gguf_folder, hub, peft, weight_map
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.tasks import TASKS
 
@@ -39,6 +39,8 @@ class Described:
     """The folder of its configuration and its tokenizer. None: a preset, for which nothing was fetched."""
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The keys of its config.json; none for a run or a preset."""
+    adapter: peft.Adapter | None = None
+    """What changes its weights: the name is that of an adapter's folder, and the rest describes its base."""
 
     @property
     def family(self) -> ModuleType:
@@ -114,6 +116,8 @@ def describe(
             "(python -m transformer_zoo convert)"
         )
     root = folder(name, revision, weights=False)
+    if _is_adapter(root):
+        return _of_adapter(peft.read(root), family)
     settings, source = config_map.read_file(root), str(root / config_map.CONFIG)
     module, settings = _family(family, settings, root, source)
     try:
@@ -128,6 +132,43 @@ def describe(
         name=name, kind="folder" if local.exists() else "hub", config=config,
         task=config_map.saved_for(module, settings), folder=root, settings=settings,
     )  # fmt: skip
+
+
+def _of_adapter(adapter: peft.Adapter, family: str | None) -> Described:
+    """The model that a folder with an adapter alone stands for: its base, changed by it."""
+    if adapter.base is None:
+        raise ValueError(
+            f"{adapter.folder} holds an adapter and does not name its base model: give that, "
+            f'from_pretrained(base, adapter="{adapter.folder}")'
+        )
+    revision = adapter.settings.get("revision")
+    try:
+        if _is_adapter(folder(adapter.base, revision, weights=False)):
+            raise ValueError("it is an adapter itself: merge it into its own base first")
+        base = describe(adapter.base, revision, published=True, family=family)
+    except (OSError, ValueError) as error:
+        raise type(error)(
+            f"{adapter.folder} holds an adapter of {json_files.excerpt(repr(adapter.base))}, which cannot be read: "
+            f'{error}. Of a copy elsewhere: from_pretrained(base, adapter="{adapter.folder}")'
+        ) from error
+    return adapted(base, adapter)
+
+
+def _is_adapter(root: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (root / peft.CONFIG).is_file() and not (root / config_map.CONFIG).is_file()
+
+
+def adapted(base: Described, adapter: peft.Adapter) -> Described:
+    """The same model, changed by an adapter.
+
+    Raises:
+        ValueError: it is changed by one already.
+    """
+    if base.adapter is not None:
+        raise ValueError(f"{base.adapter.folder} holds an adapter itself: merge it into its base first, with convert")
+    offers = adapter.task in base.family.PUBLISHED.tasks
+    return dataclasses.replace(base, adapter=adapter, task=adapter.task if offers else base.task)
 
 
 def check_family(name: str | os.PathLike[str], config: Any, family: str | None) -> None:

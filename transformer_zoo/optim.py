@@ -14,7 +14,7 @@ from transformer_zoo.nn.stack import STACKED
 from transformer_zoo.sharding import replicated
 
 # Weight decay is for kernels and embeddings: decaying the scale of a norm or a bias does not regularise.
-DECAYED = r".*/(kernel|embedding)"
+DECAYED = r".*/(kernel|embedding|lora_[ab])"
 
 # Muon orthogonalises matrices: the input axes of a kernel (summed over), and its output axes.
 MUON_AXES = (

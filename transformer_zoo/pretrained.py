@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import warnings
@@ -16,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from transformer_zoo import arguments, folders, hugging_face, json_files, names, registry, sharding, trees
-from transformer_zoo.checkpoints import config_map, formats, hub, safetensors, weight_map
+from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, peft, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
@@ -49,6 +50,9 @@ class Bundle:
     run: Any = None
     """The settings of the run that trained the model, a `Run`; `evaluate` measures on what it held out. None: it is a
     published model, or a fresh one."""
+    adapter: Any = None
+    """The `lora.Adapter` of a run that trained adapters, which are merged into the parameters: `save_adapter` writes
+    it. None: there is none."""
     no_tokenizer: str = ""
     """Why the checkpoint has no tokenizer, for errors. Empty: it has one, or the model is of no checkpoint."""
 
@@ -85,6 +89,10 @@ class Bundle:
         """`zoo.save_pretrained` of this model."""
         save_pretrained(directory, self, **arguments)
 
+    def save_gguf(self, file: str | os.PathLike[str], **arguments: Any) -> None:
+        """`zoo.save_gguf` of this model."""
+        save_gguf(file, self, **arguments)
+
     def replace(self, **changes: Any) -> "Bundle":
         """Another bundle with these fields changed."""
         return dataclasses.replace(self, **changes)
@@ -101,6 +109,7 @@ def from_pretrained(
     revision: str | None = None,
     family: str | None = None,
     labels: int | Sequence[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     tokenizer: bool = True,
     verify: bool = False,
     seed: int = 0,
@@ -115,7 +124,8 @@ def from_pretrained(
     Weights are downloaded last, after all that can be checked without them.
 
     Args:
-        name: a local folder with config.json and weights, a GGUF file, a preset's name (`presets()`), or a hub id.
+        name: a local folder with config.json and weights, a GGUF file, a preset's name (`presets()`), or a hub id; or
+            the folder or hub id of a LoRA adapter in PEFT's layout, which names the model that it changes.
         task: what the model is for, such as "causal-lm". None: the task of the `architectures` in config.json.
         dtype: precision of the computation: float32 (the default), bfloat16, float16, or float64 with jax_enable_x64.
         param_dtype: precision of the parameters in memory, likewise.
@@ -124,7 +134,10 @@ def from_pretrained(
         revision: branch, tag or commit of the hub's repository.
         family: a name of `families()`, for a config.json without `model_type`.
         labels: the names of a classifier's classes, or their number. None: as in config.json. The checkpoint's classes
-            in another order are put into this order; a head for other classes is fresh.
+            in another order are put into this order; a head for other classes is fresh. Of an adapter with a head,
+            which has no place for names: the names in the order of its scores.
+        adapter: the folder or hub id of a LoRA adapter in PEFT's layout, which is merged into the model; for a copy of
+            its base under another name.
         tokenizer: whether to load the tokenizer. If it cannot be read, a warning says why, and the model has none.
         verify: reads the weights once more beforehand, and compares them with the hashes of the hub where the cache
             has them, and with the checksums in a pytorch_model.bin.
@@ -144,6 +157,8 @@ def from_pretrained(
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
     described = names.describe(name, revision, published=True, family=family)
+    if adapter is not None:
+        described = names.adapted(described, peft.read(names.folder(adapter, weights=False)))
     model = described.model(task=task, labels=labels, compute=compute)
     # An impossible mesh is refused before the download, unless only the weights can show if the sizes are possible.
     if described.kind == "hub" and weight_map.oversized(described.family, described.config, {}) is None:
@@ -153,15 +168,20 @@ def from_pretrained(
     if verify:
         hub.verify(folder)
     tensors = formats.read_folder(folder)
+    if described.adapter is not None:
+        tensors = described.adapter.whole(described.family, tensors)
     weight_map.check_sizes(described.family, described.config, tensors, str(described.source))
     config, tensors, other = _with_labels(described, model.task, labels, tensors)
     config = weight_map.settled(described.family, config, tensors, described.task)
     model = model.clone(config=config)
+    shapes = registry.param_shapes(model)
+    if described.adapter is not None:
+        tensors = described.adapter.merged(described.family, shapes, tensors, config=config, task=model.task)
     # A body may have been saved without its pooler: that is optional too.
     trained = not other and model.task == described.task != "base"
     params = weight_map.load(
         described.family,
-        registry.param_shapes(model),
+        shapes,
         tensors,
         config=config,
         task=model.task,
@@ -174,9 +194,17 @@ def from_pretrained(
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
         warnings.warn(f"{name} has no {', '.join(fresh)}: fresh, to be trained for {model.task}{other}", stacklevel=2)
-    own, cause = _tokenizer(folder) if tokenizer else (None, "it was loaded with tokenizer=False")
+    own, cause = None, "it was loaded with tokenizer=False"
+    if tokenizer:
+        own, cause = _tokenizer(_tokenizer_folder(described, folder))
     m = Bundle(model, params, config, own, fresh, no_tokenizer=cause)
     return with_generation(m, folder, described.settings)
+
+
+def _tokenizer_folder(described: names.Described, folder: Path) -> Path:
+    """The folder of a model's tokenizer: that of its adapter, if it has one, or else of its weights."""
+    own = None if described.adapter is None else described.adapter.folder
+    return own if own is not None and any((own / file).is_file() for file in hub.TOKENIZERS) else folder
 
 
 def _with_labels(
@@ -188,6 +216,9 @@ def _with_labels(
     if TASKS[task].scores == "labels":
         count = weight_map.num_labels(family, config, tensors, saved or task)
         own, note = config_map.labels(described.settings, family.PUBLISHED.num_labels, count)
+        head_of_adapter = described.adapter is not None and described.adapter.settings.get("modules_to_save")
+        if head_of_adapter and not isinstance(labels, int | None) and len(labels) == count:
+            own = tuple(labels)  # which an adapter has no place for
         config = dataclasses.replace(config, labels=own)
         if note is not None and labels is None:
             called = json_files.excerpt(", ".join(own), 200)
@@ -304,6 +335,8 @@ def save_pretrained(
     model = bundle.model
     family = registry.module_of(model.config)
     _check_shapes(bundle.params, registry.param_shapes(model))
+    if (Path(directory) / peft.CONFIG).exists():
+        raise ValueError(f"{directory} holds an adapter, and a model must not mix with its files: name another folder")
     if names.is_run(directory) and names.describe(directory).config != model.config:
         raise ValueError(
             f"{directory} holds the run of another model, and files of two models must not mix: name another folder"
@@ -319,6 +352,46 @@ def save_pretrained(
             np.asarray(tensor)  # takes part in gathering it
     multihost_utils.sync_global_devices("save_pretrained")  # every process returns after the files are there
     return written
+
+
+def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32") -> None:
+    """Writes a decoder as a GGUF file, which llama.cpp reads: weights, configuration, tokenizer and chat template.
+
+    Only the first process of several writes. It needs the package `gguf`.
+
+    Args:
+        dtype: of the matrices: "float32", "float16", "bfloat16", or "q8_0", 8 bits with a scale for every 32 numbers of
+            a row. Norms, biases, and for q8_0 matrices with rows of another length, are stored in float32.
+
+    Raises:
+        ValueError: a dtype, task, family, setting or tokenizer that these files cannot hold: nothing is written.
+        ImportError: the package is not installed.
+        OSError: the file could not be written; the one that was there before is unchanged.
+        TypeError: an argument of another type.
+    """
+    arguments.check(save_gguf, locals())
+    model, family = bundle.model, registry.module_of(bundle.model.config)
+    if dtype not in gguf_writer.KINDS:
+        raise ValueError(f"dtype {dtype!r} is not written: choose one of {', '.join(gguf_writer.KINDS)}")
+    if model.task != "causal-lm":
+        raise ValueError(f"a GGUF file holds a model of the task causal-lm, and this one is of {model.task}")
+    if importlib.util.find_spec("gguf") is None:
+        raise ImportError('GGUF files are written by the package gguf: pip install "transformer-zoo[gguf]"')
+    _check_shapes(bundle.params, registry.param_shapes(model))
+    ids, tokenizer = TokenIds.of_model(bundle), bundle.tokenizer
+    named = {"bos": ids.bos, "eos": next(iter(ids.eos), None), "padding": ids.pad}
+    if tokenizer is not None:
+        named = {"bos": tokenizer.bos_id, "padding": tokenizer.pad_id} | {
+            n: i for n, i in named.items() if i is not None
+        }
+    metadata = gguf_writer.describe(family, model.config, named, tokenizer)
+    tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
+    if jax.process_index() == 0:
+        gguf_writer.write(file, family, model.config, metadata, tensors, dtype)
+    else:
+        for tensor in tensors.values():
+            np.asarray(tensor)  # takes part in gathering it
+    multihost_utils.sync_global_devices("save_gguf")
 
 
 def _write(

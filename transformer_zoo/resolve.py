@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -192,6 +193,8 @@ def _settle(
     labels = ""
     if before is not None:
         run = dataclasses.replace(run, objective=_as_it_began(run.objective, before.objective))
+        if run.lora.rank is not None and run.lora.whole is None:
+            run = dataclasses.replace(run, lora=dataclasses.replace(run.lora, whole=before.lora.whole))
     if before is None or before.data != run.data:
         splits = {split: open_split(split) for split in _splits(run)}
         head = _head(run) if before is None else None
@@ -203,6 +206,9 @@ def _settle(
         return run, step, None, notes, labels
     names_of_classes = getattr(run.model, "labels", None)
     bundle = load_weights(run, run.init_from, task=run.objective.task, labels=names_of_classes)
+    if run.lora.rank is not None and run.lora.whole is None:
+        fresh = tuple(map(re.escape, bundle.fresh))
+        run = dataclasses.replace(run, lora=dataclasses.replace(run.lora, whole=fresh))
     return _for_data(dataclasses.replace(run, model=bundle.config), open_split), None, bundle, notes, labels
 
 

@@ -4,6 +4,7 @@ run.json        every setting, what was found out about the data, versions, devi
 tokenizer/      the tokenizer
 generation_config.json      how the first weights generate, where they have such a file
 checkpoints/    training state by step
+base/           the frozen weights of a run with adapters
 metrics.jsonl   losses and metrics by step; also in curve.png and tensorboard/
 wandb_id        the run's id at Weights & Biases, if it logs there
 confusion.png   the confusion matrix of a classifier in its last evaluation; with several classes to an example
@@ -27,8 +28,9 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
+from etils import epath
 
-from transformer_zoo import arguments, folders, json_files, logs, measures, names, registry, sharding, trees
+from transformer_zoo import arguments, folders, json_files, logs, lora, measures, names, registry, sharding, trees
 from transformer_zoo import config as configuration
 from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.checkpoints.orbax import Checkpoints, steps
@@ -43,12 +45,13 @@ from transformer_zoo.pretrained import Bundle, choose_compute, completed, from_p
 PACKAGES = ("transformer-zoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 # Settings that give the training state its shape, or the data its meaning: a run cannot be resumed with others.
-FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema")
+FIXED = ("model.", "objective.name", "vocabulary.", "optimizer.name", "optimizer.freeze", "optimizer.ema", "lora.")
 # Settings that change what an evaluation measures, and those among them that do not.
 MEASURED, NOT_MEASURED = (
     ("objective.", "data.length", "data.packing", "evaluation.batches"),
     ("objective.logits_chunks",),
 )
+BASE = "base"
 LOCK = ".lock"
 """A file that the process which trains in the folder holds locked."""
 RENAMED = {"pieces": "logits_chunks"}
@@ -147,6 +150,29 @@ def step_of(directory: str | os.PathLike[str], step: int | Literal["best"] | Non
 def lines(directory: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Of metrics.jsonl, as `logs.read_json_lines`."""
     return logs.read_json_lines(folders.folder(directory) / "metrics.jsonl")
+
+
+def write_base(directory: epath.Path, base: trees.Tree) -> None:
+    """Writes the frozen weights of a run with adapters, once: its checkpoints are without them."""
+    saved = Checkpoints(directory / BASE, write=True)
+    saved.save(0, base, {})
+    saved.wait()
+    saved.close()
+
+
+def read_base(directory: epath.Path, shapes: trees.Tree) -> trees.Tree:
+    """The frozen weights of a run with adapters.
+
+    Args:
+        shapes: with shardings.
+
+    Raises:
+        ValueError: they are missing or damaged.
+    """
+    saved = Checkpoints(directory / BASE)
+    base, _ = saved.restore(0, shapes)
+    saved.close()
+    return base
 
 
 @contextlib.contextmanager
@@ -346,7 +372,7 @@ def load(
     params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
         warnings.warn(f"{name} {why}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
-    return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh)
+    return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh, adapter=None)
 
 
 def _heads(model: Any) -> dict[str, str]:
@@ -380,18 +406,23 @@ def load_run(
     arguments.check(load_run, locals())
     directory, run = folders.folder(directory), read(directory)
     step = step_of(directory, step)
-    model = run.objective.model(run.model, compute or run.compute)
+    model, adapter = lora.adapted(run.objective.model(run.model, compute or run.compute), run.lora), None
     shapes = registry.param_shapes(model)
     mesh = sharding.make_mesh(devices=jax.devices()[:1]) if mesh is None else sharding.adopt_mesh(mesh)
     shardings = sharding.param_shardings(shapes, mesh)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    trained, base = lora.divided(model, shapes)
     checkpoints = Checkpoints(directory / "checkpoints")
-    params = checkpoints.restore_parameters(step, shapes)
+    params = checkpoints.restore_parameters(step, trained)
     checkpoints.close()
+    if base is not None:
+        adapter = lora.Adapter(model, params, run.init_from)
+        params = model.merged(lora.joined(read_base(directory, base), params))
+        model = model.model
     if not whole:
         model, params = run.objective.result(model, params)
     with folders.local(directory / "tokenizer") as folder:
-        bundle = Bundle(model, params, model.config, Tokenizer.load(folder), run=run)
+        bundle = Bundle(model, params, model.config, Tokenizer.load(folder), run=run, adapter=adapter)
     if not (directory / published.FILE).is_file():
         return bundle
     with folders.local(directory / published.FILE) as file:

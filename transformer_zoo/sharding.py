@@ -1,8 +1,8 @@
 """How a mesh divides parameters and activations: two small tables, outside the models.
 
 `PARAM_AXES` names the logical axes of every parameter of every family by its path; `MESH_RULES` maps logical axes to
-axes of the mesh. Data parallel, fully sharded (ZeRO-3), tensor and sequence parallel training are settings of one
-program: sizes of the mesh axes. Compute under a mesh inside `with jax.set_mesh(mesh):`.
+axes of the mesh. Data parallel, fully sharded (ZeRO-3), tensor, sequence and expert parallel training are settings of
+one program: sizes of the mesh axes. Compute under a mesh inside `with jax.set_mesh(mesh):`.
 """
 
 import math
@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from transformer_zoo import arguments, trees
 
-MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+MESH_AXES = ("data", "fsdp", "tensor", "sequence", "expert")
 
 # path -> logical axes of the trailing dimensions; the layers stacked in front are never sharded. "_": replicated.
 PARAM_AXES = (
@@ -24,6 +24,7 @@ PARAM_AXES = (
     (r"(\w+_)?(position|segment|relative)_embed/embedding", "_ embed"),
     (r"(\w+_)?relative_bias/embedding", "_ heads"),
     (r"embed_project/kernel", "_ embed"),
+    (r"hidden_project/kernel", "embed _"),
     (r"conv/filter/kernel", "_ embed _"),
     (r".*/mix_(scores|weights)/kernel", "_ _"),
     (r"(pooler|lm_head|head)/(dense|scores)/kernel", "embed _"),
@@ -36,19 +37,26 @@ PARAM_AXES = (
     (r".*/mlp_(gate|up)/kernel", "embed mlp"),
     (r".*/mlp_(gate|up)/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),
-    (r"embed_project/bias|.*/(filter|out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
+    (r".*/router/kernel", "embed _"),
+    (r".*/experts/(gate|up)/kernel", "experts embed mlp"),
+    (r".*/experts/(gate|up)/bias", "experts mlp"),
+    (r".*/experts/down/kernel", "experts mlp embed"),
+    (r".*/experts/down/bias", "experts _"),
+    (r".*/lora_(a|b|magnitude)", "_"),
+    (r"embed_project/bias|.*/(filter|out|mlp_down|router|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
 )
 # A model may be a part of another: `student/token_embed/embedding`.
 PARAM_AXES = tuple((rf"(.*/)?({path})", axes) for path, axes in PARAM_AXES)
 
 # logical axis -> mesh axis. Fully sharded training divides the width of parameters, not that of activations.
 MESH_RULES: dict[str, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "rows": "data",  # of a batch, for an activation whose width is divided over fsdp
+    "batch": ("data", "fsdp", "expert"),
+    "rows": ("data", "expert"),  # of a batch, for an activation whose width is divided over fsdp
     "length": "sequence",
     "embed": "fsdp",
     "heads": "tensor",
     "mlp": "tensor",
+    "experts": "expert",
     "vocab": "tensor",
     "_": None,
 }
@@ -76,8 +84,9 @@ def join_processes() -> None:
 
 
 def make_mesh(
-    *, data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+    *, data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, expert: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:  # fmt: skip
     """A mesh of all devices, or of `devices`. One size may be -1: the rest.
 
     Raises:
@@ -86,7 +95,7 @@ def make_mesh(
     """
     arguments.check(make_mesh, locals())
     devices = list(jax.devices() if devices is None else devices)
-    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence), strict=True))
+    sizes = dict(zip(MESH_AXES, (data, fsdp, tensor, sequence, expert), strict=True))
     requested = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     known = math.prod(size for size in sizes.values() if size != -1)
     free = [axis for axis, size in sizes.items() if size == -1]

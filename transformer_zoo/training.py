@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from transformer_zoo import optim, registry, sharding, trees
+from transformer_zoo import lora, optim, registry, sharding, trees
 from transformer_zoo.config import Run
 
 Metrics = dict[str, jax.Array]
@@ -25,6 +25,7 @@ class TrainState:
         skipped: int32[2], updates left out because the loss or gradient was not finite: in total, and since the last
             update.
         key: data of the random key of the run's dropout.
+        params: all parameters; of a run with adapters, only what is trained.
         ema: moving average of the parameters, or None.
     """
 
@@ -51,6 +52,7 @@ def make_state(params: trees.Tree, *, optimizer: optax.GradientTransformation, s
 def train_step(
     state: TrainState,
     batch: dict[str, jax.Array],
+    base: trees.Tree | None = None,
     *,
     model: Any,
     objective: Any,
@@ -59,7 +61,8 @@ def train_step(
     accumulation: int = 1,
     ema: float | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update from one global batch, computed in `accumulation` parts of its rows.
+    """One update from one global batch, computed in `accumulation` parts of its rows. The base has the parameters that
+    are not in the state: none of them has a gradient.
 
     A loss or gradient that is not finite changes neither parameters nor optimizer: the batch is skipped. A number that
     the optimizer makes not finite, of finite ones (0 / 0 for want of an `eps`), keeps its old value by itself: to let
@@ -69,7 +72,7 @@ def train_step(
     counts = objective.counts(batch)  # of the whole batch, so that the losses of the parts add up
 
     def part(params: trees.Tree, rows: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Metrics]:
-        sums = objective.sums(model, params, rows, key)
+        sums = objective.sums(model, lora.joined(base, params), rows, key)
         return objective.loss(sums, counts), sums
 
     grads, (loss, sums) = _accumulate(part, state.params, batch, key, accumulation)
@@ -122,7 +125,9 @@ class Program:
     batch: dict[str, jax.ShapeDtypeStruct]
     """Shapes of a global batch, each with its sharding."""
     step: Any
-    """jit of `train_step`: (state, batch) -> (state, metrics); the new state reuses the old one's memory."""
+    """jit of `train_step`: (state, batch, base) -> (state, metrics); the new state reuses the old one's memory."""
+    base: trees.Tree | None = None
+    """Shapes of the frozen parameters of a run with adapters, each with its sharding. None: all are in the state."""
     measures: tuple[str, ...] = ()
     """Names of the objective's measures."""
 
@@ -131,8 +136,17 @@ class Program:
         with jax.set_mesh(self.mesh):
             return registry.initializer(self.model, self.mesh)(jax.random.key(seed))
 
+    def divided(self, params: trees.Tree, seed: int) -> tuple[trees.Tree, trees.Tree | None]:
+        """What is trained, fresh adapters included, and the frozen base (None: all is trained), from the first
+        weights."""
+        if self.base is None:
+            return params, None
+        with jax.set_mesh(self.mesh):
+            adapters = jax.jit(self.model.fresh)(jax.random.fold_in(jax.random.key(seed), 2), params)
+        return self.model.divided(lora.joined(params, adapters))
+
     def begin(self, params: trees.Tree, run: Run) -> TrainState:
-        """The state before the first step, from these parameters."""
+        """The state before the first step, from what is trained."""
         make = functools.partial(
             make_state, optimizer=self.optimizer, seed=run.training.seed, ema=run.optimizer.ema is not None
         )
@@ -161,14 +175,14 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None, steps: int | 
                 "loss is not scaled. Choose bfloat16 or float32"
             )
     mesh = sharding.make_mesh(**dataclasses.asdict(run.mesh), devices=devices)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = sharding.ways(sharding.MESH_RULES["batch"], mesh)
     if training.batch_size % (training.accumulation * ways):
         raise ValueError(
-            f"batch_size={training.batch_size} does not divide into accumulation={training.accumulation} x data x fsdp="
-            f"{ways}: choose a multiple of {training.accumulation * ways}"
+            f"batch_size={training.batch_size} does not divide into accumulation={training.accumulation} x data x fsdp "
+            f"x expert={ways}: choose a multiple of {training.accumulation * ways}"
         )
-    model = objective.model(run.model, run.compute)
-    shapes = registry.param_shapes(model)
+    model = lora.adapted(objective.model(run.model, run.compute), run.lora)
+    shapes, base = lora.divided(model, registry.param_shapes(model))
     frozen = dataclasses.replace(run.optimizer, freeze=run.optimizer.freeze + objective.frozen)
     optimizer = optim.make_optimizer(frozen, steps, shapes)
     state = jax.eval_shape(
@@ -185,16 +199,20 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None, steps: int | 
         rate=optim.schedule(run.optimizer, steps), accumulation=training.accumulation, ema=run.optimizer.ema,
     )  # fmt: skip
     batch = batch_shapes(run, mesh)
+    with_shardings = lambda shapes, shardings: jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
     # Traced, so that the model raises its own errors, such as for rows longer than its positions.
     measures = jax.eval_shape(
         lambda params, batch: objective.report(objective.sums(model, params, batch), objective.counts(batch)),
-        shapes, batch,
+        lora.joined(base, shapes), batch,
     )  # fmt: skip
     return Program(
         model=model,
         mesh=mesh,
         optimizer=optimizer,
-        state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings),
+        state=with_shardings(state, shardings),
+        base=None if base is None else with_shardings(base, sharding.param_shardings(base, mesh)),
         batch=batch,
         measures=tuple(measures),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),

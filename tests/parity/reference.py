@@ -8,10 +8,11 @@ from unittest import mock
 
 import families
 import numpy as np
-import safetensors.torch  # noqa: F401  (its table of dtypes is made before `in_double`)
+import safetensors.torch  # noqa: F401  (before `in_double`: its table of dtypes has torch.float32)
 import torch
 import transformers
 from families import Case
+from transformers.core_model_loading import revert_weight_conversion
 
 from transformer_zoo.checkpoints import config_map
 
@@ -35,12 +36,13 @@ def build(case: Case, seed: int) -> Any:
     settings = config_map.write(case.module, case.config, case.task)
     (name,) = settings.pop("architectures")
     config = transformers.AutoConfig.for_model(**settings)
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"  # products of groups know no float64
     if {*(getattr(config, "layer_types", None) or ())} == {"linear_attention"}:
         config.use_cache = False  # its cache has no length without a layer with attention
     if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
         config.pad_token_id = None  # a family's default, outside of a vocabulary as small as ours
-    model = getattr(transformers, name)(config).double().eval()
+    with truncating(config):
+        model = getattr(transformers, name)(config).double().eval()
     if not settings.get("tie_word_embeddings", True) and config.tie_word_embeddings:
         untie(model)
     settle(model)
@@ -53,6 +55,15 @@ def build(case: Case, seed: int) -> Any:
             values = (is_scale + scale * draw.standard_normal(weight.shape)).astype(np.float16)
             weight.copy_(torch.tensor(values))
     return model
+
+
+@contextlib.contextmanager
+def truncating(config: Any) -> Iterator[None]:
+    """Lets yarn's `truncate` be found where layers have positions by their kind: it is looked up beside the kinds."""
+    kinds = getattr(config, "rope_parameters", None) or {}
+    own = {"truncate": found} if (found := (kinds.get("full_attention") or {}).get("truncate")) is not None else {}
+    with mock.patch.dict(kinds, own):
+        yield
 
 
 def weights(model: Any) -> list[tuple[str, torch.Tensor]]:
@@ -71,6 +82,10 @@ def settle(model: Any) -> None:
             module.padding_idx = None
         if hasattr(module, "scalar_embed_scale"):
             module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=torch.float64)
+        if hasattr(module, "pos_embd_dim"):
+            inv_freq = 10000.0 ** -(torch.arange(0, module.pos_embd_dim, 2, dtype=torch.float64) / module.pos_embd_dim)
+            angles = torch.arange(module.max_positions, dtype=torch.float64)[:, None] * inv_freq
+            module.embed_positions = torch.cat([angles.sin(), angles.cos()], dim=1)
         if hasattr(module, "create_weight"):
             with torch.no_grad(), mock.patch.object(torch, "FloatTensor", torch.DoubleTensor):
                 module.weight.copy_(module.create_weight())
@@ -87,8 +102,15 @@ def untie(model: Any) -> None:
 
 
 def tensors(model: Any) -> Arrays:
-    """The state dict."""
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    """The state dict, as files hold it."""
+    return in_files(model, model.state_dict())
+
+
+def in_files(model: Any, named: dict[str, torch.Tensor]) -> Arrays:
+    """Parameters, or what there is of each, by their names in files: these hold apart what a model may stack."""
+    apart = revert_weight_conversion(model, named)
+    named = named if apart.keys() == named.keys() else apart  # which has another order
+    return {name: x.detach().numpy() for name, x in named.items()}
 
 
 NAMES = {
@@ -124,7 +146,7 @@ def evaluate(
         towards = families.directions(task, shapes, families.mask_of(given))
         model.zero_grad()
         sum((results[name] * torch.as_tensor(towards[name])).sum() for name in results).backward()
-        grads = {name: gradient(weight) for name, weight in weights(model)}
+        grads = in_files(model, {name: gradient(weight) for name, weight in weights(model)})
     hidden = {ids: x.detach().numpy() for ids, x in states(outputs, given, back).items()}
     return {name: x.detach().numpy() for name, x in results.items()}, hidden, grads
 
@@ -244,11 +266,17 @@ def with_padding_behind(
 
 def states(outputs: list[Any], given: Arrays, back: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
     """All hidden states [L + 1, B, T, D], by the names of their ids."""
-    join = lambda name: torch.stack([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
+    join = lambda name: stacked([torch.cat(layer, dim=1) for layer in zip(*(out[name] for out in outputs))])
     if "decoder_hidden_states" not in outputs[0]:
         return {next(ids for ids in families.MASKS if ids in given): back(join("hidden_states"))}
     encoder = back(torch.stack(outputs[0].encoder_hidden_states))
     return {"source_BS": encoder, "target_BT": join("decoder_hidden_states")}
+
+
+def stacked(states: list[torch.Tensor]) -> torch.Tensor:
+    """Hidden states of all layers in one array, as `families.of_one_width` makes their widths equal."""
+    width = max(x.shape[-1] for x in states)
+    return torch.stack([torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in states])
 
 
 def named_outputs(outputs: list[Any]) -> dict[str, torch.Tensor]:
@@ -266,5 +294,5 @@ def named_outputs(outputs: list[Any]) -> dict[str, torch.Tensor]:
     return {"hidden_BTD": join("last_hidden_state")} | pooled
 
 
-def gradient(parameter: Any) -> np.ndarray:
-    return np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy().copy()
+def gradient(parameter: Any) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()

@@ -9,6 +9,7 @@ import pytest
 
 import transformer_zoo as zoo
 from parity import assets
+from parity.test_gguf import greedy
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +42,12 @@ def test_what_it_writes(m):
     answer = m.chat([system, question], max_new_tokens=16, do_sample=False)
     assert answer == "The capital of Italy is Rome."
     assert m.config == dataclasses.replace(zoo.presets()["smollm2-135m"].config, eos_id=2)  # the end of an answer
+
+
+def test_llama_cpp_reads_what_is_written(m, tmp_path):
+    """Of a file of 8 bits it also rounds what the weights are multiplied with."""
+    prompt = m.tokenizer.encode("The capital of France is").ids.tolist()
+    expected = m.generate([prompt], max_new_tokens=24, do_sample=False)[0].tolist()
+    for dtype, count in (("float32", 24), ("q8_0", 3)):
+        m.save_gguf(tmp_path / "m.gguf", dtype=dtype)
+        assert [token for token, _ in greedy(tmp_path / "m.gguf", prompt, count)] == expected[:count], dtype

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from transformer_zoo import json_files, registry, trees
-from transformer_zoo.checkpoints import formats
 from transformer_zoo.nn.tasks import TASKS
+from transformer_zoo.published import Published
 
 CONFIG = "config.json"
 MOST_LABELS = 2**20
@@ -28,9 +28,6 @@ def read_file(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
-        if (folder / formats.ADAPTER).is_file():
-            adapter = json_files.read(folder / formats.ADAPTER)
-            raise formats.adapter_alone(str(folder), adapter.get("base_model_name_or_path"))
         message = f"{folder} has no {CONFIG}, which describes the model of its weights"
         if file := next(folder.glob("*.gguf"), None):
             message += f". A GGUF file is loaded by its own name: {file}"
@@ -77,7 +74,7 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
     shown = lambda value: json_files.excerpt(repr(value))
     defaults = spec.key_defaults
     known = [key for key in settings if key not in defaults]
-    settings = {**defaults, **settings}
+    settings = {**defaults, **_by_name(spec, settings)}
     if _is_encoder_alone(family, settings):
         settings[spec.config["num_decoder_layers"].name] = 0
     for ours, key in spec.config.items():
@@ -105,6 +102,12 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
         return family.Config(**values)
     except ValueError as error:
         raise ValueError(f"{source}: {json_files.excerpt(error, 500)}") from error
+
+
+def _by_name(spec: Published, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with each value under the main name of its key, which takes precedence over the key's aliases."""
+    named = {key.name: settings[alias] for key in spec.config.values() for alias in key.aliases if alias in settings}
+    return {**named, **settings}
 
 
 def write(family: ModuleType, config: Any, task: str, dtype: str | None = None) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo import json_files
 from transformer_zoo.checkpoints import flax_msgpack, gguf_folder, safetensors, torch_bin
 
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".safetensors")
 ADAPTER = "adapter_config.json"
-"""A folder with this file holds small changes to another model."""
+"""A folder with this file and without config.json holds small changes to another model (`peft`)."""
 WRAPPERS = ("module.", "_orig_mod.")
 """What precedes every name where a model was saved inside torch's DataParallel, or compiled."""
 
@@ -70,7 +69,10 @@ def _unwrapped(tensors: dict[str, Any]) -> dict[str, Any]:
 def no_weights(source: str, files: Collection[str]) -> FileNotFoundError:
     """The error for a folder or repository without readable weights."""
     if ADAPTER in files:
-        return adapter_alone(source)
+        return FileNotFoundError(
+            f"{source} holds an adapter ({ADAPTER}) and the settings of a model, but no weights that can be read: give "
+            "its base, as in from_pretrained(base, adapter=folder)"
+        )
     known = ", ".join(file for format in FORMATS for file in format.files)
     others = sorted(file for file in files if file.endswith(OTHER_FORMATS))
     message = f"{source} holds no weights that can be read, which are one of {known}."
@@ -82,12 +84,3 @@ def no_weights(source: str, files: Collection[str]) -> FileNotFoundError:
     if any(file.endswith(".gguf") for file in others):
         message += " A GGUF file is loaded by its own name."
     return FileNotFoundError(message)
-
-
-def adapter_alone(source: str, base: Any = None) -> FileNotFoundError:
-    """The error for a folder or repository with an adapter and without a model; base: the name of the adapter's."""
-    of = f" for {json_files.excerpt(base)}" if base else ""
-    return FileNotFoundError(
-        f"{source} holds an adapter{of} ({ADAPTER}) and no model: merge it into its model once with the library that "
-        "wrote it, and load the merged model"
-    )

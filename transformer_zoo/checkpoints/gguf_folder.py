@@ -1,6 +1,7 @@
 """A GGUF file as a folder of the Hugging Face layout, whose readers then read configuration, tokenizer and weights."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from transformer_zoo.checkpoints import gguf
 from transformer_zoo.published.gguf import FREQUENCIES
 
 WEIGHTS = "model.gguf"
-SPECIAL, ADDED = 3, 4  # types of tokens
+SPECIAL, ADDED, UNUSED = 3, 4, 5  # types of tokens
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
@@ -150,7 +151,7 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     Raises:
         ValueError: it is of a kind that is not read.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
     of = lambda name, default=None: metadata.get(f"tokenizer.ggml.{name}", default)
     if of("model") != "gpt2":
@@ -159,20 +160,16 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         known = ", ".join(CUTS)
         raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
     tokens, kinds = of("tokens"), of("token_type", [])
-    pattern, digits, whole = CUTS[of("pre", "default")]
+    whole = CUTS[of("pre", "default")][2]
     model = models.BPE(
-        {token: number for number, token in enumerate(tokens)},
+        {token: i for i, (token, kind) in enumerate(itertools.zip_longest(tokens, kinds)) if kind != UNUSED},
         [tuple(merge.split(" ", 1)) for merge in of("merges")],
         ignore_merges=whole,
     )
     tokenizer = Tokenizer(model)
-    cuts = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    if pattern is not None:
-        cuts.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
-    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
-    if of("pre") == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer, normalizer = cuts(of("pre", "default"))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
     for kind in (SPECIAL, ADDED):
         added = [AddedToken(t, normalized=False, special=kind == SPECIAL) for t, k in zip(tokens, kinds) if k == kind]
@@ -191,3 +188,16 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     if "max_position_embeddings" in settings:
         described["model_max_length"] = settings["max_position_embeddings"]
     return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": described}
+
+
+def cuts(pre: str) -> tuple[Any, Any]:
+    """How a text is cut before pairs of bytes are merged, as the library has it; and what it is normalised by, or
+    None."""
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    pattern, digits, _ = CUTS[pre]
+    steps = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    if pattern is not None:
+        steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
+    return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre == "qwen2" else None

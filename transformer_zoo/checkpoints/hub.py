@@ -29,8 +29,8 @@ MODULES = "modules.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 LONGEST_PATH = 255  # characters, which every file system allows
 REST = (
-    "config.json", formats.ADAPTER, "generation_config.json", "*token*.json", *TOKENIZERS, "target_vocab.json",
-    "chat_template.*", MODULES, "*sentence_*.json",
+    "config.json", formats.ADAPTER, "adapter_model.*", "generation_config.json", "*token*.json", *TOKENIZERS,
+    "target_vocab.json", "chat_template.*", MODULES, "*sentence_*.json",
 )  # fmt: skip
 
 

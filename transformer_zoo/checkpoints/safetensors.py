@@ -209,11 +209,11 @@ def write_folder(folder: str | Path, tensors: Mapping[str, Any], *, max_shard_by
     folder, tensors = Path(folder), aligned(tensors)
     shards = _shards(tensors, max_shard_bytes)
     if len(shards) == 1:
-        return _write_file(folder / WEIGHTS, tensors)
+        return write_file(folder / WEIGHTS, tensors)
     shard_of = {}
     for i, names in enumerate(shards, start=1):
         shard = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        _write_file(folder / shard, {name: tensors[name] for name in names})
+        write_file(folder / shard, {name: tensors[name] for name in names})
         shard_of |= dict.fromkeys(names, shard)
     index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": shard_of}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -239,7 +239,7 @@ def _shards(tensors: Mapping[str, Any], max_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _write_file(file: Path, tensors: Mapping[str, Any]) -> None:
+def write_file(file: Path, tensors: Mapping[str, Any]) -> None:
     # "format" is what transformers looks for before it loads a file.
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -156,13 +156,19 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
         config: the family's Config; rows beyond its `vocab_size` are padding and cut off.
         task: the task of the model, one of `PUBLISHED.tasks`; it decides whether the body's names have the prefix.
     """
-    flat = trees.flatten(params)
-    names = _Names(family, config, task)
-    return {
-        names.written(theirs): Export(row=row, layer_index=index, leaves=[flat[path] for path in row.paths])
-        for row in _rows(family, config, task, flat)[0]
-        for index, theirs in zip(row.layer_indices, row.names)
-    }
+    flat, tensors = trees.flatten(params), {}
+    for row in rows(family, params, config=config, task=task).values():
+        tensors |= row.exported([flat[path] for path in row.paths])
+    return tensors
+
+
+def rows(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: str) -> "dict[str, Row]":
+    """The rows of a model's parameters, or of their shapes, by the names of their tensors in a file that we write, with
+    `*` for the layers, and `*[3::4]` for some of them."""
+    names, found = _Names(family, config, task), _rows(family, config, task, trees.flatten(params))[0]
+    written = [dataclasses.replace(row, theirs=names.written(row.theirs)) for row in found]
+    some = lambda row: "*" if row.step is None else f"*[{row.start}::{row.step}]"
+    return {row.theirs.replace("*", some(row), 1): row for row in written}
 
 
 def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[str, np.ndarray]:
@@ -215,6 +221,13 @@ class Row:
             part = 0
         array = einops.rearrange(array, f"{self.left} -> {self.right}", **sizes)
         return array[part, ...] if len(self.paths) > 1 else array
+
+    def exported(self, leaves: Sequence[Any]) -> "dict[str, Export]":
+        """Their tensors by name, from our parameters; each is made when it is read."""
+        return {
+            theirs: Export(row=self, layer_index=index, leaves=leaves)
+            for index, theirs in zip(self.layer_indices, self.names)
+        }
 
     def undo(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Their tensor, from our parts."""
@@ -422,7 +435,8 @@ class _Names:
         self.write_prefix = "" if task in spec.unprefixed else self.prefix
         # If not tied, an alias that has a row is a head's own tensor.
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
-        self.tied = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
+        found = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
+        self.tied = {alias: found.get(name.removeprefix("/"), name) for alias, name in found.items()}
         self.ignored = [re.compile(pattern) for pattern, _reason in spec.ignored]
         body = [_start(theirs)[0] for theirs, *_ in spec.rows(config)]
         self.modules = {theirs.partition(".")[0] for theirs in body}

@@ -27,7 +27,7 @@ from etils import epath
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from transformer_zoo import arguments, json_files
-from transformer_zoo.data import chat_templates, spm
+from transformer_zoo.data import chat_templates, spm, token_bytes
 from transformer_zoo.data.documents import pieces_of
 from transformer_zoo.data.encoding import Cutter, Encoding
 from transformer_zoo.data.spm import Usual
@@ -287,6 +287,18 @@ class Tokenizer:
             if not 0 <= i < self.vocab_size:
                 raise ValueError(f"token id {i} at place {place} is not one of the {self.vocab_size} of the vocabulary")
         return self._backend.decode(ids, special)
+
+    @functools.cached_property
+    def token_bytes(self) -> tuple[list[bytes], list[bytes]]:
+        """The bytes in UTF-8 that each token adds to a text: at its beginning, and behind other tokens, since some
+        tokenizers write a space there alone. None are those of special tokens and of what no text has."""
+        spellings, added = self.tokens(range(self.vocab_size)), self._backend.tokens
+        if self.kind == "bytes":
+            found = [b"" if i in added else (spelling or "").encode("latin-1") for i, spelling in enumerate(spellings)]
+            return found, found
+        if self.kind.startswith("byte-level"):
+            return token_bytes.of_bytes(spellings, added)
+        return token_bytes.of_pieces(spellings, added, lambda ids: self._backend.decode(ids, False))
 
     @functools.cached_property
     def chat_templates(self) -> Mapping[str, str]:

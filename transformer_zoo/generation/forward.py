@@ -21,6 +21,7 @@ def prefill(
     *,
     room: int,
     by_layer: bool,
+    chunk: int | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Reads the prompts; an encoder-decoder encodes the sources and reads the beginnings of the targets.
 
@@ -31,6 +32,7 @@ def prefill(
             beginnings of the targets.
         room: slots of the cache for new tokens.
         by_layer: the parameters are `Layers`, and so is the cache.
+        chunk: a decoder reads so many tokens of each prompt at a time, of which their number is a multiple. None: all.
 
     Returns:
         The logits [B, V] of the first new token, in at least float32, and the cache.
@@ -38,9 +40,13 @@ def prefill(
     config, B = model.config, len(tokens_BT)
     is_encoder_decoder = registry.is_encoder_decoder(config)
     length = prompt_BP.shape[1] - is_encoder_decoder + room
-    cache = registry.module_of(config).init_cache(config, B, length, model.compute.dtype)
-    cache = cache.replace(kv=Layers.of(cache.kv)) if by_layer else cache
+    # Padding takes slots but no positions, of which there may be fewer.
+    fitting = length if config.max_length is None else min(length, config.max_length)
+    cache = registry.module_of(config).init_cache(config, B, fitting, model.compute.dtype).widen(length)
+    cache = cache.replace(kv=jax.tree.map(Layers.of, cache.kv)) if by_layer else cache
     if not is_encoder_decoder:
+        if chunk is not None:
+            return _in_chunks(model, params, tokens_BT, valid_BT, cache, chunk)
         return _last_logits(model, params, tokens_BT, valid_BT, cache=cache)
     encoded_BSD = model.apply({"params": params}, tokens_BT, valid_BT, method="encode")
     logits_BV, cache = _last_logits(
@@ -48,6 +54,25 @@ def prefill(
     )
     # Without the barrier, XLA moves the transposition of the source's keys and values into each step of the loop.
     return logits_BV, jax.lax.optimization_barrier(cache)
+
+
+def _in_chunks(
+    model: Any, params: Any, tokens_BT: jax.Array, valid_BT: jax.Array, cache: Cache, chunk: int
+) -> tuple[jax.Array, Cache]:
+    """Reads prompts chunk by chunk, by one program for all chunks. Those in front that are all padding are skipped."""
+    T = tokens_BT.shape[1]
+
+    def read(i: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
+        part = lambda x_BT: jax.lax.dynamic_slice_in_dim(x_BT, i * chunk, chunk, axis=1)
+        out = model.apply({"params": params}, part(tokens_BT), part(valid_BT), cache=cache)
+        return out.hidden_BTD[:, -1:], out.cache
+
+    first = jnp.argmax(valid_BT.any(axis=0)).astype(jnp.int32) // chunk
+    hidden, cache = jax.eval_shape(read, 0, cache)[0], cache.replace(length=first * chunk)
+    hidden_B1D, cache = jax.lax.fori_loop(
+        first, T // chunk, lambda i, state: read(i, state[1]), (jnp.zeros(hidden.shape, hidden.dtype), cache)
+    )
+    return _logits(model, params, hidden_B1D), cache
 
 
 def decoder_prompt(
@@ -68,8 +93,21 @@ def decode_step(model: Any, params: Any, token_B: jax.Array, cache: Cache) -> tu
     return _last_logits(model, params, token_B[:, None], cache=cache)
 
 
+def read(model: Any, params: Any, tokens_MT: jax.Array, valid_MT: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """The logits [M, T, V] after each of T more tokens of the decoder, of which some are real, and the cache with
+    them."""
+    inputs, kwargs = (tokens_MT, valid_MT), {}
+    if registry.is_encoder_decoder(model.config):
+        inputs, kwargs = (tokens_MT, None, None, valid_MT), {"method": "decode"}
+    out = model.apply({"params": params}, *inputs, cache=cache, **kwargs)
+    return out.logits, out.cache
+
+
 def _last_logits(model: Any, params: Any, *inputs: Any, **kwargs: Any) -> tuple[jax.Array, Cache]:
     out = model.apply({"params": params}, *inputs, **kwargs)
     # Only of the last position: nothing uses `out.logits`, so XLA does not compute the others.
-    logits_BTV = model.apply({"params": params}, out.hidden_BTD[:, -1:], method="logits")
-    return logits_BTV[:, 0, : model.config.vocab_size], out.cache
+    return _logits(model, params, out.hidden_BTD[:, -1:]), out.cache
+
+
+def _logits(model: Any, params: Any, hidden_B1D: jax.Array) -> jax.Array:
+    return model.apply({"params": params}, hidden_B1D, method="logits")[:, 0, : model.config.vocab_size]

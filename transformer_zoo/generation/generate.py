@@ -14,22 +14,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo import arguments, registry, trees
-from transformer_zoo.generation import forward, published
+from transformer_zoo.generation import constraint as constraints
+from transformer_zoo.generation import forward, published, speculative
+from transformer_zoo.generation.constraint import Constraint
+from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.stack import STACKED, Layers
 
-BUCKET = 32  # lengths of prompts and answers are rounded up to multiples of it, so that few programs are compiled
+BUCKET = 32  # the smallest bucket: see `bucket`
+PROMPT_LOOKUP = "prompt-lookup"  # the draft that proposes what the prompt has
+DRAFT_TOKENS = 4  # proposed at a time
 DEFAULT_NEW_TOKENS = 128  # where neither the call nor the checkpoint has a number
 # Arguments of other libraries, and ours.
 RENAMED = {
     "attention_mask": "valid_BT", "input_ids": "prompts", "inputs": "prompts", "generation_config": "sampling",
-    "decoder_input_ids": "prefix", "return_dict_in_generate": "output_scores",
+    "decoder_input_ids": "prefix", "return_dict_in_generate": "output_scores", "assistant_model": "draft",
+    "num_assistant_tokens": "draft_tokens", "prompt_lookup_num_tokens": 'draft="prompt-lookup" and draft_tokens',
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Generated:
     """What `generate` returns with `output_scores=True`, for B prompts, N answers to each and T new tokens."""
 
@@ -40,6 +46,10 @@ class Generated:
     rules and after all that excludes tokens; 0 behind the token that ends a row."""
     scores: np.ndarray
     """float[B] or [B, N]: the sum of a row's log probabilities; of a beam search over length ** length_penalty."""
+    drafted: np.ndarray | None = None
+    """int[B] or [B, N]: the number of tokens that a draft proposed. None: there was no draft."""
+    accepted: np.ndarray | None = None
+    """Likewise, of those among them that are in the answer."""
 
 
 def generate(
@@ -55,6 +65,11 @@ def generate(
     source_language: str | None = None,
     prefix: str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray | None = None,
     output_scores: bool = False,
+    prefill_chunk: int | None = None,
+    draft: arguments.Loaded | str | None = None,
+    draft_tokens: int | None = None,
+    choices: Sequence[str] | None = None,
+    pattern: str | None = None,
     **settings: Any,
 ) -> str | list[str] | list[list[str]] | np.ndarray | Generated:
     """Continues each prompt and returns the new tokens; an encoder-decoder reads the prompts as sources.
@@ -83,6 +98,18 @@ def generate(
             prompts, or a text or a row of token ids for each. The answers are what follows it, and no first token is
             forced.
         output_scores: also return log probabilities and scores, as `Generated`. It decodes the answers a second time.
+        prefill_chunk: a decoder reads this many tokens of the prompts at a time: the scores of attention, [B, H, T, S]
+            for prompts of T tokens, then take the memory of that many queries. None: the prompts as a whole.
+        draft: proposes tokens, which the model reads at once and keeps where it would have chosen them (speculative
+            decoding, for greedy decoding and sampling): a smaller model with the same tokenizer, or "prompt-lookup" for
+            what followed in the prompt and the answer when they last had the same few tokens. It changes the time, and
+            no answer but by the rounding of equal logits. None: no proposals.
+        draft_tokens: the number of tokens that are proposed at a time. None: 4.
+        choices: each answer is one of these texts. A decoder's answer follows the prompt without a space: begin them
+            with one where it is wanted.
+        pattern: each answer as a whole matches this regular expression, in the syntax of `re` with the flag ASCII:
+            characters, classes, groups, | and repetitions. Tokens are chosen such that the answer is complete after
+            max_new_tokens at the latest.
         **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
             top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True (beam search),
             num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, max_length=20,
@@ -108,9 +135,10 @@ def generate(
     arguments.check(generate, locals())
     asked = request(
         m, prompts, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop, valid_BT=valid_BT,
-        language=language, source_language=source_language, prefix=prefix, settings=settings,
+        language=language, source_language=source_language, prefix=prefix, prefill_chunk=prefill_chunk,
+        draft=draft, draft_tokens=draft_tokens, choices=choices, pattern=pattern, settings=settings,
     )  # fmt: skip
-    new_BNT, counts_BN = run(asked)
+    new_BNT, counts_BN, *drafts = run(asked)
     several = new_BNT.shape[1] > 1
     answers: Any = new_BNT if several else new_BNT[:, 0]
     if asked.is_text:
@@ -119,12 +147,8 @@ def generate(
         answers = answers[0] if isinstance(prompts, str) else answers
     if not output_scores:
         return answers
-    log_probs, scores = _scores(asked, new_BNT, counts_BN)
-    return Generated(
-        answers=answers,
-        log_probs=log_probs if several else log_probs[:, 0],
-        scores=scores if several else scores[:, 0],
-    )
+    measures = (*_scores(asked, new_BNT, counts_BN), *drafts)
+    return Generated(answers, *(x if several else x[:, 0] for x in measures))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -146,6 +170,11 @@ class Request:
     """The texts that an answer is cut off before."""
     targets: list[np.ndarray] | None
     """The decoder's tokens before the new ones of an encoder-decoder. None: its start token."""
+    prefill_chunk: int | None
+    draft: Any
+    """A `Bundle`, PROMPT_LOOKUP or None."""
+    draft_tokens: int
+    constraint: Constraint | None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -197,6 +226,11 @@ def request(
     language: str | None = None,
     source_language: str | None = None,
     prefix: Any = None,
+    prefill_chunk: int | None = None,
+    draft: Any = None,
+    draft_tokens: int | None = None,
+    choices: Sequence[str] | None = None,
+    pattern: str | None = None,
 ) -> Request:
     """The request of the arguments of `generate`, whose errors it raises.
 
@@ -252,12 +286,25 @@ def request(
     read = max(map(np.size, targets or ([[0]] if is_encoder_decoder else rows)), default=0)
     max_new_tokens = max_new_tokens or _default_length(m, sampling, read)
     _check_rows(rows, config, max_new_tokens, read)
+    if prefill_chunk is not None:
+        _check_chunk(prefill_chunk, config, max(map(len, rows)))
+    if draft is not None or draft_tokens is not None:
+        read_now = max(map(len, rows))
+        needed = max(read_now, read - 1 + max_new_tokens) if is_encoder_decoder else read_now + max_new_tokens
+        _check_draft(draft, draft_tokens, m, sampling, needed)
 
     if getattr(sampling, "stop_strings", ()) and m.tokenizer is None:
         raise ValueError(registry.no_tokenizer(m, f"Pass stop_strings=None in place of {[*sampling.stop_strings]}"))
+    constraint = None
+    if choices is not None or pattern is not None:
+        if sampling.forced_first is not None or is_encoder_decoder and token_ids.forced_bos is not None:
+            raise ValueError("choices and pattern: the model's first token is forced, and no text: leave them out")
+        before = [[] for _ in rows] if is_encoder_decoder and targets is None else targets or rows
+        constraint = _constraint(m, choices, pattern, before, stop_ids, max_new_tokens)
     return Request(
         m=dataclasses.replace(m, token_ids=token_ids), rows=rows, is_text=is_text, max_new=max_new_tokens,
         sampling=sampling, seed=seed, stop_ids=stop_ids, stop_texts=stop_texts, targets=targets,
+        prefill_chunk=prefill_chunk, draft=draft, draft_tokens=draft_tokens or DRAFT_TOKENS, constraint=constraint,
     )  # fmt: skip
 
 
@@ -382,6 +429,89 @@ def _check_rows(rows: list[np.ndarray], config: Any, max_new_tokens: int, read: 
             )
 
 
+def _check_chunk(chunk: int, config: Any, length: int) -> None:
+    if chunk < 1:
+        raise ValueError(f"prefill_chunk={chunk} must be a number of tokens, at least 1: None reads prompts as a whole")
+    if registry.is_encoder_decoder(config):
+        raise ValueError("prefill_chunk: an encoder-decoder's encoder reads a source as a whole: leave it out")
+    if config.steady_length is not None and length > config.steady_length:
+        raise ValueError(
+            f"prefill_chunk: beyond {config.steady_length} tokens the rotary positions of this model depend on the "
+            f"length of the prompt, which is {length}, so that it must be read as a whole: leave it out"
+        )
+
+
+def _check_draft(draft: Any, draft_tokens: int | None, m: Any, sampling: Strategy, needed: int) -> None:
+    """Raises ValueError unless a draft can propose tokens.
+
+    Args:
+        needed: the positions that the longest row takes.
+    """
+    if draft is None:
+        raise ValueError(f"draft_tokens={draft_tokens}: there is no draft to propose them: pass draft, or leave it out")
+    if draft_tokens is not None and draft_tokens < 1:
+        raise ValueError(f"draft_tokens={draft_tokens} must be a number of tokens, at least 1")
+    if not isinstance(sampling, TokenByToken):
+        raise ValueError(f"draft: {type(sampling).__name__} is not decoded with proposals: leave it out, or num_beams")
+    configs = [("model", m.model.config)]
+    if isinstance(draft, str):
+        if draft != PROMPT_LOOKUP:
+            raise ValueError(f"draft={draft!r} is not known: pass a model, or {PROMPT_LOOKUP!r}")
+    else:
+        _check_model(draft.model)
+        configs.append(("draft", draft.model.config))
+        if registry.is_encoder_decoder(draft.model.config) != registry.is_encoder_decoder(m.model.config):
+            raise ValueError("draft: one of the models is a decoder and the other an encoder-decoder: pass two alike")
+        if draft.tokenizer is None or m.tokenizer is None:
+            sizes = draft.model.config.vocab_size, m.model.config.vocab_size
+        else:
+            sizes = draft.tokenizer.vocab_size, m.tokenizer.vocab_size
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"draft has a vocabulary of {sizes[0]} tokens and the model one of {sizes[1]}: both must have the same "
+                "tokenizer"
+            )
+    for name, config in configs:
+        for most, what in ((config.max_length, "positions"), (config.steady_length, "positions of a steady rotation")):
+            if most is not None and needed > most:
+                raise ValueError(
+                    f"draft: {needed} tokens are asked for, prompt included, and the {name} has {most} {what}: "
+                    "leave it out, or ask for fewer"
+                )
+
+
+def _constraint(
+    m: Any,
+    choices: Sequence[str] | None,
+    pattern: str | None,
+    before: Sequence[Any],
+    stop_ids: list[int],
+    max_new_tokens: int,
+) -> Constraint:
+    """That all answers are among the choices, or match the pattern.
+
+    Args:
+        before: the tokens that each answer follows.
+    """
+    if choices is not None and pattern is not None:
+        raise ValueError("choices and pattern: give one of them")
+    if choices is not None and not all(choices) or choices == []:
+        raise ValueError(f"choices={choices!r}: give texts, none of them empty")
+    name = "choices" if pattern is None else "pattern"
+    if (tokenizer := m.tokenizer) is None:
+        raise ValueError(registry.no_tokenizer(m, f"Leave out {name}"))
+    if not stop_ids:
+        raise ValueError(f"{name}: no token ends an answer: pass stop=, the id of one")
+    wanted = pattern if choices is None else tuple(choices)
+    after_NV, distance_N = constraints.tables(wanted, tokenizer, m.model.config.vocab_size, tuple(stop_ids))
+    decode = lambda row: tokenizer.decode([i for i in row if i < tokenizer.vocab_size])
+    start_B = np.array([0 if decode(row) else 1 for row in before], np.int32)
+    if (least := distance_N[start_B].max()) > max_new_tokens:
+        needed = "no tokens of this model match" if least == constraints.FAR else f"the shortest has {least} tokens"
+        raise ValueError(f"{name}: an answer cannot have at most max_new_tokens={max_new_tokens}: {needed}")
+    return Constraint(after_NV=after_NV, distance_N=distance_N, start_B=start_B)
+
+
 def _rows(prompts: Any, valid_BT: Any) -> list[np.ndarray]:
     """The real tokens of each prompt."""
     rows = [np.asarray(row) for row in prompts]
@@ -434,17 +564,18 @@ def decode_text(
     return text[: min((at for stop in stop_texts if (at := text.find(stop)) >= 0), default=len(text))]
 
 
-def run(asked: Request) -> tuple[np.ndarray, np.ndarray]:
-    """int32[B, N, max_new]: N answers to each prompt; and int[B, N]: the number of tokens of each up to one of
-    `stop_strings`, behind which the last token is repeated."""
-    new_BNT = _run(asked)
+def run(asked: Request) -> tuple[np.ndarray, ...]:
+    """int32[B, N, max_new]: N answers to each prompt; int[B, N]: the number of tokens of each up to one of
+    `stop_strings`, behind which the last token is repeated; and, with a draft, how many tokens of each were proposed
+    and accepted."""
+    new_BNT, *drafts = (_run(asked),) if asked.draft is None else _speculate(asked)
     counts_BN = np.full(new_BNT.shape[:2], new_BNT.shape[2])
     if asked.stop_strings:
         new_BNT = new_BNT.copy()
         for i, j in np.ndindex(*counts_BN.shape):
             count = counts_BN[i, j] = min(asked.count_until(i, new_BNT[i, j]), new_BNT.shape[2])
             new_BNT[i, j, count:] = new_BNT[i, j, count - 1]
-    return new_BNT, counts_BN
+    return new_BNT, counts_BN, *drafts
 
 
 def _run(asked: Request) -> np.ndarray:
@@ -453,6 +584,19 @@ def _run(asked: Request) -> np.ndarray:
     with device():
         new_BNR = _compiled[static["by_layer"]](*arguments, **static)
     return np.asarray(new_BNR)[..., : asked.max_new]
+
+
+def _speculate(asked: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `_run`, with a draft; and the numbers of tokens that it proposed and that were accepted, int[B, N]."""
+    arguments, static, device = _prepared(asked)
+    draft_model = draft_params = None
+    if asked.draft != PROMPT_LOOKUP:
+        draft_model, draft_params = asked.draft.model, _placed(asked.draft.params)[0]
+    with device():
+        new_BNR, *drafts = _compiled_speculative[static["by_layer"]](
+            *arguments, draft_model=draft_model, draft_params=draft_params, draft_tokens=asked.draft_tokens, **static
+        )
+    return np.asarray(new_BNR)[..., : asked.max_new], *map(np.asarray, drafts)
 
 
 def steps(asked: Request, chunk: int) -> Iterator[tuple[np.ndarray, bool]]:
@@ -495,36 +639,40 @@ def _scores(asked: Request, new_BNT: np.ndarray, counts_BN: np.ndarray) -> tuple
 def _prepared(
     asked: Request,
 ) -> tuple[tuple[Any, ...], dict[str, Any], Callable[[], contextlib.AbstractContextManager[Any]]]:
-    """The arguments of a program, its static arguments, and the context in which it runs."""
+    """The arguments of a program, those by name, static ones and the constraint, and the context in which it runs."""
     m, rows, targets, sampling = asked.m, asked.rows, asked.targets, asked.sampling
     config = m.model.config
-    is_encoder_decoder, positions = registry.is_encoder_decoder(config), config.max_length
-    source, target = max(map(len, rows)), max(map(len, targets or [[0]]))
-    room, S, T = _round_up(asked.max_new), _round_up(source), 1 if targets is None else _round_up(target)
-    if is_encoder_decoder:  # sources of a file are of all lengths, and have no room in the cache
-        S = _doubled(source)
-    if positions is not None:  # the last new token takes none
-        room = min(room, positions - (target - 1 if is_encoder_decoder else source))
-        S, T = min(S, positions if is_encoder_decoder else positions - room), min(T, positions - room + 1)
-    params = jax.tree.map(jnp.asarray, m.params)
-    sharding = jax.tree.leaves(params)[0].sharding
-    device, *others = sharding.device_set
-    by_layer = not others and device.platform == "cpu"
+    source, target, positions = max(map(len, rows)), max(map(len, targets or [[0]])), config.max_length
+    room, S = bucket(asked.max_new, positions), bucket(source, positions)
+    T = 1 if targets is None else bucket(target, positions)
+    chunk = None if asked.prefill_chunk is None or asked.prefill_chunk >= S else asked.prefill_chunk
+    S += 0 if chunk is None else -S % chunk
+    params, by_layer, context = _placed(m.params)
     # Strategies that differ in these alone share a program.
     outside = {"max_new_tokens": None, "max_length": None, "stop_strings": ()}
     sampling = dataclasses.replace(sampling, **{name: x for name, x in outside.items() if hasattr(sampling, name)})
     arguments = (
-        _by_layer(params, device) if by_layer else params, *_padded(rows, S), jax.random.key(asked.seed),
+        params, *_padded(rows, S), jax.random.key(asked.seed),
         np.int32(asked.max_new), np.asarray(asked.stop_ids, np.int32),
         *(() if targets is None else _padded(targets, T)),
     )  # fmt: skip
     static = {
         "model": m.model, "sampling": sampling, "token_ids": TokenIds.of_model(m), "room": room, "by_layer": by_layer,
+        "chunk": chunk, "constraint": asked.constraint,
     }  # fmt: skip
-    context = (
-        functools.partial(jax.set_mesh, sharding.mesh) if others else functools.partial(jax.default_device, device)
-    )
     return arguments, static, context
+
+
+def _placed(params: trees.Tree) -> tuple[trees.Tree, bool, Callable[[], contextlib.AbstractContextManager[Any]]]:
+    """Parameters as a program takes them, whether that is by layer, and the context in which it runs."""
+    params = jax.tree.map(jnp.asarray, params)
+    sharding = jax.tree.leaves(params)[0].sharding
+    device, *others = sharding.device_set
+    if others:
+        return params, False, functools.partial(jax.set_mesh, sharding.mesh)
+    by_layer = device.platform == "cpu"
+    context = functools.partial(jax.default_device, device)
+    return _by_layer(params, device) if by_layer else params, by_layer, context
 
 
 def _padded(rows: list[np.ndarray], T: int) -> tuple[np.ndarray, np.ndarray]:
@@ -548,13 +696,11 @@ def lower(
     )  # fmt: skip
 
 
-def _round_up(n: int) -> int:
-    return -(-n // BUCKET) * BUCKET
-
-
-def _doubled(n: int) -> int:
-    """The smallest of BUCKET, 2 BUCKET, 4 BUCKET, ... that is not smaller."""
-    return BUCKET << (-(-n // BUCKET) - 1).bit_length()
+def bucket(n: int, most: int | None = None) -> int:
+    """The smallest of BUCKET, 2 BUCKET, 4 BUCKET, ... and `most` that is not smaller. Prompts are padded to it, and the
+    slots for new tokens likewise, so that a program is compiled for a pair of buckets and not for each length."""
+    size = BUCKET << (-(-n // BUCKET) - 1).bit_length()
+    return size if most is None else min(size, most)
 
 
 def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
@@ -571,7 +717,7 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
 
 def _inputs(
     params, tokens_BT, valid_BT, key, max_new, stop_ids, target_BP=None, target_valid_BP=None,
-    *, model, sampling, token_ids, room, by_layer, read=True,
+    *, model, sampling, token_ids, room, by_layer, chunk=None, constraint=None, spare=0, read=True,
 ):  # fmt: skip
     """The state after the left-padded prompts were read, or the sources and the left-padded beginnings of targets.
     Unless they are `read`, only the functions that continue it."""
@@ -583,15 +729,18 @@ def _inputs(
 
     def apply_rules(n, logits_MV, new_MR):
         of_each = lambda x: jnp.repeat(x, len(new_MR) // len(prompt_BP), axis=0)
-        return sampling.apply(
+        ruled_MV = sampling.apply(
             n, logits_MV, new_MR, token_ids=token_ids, prompt_BT=of_each(prompt_BP), valid_BT=of_each(real_BP),
             source_BS=of_each(tokens_BT), valid_BS=of_each(valid_BT), max_new=max_new, stop_ids=stop_ids,
         )  # fmt: skip
+        if constraint is None:
+            return ruled_MV
+        return constraint.apply(n, ruled_MV, new_MR, otherwise_MV=logits_MV, max_new=max_new, stop_ids=stop_ids)
 
     logits_BV = cache = None
     if read:
         logits_BV, cache = forward.prefill(
-            model, params, tokens_BT, valid_BT, prompt_BP, real_BP, room=room, by_layer=by_layer
+            model, params, tokens_BT, valid_BT, prompt_BP, real_BP, room=room + spare, by_layer=by_layer, chunk=chunk
         )
     return DecodeInputs(
         logits_BV=logits_BV, cache=cache, decode_step=functools.partial(forward.decode_step, model, params),
@@ -602,6 +751,25 @@ def _inputs(
 def _program(*arguments, sampling, **static):
     """int32[B, N, room]: N answers to each prompt, of which the first max_new tokens count."""
     return sampling.decode(_inputs(*arguments, sampling=sampling, **static))
+
+
+def _speculative_program(*arguments, sampling, model, draft_model, draft_params, draft_tokens, **static):
+    """As `_program`, with proposals; and how many there were and were accepted, int32[B, N]."""
+    reader = lambda model, params: functools.partial(forward.read, model, params)
+    static |= {"sampling": sampling, "spare": draft_tokens}
+    inputs = _inputs(*arguments, model=model, **static)
+    params, tokens_BT, valid_BT, *rest = arguments
+    if draft_model is None:
+        draft = speculative.by_lookup(tokens_BT, valid_BT, draft_tokens)
+    else:
+        size = draft_model.config.vocab_size
+        known, targets = jnp.minimum(tokens_BT, size - 1), rest[3:]
+        if not targets:
+            targets = forward.decoder_prompt(model.config, static["token_ids"], known, valid_BT)
+        arguments = (draft_params, known, valid_BT, *rest[:3], jnp.minimum(targets[0], size - 1), targets[1])
+        cache = _inputs(*arguments, model=draft_model, **static).cache
+        draft = speculative.by_model(sampling, inputs, reader(draft_model, draft_params), size, draft_tokens, cache)
+    return speculative.decode(sampling, inputs, reader(model, params), draft)
 
 
 def _begin_program(*arguments, sampling, **static):
@@ -627,7 +795,8 @@ def _compilers(program: Callable[..., Any], **options: Any) -> dict[bool, Any]:
     return {False: compile(), True: compile(compiler_options=wide)}
 
 
-_STATIC = ("model", "sampling", "token_ids", "room", "by_layer")
+_STATIC = ("model", "sampling", "token_ids", "room", "by_layer", "chunk", "draft_model", "draft_tokens")
 _compiled, _compiled_begin = _compilers(_program), _compilers(_begin_program)
 _compiled_advance = _compilers(_advance_program, donate_argnums=0)
+_compiled_speculative = _compilers(_speculative_program)
 _compiled_scores = jax.jit(_scoring_program, static_argnames=_STATIC)

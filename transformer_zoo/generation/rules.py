@@ -119,7 +119,7 @@ class LogitsRules:
         """The logits, or log probabilities, of new token n under the constraints.
 
         Args:
-            n: the number of new tokens so far.
+            n: the number of new tokens so far, or int[B], those of each row.
             new_BR: the new tokens; only the first n are set.
             token_ids: the model's: its ends, and the tokens that are forced.
             prompt_BT: the decoder's tokens before the new ones, left-padded.
@@ -129,6 +129,15 @@ class LogitsRules:
             max_new: the number of new tokens that are asked for.
             stop_ids: the ids that end a row.
         """
+        if jnp.ndim(n):
+            rows = {"prompt_BT": prompt_BT, "valid_BT": valid_BT, "source_BS": source_BS, "valid_BS": valid_BS}
+            fixed = {"token_ids": token_ids, "max_new": max_new, "stop_ids": stop_ids}
+
+            def of_row(n, *row):
+                logits_1V, new_1R, read = jax.tree.map(lambda x: x[None], row)
+                return self.apply(n, logits_1V, new_1R, **read, **fixed)[0]
+
+            return jax.vmap(of_row)(n, logits_BV, new_BR, rows)
         T, S = prompt_BT.shape[1], source_BS.shape[1]
         read = jnp.concatenate([prompt_BT, new_BR], axis=1), T - valid_BT.sum(axis=1), T + n
         source = source_BS, S - valid_BS.sum(axis=1), S

@@ -55,7 +55,7 @@ class TokenByToken(Strategy):
         logits_BV, cache = inputs.logits_BV, inputs.cache
         if self.answers > 1:
             logits_BV, cache = jnp.repeat(logits_BV, self.answers, axis=0), repeat_rows(cache, self.answers)
-        token_B = self._next(inputs, 0, logits_BV, jnp.zeros((len(logits_BV), inputs.room), jnp.int32))
+        token_B = self.next_tokens(inputs, 0, logits_BV, jnp.zeros((len(logits_BV), inputs.room), jnp.int32))
         return Decoding(
             n=jnp.ones((), jnp.int32),
             token_B=token_B,
@@ -77,19 +77,31 @@ class TokenByToken(Strategy):
         def step(state: Decoding) -> Decoding:
             n, done_B = state.n, state.done_B
             logits_BV, cache = inputs.decode_step(state.token_B, state.cache)
-            token_B = jnp.where(done_B, state.token_B, self._next(inputs, n, logits_BV, state.new_BR))
+            token_B = jnp.where(done_B, state.token_B, self.next_tokens(inputs, n, logits_BV, state.new_BR))
             new_BR = jax.lax.dynamic_update_slice_in_dim(state.new_BR, token_B[:, None], n, axis=1)
             done_B |= _is_stop(inputs, token_B)
             return Decoding(n=n + 1, token_B=token_B, done_B=done_B, new_BR=new_BR, cache=cache)
 
         return jax.lax.while_loop(unfinished, step, state)
 
-    def _next(self, inputs: DecodeInputs, n: jax.Array | int, logits_BV: jax.Array, new_BR: jax.Array) -> jax.Array:
-        """int32[B]: new token n of each row."""
+    def next_tokens(
+        self,
+        inputs: DecodeInputs,
+        n: jax.Array | int,
+        logits_MV: jax.Array,
+        new_MR: jax.Array,
+        rows_M: jax.Array | None = None,
+    ) -> jax.Array:
+        """int32[M]: new token n, a number or one for each row, after the n tokens in new_MR.
+
+        Args:
+            rows_M: the rows of the batch that the arguments are of. None: all, in order.
+        """
+        rows_M = jnp.arange(len(logits_MV)) if rows_M is None else rows_M
         # One key for each row and token, so that a row does not depend on the other rows.
-        row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, jnp.arange(len(logits_BV)))
-        keys_B = jax.vmap(jax.random.fold_in, (0, None))(row_keys_B, n)
-        return self.choose(keys_B, inputs.apply_rules(n, logits_BV, new_BR))
+        row_keys_M = jax.vmap(jax.random.fold_in, (None, 0))(inputs.key, rows_M)
+        keys_M = jax.vmap(jax.random.fold_in, (0, 0 if jnp.ndim(n) else None))(row_keys_M, n)
+        return self.choose(keys_M, inputs.apply_rules(n, logits_MV, new_MR))
 
 
 def _is_stop(inputs: DecodeInputs, token_B: jax.Array) -> jax.Array:

@@ -20,8 +20,8 @@ class DecodeInputs:
         logits_BV: of the first new token, in at least float32.
         cache: of the decoder's tokens so far, with `room` free slots at its end.
         decode_step: (token_M, cache) -> (logits_MV of the next token, cache). M is the number of rows of the cache.
-        apply_rules: (n, logits_MV, new_MR) -> logits_MV, the `LogitsRules` for new token n after the n tokens in
-            new_MR. M is B, or a multiple of it with the rows of one prompt side by side.
+        apply_rules: (n, logits_MV, new_MR) -> logits_MV, the `LogitsRules` for new token n, a number or one for each
+            row, after the n tokens in new_MR. M is B, or a multiple of it with the rows of one prompt side by side.
         key: of the random numbers.
         room: the static length R of the result.
         max_new: the number of new tokens, at most `room`.

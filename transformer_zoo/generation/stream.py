@@ -30,6 +30,8 @@ def stream(
     prefix: str | None = None,
     tools: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
+    choices: Sequence[str] | None = None,
+    pattern: str | None = None,
     **settings: Any,
 ) -> Iterator[str]:
     """Continues a prompt, or answers a conversation, piece by piece: `print(piece, end="", flush=True)`.
@@ -55,6 +57,7 @@ def stream(
     """
     arguments.check(stream, locals())
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed}
+    options |= {"choices": choices, "pattern": pattern}
     if isinstance(prompt, str):
         if tools is not None or variables is not None:
             raise ValueError("tools and variables are for messages, and the prompt is a text: leave them out")
@@ -86,6 +89,8 @@ def chat(
     sampling: Annotated[Strategy, "Greedy(), Sample(temperature=, ...) or Beam(num_beams=, ...)"] | None = None,
     seed: int = 0,
     stop: int | str | Sequence[int | str] | None = None,
+    choices: Sequence[str] | None = None,
+    pattern: str | None = None,
     **settings: Any,
 ) -> str:
     """The assistant's answer to a conversation; to go on, append {"role": "assistant", "content": answer} to it.
@@ -99,7 +104,7 @@ def chat(
         messages: the conversation, such as [{"role": "user", "content": "Hello"}].
         tools: the functions that the model may call, as JSON schemas. Its calls stand in the answer as it writes them.
         variables: further variables of the template, such as {"enable_thinking": False}.
-        max_new_tokens, sampling, seed, stop, **settings: as of `generate`, for one answer.
+        max_new_tokens, sampling, seed, stop, choices, pattern, **settings: as of `generate`, for one answer.
 
     Raises:
         ValueError: as `generate` and `Tokenizer.chat`; several answers.
@@ -108,7 +113,8 @@ def chat(
     arguments.check(chat, locals())
     asked = _of_messages(
         m, messages, tools, variables,
-        max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop, settings=settings,
+        max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop, choices=choices,
+        pattern=pattern, settings=settings,
     )  # fmt: skip
     return asked.texts(*run(asked))[0][0]
 

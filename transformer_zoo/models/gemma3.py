@@ -1,13 +1,8 @@
 """Gemma 3 Technical Report, Gemma Team 2025: the models of text."""
 
 import dataclasses
-import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.gemma_decoder import AlternatingBlock, AlternatingConfig, AlternatingDecoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import init_cache
@@ -18,11 +13,7 @@ __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(AlternatingConfig):
-    """The architecture: what a checkpoint fixes. The other fields are those of `nn.AlternatingConfig`.
-
-    Raises:
-        ValueError: as `AlternatingConfig`, or heads that are not rotated whole.
-    """
+    """The architecture: what a checkpoint fixes. The other fields are those of `nn.AlternatingConfig`."""
 
     vocab_size: int = 262208
     max_length: int = 131072
@@ -30,12 +21,6 @@ class Config(AlternatingConfig):
     local_theta: float = 10000.0  # of those with one
     global_every: int = 6
     logit_cap: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "local_theta", above=0)
-        if self.rope.share != 1:
-            raise ValueError(f"rope has share={self.rope.share}: layers with a window rotate whole heads, so must all")
 
 
 _SMALL = {"vocab_size": 262144, "max_length": 32768, "num_heads": 4, "num_kv_heads": 1, "window": 512}
@@ -46,25 +31,16 @@ PRESETS = {
 
 
 class Block(AlternatingBlock):
-    """With a norm of each query and key (section 2), and other rotary positions in layers with a window (section
-    2.1)."""
+    """With a norm of each query and key (section 2)."""
 
     def attention_settings(self) -> dict[str, Any]:
         return super().attention_settings() | {"query_key_norm": self.norm}
-
-    def rotation(self, rotation: Any, local: jax.Array) -> Any:
-        return jax.tree.map(functools.partial(jnp.where, local), *rotation)
 
 
 class Model(AlternatingDecoder):
     """Gemma 3 with the head of a task."""
 
     block: Any = Block
-
-    def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
-        cfg, (without_window,) = self.config, super().shared(positions_BT)
-        sizes = (cfg.head_dim, cfg.max_length, self.compute.accumulation_dtype)
-        return ((Rope(theta=cfg.local_theta).rotation(positions_BT, *sizes), without_window),)
 
 
 PUBLISHED = gemma_layout.published(

@@ -4,7 +4,7 @@ import dataclasses
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout
+from transformer_zoo.published import Key, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -80,5 +80,9 @@ PUBLISHED = llama_layout.published(
     defaults={"original_max_position_embeddings": 4096},
     derived={"original_max_position_embeddings": lambda config: config.rope.original_length or config.max_length},
     fixed={"embd_pdrop": 0.0},
-    projections=llama_layout.FUSED,
+    qkv=(("layers.*.self_attn.qkv_proj.weight", "blocks/attention/{query,key,value}/kernel", "(n H K) D -> n D H K"),),
+    mlp=(
+        ("layers.*.mlp.gate_up_proj.weight", "blocks/{mlp_gate,mlp_up}/kernel", "(n F) D -> n D F"),
+        *rows.dense("layers.*.mlp.down_proj", "blocks/mlp_down"),
+    ),
 )

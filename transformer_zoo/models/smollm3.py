@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, init_cache
+from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, every_nth, init_cache
 from transformer_zoo.published import Key, layer_types, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
@@ -34,7 +34,7 @@ class Config(RotaryConfig):
     eos_id: int | None = 128001
 
     def rotated_layers(self) -> np.ndarray:
-        return np.arange(1, self.num_layers + 1) % self.unrotated_every != 0
+        return ~every_nth(self.unrotated_every, self.num_layers)
 
     def local_layers(self) -> np.ndarray:
         return super().local_layers() & ~self.rotated_layers()

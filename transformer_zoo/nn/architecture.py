@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import types
 import typing
+from typing import Any
 
-from transformer_zoo import arguments
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.checks import check_range, check_rates, choices_of
 
@@ -26,25 +26,26 @@ class Architecture:
     can_be_zero: typing.ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        arguments.check(type(self), vars(self))
-        names = [field.name for field in dataclasses.fields(self)]
-        for name in names:
-            if getattr(self, name) is not None:
-                self._check(name)
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        check_rates(self, *(name for name in given if name.endswith("dropout")))
+        check_range(self, *(name for name, value in given.items() if isinstance(value, float)), least=0)
+        for name, value in given.items():
+            self._check(name, value)
         for name in ("num_heads", "num_decoder_heads"):
-            if name in names and "head_dim" not in names and self.width % (heads := getattr(self, name)):
+            if name in given and "head_dim" not in given and self.width % (heads := getattr(self, name)):
                 raise ValueError(f"{name}={heads} does not divide width={self.width}: every head has the same size")
 
-    def _check(self, name: str) -> None:
+    @property
+    def steady_length(self) -> int | None:
+        """The longest text whose keys and values do not depend on how long it is. None: those of no text do."""
+        return None
+
+    def _check(self, name: str, value: Any) -> None:
         default = type(self).__dataclass_fields__[name].default
-        value, least = getattr(self, name), 0 if default == 0 or name in self.can_be_zero else 1
+        least = 0 if default == 0 or name in self.can_be_zero else 1
         choices = choices_of(type(self)).get(name, tuple(ACTIVATIONS) if name.endswith("activation") else None)
         if choices is not None and value not in choices:
             raise ValueError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
-        if name.endswith("dropout"):
-            check_rates(self, name)
-        if isinstance(value, float):
-            check_range(self, name, least=0)
         if name.endswith("_id"):
             # An end of text that is never written harms nobody: small published models have one.
             if name != "eos_id" and not 0 <= value < self.vocab_size:

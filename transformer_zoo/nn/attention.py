@@ -27,10 +27,11 @@ class Attention(nn.Module):
     use_bias: bool = True
     key_bias: bool = True
     """Whether the keys have a bias if `use_bias`. The attention weights do not depend on it."""
-    out_bias: bool = True
-    """Whether the output has a bias if `use_bias`."""
+    out_bias: bool | None = None
+    """Whether the output has a bias. None: as `use_bias`."""
     query_key_norm: Any = None
-    """Makes the norms of queries and of keys, over the elements of a head. None: there are none."""
+    """Makes the norms of queries and of keys, [B, T, heads, K]: over the elements of a head, or, with axes of its own,
+    of all heads. None: there are none."""
     score_cap: float | None = None
     """Scores are pressed into (-cap, cap) before the softmax. None: they are not."""
     output_gate: bool = False
@@ -97,7 +98,7 @@ class Attention(nn.Module):
             y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **kwargs, implementation=self.compute.attention)
         y_BTHK = y_BTHK * nn.sigmoid(self.gate(x_BTD)) if self.output_gate else y_BTHK
         out = self.compute.dense_general(
-            x_BTD.shape[-1], axis=(-2, -1), use_bias=self.use_bias and self.out_bias, kernel_init=self.out_init,
-            name="out",
+            x_BTD.shape[-1], axis=(-2, -1), use_bias=self.use_bias if self.out_bias is None else self.out_bias,
+            kernel_init=self.out_init, name="out",
         )  # fmt: skip
         return out(y_BTHK)

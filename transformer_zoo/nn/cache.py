@@ -1,5 +1,6 @@
 """The cache of keys and values: a value that goes in and comes out, never a hidden collection."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,14 +26,14 @@ class State:
 
 @struct.dataclass
 class Cache:
-    """Keys and values of the tokens seen so far, in slots that all rows fill at the same pace.
+    """Keys and values of the tokens seen so far, in slots that all rows fill at the same pace, or each at its own.
 
     Attributes:
         kv: (k_LBGSK, v_LBGSK), stacked along the layers as the parameters are. A head's slots lie side by side: so the
             products with a token's queries and weights read them as they are, and a CPU need not copy them first. Where
             blocks are scanned in groups (`stack.Group`), a tuple of these, with a `State` for a layer without them.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
-        length: int32[], the slots written so far.
+        length: int32[], the slots written so far; int32[B] where they differ by row.
         cross: of an encoder-decoder, (k_LBGSK, v_LBGSK) of the encoded source, computed once; None before that.
         cross_valid_BS: which positions of the source are real.
     """
@@ -53,12 +54,31 @@ class Cache:
         (rows, slots), (B, T) = self.valid_BS.shape, valid_BT.shape
         if rows != B:
             raise ValueError(f"the cache has {rows} rows and the tokens {B}: make a cache for as many rows")
-        if (held := checks.concrete(self.length)) is not None and held + T > slots:
+        if (held := checks.concrete(self.length)) is not None and held.max() + T > slots:
             raise ValueError(
-                f"the cache has {slots} slots and holds {held} tokens, so {T} more do not fit: make it longer"
+                f"the cache has {slots} slots and holds {held.max()} tokens, so {T} more do not fit: make it longer"
             )
-        valid_BS = jax.lax.dynamic_update_slice_in_dim(self.valid_BS, valid_BT, self.length, axis=1)
-        return self.replace(valid_BS=valid_BS, length=self.length + T)
+        return self.replace(valid_BS=_write(self.valid_BS, valid_BT, self.length, axis=-1), length=self.length + T)
+
+    def rewind(self, length: jax.Array | int) -> "Cache":
+        """The cache without what was written from slot `length` on, int32[] or, for each row, int32[B].
+
+        Raises:
+            ValueError: a layer keeps a `State`.
+        """
+        if any(isinstance(x, State) for x in jax.tree.leaves(self.kv, is_leaf=lambda x: isinstance(x, State))):
+            raise ValueError(
+                "layers with the gated delta rule keep a state of all tokens together, from which none can be taken "
+                "back: decode without speculation (draft=None)"
+            )
+        kept_BS = jnp.arange(self.valid_BS.shape[1]) < jnp.reshape(length, (-1, 1))
+        return self.replace(valid_BS=self.valid_BS & kept_BS, length=length)
+
+    def widen(self, length: int) -> "Cache":
+        """The cache with `length` slots a row, those that it has and free ones behind them."""
+        more = length - self.valid_BS.shape[1]
+        kv = over_slots(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, more), (0, 0))), self.kv)
+        return self.replace(kv=kv, valid_BS=jnp.pad(self.valid_BS, ((0, 0), (0, more))))
 
 
 def empty(num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any) -> Cache:
@@ -81,8 +101,13 @@ def append(layer: Any, new: Any, start: jax.Array | int) -> Any:
     new = to_cache_layout(new)
     if layer is None:
         return new
-    write = jax.lax.dynamic_update_slice_in_dim
-    return jax.tree.map(lambda old, part: write(old, part.astype(old.dtype), start, axis=-2), layer, new)
+    return jax.tree.map(lambda old, part: _write(old, part.astype(old.dtype), start, axis=-2), layer, new)
+
+
+def _write(old: jax.Array, new: jax.Array, start: jax.Array | int, axis: int) -> jax.Array:
+    """Writes along an axis from `start` on, which may differ by row."""
+    write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
+    return jax.vmap(write)(old, new, start) if jnp.ndim(start) else write(old, new, start)
 
 
 def to_cache_layout(kv: Any) -> Any:

@@ -54,7 +54,7 @@ class Decoder(nn.Module):
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
         start = 0 if cache is None else cache.length
         positions_BT, mask, cache = decoder_inputs(tokens_BT, valid_BT, positions_BT, documents_BT, cache)
-        check_ids(positions_BT, cfg.max_length, "positions_BT", "the positions")
+        check_ids(positions_BT, cfg.max_length or 2**31, "positions_BT", "the positions")
 
         x_BTD = self.embed(tokens_BT, positions_BT, train)
         self.sow("intermediates", "embedded_BTD", x_BTD)
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
             self.blocks, x_BTD, (None if cache is None else cache.kv, self.per_layer()),
             mask, start, *self.shared(positions_BT), train, length=cfg.num_layers, compute=self.compute,
         )  # fmt: skip
-        hidden_BTD, task = self.final_norm(x_BTD), TASKS[self.task]
+        hidden_BTD, task = self.final(x_BTD), TASKS[self.task]
         output = Output(hidden_BTD=hidden_BTD, cache=None if cache is None else cache.replace(kv=kv))
         if task.vocabulary:
             return output.replace(logits=self.logits(hidden_BTD)[..., : cfg.vocab_size])
@@ -79,6 +79,10 @@ class Decoder(nn.Module):
     ) -> Output:
         """Reads whole texts, as models of all shapes do. There are no segments."""
         return self(tokens_BT, valid_BT, train=train)
+
+    def final(self, x_BTD: jax.Array) -> jax.Array:
+        """The hidden states that the model returns, from those after the last block."""
+        return self.final_norm(x_BTD)
 
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""

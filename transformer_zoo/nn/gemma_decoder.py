@@ -7,7 +7,6 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 
 from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.rotary_decoder import RotaryBlock, RotaryConfig, RotaryDecoder
@@ -60,9 +59,6 @@ class AlternatingConfig(RotaryConfig):
         super().__post_init__()
         if self.logit_cap is not None:
             check_range(self, "logit_cap", above=0)
-
-    def local_layers(self) -> np.ndarray:
-        return np.arange(1, self.num_layers + 1) % self.global_every != 0
 
 
 class AlternatingBlock(GemmaBlock):

@@ -59,6 +59,22 @@ class MaskedLM(nn.Module):
         return logits_BTV + bias_V.astype(logits_BTV.dtype)
 
 
+class LogitsBias(nn.Module):
+    """Adds a bias to the logits of each token."""
+
+    vocab_size: int
+    compute: Compute
+    trained: bool = True
+    """BART's is published, and not trained."""
+
+    @nn.compact
+    def __call__(self, logits_BTV: jax.Array) -> jax.Array:
+        shape = (padded_vocab(self.vocab_size),)
+        bias_V = self.param("bias", nn.initializers.zeros_init(), shape, self.compute.param_dtype)
+        bias_V = bias_V if self.trained else jax.lax.stop_gradient(bias_V)
+        return logits_BTV + bias_V.astype(logits_BTV.dtype)
+
+
 class Pooler(nn.Module):
     """A dense layer and an activation over the first real token: what stands for the whole sequence, [B, D]."""
 

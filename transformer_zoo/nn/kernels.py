@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 
 from transformer_zoo import installation, sharding, trees
@@ -114,7 +113,15 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
 
     Documents and padding are passed as segment ids. On other platforms it is interpreted, slowly, for tests.
     """
+    # A quarter of a second, which a process without a TPU need not wait for.
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
     B, T, H, _ = q_BTHK.shape
+    # Square tiles of the largest size that divides T, at most 512: not every TPU's scratch memory holds more.
+    tile = next(size for size in (512, 256, 128) if T % size == 0)
+    blocks = splash_attention.BlockSizes(
+        block_q=tile, block_kv=tile, block_q_dkv=tile, block_kv_dkv=tile, block_q_dq=tile, block_kv_dq=tile
+    )
     documents_BT = jnp.zeros((B, T), jnp.int32) if mask.documents_BT is None else mask.documents_BT
     sources_BS = jnp.zeros((B, T), jnp.int32) if mask.documents_BS is None else mask.documents_BS
     if mask.valid_BS is not None:
@@ -125,7 +132,7 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
         def run(structure: Any) -> jax.Array:
             kernel = splash_attention.make_splash_mha_single_device(
                 splash_attention.MultiHeadMask([structure] * q_BTHK.shape[2]),
-                block_sizes=_splash_blocks(T),
+                block_sizes=blocks,
                 attn_logits_soft_cap=cap,
                 interpret=sharding.platform() != "tpu",
             )
@@ -149,14 +156,6 @@ def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
     rows = PartitionSpec(heads[0])
     in_specs = (heads,) * 3 + (rows,) * 2 + (PartitionSpec(),)
     return jax.shard_map(on_one_device, in_specs=in_specs, out_specs=heads, check_vma=False)(*arguments)
-
-
-def _splash_blocks(T: int) -> splash_attention.BlockSizes:
-    """Square tiles of the largest size that divides T, at most 512: not every TPU's scratch memory holds more."""
-    tile = next(size for size in (512, 256, 128) if T % size == 0)
-    return splash_attention.BlockSizes(
-        block_q=tile, block_kv=tile, block_q_dkv=tile, block_kv_dkv=tile, block_q_dq=tile, block_kv_dq=tile
-    )  # fmt: skip
 
 
 def _scaled(q_BTHK: jax.Array, scale: Any) -> jax.Array:

@@ -1,5 +1,7 @@
 """Which query attends to which key: a description that fused kernels can use, and `dense`, the matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -11,7 +13,8 @@ class Mask:
 
     Attributes:
         causal: a query attends to its own slot and the slots before it.
-        offset: the slot of the first query among the keys (the number of slots already written in a cache).
+        offset: the slot of the first query among the keys (the number of slots already written in a cache); int[B]
+            where it differs by row.
         valid_BS: keys that are real; no query attends to padding.
         documents_BT, documents_BS: the document of each query and key; attention never crosses documents.
         window: with a causal mask, the last `window` keys, the query's own included; otherwise `window // 2` keys on
@@ -36,13 +39,17 @@ class Mask:
 
     def queries(self, T: int) -> jax.Array | None:
         """bool[B, T]: which of the T queries are real, where they are among the keys. None: all."""
-        return None if self.valid_BS is None else jax.lax.dynamic_slice_in_dim(self.valid_BS, self.offset, T, axis=1)
+        if self.valid_BS is None:
+            return None
+        take = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=T, axis=-1)
+        return jax.vmap(take)(self.valid_BS, self.offset) if jnp.ndim(self.offset) else take(self.valid_BS, self.offset)
 
     def dense(self, T: int, S: int) -> jax.Array | None:
         """bool[B or 1, 1, T or 1, S], or None if no key is masked."""
         conditions = []
         if self.causal:
-            conditions.append((jnp.arange(S) <= self.offset + jnp.arange(T)[:, None])[None, None])
+            slot_BT1 = jnp.reshape(self.offset, (-1, 1, 1)) + jnp.arange(T)[:, None]
+            conditions.append((jnp.arange(S) <= slot_BT1)[:, None])
         if self.valid_BS is not None:
             conditions.append(self.valid_BS[:, None, None, :])
         if self.documents_BT is not None:

@@ -106,7 +106,8 @@ def distances(T: int, cache: Cache | None = None) -> jax.Array:
     if cache is None:
         return (jnp.arange(T) - jnp.arange(T)[:, None])[None]
     position_BS = jnp.cumsum(cache.valid_BS, axis=1, dtype=jnp.int32)
-    position_BT = jax.lax.dynamic_slice_in_dim(position_BS, cache.length - T, T, axis=1)
+    slot_BT = jnp.reshape(cache.length, (-1, 1)) - T + jnp.arange(T)
+    position_BT = jnp.take_along_axis(position_BS, slot_BT, axis=1)
     return position_BS[:, None] - position_BT[:, :, None]
 
 

@@ -58,8 +58,7 @@ class Rope:
         arguments.check(type(self), vars(self))
         if self.kind not in (known := choices_of(type(self))["kind"]):
             raise ValueError(f"kind is {self.kind!r}: choose one of {', '.join(known)}")
-        for name in ("theta", "factor", "share"):
-            check_range(self, name, above=0)
+        check_range(self, "theta", "factor", "share", above=0)
         if self.share > 1:
             raise ValueError(f"share is {self.share}: it is a part of a head, at most 1")
         if self.kind in ("llama3", "yarn", "longrope") and self.original_length is None:
@@ -81,12 +80,13 @@ class Rope:
         """Refuses heads and lengths that do not go with these settings.
 
         Raises:
-            ValueError: an odd head that is rotated whole, factors for another number of pairs, or a length that
+            ValueError: no rotated elements or an odd number, factors for another number of pairs, or a length that
                 `factor` does not divide.
         """
-        pairs = self._pairs(head_dim)
-        if 2 * pairs > head_dim:
-            raise ValueError(f"head_dim={head_dim} is odd: rotary positions turn pairs of elements")
+        pairs, rotated = self._pairs(head_dim), int(head_dim * self.share)
+        if rotated % 2 or not rotated:
+            part = f", of which the share {self.share:g} is {rotated} elements" if self.share != 1 else " is odd"
+            raise ValueError(f"head_dim={head_dim}{part}: rotary positions turn pairs of elements")
         if self.kind == "dynamic" and (pairs < 2 or max_length % self.factor):
             raise ValueError(
                 f"dynamic rotary positions need heads of at least 4 rotated elements, not {2 * pairs}, "
@@ -96,6 +96,10 @@ class Rope:
             factors = getattr(self, name)
             if self.kind == "longrope" and (len(factors) != pairs or min(factors) <= 0):
                 raise ValueError(f"{name} are {factors}: there must be {pairs}, one for each pair of a head, above 0")
+
+    def steady_length(self, max_length: int) -> int | None:
+        """The longest text whose rotation does not depend on how long it is. None: that of no text does."""
+        return {"dynamic": int(max_length / self.factor), "longrope": self.original_length}.get(self.kind)
 
     def rotation(self, positions_BT: jax.Array, head_dim: int, max_length: int, dtype: Any) -> "Rotation":
         """The rotation of each position, for `rotate`.
@@ -119,8 +123,16 @@ class Rope:
         angles = positions_BT[..., None].astype(dtype) * speed
         return Rotation(jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale, self.interleaved)
 
+    def slowdown(self, head_dim: int) -> np.ndarray | None:
+        """float64[pairs]: by how much each pair turns more slowly than by theta alone, where that is all that makes
+        these positions. None: the length of the text, or another scale of queries and keys, makes them too."""
+        plain = dataclasses.replace(self, kind="default")._speed(head_dim)
+        if self.kind == "longrope" and self._scale == 1 and self.short_factors == self.long_factors:
+            return np.array(self.short_factors)
+        return plain / self._speed(head_dim) if self.kind == "llama3" else None
+
     def _pairs(self, head_dim: int) -> int:
-        return -(-int(head_dim * self.share) // 2)
+        return int(head_dim * self.share) // 2
 
     def _speed(self, head_dim: int) -> np.ndarray:
         """float64[pairs]: the angle of each pair per position, whatever the length of the text."""

@@ -15,18 +15,20 @@ from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import TokenEmbedding
-from transformer_zoo.nn.heads import Classifier
+from transformer_zoo.nn.heads import Classifier, LogitsBias
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RotaryConfig(Architecture):
-    """The fields of all these families. The defaults are those of LLaMA's 7B model.
+class MultiHeadConfig(Architecture):
+    """The fields of all these families; their attention has as many heads of keys and values as of queries, each of
+    `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
 
     Raises:
         ValueError: as `Architecture`, key and value heads that do not divide the query heads, rotary positions that do
@@ -38,12 +40,9 @@ class RotaryConfig(Architecture):
     width: int = 4096
     num_layers: int = 32
     num_heads: int = 32
-    num_kv_heads: int = 32
-    head_dim: int = 128
     mlp_dim: int = 11008
     activation: str = "silu"
     norm_epsilon: float = 1e-6
-    rope: Rope = Rope()
     init_std: float = 0.02
     attention_dropout: float = 0.0
     tied: bool = False  # the output layer is the table of token embeddings
@@ -53,9 +52,14 @@ class RotaryConfig(Architecture):
 
     # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
+    rope = Rope()
     window = None
+    global_every = None
+    local_theta = None
     attention_bias = False
     mlp_bias = False
+    logits_bias = False
+    embed_dropout = 0.0
     residual_dropout = 0.0
 
     def __post_init__(self) -> None:
@@ -66,16 +70,51 @@ class RotaryConfig(Architecture):
                 "as many query heads share each head of keys and values"
             )
         self.rope.check(self.head_dim, self.max_length)
-        if self.rope.interleaved != type(self).rope.interleaved:
+        default = type(self).rope
+        if isinstance(default, Rope) and self.rope.interleaved != default.interleaved:
             raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
+        if self.local_theta is not None:
+            check_range(self, "local_theta", above=0)
+            if self.rope.share != 1:
+                raise ValueError(
+                    f"rope has share={self.rope.share}: layers with a window rotate whole heads, so must all"
+                )
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        return self.num_heads
+
+    @property
+    def steady_length(self) -> int | None:
+        return self.rope.steady_length(self.max_length)
 
     def local_layers(self) -> np.ndarray:
-        """bool[L]: whether the attention of a layer is limited to the window."""
-        return np.full(self.num_layers, self.window is not None)
+        """bool[L]: whether the attention of a layer is limited to the window: all layers, or, with `global_every`=n,
+        all but n-1, 2n-1, ..."""
+        local_L = np.full(self.num_layers, self.window is not None)
+        return local_L if self.global_every is None else local_L & ~every_nth(self.global_every, self.num_layers)
 
     def rotated_layers(self) -> np.ndarray | None:
         """bool[L]: whether a layer has rotary positions; the others have no positions at all. None: all layers have."""
         return None
+
+
+def every_nth(n: int, num_layers: int) -> np.ndarray:
+    """bool[L]: layers n-1, 2n-1, ..."""
+    return np.arange(1, num_layers + 1) % n == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RotaryConfig(MultiHeadConfig):
+    """With a number of heads of keys and values, and a size of heads, of their own."""
+
+    num_kv_heads: int = 32
+    head_dim: int = 128
+    rope: Rope = Rope()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +136,8 @@ class LateWindowConfig(RotaryConfig):
 
 
 class RotaryBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with a gated MLP (Shazeer 2020)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with a gated MLP (Shazeer 2020); if parallel,
+    x + attention(norm(x)) + mlp(norm(x))."""
 
     config: Any
     compute: Compute
@@ -112,11 +152,13 @@ class RotaryBlock(nn.Module):
         turn = self.rotation(rotation, local)
         if rotated is not None:
             turn = turn.where(rotated)
-        y_BTD, kv_now = self.attend(self.norm(name="attention_norm")(x_BTD), kv, mask, start, turn, train)
-        drop = nn.Dropout(self.config.residual_dropout, deterministic=not train)
-        x_BTD += drop(self.added("attention", y_BTD))
-        x_BTD += drop(self.added("mlp", self.mlp(self.norm(name="mlp_norm")(x_BTD))))
-        return x_BTD, kv_now
+        drop = lambda name, y_BTD: nn.Dropout(self.dropout(name), deterministic=not train)(y_BTD)
+        h_BTD = self.read("attention", x_BTD)
+        y_BTD, kv_now = self.attend(h_BTD, kv, mask, start, turn, train)
+        y_BTD = x_BTD + drop("attention", self.added("attention", y_BTD))
+        if not self.shares_norm:
+            h_BTD = self.read("mlp", x_BTD if self.parallel else y_BTD)
+        return y_BTD + drop("mlp", self.added("mlp", self.mlp(h_BTD))), kv_now
 
     def attend(
         self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool
@@ -132,13 +174,13 @@ class RotaryBlock(nn.Module):
         return attention(h_BTD, caches.from_cache_layout(kv_now), **seen), None if kv is None else kv_now
 
     def mlp(self, h_BTD: jax.Array) -> jax.Array:
-        """The gated MLP of a layer."""
-        cfg = self.config
+        """The MLP of a layer."""
+        cfg, activation = self.config, ACTIVATIONS[self.config.activation]
         dense = functools.partial(
             self.compute.dense, use_bias=self.mlp_bias, kernel_init=nn.initializers.normal(cfg.init_std)
         )
-        gate_BTF = ACTIVATIONS[cfg.activation](dense(cfg.mlp_dim, name="mlp_gate")(h_BTD))
-        h_BTF = gate_BTF * dense(cfg.mlp_dim, name="mlp_up")(h_BTD)
+        h_BTF = dense(cfg.mlp_dim, name="mlp_up")(h_BTD)
+        h_BTF = activation(dense(cfg.mlp_dim, name="mlp_gate")(h_BTD)) * h_BTF if self.gated else activation(h_BTF)
         return dense(cfg.width, name="mlp_down")(h_BTF)
 
     @property
@@ -156,17 +198,55 @@ class RotaryBlock(nn.Module):
         """Whether the layers of the MLP have biases."""
         return self.config.mlp_bias
 
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate."""
+        return True
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the MLP reads the layer's input, as attention does, and not the sum of that and attention's output
+        (Wang and Komatsuzaki 2021)."""
+        return False
+
+    @property
+    def shares_norm(self) -> bool:
+        """Whether the MLP of a parallel block reads what attention reads, and has no norm of its own."""
+        return False
+
     def attention_settings(self) -> dict[str, Any]:
         """What a family's attention has besides: arguments of `Attention`."""
         return {"use_bias": self.config.attention_bias}
 
     def rotation(self, rotation: Any, local: jax.Array | None) -> Any:
         """The rotation of a layer, by what the decoder's `shared` returns."""
-        return rotation
+        if self.config.local_theta is None:
+            return rotation
+        return jax.tree.map(functools.partial(jnp.where, local), *rotation)
+
+    def read(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        """What a sublayer of this name reads of the residual stream."""
+        return self.norm(name=f"{name}_norm")(x_BTD)
 
     def added(self, name: str, y_BTD: jax.Array) -> jax.Array:
         """What is added to the residual stream for the output of a sublayer of this name."""
         return y_BTD
+
+    def dropout(self, name: str) -> float:
+        """The rate of dropout of what a sublayer of this name adds."""
+        return self.config.residual_dropout
+
+
+class LayerNormBlock(RotaryBlock):
+    """With layer norms, and an MLP without a gate."""
+
+    @property
+    def norm(self) -> Any:
+        return functools.partial(self.compute.layer_norm, epsilon=self.config.norm_epsilon)
+
+    @property
+    def gated(self) -> bool:
+        return False
 
 
 class RotaryDecoder(Decoder):
@@ -178,16 +258,23 @@ class RotaryDecoder(Decoder):
         cfg, compute, init = self.config, self.compute, nn.initializers.normal(self.config.init_std)
         task = TASKS[self.task]
         self.token_embed = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        self.embed_drop = nn.Dropout(cfg.embed_dropout)
         self.blocks = self.block(cfg, compute)
         self.final_norm = self.blocks.norm()
         if task.vocabulary and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
+        if task.vocabulary and cfg.logits_bias:
+            self.lm_head = LogitsBias(cfg.vocab_size, compute)
         if scores := task.num_scores(cfg.labels):
             per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
             self.head = Classifier(scores, compute, init, **per_token)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
-        return self.token_embed(tokens_BT)
+        return self.embed_drop(self.token_embed(tokens_BT), deterministic=not train)
+
+    def logits(self, hidden_BTD: jax.Array) -> jax.Array:
+        logits_BTV = super().logits(hidden_BTD)
+        return self.lm_head(logits_BTV) if self.config.logits_bias else logits_BTV
 
     def per_layer(self) -> tuple[jax.Array | None, jax.Array | None]:
         """bool[L]: whether a layer's attention is limited to the window, None if there is no window; and whether it has
@@ -197,7 +284,11 @@ class RotaryDecoder(Decoder):
 
     def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
         cfg = self.config
-        return (cfg.rope.rotation(positions_BT, cfg.head_dim, cfg.max_length, self.compute.accumulation_dtype),)
+        sizes = (cfg.head_dim, cfg.max_length, self.compute.accumulation_dtype)
+        rotation = cfg.rope.rotation(positions_BT, *sizes)
+        if cfg.local_theta is None:
+            return (rotation,)
+        return ((Rope(theta=cfg.local_theta).rotation(positions_BT, *sizes), rotation),)
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:

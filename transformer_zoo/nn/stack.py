@@ -55,6 +55,10 @@ class Group(nn.Module):
         return x_BTD, tuple(outs)
 
 
+ROUTING = "routing"
+"""The collection of what routers chose (`nn/experts.py`), for a training loss: `mutable=[ROUTING]`."""
+_SOWN = {"intermediates": 0, ROUTING: 0}
+
 _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -102,7 +106,7 @@ def stack(
 
     # A check that nothing here could fail, and that would trace each block once more.
     lift: dict[str, Any] = {"check_constancy_invariants": False}
-    lift |= {"variable_axes": {"params": 0, "intermediates": 0}, "split_rngs": {"params": True, "dropout": True}}
+    lift |= {"variable_axes": {"params": 0, **_SOWN}, "split_rngs": {"params": True, "dropout": True}}
     if places is not None:
         sizes = tuple(int(size) for size in places.max(axis=0) + 1)
         if block.is_initializing():
@@ -110,7 +114,7 @@ def stack(
             for size in reversed(sizes):
                 make = nn.scan(make, **lift, length=size)
             make(block, x_BTD, None)
-        lift |= {"variable_axes": {"intermediates": 0}, "variable_broadcast": "params"}
+        lift |= {"variable_axes": _SOWN, "variable_broadcast": "params"}
         layer, per_layer = _sharing(layer, sizes), (places, per_layer)
     if compute.remat != "none":
         layer = nn.remat(layer, prevent_cse=False, policy=_POLICIES[compute.remat])

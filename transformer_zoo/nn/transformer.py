@@ -16,8 +16,9 @@ from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.compute import Compute
-from transformer_zoo.nn.embedding import Embedding, TokenEmbedding, padded_vocab
+from transformer_zoo.nn.embedding import Embedding, TokenEmbedding
 from transformer_zoo.nn.encoder_decoder import EncoderDecoder
+from transformer_zoo.nn.heads import LogitsBias
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.positions import sinusoids
 
@@ -56,7 +57,7 @@ class Transformer(EncoderDecoder):
         cfg, compute = self.config, self.compute
         self.token_embed, self.drop = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init), nn.Dropout(cfg.dropout)
         if self.task == "seq2seq-lm":
-            self.lm_head = LogitsBias(cfg.vocab_size, compute)
+            self.lm_head = LogitsBias(cfg.vocab_size, compute, trained=False)
 
     def embed(self, side: str, tokens_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of a side's tokens and positions, these by sinusoids (section 3.5)."""
@@ -175,16 +176,3 @@ def _mlp(block: Any, mlp_dim: int, x_BTD: jax.Array, train: bool) -> jax.Array:
     h_BTF = ACTIVATIONS[cfg.activation](dense(mlp_dim, name="mlp_up")(x_BTD))
     h_BTF = nn.Dropout(cfg.activation_dropout, deterministic=not train)(h_BTF)
     return dense(cfg.width, name="mlp_down")(h_BTF)
-
-
-class LogitsBias(nn.Module):
-    """Adds a bias to the logits of each token, which published models have, and which is not trained."""
-
-    vocab_size: int
-    compute: Compute
-
-    @nn.compact
-    def __call__(self, logits_BTV: jax.Array) -> jax.Array:
-        shape = (padded_vocab(self.vocab_size),)
-        bias_V = self.param("bias", nn.initializers.zeros_init(), shape, self.compute.param_dtype)
-        return logits_BTV + jax.lax.stop_gradient(bias_V).astype(logits_BTV.dtype)

@@ -39,9 +39,8 @@ class TokenPrediction(Objective):
 
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
         """Loss (nats a predicted token), perplexity and accuracy."""
-        loss = self.loss(sums, counts)
         return {
-            "loss": loss,
-            "perplexity": jnp.exp(loss),
+            "loss": self.loss(sums, counts),
+            "perplexity": jnp.exp(TokenPrediction.loss(self, sums, counts)),
             "accuracy": sums["correct"] / jnp.maximum(counts[self.predicted], 1),
         }

@@ -1,10 +1,9 @@
 """Keys of config.json and rows of tensors that Gemma 2 and Gemma 3 share."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-from transformer_zoo.published import layer_types, llama_layout, rows
+from transformer_zoo.published import layer_types, llama_layout
 from transformer_zoo.published.spec import Key, Published
 
 
@@ -27,29 +26,18 @@ def config(
         "attention_bias": Key("attention_bias", False),
         "score_dim": Key("query_pre_attn_scalar", 256),
         "window": Key("sliding_window", 4096),
-        "global_every": Key(
-            "sliding_window_pattern", every, functools.partial(layer_types.every, from_first=False)
-        ),
+        "global_every": layer_types.alternating(every),
         "logit_cap": Key("final_logit_softcapping", logit_cap),
         "tied": Key("tie_word_embeddings", True),
-    }  # fmt: skip
-
-
-def _layer_types(config: Any) -> list[str]:
-    return layer_types.listed(config.global_every, config.num_layers, config.global_every - 1)
+    }
 
 
 def published(**family: Any) -> Published:
     """The published layout of one of them."""
     return llama_layout.published(
-        defaults={"layer_types": None},
-        derived={"layer_types": _layer_types},
+        **layer_types.ALTERNATING,
         fixed={"use_bidirectional_attention": False} | family.pop("fixed", {}),
         mlp_norm="pre_feedforward_layernorm",
-        body=(
-            *rows.norm("layers.*.post_attention_layernorm", "blocks/attention_out_norm"),
-            *rows.norm("layers.*.post_feedforward_layernorm", "blocks/mlp_out_norm"),
-            *family.pop("body", ()),
-        ),
+        body=llama_layout.OUT_NORMS + family.pop("body", ()),
         **family,
     )

@@ -1,6 +1,7 @@
 """How a family is stored in GGUF files, as llama.cpp has them."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ _SCALING = {
     "rope.scaling.yarn_beta_fast": "beta_fast",
     "rope.scaling.yarn_beta_slow": "beta_slow",
 }
+_SCALED = ("linear", "yarn")  # the kinds whose scaling is in the metadata
 # Of these each says what another key or a tensor also says, or what the file was once.
 _IMPLIED = ("vocab_size", "rope.dimension_count", "attention.value_length", "rope.scaling.finetuned")
 FREQUENCIES = "rope_freqs.weight"
@@ -89,6 +91,33 @@ class Gguf:
         if own.get("attention.value_length", head) != head:
             raise ValueError(f"{prefix}attention.value_length differs from the {head} elements of a key")
         return settings
+
+    def metadata(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The metadata that stand for the keys of a config.json in today's format. Of what they cannot hold there is
+        nothing in them.
+
+        Raises:
+            ValueError: rotary positions of a kind that they have no word for.
+        """
+        rope = settings["rope_parameters"]
+        own = {key: settings.get(theirs) for key, theirs in _KEYS.items()} | {"rope.freq_base": rope["rope_theta"]}
+        if (kind := rope["rope_type"]) in _SCALED:
+            own |= {key: rope.get(theirs) for key, theirs in _SCALING.items()}
+        elif kind not in ("default", "llama3", "longrope"):  # of the last two the tensor FREQUENCIES has all
+            raise ValueError(f"rotary positions of the kind {kind} have no place in a GGUF file")
+        own["vocab_size"] = settings["vocab_size"]
+        own["attention.key_length"] = own["attention.value_length"] = own["rope.dimension_count"] = self.head_dim(
+            settings
+        )
+        return {f"{self.architecture}.{key}": value for key, value in own.items() if value is not None}
+
+    def their_name(self, name: str) -> str | None:
+        """The tensor of a file that one of the family's usual files is. None: there is none."""
+        stem, _, end = name.rpartition(".")
+        layer = re.search(r"\.(\d+)\.", stem)
+        found = {ours: theirs for theirs, ours in self.names.items()}
+        theirs = found.get(stem if layer is None else stem.replace(layer[0], ".*.", 1))
+        return None if theirs is None else theirs.replace("*", layer[1] if layer else "") + f".{end}"
 
     @staticmethod
     def head_dim(settings: Mapping[str, Any]) -> Any:

@@ -1,7 +1,10 @@
 """The kinds of a model's layers in config.json, where every nth attends to all tokens and the others to a window."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from transformer_zoo.published.spec import Key
 
 KINDS = ("sliding_attention", "full_attention")
 
@@ -40,3 +43,19 @@ def every(number: int, settings: Mapping[str, Any], *, from_first: bool) -> int:
         f"layer_types is {kinds!r}: of the num_hidden_layers, every nth one {start}must be full_attention, "
         "and the others sliding_attention"
     )
+
+
+def alternating(default: int) -> Key:
+    """The key of the field `global_every`=n: layers n-1, 2n-1, ... attend to all tokens. `ALTERNATING` goes with it.
+
+    Args:
+        default: n of a config.json without it.
+    """
+    return Key("sliding_window_pattern", default, functools.partial(every, from_first=False))
+
+
+ALTERNATING: dict[str, Any] = {
+    "defaults": {"layer_types": None},
+    "derived": {"layer_types": lambda config: listed(config.global_every, config.num_layers, config.global_every - 1)},
+}
+"""What goes with the key of `alternating`: the list of the layers' kinds."""

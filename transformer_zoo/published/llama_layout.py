@@ -7,8 +7,20 @@ from transformer_zoo.published import layer_types, rope, rows
 from transformer_zoo.published.spec import Key, Published, first_id
 
 
-def config(make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, **rope_defaults: Any) -> dict[str, Key]:
-    """The keys that all of them have.
+def config(make_rope: Callable[..., Any], **defaults: Any) -> dict[str, Key]:
+    """The keys that all of them have. The arguments are those of `multi_head_config`."""
+    return {
+        **multi_head_config(make_rope, **defaults),
+        "num_kv_heads": KV_HEADS,
+        "head_dim": Key("head_dim", None, _head_dim),
+        "norm_epsilon": Key("rms_norm_eps", 1e-6),
+    }
+
+
+def multi_head_config(
+    make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, **rope_defaults: Any
+) -> dict[str, Key]:
+    """The keys of the fields of `nn.rotary_decoder.MultiHeadConfig`, but for `norm_epsilon`.
 
     Args:
         make_rope: as in `rope.keys`.
@@ -20,11 +32,8 @@ def config(make_rope: Callable[..., Any], *, eos_id: int | None, longest: int, *
         "width": Key("hidden_size"),
         "num_layers": Key("num_hidden_layers"),
         "num_heads": Key("num_attention_heads"),
-        "num_kv_heads": Key("num_key_value_heads", None, _num_kv_heads),
-        "head_dim": Key("head_dim", None, _head_dim),
         "mlp_dim": Key("intermediate_size"),
         "activation": Key("hidden_act", "silu"),
-        "norm_epsilon": Key("rms_norm_eps", 1e-6),
         **rope.keys(make_rope, longest=longest, **rope_defaults),
         "init_std": Key("initializer_range", 0.02),
         "attention_dropout": Key("attention_dropout", 0.0),
@@ -41,6 +50,9 @@ def _num_kv_heads(number: Any, settings: Mapping[str, Any]) -> Any:
 def _head_dim(size: Any, settings: Mapping[str, Any]) -> Any:
     return settings["hidden_size"] // settings["num_attention_heads"] if size is None else size
 
+
+KV_HEADS = Key("num_key_value_heads", None, _num_kv_heads)
+"""As many as query heads where a config.json has no number."""
 
 WINDOWS = {
     "defaults": {"layer_types": None, "use_sliding_window": False},
@@ -81,42 +93,47 @@ BODY = (
     *rows.embedding("embed_tokens", "token_embed", "V"),
     *rows.norm(f"{_LAYER}.input_layernorm", "blocks/attention_norm"),
     *rows.merge_heads(f"{_LAYER}.self_attn.o_proj", "blocks/attention/out"),
-    *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
     *rows.norm("norm", "final_norm"),
 )
-SPLIT = (
+QKV = (
     *rows.split_heads(f"{_LAYER}.self_attn.q_proj", "blocks/attention/query"),
     *rows.split_heads(f"{_LAYER}.self_attn.k_proj", "blocks/attention/key"),
     *rows.split_heads(f"{_LAYER}.self_attn.v_proj", "blocks/attention/value"),
+)
+MLP = (
     *rows.dense(f"{_LAYER}.mlp.gate_proj", "blocks/mlp_gate"),
     *rows.dense(f"{_LAYER}.mlp.up_proj", "blocks/mlp_up"),
+    *rows.dense(f"{_LAYER}.mlp.down_proj", "blocks/mlp_down"),
 )
-"""The projections with a tensor each."""
-FUSED = (
-    (f"{_LAYER}.self_attn.qkv_proj.weight", "blocks/attention/{query,key,value}/kernel", "(n H K) D -> n D H K"),
-    (f"{_LAYER}.mlp.gate_up_proj.weight", "blocks/{mlp_gate,mlp_up}/kernel", "(n F) D -> n D F"),
+OUT_NORMS = (
+    *rows.norm(f"{_LAYER}.post_attention_layernorm", "blocks/attention_out_norm"),
+    *rows.norm(f"{_LAYER}.post_feedforward_layernorm", "blocks/mlp_out_norm"),
 )
-"""Queries, keys and values in one tensor, and the gate and what it multiplies in another."""
+"""Norms of the sublayers' outputs."""
 HEADS = {
     "causal-lm": rows.embedding("lm_head", "head", "V"),
     "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
     "token-classification": rows.dense("score", "head/scores"),
 }
 
+BIASED_LM_HEAD = HEADS["causal-lm"] + rows.bias("lm_head.bias", "lm_head/bias")
+
 
 def published(**family: Any) -> Published:
     """The published layout of one of them: `defaults` are beside those of the shared keys, `mlp_norm` is the name of
-    the norm before the MLP, `projections` are `SPLIT` or `FUSED`, and `tasks` are those that have a head."""
+    the norm before the MLP, `qkv` and `mlp` are the tensors of attention's first projections and of the MLP, and
+    `tasks` are those that have a head."""
     mlp_norm, tasks = family.pop("mlp_norm", "post_attention_layernorm"), family.pop("tasks", HEADS)
     config = family.pop("config")
     if "token-classification" in tasks:
-        config = config | {"head_dropout": Key("classifier_dropout", 0.1)}
+        config = {"head_dropout": Key("classifier_dropout", 0.1)} | config
     return Published(
         config=config,
         prefix="model.",
         defaults=rope.DEFAULTS | family.pop("defaults", {}),
         body=BODY
-        + family.pop("projections", SPLIT)
+        + family.pop("qkv", QKV)
+        + family.pop("mlp", MLP)
         + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm")
         + family.pop("body", ()),
         heads={task: HEADS[task] for task in tasks},

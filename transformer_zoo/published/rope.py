@@ -31,7 +31,13 @@ DEFAULTS = {"rope_theta": None, "rope_scaling": None, "partial_rotary_factor": N
 
 
 def keys(
-    rope: Callable[..., Any], theta: float = 10000.0, longest: int | None = None, local_theta: float | None = None
+    rope: Callable[..., Any],
+    theta: float = 10000.0,
+    longest: int | None = None,
+    local_theta: float | None = None,
+    local_name: str = "rope_local_base_freq",
+    share: float = 1.0,
+    old_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
 ) -> dict[str, Key]:
     """The keys of the fields `rope` and `max_length`. `DEFAULTS` belongs to them.
 
@@ -43,6 +49,9 @@ def keys(
         theta: that of a config.json without one.
         longest: the length of a config.json without one. None: it must have one.
         local_theta: that of a config.json without one. None: all layers have the same positions.
+        local_name: its key beside `rope_parameters`.
+        share: `partial_rotary_factor` of a config.json without one.
+        old_names: of theta and of the share, beside `rope_parameters`.
     """
     by_kind = local_theta is not None
 
@@ -52,16 +61,16 @@ def keys(
             if unknown := [name for name in value if name not in layer_types.KINDS]:
                 raise ValueError(f"{unknown[0]} is no kind of layers: known are {' and '.join(layer_types.KINDS)}")
             value = value.get("full_attention")
-        return _given(value, settings)
+        return _given(value, settings, old_names)
 
     def read(value: Any, settings: Mapping[str, Any]) -> Any:
-        return rope(**_fields(given(settings), settings, theta))
+        return rope(**_fields(given(settings), settings, theta, share))
 
     def write(value: Any, config: Any) -> dict[str, Any]:
         if not by_kind:
-            return _written(value)
+            return _written(value, share)
         local = {"rope_type": "default", "rope_theta": config.local_theta}
-        return {"full_attention": _written(value), "sliding_attention": local}
+        return {"full_attention": _written(value, share), "sliding_attention": local}
 
     def read_length(value: Any, settings: Mapping[str, Any]) -> Any:
         """Of dynamic positions, config.json has the original length, beyond which they reach by the factor."""
@@ -76,7 +85,7 @@ def keys(
     }
     if by_kind:
         local = functools.partial(default_theta, "sliding_attention")
-        found["local_theta"] = Key("rope_local_base_freq", local_theta, local)
+        found["local_theta"] = Key(local_name, local_theta, local)
     return found
 
 
@@ -94,18 +103,18 @@ def default_theta(kind: str, theta: float, settings: Mapping[str, Any]) -> float
     return theta
 
 
-def _given(value: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _given(value: Any, settings: Mapping[str, Any], old_names: tuple[str, str]) -> dict[str, Any]:
     """The settings of either format, in today's."""
     given = {**(value or settings["rope_scaling"] or {})}
     kind = given.pop("type", "default")
     given.setdefault("rope_type", "longrope" if kind == "su" else kind)  # its first name
-    for name in ("rope_theta", "partial_rotary_factor"):
-        if settings[name] is not None:
-            given.setdefault(name, settings[name])
+    for name, old in zip(("rope_theta", "partial_rotary_factor"), old_names):
+        if settings.get(old) is not None:
+            given.setdefault(name, settings[old])
     return given
 
 
-def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float) -> dict[str, Any]:
+def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float, share: float) -> dict[str, Any]:
     """The fields of a `Rope`.
 
     Raises:
@@ -114,7 +123,7 @@ def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float) ->
     kind = given.pop("rope_type")
     if kind not in list(_REQUIRED):
         raise ValueError(f"rope_type {kind!r} is not known: only {', '.join(_REQUIRED)} are")
-    fields = {"kind": kind, "theta": given.pop("rope_theta", theta), "share": given.pop("partial_rotary_factor", 1.0)}
+    fields = {"kind": kind, "theta": given.pop("rope_theta", theta), "share": given.pop("partial_rotary_factor", share)}
     original = given.pop(_ORIGINAL, None)
     if kind in ("llama3", "yarn", "longrope"):
         longest = settings["max_position_embeddings"]
@@ -140,9 +149,10 @@ def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float) ->
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _written(rope: Any) -> dict[str, Any]:
+def _written(rope: Any, share: float) -> dict[str, Any]:
+    """A `Rope`, for readers who take a missing share for this one."""
     written = {"rope_type": rope.kind, "rope_theta": rope.theta}
-    if rope.share != 1:
+    if not rope.share == share == 1:
         written["partial_rotary_factor"] = rope.share
     if rope.original_length is not None:
         written[_ORIGINAL] = rope.original_length

@@ -38,6 +38,8 @@ class Key:
     ValueError for an unsupported value."""
     write: Callable[[Any, Any], Any] = lambda value, config: value
     """(the field's value, the whole Config) -> the key's value."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the key in published files."""
 
     @classmethod
     def choice(cls, name: str, values: Mapping[Any, Any], default: Any = REQUIRED) -> "Key":
@@ -103,7 +105,7 @@ class Published:
     num_labels: int = 2
     """The number of labels that a config.json without any stands for."""
     tied: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Tensor -> the tensor that it must equal. A name with "/" in front has no prefix."""
+    """Tensor -> the tensor that it must equal, or is another name of. A name with "/" in front has no prefix."""
     tied_by_tensors: bool = False
     """Whether the output layer is tied is decided by the tensors of a checkpoint, not by its config.json."""
     ignored: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,160 @@
+"""Answers that match a pattern: automata against `re`, the bytes of tokens, and answers of a model."""
+
+import random
+import re
+
+import families
+import numpy as np
+import pytest
+
+from transformer_zoo import registry
+from transformer_zoo.data.tokenizers import Tokenizer
+from transformer_zoo.generation import generate as module
+from transformer_zoo.generation.generate import generate
+from transformer_zoo.generation.pattern import automaton
+from transformer_zoo.pretrained import Bundle
+
+TEXTS = [
+    "def read(path):\n    return open(path).read()\n",
+    "Die Gr\u00f6\u00dfe ist 12 \u6587\u5b57 \U0001f600 <0x41>",
+] * 3
+ATOMS = (
+    *(
+        "a",
+        "b",
+        "c",
+        "\u00e9",
+        "\u5b57",
+        "\U0001f600",
+        ".",
+        r"\d",
+        r"\w",
+        r"\s",
+        r"\W",
+        "[a-c]",
+        "[^a]",
+        "[\u00e9-\u5b57]",
+    ),
+    *(r"[\d_-]", r"[^\n]", "[^]a]", r"\.", "-", "{", "a{}", r"\x41", r"\u00e9"),
+)
+COUNTS = ("*", "+", "?", "{2}", "{1,2}", "{,2}", "{2,}", "*?")
+
+
+def drawn(draw: random.Random, depth: int) -> str:
+    kind = draw.random()
+    if depth == 0 or kind < 0.35:
+        return draw.choice(ATOMS)
+    if kind < 0.6:
+        return drawn(draw, depth - 1) + drawn(draw, depth - 1)
+    if kind < 0.75:
+        group = draw.choice(["(", "(?:", f"(?P<x{draw.randrange(10**6)}>"])
+        return f"{group}{drawn(draw, depth - 1)}|{draw.choice(['', drawn(draw, depth - 1)])})"
+    return f"(?:{drawn(draw, depth - 1)}){draw.choice(COUNTS)}"
+
+
+def test_automata_match_what_re_matches():
+    """300 drawn patterns, each on 40 texts; and choices."""
+    draw, matched = random.Random(0), 0
+    for _ in range(300):
+        pattern = drawn(draw, 3)
+        step_N256, ends_N = automaton(pattern)
+        for _ in range(40):
+            text = "".join(draw.choice("abcA\u00e9\u5b57\U0001f6001_ -.\n{]z") for _ in range(draw.randrange(6)))
+            expected = re.fullmatch(pattern, text, re.ASCII) is not None
+            assert reads(step_N256, ends_N, text) == expected, (pattern, text)
+            matched += expected
+    assert matched > 300
+    step_N256, ends_N = automaton(("yes", "yesterday", "\u00e9"))
+    assert [reads(step_N256, ends_N, text) for text in ("yes", "yesterday", "\u00e9", "yest", "")] == [True] * 3 + [
+        False
+    ] * 2
+
+
+def reads(step_N256: np.ndarray, ends_N: np.ndarray, text: str) -> bool:
+    state = 0
+    for byte in text.encode():
+        state = step_N256[state, byte]
+        if state < 0:
+            return False
+    return bool(ends_N[state])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(a", "is no regular expression"),
+        ("^a", "'^' at 0 is not supported"),
+        (r"\bword", r"'\\b' at 2 is not supported"),
+        ("(?=a)b", "'(?=' at 0 is not supported"),
+        (r"(a)\1", r"'\\1' at 5 is not supported"),
+        ("a++", "'+' at 2 is not supported"),
+        ("(a{999}){999}", "the pattern is too large"),
+    ],
+)
+def test_patterns_that_cannot_be(pattern, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        automaton(pattern)
+
+
+def test_bytes_of_a_byte_level_vocabulary():
+    """Together they are the text of the tokens."""
+    tokenizer = Tokenizer.train(TEXTS, 400)
+    first, later = tokenizer.token_bytes
+    assert first is later and {bytes([byte]) for byte in range(256)} <= {*first}
+    assert b"".join(later[i] for i in tokenizer.encode(TEXTS[1]).ids).decode() == TEXTS[1]
+    assert later[tokenizer.eos_id] == b""
+
+
+CASES = list({registry.is_encoder_decoder(case.config): case for case in families.cases("cache")[::-1]}.values())
+
+
+def bundle(case, seed: int = 0) -> Bundle:
+    is_encoder_decoder = registry.is_encoder_decoder(case.config)
+    tokenizer = Tokenizer.train(TEXTS, 400, kind="t5" if is_encoder_decoder else "bpe")
+    case = case.sized(
+        max_length=96,
+        num_layers=1,
+        num_decoder_layers=1,
+        decoder_start_id=1,
+        vocab_size=tokenizer.vocab_size,
+        eos_id=tokenizer.eos_id,
+        forced_bos_id=None,
+        forced_eos_id=None,
+    )
+    return Bundle(case.model, case.params(seed=seed), case.config, tokenizer)
+
+
+@pytest.mark.parametrize("case", CASES, ids=families.name_of)
+def test_answers_match(case, monkeypatch):
+    """Whatever the model would rather write: in time, by every strategy, also with rules that would forbid all."""
+    monkeypatch.setattr(module, "BUCKET", 16)
+    m, prompts = bundle(case), ["def read", "12", "return open(path).read()"]
+    if registry.is_encoder_decoder(case.config):
+        choices = ["yes", "no, never", "\u6587\u5b57"]
+        assert {*generate(m, prompts, choices=choices, max_new_tokens=16, temperature=3.0)} <= {*choices}
+        return
+    pattern = r"[A-Z][a-z]{2,30}: (-?\d+(\.\d+)?|none)"
+    for settings in ({"suppress_tokens": [*range(20, 300)]}, {"num_beams": 2}):
+        answers = generate(m, prompts, pattern=pattern, max_new_tokens=16, **settings)
+        assert all(re.fullmatch(pattern, answer) for answer in answers), answers
+    found = generate(
+        m, prompts, pattern=pattern, max_new_tokens=16, draft="prompt-lookup", **settings | {"num_beams": 1}
+    )
+    assert all(re.fullmatch(pattern, answer) for answer in found), found
+
+
+def test_constraints_that_cannot_be():
+    m = bundle(CASES[0])
+    for change, message in (
+        ({"choices": ["a"], "pattern": "a"}, "choices and pattern: give one of them"),
+        ({"choices": []}, "choices=[]: give texts"),
+        ({"choices": ["a", ""]}, "give texts, none of them empty"),
+        (
+            {"pattern": "a{9}", "max_new_tokens": 2},
+            "pattern: an answer cannot have at most max_new_tokens=2: the shortest has",
+        ),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            generate(m, "a", **{"max_new_tokens": 4} | change)
+    with pytest.raises(ValueError, match="Leave out choices"):
+        generate(m.replace(tokenizer=None), [[1]], choices=["a"], max_new_tokens=4)

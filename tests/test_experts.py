@@ -1,0 +1,200 @@
+"""Mixtures of experts: the leaf of `nn/experts.py` against a loop over tokens and experts in numpy."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import families
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from transformer_zoo import sharding
+from transformer_zoo.nn import Compute, experts
+
+E, D, F, J = 4, 8, 6, 2
+GATED = lambda gate, up: jax.nn.silu(gate) * up
+WIDE = Compute(dtype="float64", param_dtype="float64")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def layers(seed: int = 0, bias: bool = True, dtype: Any = np.float64) -> Any:
+    draw = np.random.default_rng(seed)
+    sizes = {"gate": (D, F), "up": (D, F), "down": (F, D)}
+    return {
+        name: {"kernel": draw.normal(size=(E, *size)).astype(dtype)}
+        | ({"bias": draw.normal(size=(E, size[1])).astype(dtype)} if bias and name != "down" else {})
+        for name, size in sizes.items()
+    }
+
+
+def expert(dense: Any, layers: Any, x_PD: Any) -> Any:
+    return dense(layers["down"], GATED(dense(layers["gate"], x_PD), dense(layers["up"], x_PD)))
+
+
+def naive(layers: Any, x_BTD: Any, weights_BTJ: Any, chosen_BTJ: np.ndarray) -> Any:
+    """One expert after the other, for all tokens; the weight of those that it does not get is zero."""
+    dense = lambda layer, x: x @ layer["kernel"] + layer.get("bias", 0.0)
+    weight = lambda e: (weights_BTJ * (chosen_BTJ == e)).sum(axis=-1, keepdims=True)
+    one = lambda e: jax.tree.map(lambda x: x[e], layers)
+    return sum(weight(e) * expert(dense, one(e), x_BTD) for e in range(E))
+
+
+def inputs(choice: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, weights and choices: of one token or of many, among all experts, some of them, or the last alone."""
+    draw, shape = np.random.default_rng(0), (1, 1) if choice == "one" else (2, 11)
+    among = {"empty": (1, 3), "last": (3, 3)}.get(choice, range(E))
+    chosen = np.stack([draw.choice(among, J, replace=False) for _ in range(shape[0] * shape[1])])
+    return (
+        draw.normal(size=(*shape, D)), draw.uniform(size=(*shape, J)), chosen.reshape(*shape, J).astype(np.int32)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", ["one", "random", "empty", "last"])
+def test_the_mixture_and_its_gradients_are_those_of_a_loop(choice: str, monkeypatch: pytest.MonkeyPatch):
+    """One token, experts without tokens, and one expert with all of them; in float64, by both ways to multiply."""
+    own, (x_BTD, weights_BTJ, chosen_BTJ) = layers(), inputs(choice)
+    towards = np.random.default_rng(1).normal(size=x_BTD.shape)
+
+    def of(function: Any, *args: Any) -> Any:
+        total = lambda *args: (function(*args, chosen_BTJ) * towards).sum()
+        return jax.value_and_grad(total, argnums=(0, 1, 2))(*args)
+
+    def all_ways(*args: Any) -> Any:
+        found = [of(naive, *args), of(functools.partial(experts.mixture, expert), *args)]
+        monkeypatch.setattr(experts, "tiled", experts.ragged)
+        return [*found, of(functools.partial(experts.mixture, expert), *args)]
+
+    right, *ways = jax.jit(all_ways)(own, x_BTD, weights_BTJ)
+    for actual in ways:
+        for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(right), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_tiles_hold_as_many_rows_as_an_expert_has_on_average():
+    for rows, size in ((1, 1), (4, 1), (5, 2), (100, 32), (10**5, experts.LARGEST_TILE)):
+        assert experts._tiles(np.zeros((rows, 0)), np.zeros(E, np.int32))[0] == size
+
+
+def test_rows_behind_the_last_expert_are_zero_and_have_no_gradient():
+    own, x_PD = jax.tree.map(jnp.asarray, layers()), np.random.default_rng(0).normal(size=(9, D))
+    sizes_E = jnp.array([2, 0, 3, 0])
+    for multiply in (experts.tiled, experts.ragged):
+        function = lambda x_PD, multiply=multiply: multiply(expert, own, x_PD, sizes_E)
+        y_PD, back = jax.vjp(function, x_PD)
+        assert not np.asarray(y_PD)[5:].any() and np.asarray(y_PD)[:5].all()
+        (dx_PD,) = back(np.ones_like(y_PD))
+        assert not np.asarray(dx_PD)[5:].any() and np.asarray(dx_PD)[:5].all()
+
+
+def test_the_weights_are_those_of_a_softmax_and_of_equal_logits_the_first_are_chosen():
+    logits_BTE = np.array([[[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]]])
+    weights_BTJ, chosen_BTJ = experts.choose(logits_BTE, 2, True)
+    np.testing.assert_array_equal(chosen_BTJ, [[[1, 2], [0, 1]]])
+    np.testing.assert_allclose(weights_BTJ, 0.5)
+    parts = np.exp(logits_BTE) / np.exp(logits_BTE).sum(axis=-1, keepdims=True)
+    found = experts.choose(logits_BTE, 2, False)[0]
+    np.testing.assert_allclose(found, np.take_along_axis(parts, np.asarray(chosen_BTJ), axis=-1), rtol=1e-14)
+
+
+def test_bfloat16(monkeypatch: pytest.MonkeyPatch):
+    """Parameters in float32, computed in bfloat16: near the same in float32, and of this dtype."""
+    module = lambda dtype: experts.Experts(E, J, F, Compute(dtype=dtype), GATED, use_bias=True)
+    x_BTD = np.random.default_rng(0).normal(size=(2, 7, D)).astype(np.float32)
+    params = jax.jit(module("float32").init)(jax.random.key(0), x_BTD)["params"]
+    apply = lambda dtype: jax.jit(module(dtype).apply)({"params": params}, x_BTD)
+    right, near = apply("float32"), [apply("bfloat16")]
+    monkeypatch.setattr(experts, "tiled", experts.ragged)
+    for found in [*near, apply("bfloat16")]:
+        assert found.dtype == jnp.bfloat16
+        assert np.abs(np.asarray(found, np.float32) - right).max() < 0.03 * np.abs(right).max()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch"),
+    [
+        ({"expert": 2, "tensor": 2, "sequence": 2}, 4),
+        ({"fsdp": 2, "expert": 4}, 1),  # too few rows to divide
+    ],
+    ids=str,
+)
+def test_a_mesh_changes_nothing(sizes: dict[str, int], batch: int):
+    """Values and gradients of the whole module, with its parameters divided as those of a model."""
+    module = experts.Experts(E, J, F, WIDE, GATED, use_bias=True)
+    x_BTD = np.random.default_rng(0).normal(size=(batch, 6, D))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x_BTD)["params"]
+    params = jax.tree.map(lambda x: np.random.default_rng(x.size).normal(size=x.shape), shapes)
+
+    def run(params: Any, x_BTD: Any) -> Any:
+        total = lambda params, x_BTD: (module.apply({"params": params}, x_BTD) ** 2).sum()
+        return jax.value_and_grad(total, argnums=(0, 1))(params, x_BTD)
+
+    right = jax.jit(run)(params, x_BTD)
+    mesh = sharding.make_mesh(**sizes)
+    shardings = sharding.param_shardings({"blocks": {"experts": params}}, mesh)["blocks"]["experts"]
+    divided = jax.device_put(params, shardings)
+    ways = math.prod(sizes.get(axis, 1) for axis in ("expert", "fsdp", "tensor"))
+    kernel = divided["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.size * ways == kernel.size
+    with jax.set_mesh(mesh):
+        actual = jax.jit(run)(divided, x_BTD)
+    for ours, theirs in zip(jax.tree.leaves(actual), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_the_load_balancing_loss_is_that_of_the_real_tokens_of_all_layers():
+    """Against the definition; if all tokens are shared evenly it is the number of a token's experts."""
+    logits_LBTE = np.random.default_rng(0).normal(size=(3, 2, 5, E))
+    real_BT = np.arange(5) < np.array([[5], [2]])
+    found = jax.jit(experts.Routing.measure)(experts.Routing(logits_LBTE, J, 0.5), real_BT)
+    parts = np.exp(logits_LBTE) / np.exp(logits_LBTE).sum(axis=-1, keepdims=True)
+    rows = parts[:, real_BT].reshape(-1, E)
+    chosen = np.argsort(-rows, axis=-1)[:, :J]
+    share_E = (chosen[..., None] == np.arange(E)).sum(axis=(0, 1)) / len(rows)
+    np.testing.assert_allclose(found["balance"], 0.5 * E * (share_E * rows.mean(axis=0)).sum(), rtol=1e-13)
+    np.testing.assert_allclose(np.sum(found["chosen_LE"], axis=0), share_E * len(rows), rtol=1e-13)
+    np.testing.assert_allclose(found["router_entropy"], -(rows * np.log(rows)).sum(axis=-1).mean(), rtol=1e-13)
+    even = experts.Routing(np.zeros((1, 1, 4, E)), J, 1.0)
+    np.testing.assert_allclose(even.measure(np.ones((1, 4), bool))["balance"], J)
+
+
+def test_a_training_loss_has_the_load_balancing_loss_and_an_evaluation_has_not():
+    """Of a whole model on a mesh as on one device; and what is logged."""
+    case = families.train_case("mixtral", "causal-lm").wide()
+    case = dataclasses.replace(case, config=families.without_dropout(case.config)).sized(num_layers=2)
+    batch = families.causal_lm(families.documents(case.config, 8, 16), 16)
+    params, objective, key = case.params(), case.objective, jax.random.key(0)
+    twice = case.with_(balance_weight=2 * case.config.balance_weight)
+
+    def report(params: Any, batch: Any, case: families.Case, key: Any) -> Any:
+        return objective.report(objective.sums(case.model, params, batch, key), objective.counts(batch))
+
+    run = jax.jit(report, static_argnums=2)
+    trained, evaluated = run(params, batch, case, key), run(params, batch, case, None)
+    own = {"cross_entropy", "balance_loss", "router_entropy", "highest_expert_share", "lowest_expert_share"}
+    assert trained.keys() - evaluated.keys() == own
+    np.testing.assert_allclose(evaluated["loss"], trained["cross_entropy"], rtol=1e-12)
+    np.testing.assert_allclose(trained["loss"], trained["cross_entropy"] + trained["balance_loss"], rtol=1e-12)
+    np.testing.assert_allclose(trained["perplexity"], np.exp(trained["cross_entropy"]), rtol=1e-12)
+    balance = trained["balance_loss"] / case.config.balance_weight
+    assert 1.5 < balance < 4  # of two experts a token, evenly shared: 2
+    assert 0 <= trained["lowest_expert_share"] < 1 / 8 < trained["highest_expert_share"] <= 1 / 2
+    assert 1 < trained["router_entropy"] < np.log(8)
+    np.testing.assert_allclose(run(params, batch, twice, key)["balance_loss"], 2 * trained["balance_loss"], rtol=1e-12)
+
+    mesh = sharding.make_mesh(expert=4, tensor=2)
+    placed = (
+        jax.device_put(jax.tree.map(np.asarray, params), sharding.param_shardings(params, mesh)),
+        jax.device_put(batch, sharding.batch_shardings(batch, mesh)),
+    )
+    with jax.set_mesh(mesh):
+        divided = run(*placed, case, key)
+    for name, value in trained.items():
+        np.testing.assert_allclose(divided[name], value, rtol=1e-10, err_msg=name)

@@ -1,0 +1,184 @@
+"""GGUF files of decoders, as llama.cpp reads them: weights, configuration, tokenizer and chat template in one file."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from transformer_zoo import registry
+from transformer_zoo.checkpoints import config_map, gguf_folder
+from transformer_zoo.published.gguf import FREQUENCIES, Gguf
+
+KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
+"""What a matrix may be stored as, and its type in the format. All else is stored in float32."""
+BLOCK = 32  # numbers of a row that share a scale in Q8_0
+NORMAL = 1  # the type of most tokens
+# Fields of a Config that no file holds, because they concern training alone.
+UNHELD = ("init_std", "labels", "problem")
+
+
+def describe(family: ModuleType, config: Any, ids: Mapping[str, int | None], tokenizer: Any) -> dict[str, Any]:
+    """The metadata of a model.
+
+    Args:
+        ids: special tokens by the names that these files have for them, such as `eos`.
+        tokenizer: a `data.tokenizers.Tokenizer`, or None.
+
+    Raises:
+        ValueError: a family, a setting or a tokenizer that these files cannot hold.
+    """
+    spec = family.PUBLISHED
+    if (layout := spec.gguf) is None:
+        known = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
+        raise ValueError(f"GGUF files of {spec.model_type} are not written: only those of {', '.join(known)} are")
+    settings = config_map.write(family, config, "causal-lm")
+    metadata = {"general.architecture": layout.architecture, "general.type": "model"} | layout.metadata(settings)
+    if config.activation != "silu":
+        raise ValueError(f"activation {config.activation!r} has no place in a GGUF file: its readers compute silu")
+    _check_held(family, config, layout, metadata)
+    metadata |= {f"tokenizer.ggml.{name}_token_id": i for name, i in ids.items() if i is not None}
+    return metadata if tokenizer is None else metadata | _tokenizer(tokenizer, config.vocab_size)
+
+
+def write(
+    file: str | os.PathLike[str], family: ModuleType, config: Any, metadata: Mapping[str, Any],
+    tensors: Mapping[str, Any], kind: str,
+) -> None:  # fmt: skip
+    """Writes a file, whole or not at all.
+
+    Args:
+        metadata: from `describe`.
+        tensors: by the names of the family's usual files.
+        kind: a key of `KINDS`.
+
+    Raises:
+        ValueError: a tensor that has no name in these files.
+        ImportError: the package `gguf` is not installed.
+        OSError: the file could not be written; the one that was there before is unchanged.
+    """
+    import gguf
+
+    file, layout = Path(file).expanduser(), family.PUBLISHED.gguf
+    names = {name: layout.their_name(name) for name in tensors}
+    if unknown := [name for name, theirs in names.items() if theirs is None]:
+        raise ValueError(f"{unknown[0]} has no name in the GGUF files of {layout.architecture}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    number, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    os.close(number)
+    try:
+        writer = gguf.GGUFWriter(partial, layout.architecture, use_temp_file=True)  # not all in memory
+        stored = gguf.LlamaFileType["ALL_F32" if kind == "float32" else f"MOSTLY_{KINDS[kind]}"]
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        for key, value in {**metadata, "general.file_type": int(stored)}.items():
+            if key != "general.architecture":  # the writer has added it
+                add.get(type(value), writer.add_array)(key, value)
+        if kind == "q8_0":
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        if (slower := config.rope.slowdown(config.head_dim)) is not None:
+            writer.add_tensor(FREQUENCIES, slower.astype(np.float32))
+        heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
+        for name, theirs in names.items():
+            x = np.asarray(tensors[name], dtype=np.float32)
+            stem = theirs.rsplit(".", 2)[-2]
+            if layout.pairs_adjacent and stem in heads:  # the two elements of a pair side by side
+                x = np.swapaxes(x.reshape(heads[stem], 2, -1, *x.shape[1:]), 1, 2).reshape(x.shape)
+            whole = x.ndim < 2 or (kind == "q8_0" and x.shape[-1] % BLOCK)
+            as_kind = gguf.GGMLQuantizationType["F32" if whole else KINDS[kind]]
+            writer.add_tensor(theirs, gguf.quants.quantize(np.ascontiguousarray(x), as_kind), raw_dtype=as_kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        os.replace(partial, file)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def _check_held(family: ModuleType, config: Any, layout: Gguf, metadata: Mapping[str, Any]) -> None:
+    """Raises ValueError for a field that would be another one when the file is read."""
+    shapes = {"token_embd.weight": (config.vocab_size, config.width)}
+    shapes |= {} if config.tied else {"output.weight": shapes["token_embd.weight"]}
+    shapes |= {"blk.0.attn_q.bias": ()} if getattr(config, "attention_bias", False) else {}
+    settings = {"model_type": family.PUBLISHED.model_type, "eos_token_id": config.eos_id}
+    settings |= layout.settings(metadata, shapes)
+    again = config_map.read(family, settings)
+    for field in dataclasses.fields(config):
+        value, held = (getattr(c, field.name) for c in (config, again))
+        if value == held or field.name.endswith("dropout") or field.name in UNHELD:
+            continue
+        if field.name == "rope" and value.slowdown(config.head_dim) is not None:  # the tensor FREQUENCIES has it
+            continue
+        if field.name == "global_layers" and config.window is None:
+            continue
+        raise ValueError(
+            f"{field.name}={value!r} has no place in a GGUF file of {layout.architecture}: it would be read as {held!r}"
+        )
+
+
+def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
+    """The metadata of a tokenizer.
+
+    Raises:
+        ValueError: it is of a kind that these files have no word for.
+    """
+    import tokenizers
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(folder)
+        file = Path(folder) / "tokenizer.json"
+        if not file.exists():
+            raise ValueError("a tokenizer without a tokenizer.json has no place in a GGUF file: pass tokenizer=None")
+        text = file.read_text(encoding="utf-8")
+    described, library = json.loads(text), tokenizers.Tokenizer.from_str(text)
+    model = described["model"]
+    known = [pre for pre in gguf_folder.CUTS if _steps(described) == _usual_steps(pre)]
+    if model["type"] != "BPE" or not known:
+        raise ValueError(
+            f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(gguf_folder.CUTS)}): "
+            "pass tokenizer=None to write the model without it"
+        )
+    size = library.get_vocab_size()
+    if size > vocab_size:
+        raise ValueError(f"the tokenizer has {size} tokens, and the model has embeddings of {vocab_size}")
+    tokens = [library.id_to_token(i) or f"[PAD{i}]" for i in range(vocab_size)]
+    kinds = [gguf_folder.UNUSED if library.id_to_token(i) is None else NORMAL for i in range(vocab_size)]
+    for added in described["added_tokens"]:
+        kinds[added["id"]] = gguf_folder.SPECIAL if added["special"] else gguf_folder.ADDED
+    framed, plain = (library.encode("a", add_special_tokens=special).ids for special in (True, False))
+    if framed[-len(plain) :] != plain or len(framed) > len(plain) + 1:
+        raise ValueError("a tokenizer that frames a text with more than its first token has no place in a GGUF file")
+    metadata = {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": known[-1], "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.add_bos_token": len(framed) > len(plain),
+        "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
+    }  # fmt: skip
+    if (template := tokenizer.chat_templates.get("default")) is not None:
+        metadata["tokenizer.chat_template"] = template
+    return metadata
+
+
+def _steps(described: Mapping[str, Any]) -> list[Any]:
+    """What a tokenizer does to a text before it merges pairs: equal for those that cut alike."""
+    steps = []
+    for name in ("normalizer", "pre_tokenizer"):
+        step = described[name] or {"type": "Sequence"}
+        parts = next((step[key] for key in ("pretokenizers", "normalizers") if key in step), [step])
+        kept = [{key: x for key, x in part.items() if key not in ("trim_offsets",)} for part in parts]
+        steps.append([part for part in kept if part != {"type": "Sequence"}])
+    return [*steps, bool(described["model"].get("ignore_merges"))]
+
+
+def _usual_steps(pre: str) -> list[Any]:
+    import tokenizers
+
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=gguf_folder.CUTS[pre][2]))
+    made.pre_tokenizer, normalizer = gguf_folder.cuts(pre)
+    if normalizer is not None:
+        made.normalizer = normalizer
+    return _steps(json.loads(made.to_str()))

@@ -1,0 +1,289 @@
+"""Training with low-rank adapters (LoRA) for any family: which layers have one, what is trained, and merging.
+
+A run with `lora.rank` trains the factors of its adapters, and what `lora.whole` matches. The rest of its first weights,
+the base, is frozen: it has no gradient, no optimizer state and no moving average, and is saved once. The layers add
+their adapters' outputs (`nn/lora.py`), so that training holds the base once. Afterwards the factors are merged into the
+kernels, and the model is one like any other.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from transformer_zoo import arguments, registry, trees
+from transformer_zoo.checkpoints import config_map, peft, safetensors, weight_map
+from transformer_zoo.checkpoints.peft import Matrix
+from transformer_zoo.config import Lora
+from transformer_zoo.nn import lora
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A family's model with adapters: an object with a module's `config`, `task`, `compute`, `init` and `apply`.
+
+    Its parameters are the model's, and those of the adapters: `blocks/attention/query/lora_a`. Layers that are
+    published as one matrix have one adapter, `blocks/attention/query_key_value`, and share its first factor.
+    """
+
+    model: nn.Module
+    settings: Lora
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    @functools.cached_property
+    def adapters(self) -> dict[str, Matrix]:
+        """The adapted matrices by the paths of their layers.
+
+        Raises:
+            ValueError: a pattern of `lora.targets` that matches no linear layer, or only a part of a matrix.
+        """
+        return _adapters(self.model, self.settings.targets)
+
+    @property
+    def scale(self) -> float:
+        """What the product of the factors is multiplied by."""
+        settings = self.settings
+        return settings.alpha / (settings.rank**0.5 if settings.rank_stabilized else settings.rank)
+
+    def init(self, key: jax.Array, *inputs: Any) -> dict[str, trees.Tree]:
+        """Fresh parameters of the model and of its adapters."""
+        params = self.model.init(key, *inputs)["params"]
+        return {"params": joined(params, self.fresh(key, params))}
+
+    def fresh(self, key: jax.Array, params: trees.Tree) -> trees.Tree:
+        """The adapters before training, with which the model is as it was: the second factors are zero, and the norms
+        of DoRA those of the kernels. In at least float32, also beside narrower kernels."""
+        flat, found = trees.flatten(params), {}
+        for i, (path, matrix) in enumerate(self.adapters.items()):
+            shapes = {name: _shape(row) for name, row in matrix.factors(self.settings.rank).items()}
+            kernels = [flat[kernel] for kernel in matrix.row.paths]
+            dtype = jnp.promote_types(kernels[0].dtype, jnp.float32)
+            a = lora.fresh(jax.random.fold_in(key, i), shapes[lora.A], matrix.stacked, dtype)
+            found |= {f"{path}/{lora.A}": a, f"{path}/{lora.B}": jnp.zeros(shapes[lora.B], dtype)}
+            if self.settings.dora:
+                norm = functools.partial(lora.column_norm, inputs=len(matrix.inputs))
+                for _ in range(matrix.stacked):
+                    norm = jax.vmap(norm)
+                norms = [norm(kernel.astype(dtype)) for kernel in kernels]
+                norms = jnp.stack(norms, matrix.stacked) if matrix.split else norms[0]
+                found[f"{path}/{lora.MAGNITUDE}"] = norms
+        return trees.unflatten(found)
+
+    def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The model's `apply`, with its layers' adapters beside them."""
+        flat = trees.flatten(variables["params"])
+        for path, matrix in self.adapters.items():
+            for kernel, factors in zip(matrix.row.paths, self._factors(path, matrix, flat)):
+                flat |= {f"{kernel.removesuffix('/kernel')}/{name}": x for name, x in factors.items()}
+        with lora.beside(self.scale, self.settings.dropout):
+            return self.model.apply({**variables, "params": trees.unflatten(flat)}, *args, **kwargs)
+
+    def _factors(self, path: str, matrix: Matrix, flat: Mapping[str, Any]) -> list[dict[str, jax.Array]]:
+        """The parameters of an adapter, for each of its kernels."""
+        own = {name: flat[f"{path}/{name}"] for name in lora.NAMES if f"{path}/{name}" in flat}
+        if not matrix.split:
+            return [own]
+        axis = matrix.stacked
+        part = lambda name, i: own[name] if name == lora.A else jax.lax.index_in_dim(own[name], i, axis, keepdims=False)
+        return [{name: part(name, i) for name in own} for i in range(len(matrix.row.paths))]
+
+    def is_trained(self, path: str) -> bool:
+        """Whether the parameter of a path is trained, and no part of the base."""
+        whole = any(re.fullmatch(pattern, path) for pattern in self.settings.whole or ())
+        return whole or path.rpartition("/")[2] in lora.NAMES
+
+    def divided(self, params: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
+        """What is trained, and the base."""
+        flat = trees.flatten(params)
+        trees.select(self.settings.whole or (), flat)
+        trained = {path: x for path, x in flat.items() if self.is_trained(path)}
+        return trees.unflatten(trained), trees.unflatten({p: x for p, x in flat.items() if p not in trained})
+
+    def merged(self, params: trees.Tree) -> trees.Tree:
+        """The parameters of the model alone, with the adapters in its kernels."""
+        flat = trees.flatten(params)
+        for path, matrix in self.adapters.items():
+            for kernel, factors in zip(matrix.row.paths, self._factors(path, matrix, flat)):
+                a, b, magnitude = map(factors.get, lora.NAMES)
+                changed = _merged(flat[kernel], a, b, magnitude, scale=self.scale, stacked=matrix.stacked)
+                if not isinstance(changed, jax.core.Tracer):
+                    changed = jax.device_put(changed, flat[kernel].sharding)
+                flat[kernel] = changed
+        return trees.unflatten({path: x for path, x in flat.items() if path.rpartition("/")[2] not in lora.NAMES})
+
+
+def adapted(model: Any, settings: Lora) -> Any:
+    """The model with its adapters; without `lora.rank`, the model.
+
+    Raises:
+        ValueError: a model of an objective's own, such as of a student and its teacher.
+    """
+    if settings.rank is None:
+        return model
+    if type(model) is not registry.module_of(model.config).Model:
+        raise ValueError(
+            "lora.rank is for objectives that train one model, and this one trains several: set it to None"
+        )
+    return Adapted(model, settings)
+
+
+def divided(model: Any, params: trees.Tree) -> tuple[trees.Tree, trees.Tree | None]:
+    """What is trained of a model's parameters, or of their shapes, and the frozen base. None: all is trained."""
+    return model.divided(params) if isinstance(model, Adapted) else (params, None)
+
+
+def joined(base: trees.Tree | None, trained: trees.Tree) -> trees.Tree:
+    """All parameters."""
+    return trained if base is None else trees.unflatten(trees.flatten(base) | trees.flatten(trained))
+
+
+_merged = jax.jit(lora.merged, static_argnames=("scale", "stacked"))
+
+
+def _shape(row: weight_map.Row) -> tuple[int, ...]:
+    return (*row.layers, *(row.sizes[axis] for axis in row.right.split()))
+
+
+@functools.lru_cache(maxsize=32)
+def _adapters(model: nn.Module, targets: tuple[str, ...]) -> dict[str, Matrix]:
+    linear, known = _linear(model), _matrices(model)
+    layers = {path.removesuffix("/kernel"): matrix for matrix in known.values() for path in matrix.row.paths}
+    paths = [path for path in layers if path in linear]
+    try:
+        chosen = trees.select(targets, paths)
+    except ValueError as error:
+        raise ValueError(f"lora.targets: {error} Linear layers are {', '.join(_names(paths))}") from None
+    found = {}
+    for path in chosen:
+        matrix = layers[path]
+        parts = [part.removesuffix("/kernel") for part in matrix.row.paths]
+        if left := [part for part in parts if part not in chosen]:
+            raise ValueError(
+                f"lora.targets matches {path} and not {' and '.join(left)}, and they are published as one matrix, "
+                f"{matrix.theirs}, which has one adapter: let it match all of them or none"
+            )
+        found[matrix.module] = matrix
+    return {path: found[path] for path in sorted(found)}
+
+
+def _names(paths: Iterable[str]) -> list[str]:
+    return sorted({path.removesuffix("/kernel") for path in paths})
+
+
+def _matrices(model: nn.Module) -> dict[str, Matrix]:
+    family = registry.module_of(model.config)
+    return peft.matrices(family, registry.param_shapes(model), config=model.config, task=model.task)
+
+
+@functools.lru_cache(maxsize=32)
+def _linear(model: nn.Module) -> frozenset[str]:
+    """The paths of a model's linear layers: those that `nn.lora.beside` reaches."""
+    found = set()
+
+    def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, lora.LINEAR):
+            found.add("/".join(context.module.path))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(functools.partial(registry.init, model), jax.random.key(0))
+    return frozenset(found)
+
+
+# ---- what a run leaves ----------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """The adapters that a run has trained, which are merged into the parameters of its `Bundle`."""
+
+    model: Adapted
+    params: trees.Tree
+    """The factors, and the parameters that were trained whole."""
+    base: str
+    """The name of the first weights."""
+
+
+def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded) -> tuple[str, ...]:
+    """Writes the adapters of a run in PEFT's layout, without the model that they change: adapter_config.json,
+    adapter_model.safetensors with the factors and the modules that were trained whole, and the tokenizer's files.
+
+    Args:
+        m: the `Bundle` of a run that was trained with `lora.rank`, as `load_run` returns it.
+
+    Returns:
+        The names of the files, in order.
+
+    Raises:
+        ValueError: the bundle has no adapters; the directory holds a model; or token embeddings were trained that are
+            also the output layer, of which PEFT's layout has no way to tell.
+        OSError: the files could not be written; those that were there before are unchanged.
+        TypeError: an argument of another type.
+    """
+    arguments.check(save_adapter, locals())
+    adapter, directory = getattr(m, "adapter", None), Path(directory).expanduser()
+    if adapter is None:
+        raise ValueError(
+            "the model has no adapters, which a run trains with lora.rank: save_pretrained writes the whole model"
+        )
+    if (directory / config_map.CONFIG).exists():
+        raise ValueError(f"{directory} holds a model, and an adapter must not mix with its files: name another folder")
+    tensors, settings = _published(adapter, trees.flatten(m.params))
+    written: tuple[str, ...] = ()
+    if jax.process_index() == 0:
+        with safetensors.staged(directory) as folder:
+            peft.write(folder, tensors, settings)
+            if m.tokenizer is not None:
+                m.tokenizer.save(folder)
+            written = tuple(sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()))
+    else:
+        for tensor in tensors.values():
+            np.asarray(tensor)  # takes part in gathering it
+    multihost_utils.sync_global_devices("save_adapter")
+    return written
+
+
+def _published(adapter: Adapter, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of an adapter and its settings, as PEFT has them.
+
+    Args:
+        params: the parameters of the whole model by their paths.
+    """
+    model, settings, trained = adapter.model, adapter.model.settings, trees.flatten(adapter.params)
+    family, matrices, tensors = registry.module_of(model.config), list(model.adapters.values()), {}
+    for matrix in matrices:
+        for name, row in matrix.factors(settings.rank).items():
+            if (leaf := trained.get(f"{matrix.module}/{name}")) is not None:
+                tensors |= row.exported([leaf])
+    rows = weight_map.rows(family, trees.unflatten(params), config=model.config, task=model.task).values()
+    module_of = lambda theirs: theirs.rpartition(".")[0]
+    modules = [*dict.fromkeys(module_of(row.theirs) for row in rows)]
+    whole = {module_of(row.theirs) for row in rows if any(path in trained for path in row.paths)}
+    for row in rows:
+        tensors |= row.exported([params[path] for path in row.paths]) if module_of(row.theirs) in whole else {}
+    tied = {module_of(family.PUBLISHED.prefix + name) for name in family.PUBLISHED.tied.values()}
+    kept = peft.ends([*whole], modules, "")
+    if kept is None or (whole & tied and getattr(model.config, "tied", True)):
+        raise ValueError(
+            f"{', '.join(sorted(whole))} were trained whole, which PEFT's layout cannot hold: token embeddings that "
+            "are the output layer too, or modules whose names are ends of others. Save the whole model"
+        )
+    wanted, kinds = [matrix.theirs for matrix in matrices], {task: name for name, task in peft.TASKS.items()}
+    return tensors, {
+        "base_model_name_or_path": adapter.base, "r": settings.rank, "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout, "use_rslora": settings.rank_stabilized, "use_dora": settings.dora,
+        "fan_in_fan_out": all(matrix.inputs_first for matrix in matrices), "modules_to_save": kept or None,
+        "target_modules": peft.ends(wanted, modules, ".") or peft.pattern(wanted),
+        "task_type": None if model.task == "base" else kinds.get(model.task),
+    }  # fmt: skip

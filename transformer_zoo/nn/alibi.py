@@ -1,0 +1,22 @@
+"""ALiBi: attention knows positions by a penalty of the scores that grows with the distance (Press et al. 2021)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def slopes(num_heads: int) -> np.ndarray:
+    """float64[H]: the penalty of each head for a distance of one token (section 3; for a number of heads that is no
+    power of two, the code released with it).
+
+    For n heads, a power of two, they are 2^(-8/n), 2^(-16/n), ..., 2^-8. Further heads have every other slope of those
+    for 2n heads.
+    """
+    n = 1 << (num_heads.bit_length() - 1)
+    further_H = 2.0 ** (-4 / n * np.arange(1, 2 * n, 2))
+    return np.concatenate([2.0 ** (-8 / n * np.arange(1, n + 1)), further_H[: num_heads - n]])
+
+
+def bias(ahead_BTS: jax.Array, num_heads: int, dtype: jnp.dtype) -> jax.Array:
+    """The biases [B or 1, H, T, S] of the scores, from the position of each key minus the query's."""
+    return jnp.asarray(slopes(num_heads), dtype)[:, None, None] * ahead_BTS[:, None].astype(dtype)
