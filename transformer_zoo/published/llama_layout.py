@@ -14,6 +14,7 @@ def config(make_rope: Callable[..., Any], **defaults: Any) -> dict[str, Key]:
         "num_kv_heads": KV_HEADS,
         "head_dim": Key("head_dim", None, _head_dim),
         "norm_epsilon": Key("rms_norm_eps", 1e-6),
+        "attention_dropout": Key("attention_dropout", 0.0),
     }
 
 
@@ -36,7 +37,6 @@ def multi_head_config(
         "activation": Key("hidden_act", "silu"),
         **rope.keys(make_rope, longest=longest, **rope_defaults),
         "init_std": Key("initializer_range", 0.02),
-        "attention_dropout": Key("attention_dropout", 0.0),
         "tied": Key("tie_word_embeddings", False),
         "eos_id": Key("eos_token_id", eos_id, first_id),
         "problem": Key("problem_type", None),
