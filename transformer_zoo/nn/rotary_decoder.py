@@ -26,9 +26,9 @@ from transformer_zoo.nn.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiHeadConfig(Architecture):
-    """The fields of all these families; their attention has as many heads of keys and values as of queries, each of
-    `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
+class LanguageModelConfig(Architecture):
+    """The fields of all these families, those without a head that classifies included; attention has as many heads of
+    keys and values as of queries, each of `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
 
     Raises:
         ValueError: as `Architecture`, key and value heads that do not divide the query heads, rotary positions that do
@@ -46,11 +46,10 @@ class MultiHeadConfig(Architecture):
     init_std: float = 0.02
     tied: bool = False  # the output layer is the table of token embeddings
     eos_id: int | None = 2
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
     # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
+    labels = None
     rope = Rope()
     window = None
     global_every = None
@@ -102,6 +101,14 @@ class MultiHeadConfig(Architecture):
 def every_nth(n: int, num_layers: int) -> np.ndarray:
     """bool[L]: layers n-1, 2n-1, ..."""
     return np.arange(1, num_layers + 1) % n == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiHeadConfig(LanguageModelConfig):
+    """With labels, for heads that classify."""
+
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    problem: str | None = None  # problem_type in config.json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -127,6 +127,8 @@ def published(**family: Any) -> Published:
     config = family.pop("config")
     if "token-classification" in tasks:
         config = {"head_dropout": Key("classifier_dropout", 0.1)} | config
+    if "sequence-classification" not in tasks:
+        config = {ours: key for ours, key in config.items() if ours != "problem"}
     return Published(
         config=config,
         prefix="model.",
