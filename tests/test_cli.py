@@ -108,6 +108,8 @@ def test_published_counts():
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["command-r7b"].params == 8_028_033_024
+    assert registry.presets()["granite-3.3-2b"].params == 2_533_525_504
     assert registry.presets()["olmo-2-1b"].params == 1_484_916_736
     assert registry.presets()["olmo-3-7b"].params == 7_298_011_136
     assert registry.presets()["phi-3-mini-4k"].params == 3_821_079_552
@@ -117,6 +119,12 @@ def test_published_counts():
     assert registry.presets()["pythia-70m"].params == 70_426_624
     assert registry.presets()["pythia-12b"].params == 11_846_072_320
     assert registry.presets()["gpt-neox-20b"].params == 20_554_567_680
+    assert registry.presets()["phi-2"].params == 2_779_683_840
+    assert registry.presets()["gpt-j-6b"].params == 6_050_882_784
+    assert registry.presets()["stablelm-3b-4e1t"].params == 2_795_443_200
+    assert registry.presets()["starcoder2-15b"].params == 15_957_889_024
+    assert registry.presets()["falcon-40b"].params == 41_303_293_952
+    assert registry.presets()["palm-540b"].params == 540_356_474_880  # 540.35 billion, and the norms
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

@@ -26,6 +26,7 @@ from transformer_zoo.generation.generate import generate
 from transformer_zoo.nn import Compute, Encoder
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.embedding import padded_vocab
+from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.stack import stack
 from transformer_zoo.pretrained import Bundle
 
@@ -633,6 +634,8 @@ def other(family: str, name: str, value: Any) -> Any:
         return value
     if isinstance(value, str | tuple) or dataclasses.is_dataclass(value):
         known = families.known_choices(family, name) if isinstance(value, str) else families.RANDOM[name]
+        if isinstance(value, Rope):
+            known = [dataclasses.replace(choice, interleaved=value.interleaved) for choice in known]
         meaning = lambda choice: ACTIVATIONS.get(choice, choice)  # several names stand for one function
         return next(choice for choice in known if meaning(choice) != meaning(value))
     if name in ("head_dim", "width"):

@@ -26,9 +26,9 @@ from transformer_zoo.nn.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiHeadConfig(Architecture):
-    """The fields of all these families; their attention has as many heads of keys and values as of queries, each of
-    `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
+class LanguageModelConfig(Architecture):
+    """The fields of all these families, those without a head that classifies included; attention has as many heads of
+    keys and values as of queries, each of `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
 
     Raises:
         ValueError: as `Architecture`, key and value heads that do not divide the query heads, rotary positions that do
@@ -44,14 +44,12 @@ class MultiHeadConfig(Architecture):
     activation: str = "silu"
     norm_epsilon: float = 1e-6
     init_std: float = 0.02
-    attention_dropout: float = 0.0
     tied: bool = False  # the output layer is the table of token embeddings
     eos_id: int | None = 2
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
     # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
+    labels = None
     rope = Rope()
     window = None
     global_every = None
@@ -60,6 +58,7 @@ class MultiHeadConfig(Architecture):
     mlp_bias = False
     logits_bias = False
     embed_dropout = 0.0
+    attention_dropout = 0.0
     residual_dropout = 0.0
 
     def __post_init__(self) -> None:
@@ -109,12 +108,21 @@ def every_nth(n: int, num_layers: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiHeadConfig(LanguageModelConfig):
+    """With labels, for heads that classify."""
+
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    problem: str | None = None  # problem_type in config.json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RotaryConfig(MultiHeadConfig):
     """With a number of heads of keys and values, and a size of heads, of their own."""
 
     num_kv_heads: int = 32
     head_dim: int = 128
     rope: Rope = Rope()
+    attention_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
