@@ -152,6 +152,46 @@ def test_defaults_of_config_json():
     assert config_map.read(registry.family("phi3"), written) == phi3
 
 
+# Of published models whose model_type is llama: what differs from that of LLaMA's 7B model.
+LLAMA = {
+    "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-5,
+    "intermediate_size": 11008, "max_position_embeddings": 4096, "hidden_act": "silu", "pretraining_tp": 1,
+    "initializer_range": 0.02, "bos_token_id": 1, "eos_token_id": 2, "rope_scaling": None, "use_cache": True,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+PUBLISHED = {
+    "vicuna-7b-v1.5": {},
+    "tinyllama-1.1b-chat": {
+        "hidden_size": 2048, "num_hidden_layers": 22, "num_key_value_heads": 4, "intermediate_size": 5632,
+        "max_position_embeddings": 2048, "rope_theta": 10000.0,
+    },
+    "yi-6b": {"vocab_size": 64000, "num_key_value_heads": 4, "rope_theta": 5000000.0},
+    "deepseek-coder-6.7b": {
+        "vocab_size": 32256, "num_key_value_heads": 32, "max_position_embeddings": 16384, "rms_norm_eps": 1e-6,
+        "rope_scaling": {"factor": 4.0, "type": "linear"}, "rope_theta": 100000, "eos_token_id": 32014,
+    },
+    "smollm2-135m": {
+        "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192, "rope_theta": 100000,
+        "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True, "rope_interleaved": False,
+    },
+    "llama-3.2-1b": {
+        "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 16, "num_key_value_heads": 8, "head_dim": 64,
+        "intermediate_size": 8192, "max_position_embeddings": 131072, "rope_theta": 500000.0, "mlp_bias": False,
+        "rope_scaling": {
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3",
+            "original_max_position_embeddings": 8192,
+        },
+        "eos_token_id": 128001, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_config_json_of_models_in_the_layout_of_llama(name: str):
+    assert config_map.read(registry.family("llama"), LLAMA | PUBLISHED[name]) == registry.presets()[name].config
+
+
 def test_config_json_that_cannot_be_honoured():
     for words, scaling in {
         "rope_type 'ntk' is not known": {"type": "ntk", "factor": 2.0},
