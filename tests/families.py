@@ -243,10 +243,10 @@ def random_config(family: str, seed: int, task: str = "base") -> Any:
     # Python's generator of choices: the same for a seed on every version and machine.
     draw = random.Random(f"{family} {seed}")
     while True:
-        values = random_values(family, seed, draw)
-        if task in ("question-answering", "pretraining"):
-            values.pop("labels", None)  # the reference would take them for its two scores
         with contextlib.suppress(ValueError):  # a contradictory one is drawn again
+            values = random_values(family, seed, draw)
+            if task in ("question-answering", "pretraining"):
+                values.pop("labels", None)  # the reference would take them for its two scores
             return without_dropout(small(family, **values))
 
 
@@ -267,8 +267,7 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
             if isinstance(field.default, Rope):
                 share = draw.choice((0.5, 1.0)) if field.default.share < 1 else 1.0
-                fixed = {"share": share, "interleaved": field.default.interleaved}
-                values[field.name] = dataclasses.replace(values[field.name], **fixed)
+                values[field.name] = dataclasses.replace(values[field.name], share=share, **fixed(field.default))
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
@@ -296,15 +295,19 @@ def known_choices(family: str, name: str) -> tuple[str, ...]:
     return tuple(value for value in RANDOM.get(name, allowed) if value in allowed)
 
 
-def takes(family: str, name: str, value: Any) -> bool:
-    """Whether a family's small Config takes this value of a field; of a value other than rotary positions, it is
-    assumed."""
-    if isinstance(value, Rope):
-        try:
-            small(family, **{name: value})
-        except ValueError:
-            return False
-    return True
+def fixed(rope: Rope) -> dict[str, Any]:
+    """What all rotary positions of a family have in common."""
+    return {"interleaved": rope.interleaved, "query_growth": rope.query_growth}
+
+
+@functools.cache
+def ropes(family: str) -> tuple[Rope, ...]:
+    """Those of the rotary positions above that a family's Config takes."""
+    default, found = small(family).rope, []
+    for rope in RANDOM["rope"]:
+        with contextlib.suppress(ValueError):
+            found.append(small(family, rope=dataclasses.replace(rope, **fixed(default))).rope)
+    return tuple(found)
 
 
 def cases(*wanted: str) -> list[Any]:

@@ -110,6 +110,8 @@ def test_published_counts():
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
     assert registry.presets()["command-r7b"].params == 8_028_033_024
     assert registry.presets()["granite-3.3-2b"].params == 2_533_525_504
+    assert registry.presets()["deepseek-coder-1.3b"].params == 1_346_471_936
+    assert registry.presets()["yi-6b"].params == 6_061_035_520
     assert registry.presets()["olmo-2-1b"].params == 1_484_916_736
     assert registry.presets()["olmo-3-7b"].params == 7_298_011_136
     assert registry.presets()["phi-3-mini-4k"].params == 3_821_079_552

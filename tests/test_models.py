@@ -634,8 +634,7 @@ def other(family: str, name: str, value: Any) -> Any:
         return value
     if isinstance(value, str | tuple) or dataclasses.is_dataclass(value):
         known = families.known_choices(family, name) if isinstance(value, str) else families.RANDOM[name]
-        if isinstance(value, Rope):
-            known = [dataclasses.replace(choice, interleaved=value.interleaved) for choice in known]
+        known = families.ropes(family) if isinstance(value, Rope) else known
         meaning = lambda choice: ACTIVATIONS.get(choice, choice)  # several names stand for one function
         return next(choice for choice in known if meaning(choice) != meaning(value))
     if name in ("head_dim", "width"):

@@ -14,7 +14,7 @@ import jax
 from transformer_zoo.nn import kernels
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.masks import Mask
-from transformer_zoo.nn.rotary import rotate
+from transformer_zoo.nn.rotary import rotate, rotate_queries
 
 
 class Attention(nn.Module):
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         """
         q_BTHK, (k_BSGK, v_BSGK) = self.query(x_BTD), kv
         q_BTHK = q_BTHK if self.query_key_norm is None else self.query_norm(q_BTHK)
-        q_BTHK = q_BTHK if rotation is None else rotate(q_BTHK, rotation)
+        q_BTHK = q_BTHK if rotation is None else rotate_queries(q_BTHK, rotation)
         kwargs = {"mask": mask, "bias": bias, "cap": self.score_cap}
         kwargs["scale"] = self.head_dim**-0.5 if scale is None else scale
         dropout = nn.Dropout(self.dropout, deterministic=not train)

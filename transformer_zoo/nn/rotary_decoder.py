@@ -72,6 +72,8 @@ class LanguageModelConfig(Architecture):
         default = type(self).rope
         if isinstance(default, Rope) and self.rope.interleaved != default.interleaved:
             raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
+        if self.rope.query_growth is not None and (not isinstance(default, Rope) or default.query_growth is None):
+            raise ValueError(f"rope.query_growth={self.rope.query_growth}: queries of this family do not grow")
         if self.local_theta is not None:
             check_range(self, "local_theta", above=0)
             if self.rope.share != 1:
