@@ -58,6 +58,11 @@ SMALL = {
     "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
+    "full_every": 2,
+    "num_delta_key_heads": 8,
+    "num_delta_value_heads": 16,
+    "delta_key_dim": 4,
+    "delta_value_dim": 5,
     "num_experts": 8,
     "num_chosen": 2,
 }
@@ -105,6 +110,11 @@ RANDOM = {
         Rope(kind="yarn", factor=2.0, original_length=4, fast_turns=32.0, attention_factor=0.7, whole_pairs=False),
     ),
     "global_layers": (0, 1, 2),
+    "full_every": (1, 2, 3, 4),
+    "num_delta_key_heads": (1, 2),
+    "num_delta_value_heads": (2, 4),
+    "delta_key_dim": (2, 3),
+    "delta_value_dim": (2, 5),
     "score_dim": (1, 5, 30),
     "embedding_multiplier": (0.5, 3.0, 12.0),
     "attention_multiplier": (0.05, 0.5, 2.0),
@@ -177,7 +187,8 @@ class Case:
     def layers(self, path: str) -> int:
         """The number of layers of the stack that a path leads through."""
         field = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
-        return getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
+        layers = getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
+        return layers // len(self.config.group) if "blocks/layer_" in path else layers
 
     def with_(self, **changes: Any) -> "Case":
         """The same with other fields of the config or of `compute`."""
@@ -215,7 +226,8 @@ def small(family: str, **changes: Any) -> Any:
         elif field.name.endswith("_id") and field.default is not None:
             values[field.name] = field.default % (changes.get("vocab_size", SMALL["vocab_size"]) // 2)
         elif isinstance(field.default, Rope) and field.default.share < 1:
-            values[field.name] = dataclasses.replace(field.default, share=0.5)
+            own = any(other.name == "head_dim" for other in dataclasses.fields(Config))
+            values[field.name] = dataclasses.replace(field.default, share=2 / 3 if own else 0.5)  # whole pairs
         elif field.name.endswith("dropout"):
             values[field.name] = 0.1 + 0.1 * sum(name.endswith("dropout") for name in values)
         elif isinstance(field.default, int) and field.default > 64:

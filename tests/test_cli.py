@@ -107,6 +107,7 @@ def test_published_counts():
     assert registry.presets()["gemma-7b"].params == 8_537_680_896
     assert registry.presets()["gemma-2-2b"].params == 2_614_341_888
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
+    assert registry.presets()["qwen3.5-0.8b"].params == 752_393_024
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
     assert registry.presets()["command-r7b"].params == 8_028_033_024
     assert registry.presets()["granite-3.3-2b"].params == 2_533_525_504

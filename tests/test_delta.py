@@ -2,16 +2,23 @@
 
 import functools
 
+import families
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import difference
 
+from transformer_zoo import registry, trees
+from transformer_zoo.checkpoints import weight_map
+from transformer_zoo.generation.beam import reorder
+from transformer_zoo.generation.generate import generate
 from transformer_zoo.nn import delta
+from transformer_zoo.nn.cache import Cache, State
+from transformer_zoo.pretrained import Bundle
 
 EXACT = 1e-9
-B, T, G, H, K, E, J, D = 3, 11, 2, 4, 3, 5, 4, 6
+B, T, G, H, K, E, J = 3, 11, 2, 4, 3, 5, 4
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +194,7 @@ def convolved(x, kernel, last, valid=None, starts=None):
             if valid is not None and not valid[b, t]:
                 continue
             if starts is not None and starts[b, t]:
-                seen = [np.zeros(D)] * (J - 1)
+                seen = [np.zeros_like(kernel[0])] * (J - 1)
             seen.append(x[b, t])
             inputs.append(x[b, t])
             y[b, t] = (np.array(seen[-J:]) * kernel).sum(0)
@@ -200,13 +207,13 @@ def convolved(x, kernel, last, valid=None, starts=None):
 def test_the_convolution_is_the_loop(names: tuple[str, ...], length: int):
     """Rows shorter and longer than the kernel, with padding in the middle too."""
     draw = np.random.default_rng(0)
-    x, kernel, last = (draw.standard_normal(shape) for shape in ((B, length, D), (J, D), (B, J - 1, D)))
+    x, kernel, last = (draw.standard_normal((*shape, H, K)) for shape in ((B, length), (J,), (B, J - 1)))
     given = {name: mask[:, :length].copy() for name, mask in masks().items() if name in names}
     if "valid" in names:
         given["valid"][2, length // 2] = False
     y, now = delta.short_convolution(x, kernel, last, **{f"{name}_BT": jnp.array(m) for name, m in given.items()})
     valid = given.get("valid", np.ones((B, length), bool))
-    assert difference((y * valid[..., None], now), convolved(x, kernel, last, **given)) < EXACT
+    assert difference((y * valid[..., None, None], now), convolved(x, kernel, last, **given)) < EXACT
     if not names:
         y, _ = delta.short_convolution(x, kernel)
         assert difference(y, jnp.array(convolved(x, kernel, np.zeros_like(last))[0])) < EXACT
@@ -216,3 +223,84 @@ def test_documents_start_where_their_number_changes():
     assert delta.starts(None) is None
     found = delta.starts(jnp.array([[1, 1, 2, 2, 1], [3, 4, 4, 0, 0]]))
     assert found.tolist() == [[False, False, True, False, True], [False, True, False, True, False]]
+
+
+# ---- groups of layers -----------------------------------------------------------------------------------------------
+
+
+def test_layers_of_a_group_have_their_own_places():
+    """In the published tensors, and in the hidden states: with two groups of two layers."""
+    case = families.main("qwen3_5").with_(num_layers=4, full_every=2).wide()
+    params, tokens_BT = case.params(), case.tokens(2, 5)
+    tensors = weight_map.dump(case.module, params, config=case.config, task=case.task)
+    for layer in range(4):
+        own = params["blocks"][f"layer_{layer % 2}"]
+        kernel_DF = np.asarray(own["mlp_up"]["kernel"][layer // 2])
+        np.testing.assert_array_equal(tensors[f"model.layers.{layer}.mlp.up_proj.weight"], kernel_DF.T)
+        assert (f"model.layers.{layer}.self_attn.o_proj.weight" in tensors) == (layer % 2 == 1)
+    assert len([name for name in tensors if name.endswith("linear_attn.A_log")]) == 2
+    loaded = weight_map.load(
+        case.module, registry.param_shapes(case.model), tensors, config=case.config, task=case.task,
+        param_dtype="float64",
+    )  # fmt: skip
+    assert difference(loaded, params) == 0
+
+    output, sown = families.apply(case.model, params, tokens_BT=tokens_BT, mutable=("intermediates",))
+    (hidden_LBTD,) = trees.flatten(sown["intermediates"])["blocks/hidden_BTD"]
+    first = case.with_(num_layers=2)
+    halved = params | {"blocks": jax.tree.map(lambda x: x[:1], params["blocks"])}
+    _, sown = families.apply(first.model, halved, tokens_BT=tokens_BT, mutable=("intermediates",))
+    (expected,) = trees.flatten(sown["intermediates"])["blocks/hidden_BTD"]
+    assert hidden_LBTD.shape == (4, 2, 5, 32) and difference(hidden_LBTD[:2], expected) < EXACT
+
+
+def test_the_program_is_as_long_for_any_number_of_groups():
+    def equations(groups: int) -> int:
+        case = families.main("qwen3_5").with_(num_layers=2 * groups)
+        run = lambda params: case.model.apply({"params": params}, np.zeros((1, 4), np.int32)).logits.sum()
+        return len(list(families.equations(jax.make_jaxpr(jax.grad(run))(registry.param_shapes(case.model)).jaxpr)))
+
+    assert equations(2) == equations(8)
+
+
+def test_beams_take_their_parents_states():
+    """Whole, where slots are taken from the first new one on; stacked and of a single layer."""
+    rows = np.arange(4.0)
+    slots, matrices = (np.broadcast_to(rows[:, None, None, None], (4, 2, *size)) for size in ((6, 3), (3, 5)))
+    state = State(inputs=(np.broadcast_to(rows[:, None, None, None], (4, 2, 3, 3)),), matrices=matrices)
+    for kv in ((state, slots), jax.tree.map(lambda x: np.stack([x, x + 10]), (state, slots))):
+        cache = Cache(kv=kv, valid_BS=np.ones((4, 6), bool), length=jnp.int32(4))
+        now, cached = reorder(cache, jnp.array([[1, 1], [1, 0]]), 4).kv
+        for old, new in zip(jax.tree.leaves(kv[0]), jax.tree.leaves(now)):
+            np.testing.assert_array_equal(new, np.take(old, [1, 1, 3, 2], axis=old.ndim - 4))
+        np.testing.assert_array_equal(cached[..., :4, :], kv[1][..., :4, :])
+        np.testing.assert_array_equal(cached[..., 4:, :], np.take(kv[1], [1, 1, 3, 2], axis=kv[1].ndim - 4)[..., 4:, :])
+
+
+def test_a_state_cannot_be_rewound():
+    """Speculative decoding is refused by name; more slots change no state."""
+    case = families.main("qwen3_5")
+    cache = case.module.init_cache(case.config, 2, 8)
+    with pytest.raises(ValueError, match=r"keep a state of all tokens together.*decode without speculation"):
+        cache.rewind(4)
+    wider = cache.widen(12)
+    assert jax.tree.map(jnp.shape, wider.kv[0]) == jax.tree.map(jnp.shape, cache.kv[0])
+    assert [x.shape[-2] for x in wider.kv[1]] == [12, 12] and wider.valid_BS.shape == (2, 12)
+    m = Bundle(case.model, case.params(), case.config)
+    with pytest.raises(ValueError, match="decode without speculation"):
+        generate(m, [[1, 2, 3]], max_new_tokens=4, draft="prompt-lookup")
+
+
+def test_generated_token_by_token_it_is_the_whole_row():
+    """Prompts of unequal length, layer by layer on a CPU: the most likely token of the row read anew each time."""
+    case = families.main("qwen3_5").with_(num_layers=4, full_every=2).wide()
+    params, prompts, new = case.params(scale=0.5), [[5, 6, 7, 8, 9], [3], [11, 12]], 6
+    answers = generate(Bundle(case.model, params, case.config), prompts, max_new_tokens=new)
+    rows = [[*prompt, *answer] for prompt, answer in zip(prompts, np.asarray(answers).tolist())]
+    tokens_BT, valid_BT = np.zeros((3, 11), np.int32), np.zeros((3, 11), bool)
+    for row, tokens in enumerate(rows):
+        tokens_BT[row, : len(tokens)], valid_BT[row, : len(tokens)] = tokens, True
+    logits = np.asarray(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT).logits)
+    for row, prompt in enumerate(prompts):
+        assert logits[row, len(prompt) - 1 : len(prompt) + new - 1].argmax(-1).tolist() == rows[row][len(prompt) :]
+    assert len({tuple(answer) for answer in np.asarray(answers).tolist()}) == 3

@@ -154,6 +154,36 @@ def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
     assert_same(random(family, task), from_pretrained(tmp_path / "old"))
 
 
+NESTED = [family for family in registry.families() if registry.family(family).PUBLISHED.nested]
+
+
+@pytest.mark.parametrize("family", NESTED)
+def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str):
+    """Its settings are under `text_config`, its tensors have another prefix, and the others are not read."""
+    spec, fresh = registry.family(family).PUBLISHED, random(family, "causal-lm")
+    save_pretrained(tmp_path / "text", fresh)
+    tensors = {
+        name.replace(spec.prefix, prefix, 1) if name.startswith(spec.prefix) else name: np.asarray(x)
+        for prefix in spec.other_prefixes
+        for name, x in safetensors.read_folder(tmp_path / "text").items()
+    }
+    assert not any(name in tensors for name in safetensors.read_folder(tmp_path / "text") if name != "lm_head.weight")
+    (tmp_path / "both").mkdir()
+    others = {"model.visual.blocks.0.norm1.weight": np.ones(4), "mtp.fc.weight": np.ones((2, 2))}
+    safetensors.write_folder(tmp_path / "both", tensors | others)
+    text = json.loads((tmp_path / "text" / "config.json").read_text())
+    old = next(old for old, now in spec.renamed_classes.items() if now == text["architectures"][0])
+    settings = {"architectures": [old], "model_type": spec.nested[0], "vision_config": {"hidden_size": 8}}
+    settings["tie_word_embeddings"] = text.pop("tie_word_embeddings")
+    config = tmp_path / "both" / "config.json"
+    config.write_text(json.dumps(settings | {"text_config": text}))
+    with pytest.warns(UserWarning, match=f"is a {spec.nested[0]}: only its model of text is read"):
+        assert_same(fresh, from_pretrained(tmp_path / "both"))
+    config.write_text(json.dumps(settings | {"text_config": [1]}))
+    with pytest.raises(ValueError, match="text_config is a list.*, where an object with the model of text is expected"):
+        from_pretrained(tmp_path / "both")
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_saved_in_the_dtype_of_the_parameters(saved: Path, tmp_path: Path, dtype: str):
     with jax.enable_x64(dtype == "float64"):

@@ -30,7 +30,8 @@ from transformer_zoo import registry  # noqa: E402
 from transformer_zoo.checkpoints import config_map  # noqa: E402
 
 SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2,
-         "num_decoder_heads": 2, "head_dim": 2, "mlp_dim": 6, "mlp_decoder_dim": 5, "num_segments": 2}  # fmt: skip
+         "num_decoder_heads": 2, "head_dim": 2, "mlp_dim": 6, "mlp_decoder_dim": 5, "num_segments": 2,
+         "num_delta_key_heads": 1, "num_delta_value_heads": 2}  # fmt: skip
 # One head of 4 distinguishes 1/sqrt(K) from 1/K and halves from pairs (other files have several heads); the epsilon is
 # far from Flax's 1e-6 and changes every digit.
 CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "head_dim": 4, "embed_width": 6,

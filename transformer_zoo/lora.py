@@ -266,12 +266,12 @@ def _published(adapter: Adapter, params: Mapping[str, Any]) -> tuple[dict[str, A
         for name, row in matrix.factors(settings.rank).items():
             if (leaf := trained.get(f"{matrix.module}/{name}")) is not None:
                 tensors |= row.exported([leaf])
-    rows = weight_map.rows(family, trees.unflatten(params), config=model.config, task=model.task)
+    rows = weight_map.rows(family, trees.unflatten(params), config=model.config, task=model.task).values()
     module_of = lambda theirs: theirs.rpartition(".")[0]
-    modules = [*dict.fromkeys(map(module_of, rows))]
-    whole = {module_of(theirs) for theirs, row in rows.items() if any(path in trained for path in row.paths)}
-    for theirs, row in rows.items():
-        tensors |= row.exported([params[path] for path in row.paths]) if module_of(theirs) in whole else {}
+    modules = [*dict.fromkeys(module_of(row.theirs) for row in rows)]
+    whole = {module_of(row.theirs) for row in rows if any(path in trained for path in row.paths)}
+    for row in rows:
+        tensors |= row.exported([params[path] for path in row.paths]) if module_of(row.theirs) in whole else {}
     tied = {module_of(family.PUBLISHED.prefix + name) for name in family.PUBLISHED.tied.values()}
     kept = peft.ends([*whole], modules, "")
     if kept is None or (whole & tied and getattr(model.config, "tied", True)):

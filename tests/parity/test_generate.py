@@ -49,6 +49,8 @@ def drawn(case: families.Case, seed: int) -> families.Case:
     sizes |= {"decoder_start_id": 1}  # where there is one for each language, it is none otherwise
     if getattr(config, "window", None) == 1:  # the reference's cache then keeps all tokens in place of none
         sizes |= {"window": 2}
+    if getattr(config, "full_every", 1) > 2:  # the reference's cache needs a layer with attention
+        sizes |= {"full_every": 2}
     sizes = {name: size for name, size in sizes.items() if name in fields}
     return dataclasses.replace(case, config=dataclasses.replace(config, **sizes)).wide()
 

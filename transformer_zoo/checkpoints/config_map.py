@@ -4,6 +4,7 @@ import dataclasses
 import re
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +19,12 @@ MOST_LABELS = 2**20
 
 
 def read_file(folder: str | Path) -> dict[str, Any]:
-    """The config.json of a folder; the `model_type` is added where it is published without one.
+    """The config.json of a folder; the `model_type` is added where it is published without one. For a model of images
+    and text (`Published.nested`), that of its model of text; a warning says so.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not a JSON object, or too large.
+        ValueError: it is not a JSON object, or too large; or there is no `text_config` where one belongs.
     """
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
@@ -31,7 +33,23 @@ def read_file(folder: str | Path) -> dict[str, Any]:
             message += f". A GGUF file is loaded by its own name: {file}"
         raise FileNotFoundError(message)
     settings = json_files.read(folder / CONFIG)
+    for family in map(registry.family, registry.families()):
+        if settings.get("model_type") in family.PUBLISHED.nested:
+            return _of_text(settings, family.PUBLISHED.model_type, folder)
     return settings if settings.get("model_type") is not None else settings | _unnamed(settings)
+
+
+def _of_text(settings: Mapping[str, Any], model_type: str, folder: Path) -> dict[str, Any]:
+    """The settings of the model of text in one of images and text, with those that the two share."""
+    text, images = settings.get("text_config"), settings["model_type"]
+    if not isinstance(text, dict):
+        given = json_files.describe(text)
+        raise ValueError(
+            f"{folder / CONFIG}: text_config is {given}, where an object with the model of text is expected"
+        )
+    warnings.warn(f"{folder} is a {images}: only its model of text is read", stacklevel=3)
+    shared = {key: value for key, value in settings.items() if not key.endswith("_config")}
+    return {**text, **shared, "model_type": model_type}
 
 
 def _unnamed(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -112,9 +112,9 @@ def matrices(family: ModuleType, params: Mapping[str, Any], *, config: Any, task
     A kernel that is no matrix of inputs and outputs, such as that of a convolution, is not among them.
     """
     found = {}
-    for theirs, row in weight_map.rows(family, params, config=config, task=task).items():
-        kernels = theirs.endswith(".weight") and all(path.endswith("/kernel") for path in row.paths)
-        if kernels and (matrix := _matrix(theirs.removesuffix(".weight"), row)) is not None:
+    for row in weight_map.rows(family, params, config=config, task=task).values():
+        kernels = row.theirs.endswith(".weight") and all(path.endswith("/kernel") for path in row.paths)
+        if kernels and (matrix := _matrix(row.theirs.removesuffix(".weight"), row)) is not None:
             found[matrix.module] = matrix
     return found
 

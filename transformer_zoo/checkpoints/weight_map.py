@@ -5,12 +5,13 @@ A row of `PUBLISHED.body` is (theirs, ours, layout):
     ("h.*.attn.c_attn.weight", "blocks/attention/{query,key,value}/kernel", "D (n H K) -> n D H K")
 
 `*` counts the layers, which are stacked in our parameter; two `*` count groups and their layers, stacked along two
-axes; `*[1:]` starts at the second layer, where the first lacks the tensor. `{a,b,c}` splits their tensor along the
-first axis of the layout's right side. On the left, the parts lie one after another, and the axes behind that axis in
-its group may have sizes of their own in each part. The axis `V` is the vocabulary, whose rows are padded in memory; an
-axis `1` is dropped in ours. Sizes follow from our parameters' shapes, so that a row holds for every configuration, but
-for that of an axis that is merged with another on the right side: `G=8`. Where names or sizes depend on the
-configuration, `PUBLISHED.body` is a function of the Config. Only the slices that this process's devices need are read.
+axes; `*[1:]` starts at the second layer, where the first lacks the tensor; `*[3::4]` counts the layers 3, 7, 11, ...,
+which alone are stacked in our parameter. `{a,b,c}` splits their tensor along the first axis of the layout's right side. On
+the left, the parts lie one after another, and the axes behind that axis in its group may have sizes of their own in each
+part. The axis `V` is the vocabulary, whose rows are padded in memory; an axis `1` is dropped in ours. Sizes follow from our
+parameters' shapes, so that a row holds for every configuration, but for that of an axis that is merged with another on the
+right side: `G=8`. Where names or sizes depend on the configuration, `PUBLISHED.body` is a function of the Config. Only the
+slices that this process's devices need are read.
 `published/spec.py` describes the rest of `PUBLISHED`.
 """
 
@@ -163,9 +164,11 @@ def dump(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: st
 
 def rows(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: str) -> "dict[str, Row]":
     """The rows of a model's parameters, or of their shapes, by the names of their tensors in a file that we write, with
-    `*` for the layers."""
+    `*` for the layers, and `*[3::4]` for some of them."""
     names, found = _Names(family, config, task), _rows(family, config, task, trees.flatten(params))[0]
-    return {theirs: dataclasses.replace(row, theirs=theirs) for row in found for theirs in [names.written(row.theirs)]}
+    written = [dataclasses.replace(row, theirs=names.written(row.theirs)) for row in found]
+    some = lambda row: "*" if row.step is None else f"*[{row.start}::{row.step}]"
+    return {row.theirs.replace("*", some(row), 1): row for row in written}
 
 
 def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[str, np.ndarray]:
@@ -189,16 +192,19 @@ class Row:
     joined: int | None  # the axis of theirs along which several parts lie one after another
     layers: tuple[int, ...]  # the number that each `*` counts
     start: int = 0  # the first layer that has the tensor
+    step: int | None = None  # from one such layer to the next, where ours has no other layers. None: it has all
 
     @property
     def layer_indices(self) -> list[tuple[int, ...]]:
         """The indices of the layers along the stacked axes of ours."""
-        return [index for index in np.ndindex(self.layers) if index[:1] >= (self.start,) or not index]
+        every = list(np.ndindex(self.layers))
+        return every if self.step is not None else [index for index in every if index[:1] >= (self.start,) or not index]
 
     @property
     def names(self) -> list[str]:
         """The names of their tensors, by layer."""
-        return [self.theirs.replace("*", "{}").format(*index) for index in self.layer_indices]
+        number = lambda index: index if self.step is None else (self.start + self.step * index[0], *index[1:])
+        return [self.theirs.replace("*", "{}").format(*number(index)) for index in self.layer_indices]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -378,7 +384,7 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
     inactive = [theirs for name, table in tables.items() if name != task for theirs, *_ in table]
     rows = []
     for theirs, ours, layout in (*spec.rows(config), *tables.get(task, ())):
-        theirs, start = _start(theirs)
+        theirs, start, step = _start(theirs)
         paths = tuple(_expand(ours))
         if not any(path in flat for path in paths):
             # A file may hold another task's head, but no bias that its config.json rules out.
@@ -402,7 +408,7 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
         fixed |= {"V": config.vocab_size} if ["V"] in dimensions else {}
         names = {"theirs": theirs, "ours": ours, "paths": paths, "left": left, "right": right}
         sizes = tuple(_sizes(dimensions, shape[depth:], fixed) for shape in shapes)
-        rows.append(Row(**names, sizes=sizes, joined=joined, layers=shapes[0][:depth], start=start))
+        rows.append(Row(**names, sizes=sizes, joined=joined, layers=shapes[0][:depth], start=start, step=step))
     filled = [path for row in rows for path in row.paths]
     if wrong := [path for path in flat if filled.count(path) != 1]:
         raise ValueError(f"not filled by exactly one row of PUBLISHED in {family.__name__}: {', '.join(wrong)}")
@@ -433,10 +439,12 @@ def _sizes(dimensions: list[list[str]], shape: Sequence[int], known: Mapping[str
     return sizes
 
 
-def _start(theirs: str) -> tuple[str, int]:
-    """A name without the `[1:]` of its first `*`, and the number in it."""
-    found = re.search(r"\*\[(\d+):\]", theirs)
-    return (theirs.replace(found[0], "*"), int(found[1])) if found else (theirs, 0)
+def _start(theirs: str) -> tuple[str, int, int | None]:
+    """A name without the `[1:]` or `[3::4]` of its first `*`, and the numbers in it."""
+    found = re.search(r"\*\[(\d+):(?::(\d+))?\]", theirs)
+    if found is None:
+        return theirs, 0, None
+    return theirs.replace(found[0], "*"), int(found[1]), int(found[2]) if found[2] else None
 
 
 def _expand(path: str) -> Iterator[str]:
@@ -450,7 +458,7 @@ class _Names:
 
     def __init__(self, family: ModuleType, config: Any, task: str):
         spec = family.PUBLISHED
-        self.prefix = spec.prefix
+        self.prefix, self.prefixes = spec.prefix, (spec.prefix, *spec.other_prefixes, "")
         self.write_prefix = "" if task in spec.unprefixed else self.prefix
         # If not tied, an alias that has a row is a head's own tensor.
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
@@ -502,7 +510,7 @@ class _Names:
 
     def _names(self, theirs: str) -> list[str]:
         """The names that a row's tensor may have."""
-        names = [theirs[1:]] if theirs.startswith("/") else list(dict.fromkeys([self.prefix + theirs, theirs]))
+        names = [theirs[1:]] if theirs.startswith("/") else [prefix + theirs for prefix in dict.fromkeys(self.prefixes)]
         return [*names, *filter(None, map(_old_name, names))]
 
 

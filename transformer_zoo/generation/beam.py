@@ -10,6 +10,7 @@ from flax import struct
 
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, repeat_rows, row_axis
 from transformer_zoo.nn import Cache
+from transformer_zoo.nn import cache as caches
 
 ABSENT = -1e9  # the score of a missing beam or answer: far below every real score, and above the -inf of the rules
 
@@ -192,15 +193,18 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
 
 
 def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
-    """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal."""
+    """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal. Of layers without
+    slots, with its parent's state."""
     B, N = parent_BN.shape
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
 
     def of_parents(x: jax.Array) -> jax.Array:
-        written = jnp.take(x[..., start:, :], rows_M, axis=row_axis(x), mode="clip")
-        return jax.lax.dynamic_update_slice_in_dim(x, written, start, axis=-2)
+        return jnp.take(x, rows_M, axis=row_axis(x), mode="clip")
 
-    return cache.replace(kv=jax.tree.map(of_parents, cache.kv))
+    def slots_of_parents(x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, of_parents(x[..., start:, :]), start, axis=-2)
+
+    return cache.replace(kv=caches.over_slots(slots_of_parents, cache.kv, of_state=of_parents))
 
 
 def _gather(x: jax.Array, index_BN: jax.Array) -> jax.Array:

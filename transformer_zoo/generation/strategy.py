@@ -177,5 +177,5 @@ def repeat_rows(cache: Cache, times: int) -> Cache:
 
 
 def row_axis(x: Any) -> int:
-    """The axis of the rows in [L, B, G, S, K], or in [B, G, S, K] of a single layer."""
+    """The axis of the rows in [L, B, G, S, K], or in [B, G, S, K] of a single layer; of a `State` likewise."""
     return x.ndim - 4

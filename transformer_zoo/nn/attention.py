@@ -34,6 +34,8 @@ class Attention(nn.Module):
     of all heads. None: there are none."""
     score_cap: float | None = None
     """Scores are pressed into (-cap, cap) before the softmax. None: they are not."""
+    output_gate: bool = False
+    """Whether the output of each head is multiplied by the sigmoid of a projection of x_BTD (Qiu et al. 2025)."""
     dropout: float = 0.0
     init: Any = nn.initializers.lecun_normal()
     out_init: Any = nn.initializers.lecun_normal()
@@ -48,6 +50,8 @@ class Attention(nn.Module):
         )
         self.key = project(shape, use_bias=self.use_bias and self.key_bias)
         self.value = project(shape, use_bias=self.use_bias)
+        if self.output_gate:
+            self.gate = project((self.num_heads, self.head_dim), use_bias=self.use_bias)
         if self.query_key_norm is not None:
             self.query_norm, self.key_norm = self.query_key_norm(), self.query_key_norm()
 
@@ -92,6 +96,7 @@ class Attention(nn.Module):
             y_BTHK = kernels.mix(left_BHTS, v_BSGK)
         else:
             y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **kwargs, implementation=self.compute.attention)
+        y_BTHK = y_BTHK * nn.sigmoid(self.gate(x_BTD)) if self.output_gate else y_BTHK
         out = self.compute.dense_general(
             x_BTD.shape[-1], axis=(-2, -1), use_bias=self.use_bias if self.out_bias is None else self.out_bias,
             kernel_init=self.out_init, name="out",

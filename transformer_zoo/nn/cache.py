@@ -1,6 +1,7 @@
 """The cache of keys and values: a value that goes in and comes out, never a hidden collection."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,12 +12,26 @@ from transformer_zoo.nn import checks
 
 
 @struct.dataclass
+class State:
+    """What a layer without keys and values keeps of all tokens together (`nn/delta.py`). No token can be taken out.
+
+    Attributes:
+        inputs: (q_LBGJK, k_LBGJK, v_LBHJE), the last inputs of the convolution.
+        matrices: LBHKE, one for each head.
+    """
+
+    inputs: Any
+    matrices: Any
+
+
+@struct.dataclass
 class Cache:
     """Keys and values of the tokens seen so far, in slots that all rows fill at the same pace, or each at its own.
 
     Attributes:
         kv: (k_LBGSK, v_LBGSK), stacked along the layers as the parameters are. A head's slots lie side by side: so the
-            products with a token's queries and weights read them as they are, and a CPU need not copy them first.
+            products with a token's queries and weights read them as they are, and a CPU need not copy them first. Where
+            blocks are scanned in groups (`stack.Group`), a tuple of these, with a `State` for a layer without them.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
         length: int32[], the slots written so far; int32[B] where they differ by row.
         cross: of an encoder-decoder, (k_LBGSK, v_LBGSK) of the encoded source, computed once; None before that.
@@ -46,14 +61,23 @@ class Cache:
         return self.replace(valid_BS=_write(self.valid_BS, valid_BT, self.length, axis=-1), length=self.length + T)
 
     def rewind(self, length: jax.Array | int) -> "Cache":
-        """The cache without what was written from slot `length` on, int32[] or, for each row, int32[B]."""
+        """The cache without what was written from slot `length` on, int32[] or, for each row, int32[B].
+
+        Raises:
+            ValueError: a layer keeps a `State`.
+        """
+        if any(isinstance(x, State) for x in jax.tree.leaves(self.kv, is_leaf=lambda x: isinstance(x, State))):
+            raise ValueError(
+                "layers with the gated delta rule keep a state of all tokens together, from which none can be taken "
+                "back: decode without speculation (draft=None)"
+            )
         kept_BS = jnp.arange(self.valid_BS.shape[1]) < jnp.reshape(length, (-1, 1))
         return self.replace(valid_BS=self.valid_BS & kept_BS, length=length)
 
     def widen(self, length: int) -> "Cache":
         """The cache with `length` slots a row, those that it has and free ones behind them."""
         more = length - self.valid_BS.shape[1]
-        kv = jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, more), (0, 0))), self.kv)
+        kv = over_slots(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, more), (0, 0))), self.kv)
         return self.replace(kv=kv, valid_BS=jnp.pad(self.valid_BS, ((0, 0), (0, more))))
 
 
@@ -61,6 +85,14 @@ def empty(num_layers: int, batch: int, length: int, num_heads: int, head_dim: in
     """A cache with `length` free slots in each of `batch` rows."""
     zeros = jnp.zeros((num_layers, batch, num_heads, length, head_dim), dtype)
     return Cache(kv=(zeros, zeros), valid_BS=jnp.zeros((batch, length), bool), length=jnp.zeros((), jnp.int32))
+
+
+def over_slots(
+    function: Callable[[jax.Array], jax.Array], kv: Any, of_state: Callable[[jax.Array], jax.Array] = lambda x: x
+) -> Any:
+    """A cache's `kv` with a function applied to each array of slots, [..., S, K], and another to those of `State`."""
+    of_any = lambda x: jax.tree.map(of_state, x) if isinstance(x, State) else function(x)
+    return jax.tree.map(of_any, kv, is_leaf=lambda x: isinstance(x, State))
 
 
 def append(layer: Any, new: Any, start: jax.Array | int) -> Any:

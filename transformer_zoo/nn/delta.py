@@ -6,11 +6,19 @@ state holds for the token's key towards the token's own value, by the share beta
     S = exp(log_decay) S;    S = S + beta k (v - k S);    y = q S
 
 Letters besides those of `attention.py`: H heads of values   G heads of queries and keys, each shared by H / G of those
-of values   E size of a head of values   N chunks of R tokens   J taps of the convolution.
+of values   E size of a head of values   N chunks of R tokens   J taps of the convolution, or J - 1 tokens before it.
 """
 
+import functools
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.cache import State, from_cache_layout, to_cache_layout
+from transformer_zoo.nn.compute import Compute
 
 CHUNK = 64
 
@@ -129,42 +137,42 @@ def chunked(
 
 
 def short_convolution(
-    x_BTD: jax.Array,
-    kernel_JD: jax.Array,
-    last_BJD: jax.Array | None = None,
+    x_BTHK: jax.Array,
+    kernel_JHK: jax.Array,
+    last_BJHK: jax.Array | None = None,
     *,
     valid_BT: jax.Array | None = None,
     starts_BT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """A causal convolution of each channel over a token and the J - 1 real tokens before it in its document; and the
-    inputs of the last J - 1 real tokens, [B, J - 1, D].
+    """A causal convolution of each number over a token and the J - 1 real tokens before it in its document; and the
+    inputs of the last J - 1 real tokens, [B, J - 1, H, K].
 
     Args:
-        kernel_JD: the last tap is that of the token itself.
-        last_BJD: the inputs of the J - 1 tokens before the first. None: zero.
+        kernel_JHK: the last tap is that of the token itself.
+        last_BJHK: the inputs of the J - 1 tokens before the first. None: zero.
         valid_BT: which tokens are real; the result at padding has no meaning. None: all.
         starts_BT: at which tokens a document starts, from which on nothing before is seen. None: at none.
     """
-    (B, T, D), J = x_BTD.shape, len(kernel_JD)
-    last_BJD = jnp.zeros((B, J - 1, D), x_BTD.dtype) if last_BJD is None else last_BJD.astype(x_BTD.dtype)
+    (B, T, *heads), J = x_BTHK.shape, len(kernel_JHK)
+    last_BJHK = jnp.zeros((B, J - 1, *heads), x_BTHK.dtype) if last_BJHK is None else last_BJHK.astype(x_BTHK.dtype)
     document_BT = None if starts_BT is None else jnp.cumsum(starts_BT, axis=1)
     if valid_BT is not None:  # the real tokens to the front
         order_BT = jnp.argsort(~valid_BT, axis=1, stable=True)
-        x_BTD = jnp.take_along_axis(x_BTD, order_BT[..., None], axis=1)
+        x_BTHK = jnp.take_along_axis(x_BTHK, order_BT[..., None, None], axis=1)
         document_BT = None if document_BT is None else jnp.take_along_axis(document_BT, order_BT, axis=1)
-    x_BSD = jnp.concatenate([last_BJD, x_BTD], axis=1)
-    taps = [x_BSD[:, j : j + T] for j in range(J)]
+    x_BSHK = jnp.concatenate([last_BJHK, x_BTHK], axis=1)
+    taps = [x_BSHK[:, j : j + T] for j in range(J)]
     if document_BT is not None:
         document_BS = jnp.pad(document_BT, ((0, 0), (J - 1, 0)))
         same = [document_BS[:, j : j + T] == document_BT for j in range(J)]
-        taps = [jnp.where(own[..., None], x, 0) for own, x in zip(same, taps)]
-    y_BTD = sum(x * tap_D for x, tap_D in zip(taps, kernel_JD.astype(x_BTD.dtype)))
+        taps = [jnp.where(own_BT[..., None, None], x, 0) for own_BT, x in zip(same, taps)]
+    y_BTHK = sum(x * tap for x, tap in zip(taps, kernel_JHK.astype(x_BTHK.dtype)))
     if valid_BT is None:
-        return y_BTD, x_BSD[:, T:]
+        return y_BTHK, x_BSHK[:, T:]
     rank_BT = jnp.cumsum(valid_BT, axis=1)
     last_BJ = rank_BT[:, -1:] + jnp.arange(J - 1)
-    y_BTD = jnp.take_along_axis(y_BTD, jnp.maximum(rank_BT - 1, 0)[..., None], axis=1)
-    return y_BTD, jnp.take_along_axis(x_BSD, last_BJ[..., None], axis=1)
+    y_BTHK = jnp.take_along_axis(y_BTHK, jnp.maximum(rank_BT - 1, 0)[..., None, None], axis=1)
+    return y_BTHK, jnp.take_along_axis(x_BSHK, last_BJ[..., None, None], axis=1)
 
 
 def starts(documents_BT: jax.Array | None) -> jax.Array | None:
@@ -177,3 +185,77 @@ def starts(documents_BT: jax.Array | None) -> jax.Array | None:
 def normalized(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """Heads of length 1."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + epsilon)
+
+
+class GatedDeltaNet(nn.Module):
+    """The layer, in the place of attention: queries, keys and values pass a short convolution, and what is read from
+    the state is normalised and multiplied by a gate (Yang et al. 2025, section 3.4)."""
+
+    num_key_heads: int
+    num_value_heads: int
+    key_dim: int
+    value_dim: int
+    conv_size: int
+    activation: str
+    """After the convolution."""
+    epsilon: float
+    compute: Compute
+    init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, state: State | None, valid_BT: jax.Array | None, starts_BT: jax.Array | None
+    ) -> tuple[jax.Array, State]:
+        """What the tokens read, [B, T, D], and the state after them; a state of None is that before the first token."""
+        compute, wide, masks = (
+            self.compute,
+            self.compute.accumulation_dtype,
+            {"valid_BT": valid_BT, "starts_BT": starts_BT},
+        )
+        project = functools.partial(compute.dense_general, axis=-1, use_bias=False, kernel_init=self.init)
+        keys, values = (self.num_key_heads, self.key_dim), (self.num_value_heads, self.value_dim)
+        before, matrices = (None, None, None), None
+        if state is not None:
+            before, matrices = from_cache_layout(state.inputs), state.matrices
+
+        mixed, inputs = [], []
+        for name, heads, last in zip(("query", "key", "value"), (keys, keys, values), before):
+            x, last = ShortConvolution(self.conv_size, compute, self.init, name=f"{name}_conv")(
+                project(heads, name=name)(x_BTD), last, **masks
+            )
+            mixed.append(ACTIVATIONS[self.activation](x))
+            inputs.append(last)
+        q_BTGK, k_BTGK, v_BTHE = mixed
+        q_BTGK, k_BTGK = (normalized(x.astype(wide)) for x in (q_BTGK, k_BTGK))
+
+        per_head = lambda name: project(self.num_value_heads, name=name)(x_BTD).astype(wide)
+        log_rate_H = self.param("log_rate", _log_rate, (self.num_value_heads,), compute.param_dtype)
+        shift_H = self.param("decay_shift", nn.initializers.ones, (self.num_value_heads,), compute.param_dtype)
+        log_decay_BTH = -jnp.exp(log_rate_H.astype(wide)) * nn.softplus(per_head("decay") + shift_H)
+        y_BTHE, matrices = gated_delta_rule(
+            q_BTGK * self.key_dim**-0.5, k_BTGK, v_BTHE, log_decay_BTH, nn.sigmoid(per_head("beta")), matrices, **masks
+        )
+        y_BTHE = compute.rms_norm(epsilon=self.epsilon, name="out_norm")(y_BTHE)
+        y_BTHE *= nn.silu(project(values, name="gate")(x_BTD))
+        out = compute.dense_general(x_BTD.shape[-1], axis=(-2, -1), use_bias=False, kernel_init=self.init, name="out")
+        return out(y_BTHE), State(inputs=to_cache_layout(tuple(inputs)), matrices=matrices)
+
+
+class ShortConvolution(nn.Module):
+    """`short_convolution` with its kernel."""
+
+    size: int
+    compute: Compute
+    init: Any
+
+    @nn.compact
+    def __call__(
+        self, x_BTHK: jax.Array, last_BJHK: jax.Array | None, **masks: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        kernel_JHK = self.param("kernel", self.init, (self.size, *x_BTHK.shape[2:]), self.compute.param_dtype)
+        return short_convolution(x_BTHK, kernel_JHK, last_BJHK, **masks)
+
+
+def _log_rate(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """The logarithms of rates of decay from 0.01 to 16."""
+    return jnp.log(jax.random.uniform(key, shape, dtype, 0.01, 16.0))

@@ -1,5 +1,7 @@
 """Which query attends to which key: a description that fused kernels can use, and `dense`, the matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -34,6 +36,13 @@ class Mask:
     def reach(self) -> int:
         """The distance of the farthest key in the window."""
         return self.window - 1 if self.causal else self.window // 2
+
+    def queries(self, T: int) -> jax.Array | None:
+        """bool[B, T]: which of the T queries are real, where they are among the keys. None: all."""
+        if self.valid_BS is None:
+            return None
+        take = functools.partial(jax.lax.dynamic_slice_in_dim, slice_size=T, axis=-1)
+        return jax.vmap(take)(self.valid_BS, self.offset) if jnp.ndim(self.offset) else take(self.valid_BS, self.offset)
 
     def dense(self, T: int, S: int) -> jax.Array | None:
         """bool[B or 1, 1, T or 1, S], or None if no key is masked."""

@@ -36,6 +36,25 @@ def _layer(tree: Any, i: int) -> Any:
     return jax.tree.map(lambda x: x[i], tree, is_leaf=lambda x: isinstance(x, Layers))
 
 
+class Group(nn.Module):
+    """Blocks that differ, one after another, as a block of `stack`, which scans over a repeating group of layers.
+
+    `setup` makes the list `layer`. `per_layer` of `stack` is then a pair: what is kept of the layers, a tuple with a
+    tree of arrays [groups, ...] for each block (None: nothing is); and a tree of arrays [L, ...]. The out of the group
+    is a tuple of theirs.
+    """
+
+    def __call__(self, x_BTD: jax.Array, own: tuple[Any, Any], *shared: Any) -> tuple[jax.Array, Any]:
+        (kept, arrays), outs, hidden = own, [], []
+        for i, block in enumerate(self.layer):
+            part = (None if kept is None else kept[i], _layer(arrays, i))
+            x_BTD, out = block(constrain(x_BTD, "batch length _"), part, *shared)
+            outs.append(out)
+            hidden.append(x_BTD)
+        self.sow("intermediates", "hidden_BTD", hidden)
+        return x_BTD, tuple(outs)
+
+
 ROUTING = "routing"
 """The collection of what routers chose (`nn/experts.py`), for a training loss: `mutable=[ROUTING]`."""
 _SOWN = {"intermediates": 0, ROUTING: 0}
@@ -55,7 +74,8 @@ def stack(
     """Runs `x_BTD, out = block(x_BTD, layer, *shared)` over `length` layers.
 
     Args:
-        block: one block, bound to its parent; its parameters come out stacked along a leading L.
+        block: one block, bound to its parent; its parameters come out stacked along a leading L. Those of a `Group` are
+            stacked along the groups, as are the arrays of the outs.
         per_layer: a tree of arrays [L, ...], of which a layer is handed its own (None: there is none).
         shared: what is the same for every layer, computed once.
         places: where layers share parameters, the place of each layer's among them, [L, axes]: the parameters are then
@@ -66,6 +86,10 @@ def stack(
         Where the parameters come as `Layers`, so does each array of the outs; trees of `per_layer` may, and nothing is
         sown.
     """
+    if grouped := isinstance(block, Group):
+        length //= len(block.layer)
+        kept, arrays = per_layer
+        per_layer = (kept, jax.tree.map(lambda x: x.reshape(length, -1, *x.shape[1:]), arrays))
     if isinstance(params := block.variables.get("params"), Layers):
         outs, block = [], block.clone(parent=None, name=None)
         for i in range(length):
@@ -76,7 +100,8 @@ def stack(
     def layer(block: nn.Module, x_BTD: jax.Array, own: Any) -> tuple[jax.Array, Any]:
         # The one activation constraint: the residual stream lies by rows (and length), and the rest follows from it.
         x_BTD, out = block(constrain(x_BTD, "batch length _"), own, *shared)
-        block.sow("intermediates", "hidden_BTD", x_BTD)
+        if not grouped:
+            block.sow("intermediates", "hidden_BTD", x_BTD)
         return x_BTD, out
 
     # A check that nothing here could fail, and that would trace each block once more.
@@ -94,7 +119,12 @@ def stack(
     if compute.remat != "none":
         layer = nn.remat(layer, prevent_cse=False, policy=_POLICIES[compute.remat])
     scan = nn.scan(layer, **lift, length=length, unroll=min(compute.unroll, length))
-    return scan(block, x_BTD, per_layer)
+    x_BTD, outs = scan(block, x_BTD, per_layer)
+    if grouped and block.has_variable("intermediates", "hidden_BTD"):
+        (hidden,) = block.get_variable("intermediates", "hidden_BTD")
+        hidden_LBTD = jnp.stack(hidden, axis=1).reshape(-1, *x_BTD.shape)
+        block.put_variable("intermediates", "hidden_BTD", (hidden_LBTD,))
+    return x_BTD, outs
 
 
 def _sharing(layer: Callable[..., Any], sizes: tuple[int, ...]) -> Callable[..., Any]:

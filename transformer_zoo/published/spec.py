@@ -79,9 +79,13 @@ class Published:
     """Task -> the tensors of its head, whose names have no prefix. The tasks of a family are "base" and these."""
     prefix: str = ""
     """The beginning of the names of the body's tensors, except in files for `unprefixed` tasks."""
+    other_prefixes: tuple[str, ...] = ()
+    """Other beginnings of these names in files of others."""
     unprefixed: tuple[str, ...] = ("base",)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other model types -> the prefix of their classes. The Config then has a field `model_type`."""
+    nested: tuple[str, ...] = ()
+    """Model types of images and text whose config.json describes this model under `text_config`."""
     unnamed: tuple[str, ...] = ()
     """Model types whose config.json may lack `model_type`: the name of the class then identifies them."""
     classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
