@@ -101,6 +101,7 @@ def test_published_counts():
     assert registry.presets()["bloom"].params == 176_247_271_424
     assert registry.presets()["gpt-neo-125m"].params == 125_198_592
     assert registry.presets()["gpt-neo-2.7b"].params == 2_651_307_520
+    assert registry.presets()["openai-gpt"].params == 116_534_784
     assert registry.presets()["opt-125m"].params == 125_239_296
     assert registry.presets()["opt-350m"].params == 331_196_416
     assert registry.presets()["gemma-2b"].params == 2_506_172_416

@@ -6,12 +6,12 @@ A row of `PUBLISHED.body` is (theirs, ours, layout):
 
 `*` counts the layers, which are stacked in our parameter; two `*` count groups and their layers, stacked along two
 axes; `*[1:]` starts at the second layer, where the first lacks the tensor; `*[3::4]` counts the layers 3, 7, 11, ...,
-which alone are stacked in our parameter. `{a,b,c}` splits their tensor along the first axis of the layout's right side. On
-the left, the parts lie one after another, and the axes behind that axis in its group may have sizes of their own in each
-part. The axis `V` is the vocabulary, whose rows are padded in memory; an axis `1` is dropped in ours. Sizes follow from our
-parameters' shapes, so that a row holds for every configuration, but for that of an axis that is merged with another on the
-right side: `G=8`. Where names or sizes depend on the configuration, `PUBLISHED.body` is a function of the Config. Only the
-slices that this process's devices need are read.
+which alone are stacked in our parameter. `{a,b,c}` splits their tensor along the first axis of the layout's right
+side. On the left, the parts lie one after another, and the axes behind that axis in its group may have sizes of their
+own in each part. The axis `V` is the vocabulary, whose rows are padded in memory; an axis `1` is dropped in ours.
+Sizes follow from our parameters' shapes, so that a row holds for every configuration, but for that of an axis that is
+merged with another on the right side: `G=8`. Where names or sizes depend on the configuration, `PUBLISHED.body` is a
+function of the Config. Only the slices that this process's devices need are read.
 `published/spec.py` describes the rest of `PUBLISHED`.
 """
 
