@@ -30,6 +30,7 @@ PARAM_AXES = (
     (r".*/(position_)?(query|key|value)/kernel", "embed heads _"),
     (r".*/(position_)?(query|key|value)/bias", "heads _"),
     (r".*/out/kernel", "heads _ embed"),
+    (r".*/sinks", "heads"),
     (r".*/mlp_(gate|up)/kernel", "embed mlp"),
     (r".*/mlp_(gate|up)/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),

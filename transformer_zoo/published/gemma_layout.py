@@ -35,15 +35,11 @@ def config(
     }  # fmt: skip
 
 
-def _layer_types(config: Any) -> list[str]:
-    return layer_types.listed(config.global_every, config.num_layers, config.global_every - 1)
-
-
 def published(**family: Any) -> Published:
     """The published layout of one of them."""
     return llama_layout.published(
         defaults={"layer_types": None},
-        derived={"layer_types": _layer_types},
+        derived={"layer_types": layer_types.of},
         fixed={"use_bidirectional_attention": False} | family.pop("fixed", {}),
         mlp_norm="pre_feedforward_layernorm",
         body=(

@@ -15,6 +15,11 @@ def listed(every: int, layers: int, first: int) -> list[str]:
     return [KINDS[i >= first and (i - first) % every == 0] for i in range(layers)]
 
 
+def of(config: Any) -> list[str]:
+    """Those of a Config whose layers n-1, 2n-1, ... attend to all tokens, n being its `global_every`."""
+    return listed(config.global_every, config.num_layers, config.global_every - 1)
+
+
 def every(number: int, settings: Mapping[str, Any], *, from_first: bool) -> int:
     """n, from the number in config.json, or from today's list `layer_types`, which takes precedence.
 
