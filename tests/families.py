@@ -125,6 +125,8 @@ RANDOM = {
     "logit_cap": (None, 2.0, 30.0),
     "num_experts": (2, 3, 5),
     "num_chosen": (1, 2, 3),
+    "gate_scale": (0.7, 1.702, 3.0),
+    "gate_limit": (0.2, 0.7, 7.0),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # Arguments of the models: token ids, and the mask of real tokens.

@@ -20,7 +20,7 @@ import functools
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -136,7 +136,10 @@ def load(
     params = {}
     for row in (row for row in rows if row.ours in used):
         for part, path in enumerate(row.paths):
-            views = {index: row.view(tensors[name], part) for index, name in zip(row.layer_indices, used[row.ours])}
+            views = {
+                index: functools.partial(row.view, tensors[name], part)
+                for index, name in zip(row.layer_indices, used[row.ours])
+            }
             # A layer that lacks the tensor gets the value of a fresh norm, and does not use it.
             absent = 1.0 if path.endswith("/scale") else 0.0
             dtype, sharding = np.dtype(param_dtype), sharding_of.get(path)
@@ -543,15 +546,16 @@ def _listing(faults: Mapping[str, Sequence[str]], tensors: Mapping[str, Any]) ->
 
 
 def _put(
-    views: Mapping[tuple[int, ...], np.ndarray],
+    views: Mapping[tuple[int, ...], Callable[[], np.ndarray]],
     stacked: int,
     shape: tuple[int, ...],
     dtype: np.dtype,
     sharding: Sharding | None,
     absent: float = 0.0,
 ) -> jax.Array:
-    """Our parameter from a view for each layer, by its index along the first `stacked` axes. Rows beyond those of the
-    views are padding, and zero; a layer without a view is filled with `absent`."""
+    """Our parameter from a view for each layer, by its index along the first `stacked` axes. Views are made one at a
+    time: of a quantised tensor it is a copy. Rows beyond those of the views are padding, and zero; a layer without a
+    view is filled with `absent`."""
 
     @functools.cache  # devices that hold copies of one slice share it
     def read(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
@@ -563,7 +567,7 @@ def _put(
             if view is None:
                 array[layer] = absent
             else:
-                _fill(array[(*layer, ...)], view[(*index, ...)])
+                _fill(array[(*layer, ...)], view()[(*index, ...)])
         return array
 
     if sharding is None:
