@@ -23,6 +23,7 @@ from transformer_zoo.generation.rules import penalize_repeats
 from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.generation.strategy import Strategy
 from transformer_zoo.generation.token_ids import TokenIds
+from transformer_zoo.nn import cache as caches
 from transformer_zoo.pretrained import Bundle
 
 # A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
@@ -144,6 +145,21 @@ def test_models_with_proposals(case):
         assert drafted_BN.shape == (3, 1) and (accepted_BN <= drafted_BN).all() and accepted_BN.any()
 
 
+def test_caches_of_windows(monkeypatch):
+    """Rows of unequal lengths, longer than the window, with proposals and with beams."""
+    with jax.enable_x64(True):
+        case = families.main("mistral").sized(max_length=96, num_layers=1, eos_id=None).wide()
+        m = bundle(case, scale=0.5)
+        prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 13)]
+        searched = generate(m, prompts, max_new_tokens=10, num_beams=3)
+        monkeypatch.setattr(caches, "SPARE", 4)
+        assert case.module.init_cache(case.config, 1, 12).ring is not None
+        found = generate(m, prompts, max_new_tokens=10, draft="prompt-lookup", draft_tokens=3, prefill_chunk=6)
+        assert found.tolist() == [one_by_one(m, row, 10) for row in prompts]
+        monkeypatch.setattr(module, "BUCKET", 12)  # another program
+        np.testing.assert_array_equal(generate(m, prompts, max_new_tokens=10, num_beams=3), searched)
+
+
 def test_what_is_looked_up():
     """The latest of the longest n-grams; what was found is repeated behind the end; padding and other rows are none."""
     for row, start, last, expected in (
@@ -162,7 +178,7 @@ def test_what_is_looked_up():
     [
         ({"draft": "prompt"}, "draft='prompt' is not known: pass a model, or 'prompt-lookup'"),
         ({"draft_tokens": 3}, "draft_tokens=3: there is no draft"),
-        ({"draft": "prompt-lookup", "draft_tokens": 0}, "draft_tokens=0 must be a number of tokens, at least 1"),
+        ({"draft": "prompt-lookup", "draft_tokens": 0}, "draft_tokens=0 must be a number of tokens, from 1 to 31"),
         ({"draft": "prompt-lookup", "num_beams": 2}, "draft: Beam is not decoded with proposals"),
         ({"prefill_chunk": 0}, "prefill_chunk=0 must be a number of tokens"),
     ],

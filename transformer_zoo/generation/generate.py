@@ -21,6 +21,7 @@ from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
 from transformer_zoo.nn import checks
+from transformer_zoo.nn.cache import SPARE
 from transformer_zoo.nn.stack import STACKED, Layers
 
 BUCKET = 32  # the smallest bucket: see `bucket`
@@ -449,8 +450,8 @@ def _check_draft(draft: Any, draft_tokens: int | None, m: Any, sampling: Strateg
     """
     if draft is None:
         raise ValueError(f"draft_tokens={draft_tokens}: there is no draft to propose them: pass draft, or leave it out")
-    if draft_tokens is not None and draft_tokens < 1:
-        raise ValueError(f"draft_tokens={draft_tokens} must be a number of tokens, at least 1")
+    if draft_tokens is not None and not 0 < draft_tokens < SPARE:
+        raise ValueError(f"draft_tokens={draft_tokens} must be a number of tokens, from 1 to {SPARE - 1}")
     if not isinstance(sampling, TokenByToken):
         raise ValueError(f"draft: {type(sampling).__name__} is not decoded with proposals: leave it out, or num_beams")
     configs = [("model", m.model.config)]
