@@ -145,6 +145,23 @@ def test_models_with_proposals(case):
         assert drafted_BN.shape == (3, 1) and (accepted_BN <= drafted_BN).all() and accepted_BN.any()
 
 
+@pytest.mark.parametrize("chunk", [None, 6])
+def test_what_prompts_begin_with_is_read_once(chunk):
+    """Of rows of unequal lengths; the answers are those of each row alone."""
+    with jax.enable_x64(True):
+        case = CASES[0] if not registry.is_encoder_decoder(CASES[0].config) else CASES[1]
+        m = bundle(case.sized(max_length=64, num_layers=2, eos_id=None).wide(), scale=0.5)
+        prompts = [[*range(20), *case.tokens(1, length, seed=length)[0].tolist()] for length in (1, 3, 22)]
+        asked = module.request(
+            m, prompts, max_new_tokens=5, sampling=None, seed=0, stop=None, settings={}, prefill_chunk=chunk
+        )  # fmt: skip
+        arguments, static, _ = module._prepared(asked)
+        assert static["shared"] == (16 if chunk is None else 12) and arguments[1].shape[1] >= 42
+        assert module._run(asked)[:, 0].tolist() == [one_by_one(m, row, 5) for row in prompts]
+        assert module._shared([np.arange(n) for n in (17, 40)], m.config) == 16
+        assert module._shared([np.arange(n) for n in (16, 40)], m.config) == 0  # each row has a token of its own
+
+
 def test_caches_of_windows(monkeypatch):
     """Rows of unequal lengths, longer than the window, with proposals and with beams."""
     with jax.enable_x64(True):
