@@ -24,9 +24,11 @@ from jax.extend.core import ClosedJaxpr, Literal
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.nn import Compute, Encoder
+from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.nn.rotary_decoder import RotaryConfig
 from transformer_zoo.nn.stack import stack
 from transformer_zoo.pretrained import Bundle
 
@@ -121,6 +123,11 @@ def reach(config: Any) -> float:
     """The distance of the farthest token that a token of a decoder has read, layer by layer."""
     local_L = config.local_layers() if hasattr(config, "local_layers") else np.zeros(config.num_layers, bool)
     return np.inf if not local_L.all() else len(local_L) * (config.window - 1)
+
+
+def windows_only(config: Any) -> bool:
+    """Whether all layers of a decoder have a window."""
+    return isinstance(config, RotaryConfig) and config.local_layers().all()
 
 
 @float64
@@ -359,6 +366,21 @@ def test_token_by_token(case: families.Case):
         out = families.apply(case.model, params, tokens_BT=tokens_BT[:, t : t + 1], cache=cache)
         assert families.difference(families.outputs(out)[:, 0], expected[:, t]) < EXACT
         cache = out.cache
+
+
+@float64
+@pytest.mark.parametrize("family", [f for f in registry.families() if windows_only(families.main(f).config)])
+def test_a_cache_of_windows_keeps_no_more(family: str, monkeypatch: pytest.MonkeyPatch):
+    """Slots for a window and one token more: texts that are longer, in pieces shorter and longer than the rest."""
+    monkeypatch.setattr(caches, "SPARE", 1)
+    case = families.main(family)
+    cache = case.module.init_cache(case.config, 2, LONGEST)
+    assert cache.kv[0].shape[3] == cache.ring.position_BR.shape[1] == case.config.window + 1 < LONGEST
+    for side in ("left", "right"):
+        test_cached_is_uncached(case, side)
+    test_token_by_token(case)
+    monkeypatch.undo()
+    assert case.module.init_cache(case.config, 2, LONGEST).ring is None  # the slots would be more than the tokens
 
 
 @float64

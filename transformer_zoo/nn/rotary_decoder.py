@@ -179,9 +179,9 @@ class RotaryBlock(nn.Module):
             cfg.num_heads, cfg.head_dim, self.compute, num_kv_heads=cfg.num_kv_heads, dropout=cfg.attention_dropout,
             init=init, out_init=init, name="attention", **self.attention_settings(),
         )  # fmt: skip
-        kv_now = caches.append(kv, attention.keys_values(h_BTD, rotation), start)
+        kv_seen, kv_now = caches.update(kv, attention.keys_values(h_BTD, rotation), start)
         seen = {"mask": mask, "scale": self.scale, "rotation": rotation, "train": train}
-        return attention(h_BTD, caches.from_cache_layout(kv_now), **seen), None if kv is None else kv_now
+        return attention(h_BTD, caches.from_cache_layout(kv_seen), **seen), None if kv is None else kv_now
 
     def mlp(self, h_BTD: jax.Array) -> jax.Array:
         """The MLP of a layer."""
@@ -302,11 +302,13 @@ class RotaryDecoder(Decoder):
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with `length` slots a row.
+    """An empty cache for `length` tokens a row. If all layers have a window, it keeps the keys and values of so many.
 
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
     if not 0 < length <= config.max_length:
         raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
-    return caches.empty(config.num_layers, batch, length, config.num_kv_heads, config.head_dim, dtype)
+    window = config.window if config.local_layers().all() else None
+    sizes = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    return caches.empty(*sizes, dtype, window=window)
