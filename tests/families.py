@@ -346,9 +346,9 @@ def fingerprint(case: Case) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def kinds(found: list[Any], by: Callable[[Case], Any] = fingerprint) -> list[Any]:
-    """The first case of each fingerprint: enough for a test of `stack`, the compiler or the decode loop. The layers
-    themselves are tested for every family. `by` is another function of a case, such as `stacking`."""
+def kinds(found: list[Any], by: Callable[[Case], Any]) -> list[Any]:
+    """The first case of each kind: enough for a test of `stack`, the compiler or the decode loop. The layers themselves
+    are tested for every family. `by` tells kinds apart: `movements`, `operations` or `stacking`."""
     exemplars: dict[Any, Any] = {}
     for case in found:
         exemplars.setdefault(by(case), case)
@@ -360,9 +360,14 @@ MOVES = ("dot_general", "gather", "scatter", "concatenate", "dynamic_slice", "re
 
 
 def movements(case: Case) -> tuple[Any, ...]:
-    """How often the layers do each of the operations for which the compiler must divide arrays anew. Where norms and
-    activations stand does not matter to it."""
-    return tuple(tuple(names.count(move) for move in MOVES) for *_, names in fingerprint(case))
+    """The number of products in the layers, and which of the operations there are for which the compiler must divide
+    arrays anew. Where norms and activations stand does not matter to it."""
+    return tuple((names.count("dot_general"), frozenset(names).intersection(MOVES)) for *_, names in fingerprint(case))
+
+
+def operations(case: Case) -> tuple[Any, ...]:
+    """The operations that there are in the layers, in whatever order."""
+    return tuple(frozenset(names) for *_, names in fingerprint(case))
 
 
 def stacking(case: Case) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 A family's model is compiled once for whole rows with masks (`read`); what a row sees, padding, default positions and
 single documents are other values for that program. Tests of what `stack`, the compiler or the decode loop does with the
-layers run for one family of each fingerprint (`each_kind`).
+layers run for one family of each kind (`each_kind`).
 """
 
 import dataclasses
@@ -48,8 +48,9 @@ def each_encoder_without(name: str) -> Any:
 
 
 def each_kind(*takes: str) -> Any:
-    """Once for every kind of layers in these families."""
-    return pytest.mark.parametrize("case", families.kinds(families.cases(*takes)), ids=families.name_of)
+    """Once for every set of operations that the layers of these families have."""
+    found = families.kinds(families.cases(*takes), families.operations)
+    return pytest.mark.parametrize("case", found, ids=families.name_of)
 
 
 def each_stacking() -> Any:

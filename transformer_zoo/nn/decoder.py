@@ -19,7 +19,7 @@ from transformer_zoo.nn.tasks import TASKS
 class Decoder(nn.Module):
     """A decoder, with a language model's output layer for the task `causal-lm`, and without for `base`.
 
-    A family's Model has `setup`, which makes `token_embed`, `blocks`, `final_norm` (unless it has another `final`)
+    A family's Model has `setup`, which makes `token_embed`, `blocks`, `final_norm` (unless it has a `final` of its own)
     and, where the output layer is not the table of tokens or the task is another one, `head`; and `embed`. A block is
     called with x_BTD, (its part of the cache or None, its part of `per_layer`), the mask, where the cache is written,
     what `shared` returns, and `train`.
