@@ -116,10 +116,17 @@ RANDOM = {
     "delta_key_dim": (2, 3),
     "delta_value_dim": (2, 5),
     "score_dim": (1, 5, 30),
+    "embedding_multiplier": (0.5, 3.0, 12.0),
+    "attention_multiplier": (0.05, 0.5, 2.0),
+    "residual_multiplier": (0.22, 0.7, 1.5),
+    "logits_divisor": (0.5, 3.0, 16.0),
+    "logit_scale": (0.0625, 0.3, 2.0),
     "score_cap": (None, 1.0, 20.0),
     "logit_cap": (None, 2.0, 30.0),
     "num_experts": (2, 3, 5),
     "num_chosen": (1, 2, 3),
+    "gate_scale": (0.7, 1.702, 3.0),
+    "gate_limit": (0.2, 0.7, 7.0),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
 }
 # Arguments of the models: token ids, and the mask of real tokens.
@@ -250,10 +257,10 @@ def random_config(family: str, seed: int, task: str = "base") -> Any:
     # Python's generator of choices: the same for a seed on every version and machine.
     draw = random.Random(f"{family} {seed}")
     while True:
-        values = random_values(family, seed, draw)
-        if task in ("question-answering", "pretraining"):
-            values.pop("labels", None)  # the reference would take them for its two scores
         with contextlib.suppress(ValueError):  # a contradictory one is drawn again
+            values = random_values(family, seed, draw)
+            if task in ("question-answering", "pretraining"):
+                values.pop("labels", None)  # the reference would take them for its two scores
             return without_dropout(small(family, **values))
 
 
@@ -274,8 +281,7 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
             if isinstance(field.default, Rope):
                 share = draw.choice((0.5, 1.0)) if field.default.share < 1 else 1.0
-                fixed = {"share": share, "interleaved": field.default.interleaved}
-                values[field.name] = dataclasses.replace(values[field.name], **fixed)
+                values[field.name] = dataclasses.replace(values[field.name], share=share, **fixed(field.default))
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
@@ -303,15 +309,19 @@ def known_choices(family: str, name: str) -> tuple[str, ...]:
     return tuple(value for value in RANDOM.get(name, allowed) if value in allowed)
 
 
-def takes(family: str, name: str, value: Any) -> bool:
-    """Whether a family's small Config takes this value of a field; of a value other than rotary positions, it is
-    assumed."""
-    if isinstance(value, Rope):
-        try:
-            small(family, **{name: value})
-        except ValueError:
-            return False
-    return True
+def fixed(rope: Rope) -> dict[str, Any]:
+    """What all rotary positions of a family have in common."""
+    return {"interleaved": rope.interleaved, "query_growth": rope.query_growth}
+
+
+@functools.cache
+def ropes(family: str) -> tuple[Rope, ...]:
+    """Those of the rotary positions above that a family's Config takes."""
+    default, found = small(family).rope, []
+    for rope in RANDOM["rope"]:
+        with contextlib.suppress(ValueError):
+            found.append(small(family, rope=dataclasses.replace(rope, **fixed(default))).rope)
+    return tuple(found)
 
 
 def cases(*wanted: str) -> list[Any]:
@@ -336,9 +346,9 @@ def fingerprint(case: Case) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def kinds(found: list[Any], by: Callable[[Case], Any] = fingerprint) -> list[Any]:
-    """The first case of each fingerprint: enough for a test of `stack`, the compiler or the decode loop. The layers
-    themselves are tested for every family. `by` is another function of a case, such as `stacking`."""
+def kinds(found: list[Any], by: Callable[[Case], Any]) -> list[Any]:
+    """The first case of each kind: enough for a test of `stack`, the compiler or the decode loop. The layers themselves
+    are tested for every family. `by` tells kinds apart: `movements`, `operations` or `stacking`."""
     exemplars: dict[Any, Any] = {}
     for case in found:
         exemplars.setdefault(by(case), case)
@@ -350,9 +360,14 @@ MOVES = ("dot_general", "gather", "scatter", "concatenate", "dynamic_slice", "re
 
 
 def movements(case: Case) -> tuple[Any, ...]:
-    """How often the layers do each of the operations for which the compiler must divide arrays anew. Where norms and
-    activations stand does not matter to it."""
-    return tuple(tuple(names.count(move) for move in MOVES) for *_, names in fingerprint(case))
+    """The number of products in the layers, and which of the operations there are for which the compiler must divide
+    arrays anew. Where norms and activations stand does not matter to it."""
+    return tuple((names.count("dot_general"), frozenset(names).intersection(MOVES)) for *_, names in fingerprint(case))
+
+
+def operations(case: Case) -> tuple[Any, ...]:
+    """The operations that there are in the layers, in whatever order."""
+    return tuple(frozenset(names) for *_, names in fingerprint(case))
 
 
 def stacking(case: Case) -> tuple[Any, ...]:

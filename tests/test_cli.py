@@ -101,6 +101,7 @@ def test_published_counts():
     assert registry.presets()["bloom"].params == 176_247_271_424
     assert registry.presets()["gpt-neo-125m"].params == 125_198_592
     assert registry.presets()["gpt-neo-2.7b"].params == 2_651_307_520
+    assert registry.presets()["openai-gpt"].params == 116_534_784
     assert registry.presets()["opt-125m"].params == 125_239_296
     assert registry.presets()["opt-350m"].params == 331_196_416
     assert registry.presets()["gemma-2b"].params == 2_506_172_416
@@ -109,6 +110,10 @@ def test_published_counts():
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["qwen3.5-0.8b"].params == 752_393_024
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["command-r7b"].params == 8_028_033_024
+    assert registry.presets()["granite-3.3-2b"].params == 2_533_525_504
+    assert registry.presets()["deepseek-coder-1.3b"].params == 1_346_471_936
+    assert registry.presets()["yi-6b"].params == 6_061_035_520
     assert registry.presets()["olmo-2-1b"].params == 1_484_916_736
     assert registry.presets()["olmo-3-7b"].params == 7_298_011_136
     assert registry.presets()["phi-3-mini-4k"].params == 3_821_079_552
@@ -118,6 +123,12 @@ def test_published_counts():
     assert registry.presets()["pythia-70m"].params == 70_426_624
     assert registry.presets()["pythia-12b"].params == 11_846_072_320
     assert registry.presets()["gpt-neox-20b"].params == 20_554_567_680
+    assert registry.presets()["phi-2"].params == 2_779_683_840
+    assert registry.presets()["gpt-j-6b"].params == 6_050_882_784
+    assert registry.presets()["stablelm-3b-4e1t"].params == 2_795_443_200
+    assert registry.presets()["starcoder2-15b"].params == 15_957_889_024
+    assert registry.presets()["falcon-40b"].params == 41_303_293_952
+    assert registry.presets()["palm-540b"].params == 540_356_474_880  # 540.35 billion, and the norms
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

@@ -23,6 +23,7 @@ from transformer_zoo.generation.rules import penalize_repeats
 from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.generation.strategy import Strategy
 from transformer_zoo.generation.token_ids import TokenIds
+from transformer_zoo.nn import cache as caches
 from transformer_zoo.pretrained import Bundle
 
 # A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
@@ -129,20 +130,52 @@ def test_proposals_change_no_answer(strategy, kind):
         assert (accepted <= np.minimum(drafted, length)).all()
 
 
-def test_models_with_proposals(case):
-    """Up to the last position, with rows of unequal lengths, in float64: an encoder-decoder with proposals of another
-    model, and a decoder with those of its prompts."""
-    is_encoder_decoder = registry.is_encoder_decoder(case.config)
+def test_an_encoder_decoder_with_proposals():
+    """Of another model, up to the last position, with rows of unequal lengths, in float64."""
     with jax.enable_x64(True):
-        m = bundle(case.sized(max_length=48).wide(), scale=0.5)
+        case = next(case for case in CASES if registry.is_encoder_decoder(case.config))
+        none = dict.fromkeys(("eos_id", "forced_bos_id", "forced_eos_id"))
+        case = case.sized(max_length=48, num_layers=1, num_decoder_layers=1, decoder_start_id=1, **none)
+        m = bundle(case.wide(), scale=0.5)
         near = m.replace(params=jax.tree.map(lambda x: x * 1.3, m.params))
         prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 34)]
         given = {"max_new_tokens": 14, "stop": [3, 5, 7, 11, 13]}
-        draft = near if is_encoder_decoder else "prompt-lookup"
-        asked = module.request(m, prompts, sampling=None, seed=0, settings={}, draft=draft, draft_tokens=3, **given)
+        asked = module.request(m, prompts, sampling=None, seed=0, settings={}, draft=near, draft_tokens=3, **given)
         new_BNT, _, drafted_BN, accepted_BN = module.run(asked)
         np.testing.assert_array_equal(new_BNT[:, 0], generate(m, prompts, **given))
         assert drafted_BN.shape == (3, 1) and (accepted_BN <= drafted_BN).all() and accepted_BN.any()
+
+
+@pytest.mark.parametrize("chunk", [None, 6])
+def test_what_prompts_begin_with_is_read_once(chunk):
+    """Of rows of unequal lengths; the answers are those of each row alone."""
+    with jax.enable_x64(True):
+        case = CASES[0] if not registry.is_encoder_decoder(CASES[0].config) else CASES[1]
+        m = bundle(case.sized(max_length=64, num_layers=2, eos_id=None).wide(), scale=0.5)
+        prompts = [[*range(20), *case.tokens(1, length, seed=length)[0].tolist()] for length in (1, 3, 22)]
+        asked = module.request(
+            m, prompts, max_new_tokens=5, sampling=None, seed=0, stop=None, settings={}, prefill_chunk=chunk
+        )  # fmt: skip
+        arguments, static, _ = module._prepared(asked)
+        assert static["shared"] == (16 if chunk is None else 12) and arguments[1].shape[1] >= 42
+        assert module._run(asked)[:, 0].tolist() == [one_by_one(m, row, 5) for row in prompts]
+        assert module._shared([np.arange(n) for n in (17, 40)], m.config) == 16
+        assert module._shared([np.arange(n) for n in (16, 40)], m.config) == 0  # each row has a token of its own
+
+
+def test_caches_of_windows(monkeypatch):
+    """Rows of unequal lengths, longer than the window, with proposals and with beams."""
+    with jax.enable_x64(True):
+        case = families.main("mistral").sized(max_length=96, num_layers=1, eos_id=None).wide()
+        m = bundle(case, scale=0.5)
+        prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 13)]
+        searched = generate(m, prompts, max_new_tokens=10, num_beams=3)
+        monkeypatch.setattr(caches, "SPARE", 4)
+        assert case.module.init_cache(case.config, 1, 12).ring is not None
+        found = generate(m, prompts, max_new_tokens=10, draft="prompt-lookup", draft_tokens=3, prefill_chunk=6)
+        assert found.tolist() == [one_by_one(m, row, 10) for row in prompts]
+        monkeypatch.setattr(module, "BUCKET", 12)  # another program
+        np.testing.assert_array_equal(generate(m, prompts, max_new_tokens=10, num_beams=3), searched)
 
 
 def test_what_is_looked_up():
@@ -163,7 +196,7 @@ def test_what_is_looked_up():
     [
         ({"draft": "prompt"}, "draft='prompt' is not known: pass a model, or 'prompt-lookup'"),
         ({"draft_tokens": 3}, "draft_tokens=3: there is no draft"),
-        ({"draft": "prompt-lookup", "draft_tokens": 0}, "draft_tokens=0 must be a number of tokens, at least 1"),
+        ({"draft": "prompt-lookup", "draft_tokens": 0}, "draft_tokens=0 must be a number of tokens, from 1 to 31"),
         ({"draft": "prompt-lookup", "num_beams": 2}, "draft: Beam is not decoded with proposals"),
         ({"prefill_chunk": 0}, "prefill_chunk=0 must be a number of tokens"),
     ],
@@ -184,16 +217,6 @@ def test_drafts_of_other_kinds():
             max_new_tokens=2,
             prefill_chunk=2,
         )
-
-
-def test_a_prompt_in_chunks_is_the_whole(case):
-    if registry.is_encoder_decoder(case.config):
-        return
-    with jax.enable_x64(True):
-        m = bundle(case.sized(num_layers=2).wide(), scale=0.5)
-        prompts = [case.tokens(1, length, seed=length)[0].tolist() for length in (1, 7, 20, 25)]
-        expected = generate(m, prompts, max_new_tokens=6)
-        assert (generate(m, prompts, max_new_tokens=6, prefill_chunk=5) == expected).all()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

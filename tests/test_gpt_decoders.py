@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map
 from transformer_zoo.models import bloom, gpt_neo
 from transformer_zoo.nn import alibi
@@ -51,6 +52,13 @@ def test_a_pattern_longer_than_the_model_is_kept(pattern: str):
 def test_layers_that_gpt_neo_cannot_have(types: object, words: str):
     with pytest.raises(ValueError, match=words):
         config_map.read(gpt_neo, {"num_layers": 5, "attention_types": types})
+
+
+def test_sizes_of_gpt3():
+    """Millions of parameters in table D.1 of Brown et al. 2020, which are rounded."""
+    millions = {"125m": 125, "350m": 356, "760m": 760, "1.3b": 1320, "2.7b": 2650, "6.7b": 6660, "13b": 12850}
+    for size, count in (millions | {"175b": 174600}).items():
+        assert abs(registry.presets()[f"gpt-3-{size}"].params / (1e6 * count) - 1) < 0.005, size
 
 
 # Of the reference, transformers' `_get_alibi_slopes`, in float64.

@@ -103,6 +103,21 @@ def test_splash_with_a_soft_cap():
     assert np.linalg.norm(expected[0] - outputs_and_gradients("xla", mask, *arguments)[0]) > 0.1
 
 
+def test_sinks_are_scores_of_a_key_without_a_value():
+    """Also for a query that sees no key, and for several rows of queries to a row of keys."""
+    q, k, v = (np.random.default_rng(0).normal(size=(2, 5, heads, 3)).astype(np.float32) for heads in (4, 2, 2))
+    sinks_H, seen = np.array([-2.0, 0.0, 1.0, 9.0], np.float32), np.tri(5, dtype=bool) & (np.arange(5) > 0)
+    scores_BHTS = 0.3 * np.einsum("bthk,bshk->bhts", q, np.repeat(k, 2, axis=2))
+    weights = np.where(seen, np.exp(scores_BHTS), 0)
+    weights /= weights.sum(axis=-1, keepdims=True) + np.exp(sinks_H)[:, None, None]
+    expected = np.einsum("bhts,bshk->bthk", weights, np.repeat(v, 2, axis=2))
+    mask = Mask(causal=True, valid_BS=np.broadcast_to(np.arange(5) > 0, (2, 5)))
+    np.testing.assert_allclose(kernels.attend(q, k, v, mask=mask, scale=0.3, sinks_H=sinks_H), expected, atol=1e-6)
+    pairs = kernels.attend(q, k[:1], v[:1], scale=0.3, sinks_H=sinks_H)
+    alone = kernels.attend(q[1:], k[:1], v[:1], scale=0.3, sinks_H=sinks_H)
+    np.testing.assert_allclose(pairs[1:], alone, rtol=1e-6)
+
+
 def test_a_soft_cap_presses_scores_before_the_mask():
     q, k, v = inputs()
     mask, cap = Mask(causal=True), 0.7
@@ -212,6 +227,8 @@ def test_more_that_splash_refuses():
 def test_more_that_cudnn_refuses(monkeypatch):
     with pytest.raises(ValueError, match="needs an NVIDIA GPU .* and this is cpu"):
         kernels.attend(*inputs(dtype=jnp.bfloat16), implementation="cudnn")
+    with pytest.raises(ValueError, match="no sinks"):
+        kernels.attend(*inputs(), sinks_H=np.zeros(4), implementation="splash")
     with pytest.raises(ValueError, match="no cap of the scores"):
         kernels.attend(*inputs(dtype=jnp.bfloat16), cap=50.0, implementation="cudnn")
     gpu(monkeypatch, "7.5")

@@ -92,6 +92,12 @@ def test_targets_that_cannot_be() -> None:
     }.items():
         with pytest.raises(ValueError, match=message):
             _ = lora.adapted(model, Lora(rank=2, targets=targets)).adapters
+    both = lora.adapted(model, Lora(rank=2, whole=(r".*/mlp_up/.*",)))
+    with pytest.raises(ValueError, match="blocks/mlp_up/kernel: lora.whole would train it, and lora.targets"):
+        both.divided(registry.param_shapes(model))
+    convolution = families.main("deberta_v2").model
+    with pytest.warns(UserWarning, match="also matches conv/filter, which are no linear layers"):
+        _ = lora.adapted(convolution, Lora(rank=2, targets=(".*",))).adapters
     with pytest.raises(ValueError, match="lora.alpha is given and lora.rank is None"):
         Lora(alpha=8.0)
     with pytest.raises(ValueError, match="lora.rank is given and init_from is None"):

@@ -12,7 +12,7 @@ import pytest
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map
 from transformer_zoo.models import llama
-from transformer_zoo.nn.rotary import Rope, rotate
+from transformer_zoo.nn.rotary import Rope, rotate, rotate_queries
 
 LLAMA3 = Rope(kind="llama3", factor=8.0, original_length=16, slow_turns=0.3, fast_turns=2.0, theta=100.0)
 YARN = Rope(kind="yarn", factor=2.0, original_length=16, slow_turns=0.2, fast_turns=3.0, theta=100.0)
@@ -87,6 +87,7 @@ FAULTS = {
     "of the kind yarn need original_length": {"kind": "yarn"},
     "original_length is 1": {"kind": "llama3", "original_length": 1},
     "slow_turns=4.0 must be below fast_turns=4.0": {"kind": "llama3", "original_length": 8, "slow_turns": 4.0},
+    "query_growth=0.1 goes with the kind yarn, not default": {"query_growth": 0.1},
     "need short_factors and long_factors": {"kind": "longrope", "original_length": 8},
 }
 
@@ -151,6 +152,46 @@ def test_defaults_of_config_json():
     assert config_map.read(registry.family("phi3"), written) == phi3
 
 
+# Of published models whose model_type is llama: what differs from that of LLaMA's 7B model.
+LLAMA = {
+    "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "rms_norm_eps": 1e-5,
+    "intermediate_size": 11008, "max_position_embeddings": 4096, "hidden_act": "silu", "pretraining_tp": 1,
+    "initializer_range": 0.02, "bos_token_id": 1, "eos_token_id": 2, "rope_scaling": None, "use_cache": True,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+PUBLISHED = {
+    "vicuna-7b-v1.5": {},
+    "tinyllama-1.1b-chat": {
+        "hidden_size": 2048, "num_hidden_layers": 22, "num_key_value_heads": 4, "intermediate_size": 5632,
+        "max_position_embeddings": 2048, "rope_theta": 10000.0,
+    },
+    "yi-6b": {"vocab_size": 64000, "num_key_value_heads": 4, "rope_theta": 5000000.0},
+    "deepseek-coder-6.7b": {
+        "vocab_size": 32256, "num_key_value_heads": 32, "max_position_embeddings": 16384, "rms_norm_eps": 1e-6,
+        "rope_scaling": {"factor": 4.0, "type": "linear"}, "rope_theta": 100000, "eos_token_id": 32014,
+    },
+    "smollm2-135m": {
+        "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192, "rope_theta": 100000,
+        "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True, "rope_interleaved": False,
+    },
+    "llama-3.2-1b": {
+        "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 16, "num_key_value_heads": 8, "head_dim": 64,
+        "intermediate_size": 8192, "max_position_embeddings": 131072, "rope_theta": 500000.0, "mlp_bias": False,
+        "rope_scaling": {
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3",
+            "original_max_position_embeddings": 8192,
+        },
+        "eos_token_id": 128001, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_config_json_of_models_in_the_layout_of_llama(name: str):
+    assert config_map.read(registry.family("llama"), LLAMA | PUBLISHED[name]) == registry.presets()[name].config
+
+
 def test_config_json_that_cannot_be_honoured():
     for words, scaling in {
         "rope_type 'ntk' is not known": {"type": "ntk", "factor": 2.0},
@@ -197,6 +238,38 @@ def test_config_json_of_layers_with_positions_of_their_own():
     }.items():
         with pytest.raises(ValueError, match=words):
             config_map.read(module, published | change)
+
+
+def test_queries_that_grow_with_their_position():
+    """Ministral 3's, by 1 + beta log(1 + floor(p / original length)); keys do not."""
+    rope = Rope(kind="yarn", factor=2.0, original_length=3, query_growth=0.5, attention_factor=1.0)
+    with jax.enable_x64(True):
+        rotation = rope.rotation(jnp.arange(8)[None], 4, 32, jnp.float64)
+        x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 8, 2, 4)))
+        ratio = np.asarray(rotate_queries(x, rotation) / rotate(x, rotation))
+    expected = [1, 1, 1, *[1 + 0.5 * math.log(2)] * 3, *[1 + 0.5 * math.log(3)] * 2]
+    np.testing.assert_allclose(ratio, np.broadcast_to(np.reshape(expected, (1, 8, 1, 1)), ratio.shape), rtol=1e-12)
+
+
+def test_config_json_of_queries_that_grow():
+    """As published, as the reference has it for a config.json without positions; of other families it is refused."""
+    module, others = registry.family("ministral3"), OTHERS | {"num_key_value_heads": 2}
+    given = {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16384,
+        "max_position_embeddings": 262144, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    }  # fmt: skip
+    config = config_map.read(module, others | {"rope_parameters": given, "head_dim": 4})
+    assert config.rope == module.Config().rope == config_map.read(module, others).rope
+    written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+    assert written["rope_parameters"]["llama_4_scaling_beta"] == 0.1 and config_map.read(module, written) == config
+    for words, family, change in (
+        ("queries of this family do not grow", "llama", {"rope_parameters": given, "max_position_embeddings": 262144}),
+        ("Ministral 3 needs a query_growth", "ministral3", {"rope_parameters": {"rope_theta": 5.0}}),
+        ("has no max_position_embeddings", "ministral3", {"rope_parameters": given | {"max_position_embeddings": 3}}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            config_map.read(registry.family(family), others | change)
 
 
 def test_config_json_of_windows_without_longer_positions():

@@ -257,6 +257,21 @@ def test_herbert_is_bpe_of_words(tmp_path):
     assert Tokenizer.load(tmp_path / "b").fingerprint == tokenizer.fingerprint
 
 
+def test_the_first_gpt_is_bpe_of_words_in_small_letters(tmp_path):
+    """Its published folder names no class; unknown characters are one token each."""
+    vocab = ["<unk>", *"akoe", "a</w>", "o</w>", "e</w>", "ko", "koo</w>", "!</w>"]
+    files = {
+        "vocab__json": {token: i for i, token in enumerate(vocab)},
+        "merges__txt": b"#version: 0.2\nk o\nko o</w>\n",
+    }
+    tokenizer = Tokenizer.load(written(tmp_path / "a", **files, config__json={"model_type": "openai-gpt"}))
+    encoding = tokenizer.encode("KOO koé! ωa", template=True)
+    assert tokenizer.tokens(encoding.ids) == ["koo</w>", "ko", "e</w>", "!</w>", "<unk>", "a</w>"]
+    assert tokenizer.decode(encoding.ids[:4]) == "koo koe !"
+    tokenizer.save(tmp_path / "b")
+    assert Tokenizer.load(tmp_path / "b").fingerprint == tokenizer.fingerprint
+
+
 def test_clip_is_bytes_of_small_letters(tmp_path):
     vocab = [*"abc", "a</w>", "b</w>", "c</w>", "!</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
     files = {"vocab__json": {token: i for i, token in enumerate(vocab)}, "merges__txt": b"#version: 0.2\na b</w>\n"}

@@ -10,7 +10,8 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,18 @@ class Adapted:
         return whole or path.rpartition("/")[2] in lora.NAMES
 
     def divided(self, params: trees.Tree) -> tuple[trees.Tree, trees.Tree]:
-        """What is trained, and the base."""
+        """What is trained, and the base.
+
+        Raises:
+            ValueError: a pattern of `lora.whole` that matches nothing, or a layer that has an adapter.
+        """
         flat = trees.flatten(params)
-        trees.select(self.settings.whole or (), flat)
+        kernels = {path: module for module, matrix in self.adapters.items() for path in matrix.row.paths}
+        if both := trees.select(self.settings.whole or (), flat) & kernels.keys():
+            raise ValueError(
+                f"{', '.join(sorted(both))}: lora.whole would train it, and lora.targets gives it an adapter: let only "
+                "one of them match it"
+            )
         trained = {path: x for path, x in flat.items() if self.is_trained(path)}
         return trees.unflatten(trained), trees.unflatten({p: x for p, x in flat.items() if p not in trained})
 
@@ -163,7 +173,7 @@ def _adapters(model: nn.Module, targets: tuple[str, ...]) -> dict[str, Matrix]:
     try:
         chosen = trees.select(targets, paths)
     except ValueError as error:
-        raise ValueError(f"lora.targets: {error} Linear layers are {', '.join(_names(paths))}") from None
+        raise ValueError(f"lora.targets: {error} Linear layers are {', '.join(sorted(paths))}") from None
     found = {}
     for path in chosen:
         matrix = layers[path]
@@ -174,11 +184,12 @@ def _adapters(model: nn.Module, targets: tuple[str, ...]) -> dict[str, Matrix]:
                 f"{matrix.theirs}, which has one adapter: let it match all of them or none"
             )
         found[matrix.module] = matrix
+    kernels = (path for path in trees.flatten(registry.param_shapes(model)) if path.endswith("/kernel"))
+    others = {path.removesuffix("/kernel") for path in kernels} - {*paths}
+    if also := sorted(path for path in others if any(re.fullmatch(target, path) for target in targets)):
+        fault = f"lora.targets also matches {', '.join(also)}, which are no linear layers and have no adapter"
+        warnings.warn(fault, stacklevel=2)
     return {path: found[path] for path in sorted(found)}
-
-
-def _names(paths: Iterable[str]) -> list[str]:
-    return sorted({path.removesuffix("/kernel") for path in paths})
 
 
 def _matrices(model: nn.Module) -> dict[str, Matrix]:

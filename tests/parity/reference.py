@@ -25,9 +25,13 @@ transformers.logging.set_verbosity_error()  # it warns of the special tokens of 
 @contextlib.contextmanager
 def in_double() -> Iterator[None]:
     """Double precision where the reference hard-codes single precision, as for angles."""
-    float_is_double = mock.patch.object(torch.Tensor, "float", torch.Tensor.double)
+    float_is_double, default = mock.patch.object(torch.Tensor, "float", torch.Tensor.double), torch.get_default_dtype()
     with mock.patch.multiple(torch, float=torch.float64, float32=torch.float64), float_is_double:
-        yield
+        torch.set_default_dtype(torch.float64)  # that of a quotient of whole numbers
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 @in_double()

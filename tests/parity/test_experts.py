@@ -10,9 +10,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors  # noqa: E402
+
 from parity import reference  # noqa: E402
 from transformer_zoo import registry  # noqa: E402
-from transformer_zoo.checkpoints import weight_map  # noqa: E402
+from transformer_zoo.checkpoints import mxfp4, weight_map  # noqa: E402
 from transformer_zoo.nn import experts  # noqa: E402
 from transformer_zoo.pretrained import Bundle, save_pretrained  # noqa: E402
 
@@ -52,3 +54,12 @@ def test_an_export_is_read(tmp_path: Path, family: str):
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens_BT).long()).logits.numpy()
     np.testing.assert_allclose(ours, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_mxfp4():
+    """Every byte, with scales of ordinary size: the reference computes in bfloat16, in which the results are exact."""
+    draw = np.random.default_rng(0)
+    blocks = draw.integers(0, 256, (3, 8, 4, 16)).astype(np.uint8)
+    scales = draw.integers(90, 150, (3, 8, 4)).astype(np.uint8)
+    expected = convert_moe_packed_tensors(torch.tensor(blocks), torch.tensor(scales)).float().numpy()
+    np.testing.assert_array_equal(np.asarray(mxfp4.Tensor(blocks=blocks, scales=scales)), expected)

@@ -31,6 +31,7 @@ ADDED = ({"content": "<new>", "special": True}, {"content": "brandnew", "special
 
 CLASSES = {
     "wordpiece": "Bert", "cased": "Bert", "mpnet": "MPNet", "gpt2": "GPT2", "roberta": "Roberta", "deberta": "Deberta",
+    "openai-gpt": "OpenAIGPT",
     "herbert": "Herbert", "clip": "CLIP", "t5": "T5", "mt5": "T5", "byt5": "ByT5", "albert": "Albert",
     "xlm-r": "XLMRoberta", "camembert": "Camembert", "deberta-v3": "DebertaV2", "pegasus": "Pegasus", "mbart": "MBart",
     "mbart-50": "MBart50", "marian": "Marian", "bartpho": "Bartpho", "xlnet": "XLNet",
@@ -82,11 +83,13 @@ def all_folders(tmp_path_factory, folders, framed, seq2seq_folders):  # noqa: F8
     found["cased"] = written(root / "cased", vocab__txt=text, tokenizer_config__json={"do_lower_case": False})
     for name, first, last in (
         ("herbert", ["<s>", "<pad>", "</s>", "<unk>"], ["<mask>"]),
+        ("openai-gpt", ["<unk>"], []),
         ("clip", [], ["<|startoftext|>", "<|endoftext|>"]),
     ):
         bare = library.Tokenizer(library.models.BPE(end_of_word_suffix="</w>"))
-        if name == "clip":
+        if name != "herbert":
             bare.normalizer = library.normalizers.Lowercase()
+        if name == "clip":
             bare.pre_tokenizer = library.pre_tokenizers.Sequence(
                 [library.pre_tokenizers.Whitespace(), library.pre_tokenizers.ByteLevel(add_prefix_space=False)]
             )
@@ -162,7 +165,8 @@ def equal(name, ours, theirs, plain):
             theirs.convert_ids_to_tokens(other["input_ids"]),
         )
         if fast:
-            np.testing.assert_array_equal(encoding.offsets, other["offset_mapping"], err_msg=repr(line))
+            offsets = np.reshape(other["offset_mapping"], (-1, 2))  # also of a line without tokens
+            np.testing.assert_array_equal(encoding.offsets, offsets, err_msg=repr(line))
         if "token_type_ids" in other and name in ("wordpiece", "albert", "xlnet"):
             assert encoding.segments.tolist() == other["token_type_ids"]
         assert ours.decode(encoding.ids) == theirs.decode(encoding.ids, skip_special_tokens=True), line

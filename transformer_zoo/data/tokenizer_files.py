@@ -160,13 +160,29 @@ def _from_herbert(contents: list[bytes], config: dict, added: spm.Added) -> "tup
     names = {"cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
     cls, sep, unk, pad, mask = (_content(config.get(f"{role}_token"), token) for role, token in names.items())
     _demand(vocab, cls, sep, unk)
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token=unk, end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    tokenizer = _word_bpe(models.BPE(vocab, merges, unk_token=unk, end_of_word_suffix="</w>"), lower=False)
     tokenizer.post_processor = processors.BertProcessing((sep, vocab[sep]), (cls, vocab[cls]))
     tokenizer.add_special_tokens([token for token in (cls, pad, sep, unk, mask) if token in vocab])
     return Library(_with_added(tokenizer, added).to_str()), {}
+
+
+def _from_openai_gpt(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[Library, Usual]":
+    """GPT's of the first version (Radford et al. 2018): BPE of BERT's words in small letters, without a frame."""
+    vocab, merges = _vocab_and_merges(contents)
+    unk = _content(config.get("unk_token"), "<unk>")
+    _demand(vocab, unk)
+    tokenizer = _word_bpe(models.BPE(vocab, merges, unk_token=unk, end_of_word_suffix="</w>"), lower=True)
+    tokenizer.add_special_tokens([unk])
+    return Library(_with_added(tokenizer, added).to_str()), {}
+
+
+def _word_bpe(model: models.BPE, lower: bool) -> tokenizers.Tokenizer:
+    """A BPE of the characters of BERT's words."""
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=None if lower else False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    return tokenizer
 
 
 def _from_clip(contents: list[bytes], config: dict, added: spm.Added) -> "tuple[Library, Usual]":
@@ -350,6 +366,7 @@ CLASSES = {
     **_classes(_PAIR, _from_gpt2, "GPT2"),
     **_classes(_PAIR, _from_roberta, "Roberta", "Bart", "Longformer", "LED", "Mvp"),
     **_classes(_PAIR, _from_deberta, "Deberta"),
+    **_classes(_PAIR, _from_openai_gpt, "OpenAIGPT"),
     **_classes(_PAIR, _from_herbert, "Herbert"),
     **_classes(_PAIR, _from_clip, "CLIP"),
     **_classes(_MODEL, spm.t5, "T5", "MT5"),
@@ -385,6 +402,7 @@ MODEL_TYPES = {
     "mbart": "MBartTokenizer",
     "byt5": "ByT5Tokenizer",
     "camembert": "CamembertTokenizer",
+    "openai-gpt": "OpenAIGPTTokenizer",
 }
 """The class of the tokenizer where config.json has only the model's type, as in folders of before 2021."""
 

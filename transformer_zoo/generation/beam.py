@@ -193,9 +193,10 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
 
 
 def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
-    """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal. Of layers without
-    slots, with its parent's state."""
+    """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal. Of a ring, all; of
+    layers without slots, with its parent's state."""
     B, N = parent_BN.shape
+    start = start if cache.ring is None else 0
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
 
     def of_parents(x: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer_zoo import registry
+from transformer_zoo.generation.strategy import repeat_rows
 from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import Cache
 from transformer_zoo.nn.stack import Layers
@@ -22,6 +23,7 @@ def prefill(
     room: int,
     by_layer: bool,
     chunk: int | None = None,
+    shared: int = 0,
 ) -> tuple[jax.Array, Cache]:
     """Reads the prompts; an encoder-decoder encodes the sources and reads the beginnings of the targets.
 
@@ -33,6 +35,7 @@ def prefill(
         room: slots of the cache for new tokens.
         by_layer: the parameters are `Layers`, and so is the cache.
         chunk: a decoder reads so many tokens of each prompt at a time, of which their number is a multiple. None: all.
+        shared: so many first tokens are the same in all prompts of a decoder, and are read once.
 
     Returns:
         The logits [B, V] of the first new token, in at least float32, and the cache.
@@ -42,12 +45,18 @@ def prefill(
     length = prompt_BP.shape[1] - is_encoder_decoder + room
     # Padding takes slots but no positions, of which there may be fewer.
     fitting = length if config.max_length is None else min(length, config.max_length)
-    cache = registry.module_of(config).init_cache(config, B, fitting, model.compute.dtype).widen(length)
+    cache = (
+        registry.module_of(config).init_cache(config, 1 if shared else B, fitting, model.compute.dtype).widen(length)
+    )
     cache = cache.replace(kv=jax.tree.map(Layers.of, cache.kv)) if by_layer else cache
     if not is_encoder_decoder:
-        if chunk is not None:
-            return _in_chunks(model, params, tokens_BT, valid_BT, cache, chunk)
-        return _last_logits(model, params, tokens_BT, valid_BT, cache=cache)
+        if shared:
+            first = jnp.argmax(valid_BT[0])
+            tokens_1P = jax.lax.dynamic_slice_in_dim(tokens_BT[:1], first, shared, axis=1)
+            _, cache = _whole(model, params, tokens_1P, jnp.ones(tokens_1P.shape, bool), cache, chunk)
+            cache, rest_BT = repeat_rows(cache, B), valid_BT & (jnp.cumsum(valid_BT, axis=1) > shared)
+            tokens_BT, valid_BT = tokens_BT[:, shared:], rest_BT[:, shared:]
+        return _whole(model, params, tokens_BT, valid_BT, cache, chunk)
     encoded_BSD = model.apply({"params": params}, tokens_BT, valid_BT, method="encode")
     logits_BV, cache = _last_logits(
         model, params, prompt_BP, encoded_BSD, valid_BT, prompt_valid_BP, cache=cache, method="decode"
@@ -56,11 +65,14 @@ def prefill(
     return logits_BV, jax.lax.optimization_barrier(cache)
 
 
-def _in_chunks(
-    model: Any, params: Any, tokens_BT: jax.Array, valid_BT: jax.Array, cache: Cache, chunk: int
+def _whole(
+    model: Any, params: Any, tokens_BT: jax.Array, valid_BT: jax.Array, cache: Cache, chunk: int | None
 ) -> tuple[jax.Array, Cache]:
-    """Reads prompts chunk by chunk, by one program for all chunks. Those in front that are all padding are skipped."""
+    """Reads a decoder's prompts, by chunks if there are several: by one program for all of them, save those in front
+    that are all padding."""
     T = tokens_BT.shape[1]
+    if chunk is None or chunk >= T:
+        return _last_logits(model, params, tokens_BT, valid_BT, cache=cache)
 
     def read(i: jax.Array | int, cache: Cache) -> tuple[jax.Array, Cache]:
         part = lambda x_BT: jax.lax.dynamic_slice_in_dim(x_BT, i * chunk, chunk, axis=1)
@@ -68,7 +80,7 @@ def _in_chunks(
         return out.hidden_BTD[:, -1:], out.cache
 
     first = jnp.argmax(valid_BT.any(axis=0)).astype(jnp.int32) // chunk
-    hidden, cache = jax.eval_shape(read, 0, cache)[0], cache.replace(length=first * chunk)
+    hidden, cache = jax.eval_shape(read, 0, cache)[0], cache.replace(length=cache.length + first * chunk)
     hidden_B1D, cache = jax.lax.fori_loop(
         first, T // chunk, lambda i, state: read(i, state[1]), (jnp.zeros(hidden.shape, hidden.dtype), cache)
     )

@@ -21,6 +21,7 @@ from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
 from transformer_zoo.nn import checks
+from transformer_zoo.nn.cache import SPARE
 from transformer_zoo.nn.stack import STACKED, Layers
 
 BUCKET = 32  # the smallest bucket: see `bucket`
@@ -74,8 +75,9 @@ def generate(
 ) -> str | list[str] | list[list[str]] | np.ndarray | Generated:
     """Continues each prompt and returns the new tokens; an encoder-decoder reads the prompts as sources.
 
-    A row's answer depends on its prompt, its index in the batch and the seed, and not on the other rows. A row ends
-    with one of the checkpoint's end tokens (`m.token_ids`) or a stop token. The loop ends when all rows have ended.
+    A row's answer depends on its prompt, its index in the batch and the seed, and not on the other rows. What all
+    prompts begin with is read once, and so is a prompt with several answers. A row ends with one of the checkpoint's
+    end tokens (`m.token_ids`) or a stop token. The loop ends when all rows have ended.
 
     Args:
         m: a model with its parameters and tokenizer, as `from_pretrained` and `from_config` return them.
@@ -449,8 +451,8 @@ def _check_draft(draft: Any, draft_tokens: int | None, m: Any, sampling: Strateg
     """
     if draft is None:
         raise ValueError(f"draft_tokens={draft_tokens}: there is no draft to propose them: pass draft, or leave it out")
-    if draft_tokens is not None and draft_tokens < 1:
-        raise ValueError(f"draft_tokens={draft_tokens} must be a number of tokens, at least 1")
+    if draft_tokens is not None and not 0 < draft_tokens < SPARE:
+        raise ValueError(f"draft_tokens={draft_tokens} must be a number of tokens, from 1 to {SPARE - 1}")
     if not isinstance(sampling, TokenByToken):
         raise ValueError(f"draft: {type(sampling).__name__} is not decoded with proposals: leave it out, or num_beams")
     configs = [("model", m.model.config)]
@@ -645,8 +647,11 @@ def _prepared(
     source, target, positions = max(map(len, rows)), max(map(len, targets or [[0]])), config.max_length
     room, S = bucket(asked.max_new, positions), bucket(source, positions)
     T = 1 if targets is None else bucket(target, positions)
-    chunk = None if asked.prefill_chunk is None or asked.prefill_chunk >= S else asked.prefill_chunk
-    S += 0 if chunk is None else -S % chunk
+    chunk, shared = asked.prefill_chunk, 0 if registry.is_encoder_decoder(config) else _shared(rows, config)
+    if shared:
+        shared -= 0 if chunk is None or chunk > shared else shared % chunk
+        S = bucket(source - shared, positions)
+    S += shared - (S % -chunk if chunk is not None and chunk < S else 0)
     params, by_layer, context = _placed(m.params)
     # Strategies that differ in these alone share a program.
     outside = {"max_new_tokens": None, "max_length": None, "stop_strings": ()}
@@ -658,7 +663,7 @@ def _prepared(
     )  # fmt: skip
     static = {
         "model": m.model, "sampling": sampling, "token_ids": TokenIds.of_model(m), "room": room, "by_layer": by_layer,
-        "chunk": chunk, "constraint": asked.constraint,
+        "chunk": chunk, "shared": shared, "constraint": asked.constraint,
     }  # fmt: skip
     return arguments, static, context
 
@@ -673,6 +678,16 @@ def _placed(params: trees.Tree) -> tuple[trees.Tree, bool, Callable[[], contextl
     by_layer = device.platform == "cpu"
     context = functools.partial(jax.default_device, device)
     return _by_layer(params, device) if by_layer else params, by_layer, context
+
+
+def _shared(rows: list[np.ndarray], config: Any) -> int:
+    """The number of first tokens that are the same in several prompts, rounded down to a bucket; 0 if it is smaller."""
+    least, most = min(map(len, rows)) - 1, max(map(len, rows))
+    if len(rows) == 1 or least < BUCKET or config.steady_length is not None and most > config.steady_length:
+        return 0
+    differ = (np.stack([row[:least] for row in rows]) != rows[0][:least]).any(axis=0)
+    common = int(differ.argmax()) if differ.any() else least
+    return BUCKET << ((common // BUCKET).bit_length() - 1) if common >= BUCKET else 0
 
 
 def _padded(rows: list[np.ndarray], T: int) -> tuple[np.ndarray, np.ndarray]:
@@ -717,7 +732,7 @@ def _by_layer(params: trees.Tree, device: jax.Device) -> trees.Tree:
 
 def _inputs(
     params, tokens_BT, valid_BT, key, max_new, stop_ids, target_BP=None, target_valid_BP=None,
-    *, model, sampling, token_ids, room, by_layer, chunk=None, constraint=None, spare=0, read=True,
+    *, model, sampling, token_ids, room, by_layer, chunk=None, shared=0, constraint=None, spare=0, read=True,
 ):  # fmt: skip
     """The state after the left-padded prompts were read, or the sources and the left-padded beginnings of targets.
     Unless they are `read`, only the functions that continue it."""
@@ -740,7 +755,16 @@ def _inputs(
     logits_BV = cache = None
     if read:
         logits_BV, cache = forward.prefill(
-            model, params, tokens_BT, valid_BT, prompt_BP, real_BP, room=room + spare, by_layer=by_layer, chunk=chunk
+            model,
+            params,
+            tokens_BT,
+            valid_BT,
+            prompt_BP,
+            real_BP,
+            room=room + spare,
+            by_layer=by_layer,
+            chunk=chunk,
+            shared=shared,
         )
     return DecodeInputs(
         logits_BV=logits_BV, cache=cache, decode_step=functools.partial(forward.decode_step, model, params),
@@ -795,7 +819,7 @@ def _compilers(program: Callable[..., Any], **options: Any) -> dict[bool, Any]:
     return {False: compile(), True: compile(compiler_options=wide)}
 
 
-_STATIC = ("model", "sampling", "token_ids", "room", "by_layer", "chunk", "draft_model", "draft_tokens")
+_STATIC = ("model", "sampling", "token_ids", "room", "by_layer", "chunk", "shared", "draft_model", "draft_tokens")
 _compiled, _compiled_begin = _compilers(_program), _compilers(_begin_program)
 _compiled_advance = _compilers(_advance_program, donate_argnums=0)
 _compiled_speculative = _compilers(_speculative_program)

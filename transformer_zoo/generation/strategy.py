@@ -173,7 +173,8 @@ def log_probs_of(strategy: Strategy, inputs: DecodeInputs, new_BNR: jax.Array) -
 def repeat_rows(cache: Cache, times: int) -> Cache:
     """Each row repeated, except for the keys and values of a source, which the answers of a row share."""
     kv = jax.tree.map(lambda x: jnp.repeat(x, times, axis=row_axis(x)), cache.kv)
-    return cache.replace(kv=kv, valid_BS=jnp.repeat(cache.valid_BS, times, axis=0))
+    rows = jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), {"valid_BS": cache.valid_BS, "ring": cache.ring})
+    return cache.replace(kv=kv, **rows)
 
 
 def row_axis(x: Any) -> int:

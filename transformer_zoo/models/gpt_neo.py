@@ -42,10 +42,26 @@ class Config(GptConfig):
         return np.array([kinds[i % len(kinds)] == "local" for i in range(self.num_layers)])
 
 
+def _gpt3(width: int, num_layers: int, num_heads: int) -> tuple[str, Config]:
+    return "", Config(width=width, num_layers=num_layers, num_heads=num_heads)
+
+
+# GPT-3's are those of table 2.1 of Brown et al. 2020, which leaves open what is here as in GPT-Neo: the length of the
+# window, 256, and that the first layer has none. Where the table's number of heads and their size, 128, do not give its
+# width, they are what gives the numbers of parameters in table D.1: 16 heads, not 24, in the size 1.3B, and a width of
+# 5120, not 5140, in 13B.
 PRESETS = {
     "gpt-neo-125m": ("EleutherAI/gpt-neo-125m", Config(width=768, num_layers=12, num_heads=12)),
     "gpt-neo-1.3b": ("EleutherAI/gpt-neo-1.3B", Config()),
     "gpt-neo-2.7b": ("EleutherAI/gpt-neo-2.7B", Config(width=2560, num_layers=32, num_heads=20)),
+    "gpt-3-125m": _gpt3(768, 12, 12),
+    "gpt-3-350m": _gpt3(1024, 24, 16),
+    "gpt-3-760m": _gpt3(1536, 24, 16),
+    "gpt-3-1.3b": _gpt3(2048, 24, 16),
+    "gpt-3-2.7b": _gpt3(2560, 32, 32),
+    "gpt-3-6.7b": _gpt3(4096, 32, 32),
+    "gpt-3-13b": _gpt3(5120, 40, 40),
+    "gpt-3-175b": _gpt3(12288, 96, 96),
 }
 
 

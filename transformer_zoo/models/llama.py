@@ -1,5 +1,6 @@
 """LLaMA: Open and Efficient Foundation Language Models, Touvron et al. 2023; Llama 2 (Touvron et al. 2023) and Llama 3
-(Dubey et al. 2024); and models of its layout, such as TinyLlama (Zhang et al. 2024) and SmolLM2 (Allal et al. 2025)."""
+(Dubey et al. 2024); and models of its layout, such as Vicuna (Chiang et al. 2023), Yi (01.AI 2024), DeepSeek-Coder (Guo
+et al. 2024), TinyLlama (Zhang et al. 2024) and SmolLM2 (Allal et al. 2025)."""
 
 import dataclasses
 
@@ -29,6 +30,11 @@ _LLAMA_3 = {
 _LONGER = {"kind": "llama3", "theta": 500000.0, "original_length": 8192}
 _LLAMA_31 = _LLAMA_3 | {"max_length": 131072, "rope": Rope(factor=8.0, **_LONGER)}
 _LLAMA_32 = _LLAMA_31 | {"rope": Rope(factor=32.0, **_LONGER), "mlp_dim": 8192, "tied": True}
+_YI = {"vocab_size": 64000, "max_length": 4096, "norm_epsilon": 1e-5, "rope": Rope(theta=5000000.0)}
+_CODER = {
+    "vocab_size": 32256, "max_length": 16384, "rope": Rope(kind="linear", factor=4.0, theta=100000.0), "eos_id": 32014,
+}  # fmt: skip
+_TINY = {"width": 2048, "num_layers": 22, "num_kv_heads": 4, "head_dim": 64, "mlp_dim": 5632, "norm_epsilon": 1e-5}
 _SMOL = {"vocab_size": 49152, "max_length": 8192, "head_dim": 64, "norm_epsilon": 1e-5, "tied": True, "eos_id": 0}
 _SMOL_ROPE = Rope(theta=100000.0)
 PRESETS = {
@@ -46,10 +52,20 @@ PRESETS = {
     "llama-3.2-3b": (
         "meta-llama/Llama-3.2-3B", Config(**_LLAMA_32, width=3072, num_layers=28, num_heads=24),
     ),
-    "tinyllama-1.1b": (
-        "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T",
-        Config(width=2048, num_layers=22, num_kv_heads=4, head_dim=64, mlp_dim=5632, norm_epsilon=1e-5),
+    "vicuna-7b-v1.5": ("lmsys/vicuna-7b-v1.5", Config(**_LLAMA_2)),
+    "vicuna-13b-v1.5": ("lmsys/vicuna-13b-v1.5", Config(**_13B, **_LLAMA_2)),
+    "yi-6b": ("01-ai/Yi-6B", Config(**_YI, num_kv_heads=4)),
+    "yi-34b": (
+        "01-ai/Yi-34B",
+        Config(**_YI, width=7168, num_layers=60, num_heads=56, num_kv_heads=8, mlp_dim=20480),
     ),
+    "deepseek-coder-1.3b": (
+        "deepseek-ai/deepseek-coder-1.3b-base",
+        Config(**_CODER, width=2048, num_layers=24, num_heads=16, num_kv_heads=16, mlp_dim=5504),
+    ),
+    "deepseek-coder-6.7b": ("deepseek-ai/deepseek-coder-6.7b-base", Config(**_CODER)),
+    "tinyllama-1.1b": ("TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", Config(**_TINY)),
+    "tinyllama-1.1b-chat": ("TinyLlama/TinyLlama-1.1B-Chat-v1.0", Config(**_TINY)),
     "smollm2-135m": (
         "HuggingFaceTB/SmolLM2-135M",
         Config(**_SMOL, rope=_SMOL_ROPE, width=576, num_layers=30, num_heads=9, num_kv_heads=3, mlp_dim=1536),

@@ -14,7 +14,7 @@ import jax
 from transformer_zoo.nn import kernels
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.masks import Mask
-from transformer_zoo.nn.rotary import rotate
+from transformer_zoo.nn.rotary import rotate, rotate_queries
 
 
 class Attention(nn.Module):
@@ -36,6 +36,9 @@ class Attention(nn.Module):
     """Scores are pressed into (-cap, cap) before the softmax. None: they are not."""
     output_gate: bool = False
     """Whether the output of each head is multiplied by the sigmoid of a projection of x_BTD (Qiu et al. 2025)."""
+    sinks: bool = False
+    """Whether each head has a learned score of no key at all, to which a query may give its weight (Xiao et al. 2023,
+    section 3.3)."""
     dropout: float = 0.0
     init: Any = nn.initializers.lecun_normal()
     out_init: Any = nn.initializers.lecun_normal()
@@ -81,8 +84,10 @@ class Attention(nn.Module):
         """
         q_BTHK, (k_BSGK, v_BSGK) = self.query(x_BTD), kv
         q_BTHK = q_BTHK if self.query_key_norm is None else self.query_norm(q_BTHK)
-        q_BTHK = q_BTHK if rotation is None else rotate(q_BTHK, rotation)
+        q_BTHK = q_BTHK if rotation is None else rotate_queries(q_BTHK, rotation)
         kwargs = {"mask": mask, "bias": bias, "cap": self.score_cap}
+        if self.sinks:
+            kwargs["sinks_H"] = self.param("sinks", self.init, (self.num_heads,), self.compute.param_dtype)
         kwargs["scale"] = self.head_dim**-0.5 if scale is None else scale
         dropout = nn.Dropout(self.dropout, deterministic=not train)
         if self.is_mutable_collection("intermediates") or (train and self.dropout):

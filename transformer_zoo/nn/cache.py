@@ -10,6 +10,9 @@ from flax import struct
 
 from transformer_zoo.nn import checks
 
+SPARE = 32
+"""Slots of a ring besides its window: as many tokens can be read at once without a copy of the ring."""
+
 
 @struct.dataclass
 class State:
@@ -34,6 +37,8 @@ class Cache:
             blocks are scanned in groups (`stack.Group`), a tuple of these, with a `State` for a layer without them.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
         length: int32[], the slots written so far; int32[B] where they differ by row.
+        ring: where all layers have a window, which positions the slots of `kv` hold, fewer than those of `valid_BS`.
+            None: `kv` has a slot for each token.
         cross: of an encoder-decoder, (k_LBGSK, v_LBGSK) of the encoded source, computed once; None before that.
         cross_valid_BS: which positions of the source are real.
     """
@@ -43,6 +48,7 @@ class Cache:
     length: jax.Array
     cross: Any = None
     cross_valid_BS: jax.Array | None = None
+    ring: "Ring | None" = None
 
     def admit(self, valid_BT: jax.Array) -> "Cache":
         """The cache with slots for T more tokens; their keys and values follow, layer by layer, with `append`.
@@ -61,7 +67,8 @@ class Cache:
         return self.replace(valid_BS=_write(self.valid_BS, valid_BT, self.length, axis=-1), length=self.length + T)
 
     def rewind(self, length: jax.Array | int) -> "Cache":
-        """The cache without what was written from slot `length` on, int32[] or, for each row, int32[B].
+        """The cache without the tokens from slot `length` on, int32[] or, for each row, int32[B]. Of a ring, no more
+        than SPARE may have been written at once.
 
         Raises:
             ValueError: a layer keeps a `State`.
@@ -71,20 +78,99 @@ class Cache:
                 "layers with the gated delta rule keep a state of all tokens together, from which none can be taken "
                 "back: decode without speculation (draft=None)"
             )
-        kept_BS = jnp.arange(self.valid_BS.shape[1]) < jnp.reshape(length, (-1, 1))
-        return self.replace(valid_BS=self.valid_BS & kept_BS, length=length)
+        valid_BS = self.valid_BS & (jnp.arange(self.valid_BS.shape[1]) < jnp.reshape(length, (-1, 1)))
+        ring = None if self.ring is None else self.ring.rewind(valid_BS.sum(axis=1))
+        return self.replace(valid_BS=valid_BS, length=length, ring=ring)
 
     def widen(self, length: int) -> "Cache":
         """The cache with `length` slots a row, those that it has and free ones behind them."""
         more = length - self.valid_BS.shape[1]
+        valid_BS = jnp.pad(self.valid_BS, ((0, 0), (0, more)))
+        if self.ring is not None:  # which has as many as a window needs
+            return self.replace(valid_BS=valid_BS)
         kv = over_slots(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, more), (0, 0))), self.kv)
-        return self.replace(kv=kv, valid_BS=jnp.pad(self.valid_BS, ((0, 0), (0, more))))
+        return self.replace(kv=kv, valid_BS=valid_BS)
 
 
-def empty(num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any) -> Cache:
-    """A cache with `length` free slots in each of `batch` rows."""
-    zeros = jnp.zeros((num_layers, batch, num_heads, length, head_dim), dtype)
-    return Cache(kv=(zeros, zeros), valid_BS=jnp.zeros((batch, length), bool), length=jnp.zeros((), jnp.int32))
+@struct.dataclass
+class Ring:
+    """Slots of a window and SPARE more: the token at a position takes the slot of this number, modulo the slots.
+
+    Attributes:
+        position_BR: int32[B, R], the position of the token in each slot; -1 where there is none.
+        window: the last keys that a query attends to, its own included.
+    """
+
+    position_BR: jax.Array
+    window: int = struct.field(pytree_node=False)
+
+    def admit(self, position_BT: jax.Array, valid_BT: jax.Array) -> tuple["Ring", "Slots", jax.Array]:
+        """The ring with T more tokens; their slots; and int32[B, S], the positions of the keys that they attend to, -1
+        for none: those in the ring or, of more tokens than spare slots, those that it held and the tokens' own."""
+        R, T = self.position_BR.shape[1], position_BT.shape[1]
+        last_B1 = jnp.max(jnp.where(valid_BT, position_BT, -1), axis=1, keepdims=True)
+        kept_BT = valid_BT & (position_BT > last_B1 - R)
+        slot_BT = jnp.where(kept_BT, position_BT % R, R)  # R is none, and dropped
+        position_BR = _scatter(self.position_BR, position_BT, slot_BT)
+        beside = T + self.window - 1 > R
+        own_BT = jnp.where(valid_BT, position_BT, -1)
+        seen_BS = jnp.concatenate([self.position_BR, own_BT], axis=1) if beside else position_BR
+        return self.replace(position_BR=position_BR), Slots(slot_BT=slot_BT, beside=beside), seen_BS
+
+    def rewind(self, count_B: jax.Array) -> "Ring":
+        """The ring without the tokens from these positions on."""
+        return self.replace(position_BR=jnp.where(self.position_BR < count_B[:, None], self.position_BR, -1))
+
+
+@struct.dataclass
+class Slots:
+    """Where tokens are written in a ring.
+
+    Attributes:
+        slot_BT: int32[B, T]; a slot that the ring lacks is written nowhere.
+        beside: whether the tokens attend to what the ring held and to their own keys, and not to the ring after them.
+    """
+
+    slot_BT: jax.Array
+    beside: bool = struct.field(pytree_node=False)
+
+
+def empty(
+    num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any, *, window: int | None = None
+) -> Cache:
+    """A cache with `length` free slots in each of `batch` rows.
+
+    Args:
+        window: of all layers: the cache then has a ring, if that has fewer slots. None: there are layers without.
+    """
+    slots, ring = length, None
+    if window is not None and window + SPARE < length:
+        slots = window + SPARE
+        ring = Ring(position_BR=jnp.full((batch, slots), -1, jnp.int32), window=window)
+    zeros = jnp.zeros((num_layers, batch, num_heads, slots, head_dim), dtype)
+    valid_BS = jnp.zeros((batch, length), bool)
+    return Cache(kv=(zeros, zeros), valid_BS=valid_BS, length=jnp.zeros((), jnp.int32), ring=ring)
+
+
+def update(layer: Any, new: Any, start: Any) -> tuple[Any, Any]:
+    """What tokens attend to and what is kept of one layer, (k_BGSK, v_BGSK), given the `new` (k_BSGK, v_BSGK) of these
+    tokens; `start` is where `decoder_inputs` has them written."""
+    if not isinstance(start, Slots):
+        kept = append(layer, new, start)
+        return kept, kept
+    new = jax.tree.map(lambda old, part: part.astype(old.dtype), layer, new)
+    kept = jax.tree.map(lambda old, part: _scatter(old, part, start.slot_BT), layer, new)
+    if not start.beside:
+        return kept, kept
+    join = lambda old, part: jnp.concatenate([old, part], axis=-2)
+    return jax.tree.map(join, layer, to_cache_layout(new)), kept
+
+
+def _scatter(old: jax.Array, new: jax.Array, slot_BT: jax.Array) -> jax.Array:
+    """[B, R] with [B, T], or [B, G, R, K] with [B, T, G, K], written into the slots of each row."""
+    rows_B1 = jnp.arange(len(old))[:, None]
+    at = old.at[rows_B1, slot_BT] if old.ndim == 2 else old.at[rows_B1, :, slot_BT]
+    return at.set(new, mode="drop")
 
 
 def over_slots(

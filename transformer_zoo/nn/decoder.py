@@ -19,9 +19,10 @@ from transformer_zoo.nn.tasks import TASKS
 class Decoder(nn.Module):
     """A decoder, with a language model's output layer for the task `causal-lm`, and without for `base`.
 
-    A family's Model has `setup`, which makes `token_embed`, `blocks`, `final_norm` and, where the output layer is not
-    the table of tokens or the task is another one, `head`; and `embed`. A block is called with x_BTD, (its part of the
-    cache or None, its part of `per_layer`), the mask, the first slot in the cache, what `shared` returns, and `train`.
+    A family's Model has `setup`, which makes `token_embed`, `blocks`, `final_norm` (unless it has a `final` of its own)
+    and, where the output layer is not the table of tokens or the task is another one, `head`; and `embed`. A block is
+    called with x_BTD, (its part of the cache or None, its part of `per_layer`), the mask, where the cache is written,
+    what `shared` returns, and `train`.
     """
 
     config: Any
@@ -52,8 +53,7 @@ class Decoder(nn.Module):
         """
         cfg = self.config
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
-        start = 0 if cache is None else cache.length
-        positions_BT, mask, cache = decoder_inputs(tokens_BT, valid_BT, positions_BT, documents_BT, cache)
+        positions_BT, mask, start, cache = decoder_inputs(tokens_BT, valid_BT, positions_BT, documents_BT, cache)
         check_ids(positions_BT, cfg.max_length or 2**31, "positions_BT", "the positions")
 
         x_BTD = self.embed(tokens_BT, positions_BT, train)

@@ -145,8 +145,7 @@ class EncoderDecoder(nn.Module):
         """Positions, masks, first slot and cache of the decoder. All errors of `decode` are raised here: a call comes
         here before it encodes its source, of which only the shape [B, S, ...] is needed."""
         check_target(self.config, target_BT, target_valid_BT, target_documents_BT)
-        start = 0 if cache is None else cache.length
-        positions_BT, mask, cache = decoder_inputs(target_BT, target_valid_BT, None, target_documents_BT, cache)
+        positions_BT, mask, start, cache = decoder_inputs(target_BT, target_valid_BT, None, target_documents_BT, cache)
         cross_mask, cache = cross_inputs(target_BT, source, valid_BS, source_documents_BS, target_documents_BT, cache)
         return positions_BT, mask, cross_mask, start, cache
 

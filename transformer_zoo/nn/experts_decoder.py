@@ -37,12 +37,12 @@ class ExpertsBlock(RotaryBlock):
     def mlp(self, h_BTD: jax.Array) -> jax.Array:
         cfg = self.config
         experts = Experts(
-            cfg.num_experts, cfg.num_chosen, cfg.mlp_dim, self.compute, self.gated, balance_weight=cfg.balance_weight,
+            cfg.num_experts, cfg.num_chosen, cfg.mlp_dim, self.compute, self.hidden, balance_weight=cfg.balance_weight,
             kernel_init=nn.initializers.normal(cfg.init_std), name="experts", **self.experts_settings(),
         )  # fmt: skip
         return experts(h_BTD)
 
-    def gated(self, gate_F: jax.Array, up_F: jax.Array) -> jax.Array:
+    def hidden(self, gate_F: jax.Array, up_F: jax.Array) -> jax.Array:
         """What the last product of an expert multiplies."""
         return ACTIVATIONS[self.config.activation](gate_F) * up_F
 

@@ -51,11 +51,11 @@ class GptBlock(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, *rest: Any) -> tuple[jax.Array, Any]:
         cfg, (kv, own), (*shared, train) = self.config, layer, rest
-        init, residual_init = initializers(cfg)
+        init = nn.initializers.normal(cfg.init_std)
         drop = nn.Dropout(cfg.residual_dropout, deterministic=not train)
         attention = Attention(
             cfg.num_heads, cfg.width // cfg.num_heads, self.compute, dropout=cfg.attention_dropout,
-            init=init, out_init=residual_init, name="attention", **self.attention_settings(),
+            init=init, out_init=self.residual_init, name="attention", **self.attention_settings(),
         )  # fmt: skip
         dense = functools.partial(self.compute.dense, use_bias=self.use_bias)
 
@@ -67,7 +67,7 @@ class GptBlock(nn.Module):
 
         h_BTD = x_BTD if self.norm_last else self.norm(name="mlp_norm")(x_BTD)
         h_BTF = dense(cfg.mlp_dim or 4 * cfg.width, kernel_init=init, name="mlp_up")(h_BTD)
-        y_BTD = dense(cfg.width, kernel_init=residual_init, name="mlp_down")(self.activate(h_BTF))
+        y_BTD = dense(cfg.width, kernel_init=self.residual_init, name="mlp_down")(self.activate(h_BTF))
         x_BTD += drop(y_BTD)
         return self.norm(name="mlp_norm")(x_BTD) if self.norm_last else x_BTD, None if kv is None else kv_now
 
@@ -75,6 +75,12 @@ class GptBlock(nn.Module):
     def norm(self) -> Any:
         """Makes the norms, the one after the last block included."""
         return functools.partial(self.compute.layer_norm, epsilon=self.config.norm_epsilon)
+
+    @property
+    def residual_init(self) -> Any:
+        """Initialises the weights that write to the residual stream: smaller by the root of their number (Radford et
+        al. 2019, section 2.3)."""
+        return nn.initializers.normal(self.config.init_std / (2 * self.config.num_layers) ** 0.5)
 
     @property
     def norm_last(self) -> bool:
@@ -110,7 +116,7 @@ class GptDecoder(Decoder):
 
     def setup(self) -> None:
         cfg, compute, task = self.config, self.compute, TASKS[self.task]
-        init, _ = initializers(cfg)
+        init = nn.initializers.normal(cfg.init_std)
         self.token_embed = TokenEmbedding(cfg.vocab_size, self.embed_width, compute, init)
         self.blocks = self.block(cfg, compute)
         self.final_norm = self.blocks.norm()
@@ -139,12 +145,6 @@ class GptDecoder(Decoder):
     def embed_tokens(self, tokens_BT: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of the tokens alone."""
         return self.token_embed(tokens_BT)
-
-
-def initializers(cfg: Any) -> tuple[Any, Any]:
-    """For all weights, and for those that write to the residual stream: smaller by the root of their number (Radford et
-    al. 2019, section 2.3)."""
-    return nn.initializers.normal(cfg.init_std), nn.initializers.normal(cfg.init_std / (2 * cfg.num_layers) ** 0.5)
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:

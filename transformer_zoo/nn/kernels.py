@@ -23,12 +23,14 @@ def attend(
     bias: jax.Array | None = None,
     scale: Any = 1.0,
     cap: float | None = None,
+    sinks_H: jax.Array | None = None,
     implementation: str = "auto",
 ) -> jax.Array:
     """Attention [B, T, H, K] of H query heads over G key and value heads (G divides H).
 
-    `cap` is as in `weights`. `auto` uses the platform's fused kernel if it supports the arguments and the shapes, and
-    the plain `xla` otherwise. The platform is that of the current mesh, which may be one to compile for.
+    `cap` and `sinks_H` are as in `weights`. `auto` uses the platform's fused kernel if it supports the arguments and
+    the shapes, and the plain `xla` otherwise. The platform is that of the current mesh, which may be one to compile
+    for.
 
     Keys may have fewer rows than queries: a source, for example, that several beams attend to. Each row of keys then
     serves an equal number of consecutive rows of queries, and the mask may not depend on the query.
@@ -38,20 +40,22 @@ def attend(
     """
     if (rows := len(k_BSGK)) != len(q_BTHK):
         q_BTHK, shape = q_BTHK.reshape(rows, -1, *q_BTHK.shape[2:]), q_BTHK.shape
-        kwargs = {"mask": mask, "bias": bias, "scale": scale, "cap": cap, "implementation": implementation}
+        kwargs = {"mask": mask, "bias": bias, "scale": scale, "cap": cap, "sinks_H": sinks_H}
+        kwargs["implementation"] = implementation
         return attend(q_BTHK, k_BSGK, v_BSGK, **kwargs).reshape(shape)
     mask = mask or Mask()
     name = FUSED.get(sharding.platform(), "xla") if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:
         hint = trees.nearest(name, IMPLEMENTATIONS)
         raise ValueError(f"attention {name!r} is not known: choose auto, {', '.join(IMPLEMENTATIONS)}.{hint}")
-    if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, mask, bias, cap)) is not None:
+    if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, mask, bias, cap, sinks_H)) is not None:
         if implementation != "auto":
             raise ValueError(f"attention {name!r} cannot do this: {reason}. Choose 'auto' or 'xla'")
         if name == "splash" and reason == installation.outdated_libtpu():
             warnings.warn(f"attention is computed by 'xla' and not by the TPU's kernel: {reason}", stacklevel=2)
         name = "xla"
-    return IMPLEMENTATIONS[name](q_BTHK, k_BSGK, v_BSGK, mask=mask, bias=bias, scale=scale, cap=cap)
+    kwargs = {"mask": mask, "bias": bias, "scale": scale, "cap": cap, "sinks_H": sinks_H}
+    return IMPLEMENTATIONS[name](q_BTHK, k_BSGK, v_BSGK, **kwargs)
 
 
 def weights(
@@ -62,9 +66,11 @@ def weights(
     bias: jax.Array | None,
     scale: Any,
     cap: float | None = None,
+    sinks_H: jax.Array | None = None,
 ) -> jax.Array:
     """softmax(scale * q k + bias) over the unmasked keys: [B, H, T, S], in at least float32. With a cap, the scores are
-    pressed into (-cap, cap) before the softmax.
+    pressed into (-cap, cap) before the softmax. Sinks are the scores of one more key of each head, whose value is zero:
+    the weights of the others then add up to less than 1.
 
     A query whose keys are all masked gets finite weights, which no result depends on.
     """
@@ -79,7 +85,10 @@ def weights(
     if seen is not None:
         # Added to the scores, as in published models: this decides the gradient of a query whose keys are all masked.
         scores_BHTS = scores_BHTS + jnp.where(seen, 0, jnp.finfo(dtype).min)
-    return jax.nn.softmax(scores_BHTS, axis=-1)
+    if sinks_H is None:
+        return jax.nn.softmax(scores_BHTS, axis=-1)
+    sinks_BHT1 = jnp.broadcast_to(sinks_H.astype(dtype)[:, None, None], (B, H, T, 1))
+    return jax.nn.softmax(jnp.concatenate([scores_BHTS, sinks_BHT1], axis=-1), axis=-1)[..., :-1]
 
 
 def mix(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
@@ -90,12 +99,12 @@ def mix(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
     return jnp.einsum("BGRTS,BSGK->BTGRK", weights_BGRTS, v_BSGK).reshape(B, T, H, K)
 
 
-def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap=None):
+def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap=None, sinks_H=None):
     """The definition, without a fused kernel."""
-    return mix(weights(q_BTHK, k_BSGK, mask=mask, bias=bias, scale=scale, cap=cap), v_BSGK)
+    return mix(weights(q_BTHK, k_BSGK, mask=mask, bias=bias, scale=scale, cap=cap, sinks_H=sinks_H), v_BSGK)
 
 
-def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
+def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap, sinks_H=None):
     """NVIDIA's fused attention. Conditions of the mask other than causality are passed as a matrix."""
     T, S = q_BTHK.shape[1], k_BSGK.shape[1]
     causal = mask.causal and mask.window is None  # the reach of a window depends on causality
@@ -107,7 +116,7 @@ def cudnn(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
     )
 
 
-def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap):
+def splash(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap, sinks_H=None):
     """The TPU's flash attention (Dao et al. 2022; JAX's Pallas kernel), which skips the blocks that a causal mask or a
     window hides.
 
@@ -167,11 +176,15 @@ IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {"xla": plain, "cudnn": c
 FUSED = {"tpu": "splash", "gpu": "cudnn"}  # the fastest of each platform
 
 
-def _obstacle(name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any, cap: float | None) -> str | None:
+def _obstacle(
+    name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any, cap: float | None, sinks_H: Any
+) -> str | None:
     """Why a fused implementation does not support these arguments; None if it does."""
     (_, T, _, K), S, dtype, platform = q_BTHK.shape, k_BSGK.shape[1], q_BTHK.dtype, sharding.platform()
     if bias is not None:
         return "it supports no bias"
+    if sinks_H is not None:
+        return "it supports no sinks"
     if not (isinstance(mask.offset, int) and mask.offset == 0):
         return "it supports no cache: the first query and the first key must have the same position"
     if jax.sharding.get_abstract_mesh().shape.get(sharding.MESH_RULES["length"], 1) > 1:

@@ -1,5 +1,7 @@
 """Positions, counted over the real tokens, so that padding and packing do not change a result."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,8 +17,9 @@ def decoder_inputs(
     positions_BT: jax.Array | None,
     documents_BT: jax.Array | None,
     cache: Cache | None,
-) -> tuple[jax.Array, Mask, Cache | None]:
-    """The inputs of a decoder's first block: positions [B or 1, T], causal mask, the cache with new slots.
+) -> tuple[jax.Array, Mask, Any, Cache | None]:
+    """The inputs of a decoder's first block: positions [B or 1, T], causal mask, where the cache is written, and the
+    cache with new slots.
 
     A position is the number of real tokens before it in its row (cached ones included) or, in a packed row, in its
     document.
@@ -30,19 +33,29 @@ def decoder_inputs(
         valid_BT = jnp.asarray(valid_BT).astype(bool)
     if cache is None:
         mask = Mask(causal=True, valid_BS=valid_BT, documents_BT=documents_BT, documents_BS=documents_BT)
-        before = 0
+        before, start = 0, 0
     else:
         if documents_BT is not None:
             raise ValueError("documents_BT and a cache do not go together: decode one document in a row")
         valid_BT = jnp.ones(tokens_BT.shape, bool) if valid_BT is None else valid_BT
-        mask = Mask(causal=True, offset=cache.length)
+        start = cache.length
         before = cache.valid_BS.sum(axis=1, keepdims=True)
         cache = cache.admit(valid_BT)
-        # Of a window: there may be padding between two calls.
-        mask = mask.replace(valid_BS=cache.valid_BS, ahead_BTS=distances(tokens_BT.shape[1], cache))
+        if cache.ring is None:
+            # Of a window: there may be padding between two calls.
+            ahead_BTS = distances(tokens_BT.shape[1], cache)
+            mask = Mask(causal=True, offset=start, valid_BS=cache.valid_BS, ahead_BTS=ahead_BTS)
+        else:
+            position_BT = (before + jnp.cumsum(valid_BT, axis=1) - 1).astype(jnp.int32)
+            ring, start, seen_BS = cache.ring.admit(position_BT, valid_BT)
+            ahead_BTS = seen_BS[:, None] - position_BT[:, :, None]
+            # Slots are in no order: what is ahead is beyond every window.
+            ahead_BTS = jnp.where(ahead_BTS > 0, cache.ring.window, ahead_BTS)
+            mask = Mask(causal=True, offset=seen_BS.shape[1], valid_BS=seen_BS >= 0, ahead_BTS=ahead_BTS)
+            cache = cache.replace(ring=ring)
     if positions_BT is None:
         positions_BT = before + positions_of(tokens_BT.shape[1], valid_BT, documents_BT)
-    return positions_BT, mask, cache
+    return positions_BT, mask, start, cache
 
 
 def encoder_inputs(

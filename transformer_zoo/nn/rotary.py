@@ -50,6 +50,9 @@ class Rope:
     """Of yarn: the ramp begins and ends at whole numbers of pairs."""
     attention_factor: float | None = None
     """Of yarn and longrope: what queries and keys are multiplied by. None: as the paper has it, by `factor`."""
+    query_growth: float | None = None
+    """Of yarn: queries at position p are also multiplied by 1 + query_growth * log(1 + floor(p / original_length)).
+    None: they are not."""
     short_factors: tuple[float, ...] | None = None
     long_factors: tuple[float, ...] | None = None
     """Of longrope: of each pair, for texts up to the original length and for longer ones."""
@@ -67,6 +70,8 @@ class Rope:
             raise ValueError(f"original_length is {self.original_length}: it must be at least 2")
         if self.kind in ("llama3", "yarn") and not 0 < self.slow_turns < self.fast_turns:
             raise ValueError(f"slow_turns={self.slow_turns} must be below fast_turns={self.fast_turns}, and above 0")
+        if self.query_growth is not None and self.kind != "yarn":
+            raise ValueError(f"query_growth={self.query_growth} goes with the kind yarn, not {self.kind}")
         if self.kind == "longrope" and (self.short_factors is None or self.long_factors is None):
             raise ValueError("rotary positions of the kind longrope need short_factors and long_factors")
 
@@ -121,7 +126,10 @@ class Rope:
         else:
             speed = jnp.asarray(self._speed(head_dim), dtype)
         angles = positions_BT[..., None].astype(dtype) * speed
-        return Rotation(jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale, self.interleaved)
+        growth = None
+        if self.query_growth is not None:
+            growth = 1 + self.query_growth * jnp.log1p((positions_BT // self.original_length).astype(dtype))
+        return Rotation(jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale, growth, self.interleaved)
 
     def slowdown(self, head_dim: int) -> np.ndarray | None:
         """float64[pairs]: by how much each pair turns more slowly than by theta alone, where that is all that makes
@@ -173,10 +181,12 @@ class Rope:
 
 @flax.struct.dataclass
 class Rotation:
-    """Cosines and sines, [B or 1, T, pairs] each, of the angle of each position and pair of elements."""
+    """Cosines and sines, [B or 1, T, pairs] each, of the angle of each position and pair of elements; and what queries
+    are also multiplied by, [B or 1, T]."""
 
     cos_BTP: jax.Array
     sin_BTP: jax.Array
+    growth_BT: jax.Array | None = None
     interleaved: bool = flax.struct.field(pytree_node=False, default=False)
 
     def where(self, rotated: jax.Array) -> "Rotation":
@@ -192,6 +202,14 @@ def _lengths(positions_BT: jax.Array) -> jax.Array:
     )
     end_BT = jax.lax.cummin(jnp.where(ends_BT, jnp.arange(T), T), axis=1, reverse=True)
     return jnp.take_along_axis(positions_BT, end_BT, axis=1) + 1
+
+
+def rotate_queries(q_BTHK: jax.Array, rotation: Rotation) -> jax.Array:
+    """Applies rotary positions to queries, and what else a position does to them."""
+    q_BTHK = rotate(q_BTHK, rotation)
+    if rotation.growth_BT is None:
+        return q_BTHK
+    return q_BTHK * rotation.growth_BT[:, :, None, None].astype(q_BTHK.dtype)
 
 
 def rotate(x_BTHK: jax.Array, rotation: Rotation) -> jax.Array:

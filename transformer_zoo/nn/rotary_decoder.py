@@ -26,9 +26,9 @@ from transformer_zoo.nn.tasks import TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultiHeadConfig(Architecture):
-    """The fields of all these families; their attention has as many heads of keys and values as of queries, each of
-    `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
+class LanguageModelConfig(Architecture):
+    """The fields of all these families, those without a head that classifies included; attention has as many heads of
+    keys and values as of queries, each of `width / num_heads` elements. The defaults are those of LLaMA's 7B model.
 
     Raises:
         ValueError: as `Architecture`, key and value heads that do not divide the query heads, rotary positions that do
@@ -44,14 +44,12 @@ class MultiHeadConfig(Architecture):
     activation: str = "silu"
     norm_epsilon: float = 1e-6
     init_std: float = 0.02
-    attention_dropout: float = 0.0
     tied: bool = False  # the output layer is the table of token embeddings
     eos_id: int | None = 2
-    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
-    problem: str | None = None  # problem_type in config.json
 
     # Not annotated, and so no fields: a family that has them has fields of these names. One with a head for token
     # classification has a field `head_dropout`.
+    labels = None
     rope = Rope()
     window = None
     global_every = None
@@ -60,6 +58,7 @@ class MultiHeadConfig(Architecture):
     mlp_bias = False
     logits_bias = False
     embed_dropout = 0.0
+    attention_dropout = 0.0
     residual_dropout = 0.0
 
     def __post_init__(self) -> None:
@@ -73,6 +72,8 @@ class MultiHeadConfig(Architecture):
         default = type(self).rope
         if isinstance(default, Rope) and self.rope.interleaved != default.interleaved:
             raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
+        if self.rope.query_growth is not None and (not isinstance(default, Rope) or default.query_growth is None):
+            raise ValueError(f"rope.query_growth={self.rope.query_growth}: queries of this family do not grow")
         if self.local_theta is not None:
             check_range(self, "local_theta", above=0)
             if self.rope.share != 1:
@@ -109,12 +110,21 @@ def every_nth(n: int, num_layers: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiHeadConfig(LanguageModelConfig):
+    """With labels, for heads that classify."""
+
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")
+    problem: str | None = None  # problem_type in config.json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RotaryConfig(MultiHeadConfig):
     """With a number of heads of keys and values, and a size of heads, of their own."""
 
     num_kv_heads: int = 32
     head_dim: int = 128
     rope: Rope = Rope()
+    attention_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,9 +179,9 @@ class RotaryBlock(nn.Module):
             cfg.num_heads, cfg.head_dim, self.compute, num_kv_heads=cfg.num_kv_heads, dropout=cfg.attention_dropout,
             init=init, out_init=init, name="attention", **self.attention_settings(),
         )  # fmt: skip
-        kv_now = caches.append(kv, attention.keys_values(h_BTD, rotation), start)
+        kv_seen, kv_now = caches.update(kv, attention.keys_values(h_BTD, rotation), start)
         seen = {"mask": mask, "scale": self.scale, "rotation": rotation, "train": train}
-        return attention(h_BTD, caches.from_cache_layout(kv_now), **seen), None if kv is None else kv_now
+        return attention(h_BTD, caches.from_cache_layout(kv_seen), **seen), None if kv is None else kv_now
 
     def mlp(self, h_BTD: jax.Array) -> jax.Array:
         """The MLP of a layer."""
@@ -292,11 +302,13 @@ class RotaryDecoder(Decoder):
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with `length` slots a row.
+    """An empty cache for `length` tokens a row. If all layers have a window, it keeps the keys and values of so many.
 
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
     if not 0 < length <= config.max_length:
         raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
-    return caches.empty(config.num_layers, batch, length, config.num_kv_heads, config.head_dim, dtype)
+    window = config.window if config.local_layers().all() else None
+    sizes = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    return caches.empty(*sizes, dtype, window=window)

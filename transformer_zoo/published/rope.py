@@ -20,7 +20,7 @@ _REQUIRED = {
 _OTHERS = {
     "yarn": {
         "factor": "factor", "beta_slow": "slow_turns", "beta_fast": "fast_turns", "truncate": "whole_pairs",
-        "attention_factor": "attention_factor",
+        "attention_factor": "attention_factor", "llama_4_scaling_beta": "query_growth",
     },
     "longrope": {"factor": "factor", "attention_factor": "attention_factor"},
 }  # fmt: skip
@@ -125,8 +125,10 @@ def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float, sh
         raise ValueError(f"rope_type {kind!r} is not known: only {', '.join(_REQUIRED)} are")
     fields = {"kind": kind, "theta": given.pop("rope_theta", theta), "share": given.pop("partial_rotary_factor", share)}
     original = given.pop(_ORIGINAL, None)
+    longest = settings["max_position_embeddings"]
+    if given.get("max_position_embeddings") == longest:
+        given.pop("max_position_embeddings")  # it is there twice
     if kind in ("llama3", "yarn", "longrope"):
-        longest = settings["max_position_embeddings"]
         fields["original_length"] = settings[_ORIGINAL] or original or longest
         if kind != "llama3":
             given["factor"] = given.get("factor") or longest / fields["original_length"]

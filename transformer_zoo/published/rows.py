@@ -46,6 +46,16 @@ def attention(theirs: str, ours: str, names: str, out: str) -> Rows:
     )
 
 
+def attention_conv1d(theirs: str, ours: str) -> Rows:
+    """Attention of the reference's Conv1D: c_attn, the projections of queries, keys and values in one, and c_proj."""
+    return (
+        (f"{theirs}.c_attn.weight", f"{ours}/{{query,key,value}}/kernel", "D (n H K) -> n D H K"),
+        (f"{theirs}.c_attn.bias", f"{ours}/{{query,key,value}}/bias", "(n H K) -> n H K"),
+        (f"{theirs}.c_proj.weight", f"{ours}/out/kernel", "(H K) D -> H K D"),
+        (f"{theirs}.c_proj.bias", f"{ours}/out/bias", "D -> D"),
+    )
+
+
 def norm(theirs: str, ours: str) -> Rows:
     """The scale and the bias of a layer norm; the scale of an RMS norm, or its difference from one."""
     return (
