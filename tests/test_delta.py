@@ -291,10 +291,10 @@ def test_a_state_cannot_be_rewound():
 
 
 def test_generated_token_by_token_it_is_the_whole_row():
-    """Prompts of unequal length, layer by layer on a CPU: the most likely token of the row read anew each time."""
+    """Prompts of unequal length in chunks, layer by layer on a CPU: the most likely token of the row read anew."""
     case = families.main("qwen3_5").with_(num_layers=4, full_every=2).wide()
     params, prompts, new = case.params(scale=0.5), [[5, 6, 7, 8, 9], [3], [11, 12]], 6
-    answers = generate(Bundle(case.model, params, case.config), prompts, max_new_tokens=new)
+    answers = generate(Bundle(case.model, params, case.config), prompts, max_new_tokens=new, prefill_chunk=2)
     rows = [[*prompt, *answer] for prompt, answer in zip(prompts, np.asarray(answers).tolist())]
     tokens_BT, valid_BT = np.zeros((3, 11), np.int32), np.zeros((3, 11), bool)
     for row, tokens in enumerate(rows):
