@@ -115,6 +115,12 @@ def test_published_counts():
     assert registry.presets()["pythia-70m"].params == 70_426_624
     assert registry.presets()["pythia-12b"].params == 11_846_072_320
     assert registry.presets()["gpt-neox-20b"].params == 20_554_567_680
+    assert registry.presets()["phi-2"].params == 2_779_683_840
+    assert registry.presets()["gpt-j-6b"].params == 6_050_882_784
+    assert registry.presets()["stablelm-3b-4e1t"].params == 2_795_443_200
+    assert registry.presets()["starcoder2-15b"].params == 15_957_889_024
+    assert registry.presets()["falcon-40b"].params == 41_303_293_952
+    assert registry.presets()["palm-540b"].params == 540_356_474_880  # 540.35 billion, and the norms
 
 
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2"])

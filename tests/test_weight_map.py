@@ -155,6 +155,24 @@ def test_parts_of_several_sizes_lie_one_after_another():
         weight_map.load(family, like, made | {"h.0.qkv.weight": np.zeros((5, 5), np.float32)}, **settings)
 
 
+def test_parts_of_several_sizes_lie_one_after_another_in_each_group():
+    """Heads by groups: the queries, the key and the value of the first, then those of the second, as in Falcon."""
+    layout = ("h.*.qkv.weight", "{query,key,value}/kernel", "(G=2 n Q K) D -> n D (G Q) K")
+    shapes = {"query/kernel": (L, D, 4, K), "key/kernel": (L, D, 2, K), "value/kernel": (L, D, 2, K)}
+    family = toy(body=(layout,), heads={}, tied={})
+    draw = np.random.default_rng(0)
+    own = trees.unflatten({path: draw.normal(size=shape).astype(np.float32) for path, shape in shapes.items()})
+    written = weight_map.dump(family, own, config=Config(), task="base")
+    query, key, value = (np.moveaxis(own[name]["kernel"][1], 0, -1) for name in ("query", "key", "value"))  # [H, K, D]
+    expected = np.stack([*query[:2], key[0], value[0], *query[2:], key[1], value[1]]).reshape(8 * K, D)
+    np.testing.assert_array_equal(written["h.1.qkv.weight"], expected)
+    assert written["h.1.qkv.weight"].shape == expected.shape
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), own)
+    made = {name: np.asarray(x) for name, x in written.items()}
+    loaded = weight_map.load(family, like, made, config=Config(), task="base", param_dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, loaded, own)
+
+
 def test_layers_without_a_tensor():
     """They get the values of a fresh norm and are not written; a tensor for them is unexpected."""
     table = [(theirs.replace("h.*.norm", "h.*[2:].norm"), *row) for theirs, *row in TOY.body]

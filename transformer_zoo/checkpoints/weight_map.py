@@ -6,11 +6,11 @@ A row of `PUBLISHED.body` is (theirs, ours, layout):
 
 `*` counts the layers, which are stacked in our parameter; two `*` count groups and their layers, stacked along two
 axes; `*[1:]` starts at the second layer, where the first lacks the tensor. `{a,b,c}` splits their tensor along the
-first axis of the layout's right side. Where that axis is the first of a group on the left, as here, the parts lie one
-after another, and the other axes of the group may have sizes of their own in each part. The axis `V` is the vocabulary,
-whose rows are padded in memory; an axis `1` is dropped in ours. Every size follows from our parameters' shapes, so a
-row holds for every configuration; where the names depend on it, `PUBLISHED.body` is a function of the Config. Only the
-slices that this process's devices need are read.
+first axis of the layout's right side. On the left, the parts lie one after another, and the axes behind that axis in
+its group may have sizes of their own in each part. The axis `V` is the vocabulary, whose rows are padded in memory; an
+axis `1` is dropped in ours. Sizes follow from our parameters' shapes, so that a row holds for every configuration, but
+for that of an axis that is merged with another on the right side: `G=8`. Where names or sizes depend on the
+configuration, `PUBLISHED.body` is a function of the Config. Only the slices that this process's devices need are read.
 `published/spec.py` describes the rest of `PUBLISHED`.
 """
 
@@ -199,32 +199,38 @@ class Row:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of their tensor."""
-        shapes = [self._shape(sizes) for sizes in self.sizes]
+        shapes = [tuple(_product(group, sizes) for group in _groups(self.left)) for sizes in self.sizes]
         return tuple(sum(sizes) if i == self.joined else sizes[0] for i, sizes in enumerate(zip(*shapes)))
 
     def view(self, tensor: Any, part: int) -> np.ndarray:
-        """Our part of their tensor: a view, so that nothing is read yet."""
+        """Our part of their tensor: a view, so that nothing is read yet, unless the layout merges axes."""
         array, sizes = np.asarray(tensor), self.sizes[part]
-        if (axis := self.joined) is not None:
-            start = sum(self._shape(earlier)[axis] for earlier in self.sizes[:part])
-            array = array[(*[slice(None)] * axis, slice(start, start + self._shape(sizes)[axis]))]
-            part = 0
-        array = einops.rearrange(array, f"{self.left} -> {self.right}", **sizes)
-        return array[part, ...] if len(self.paths) > 1 else array
+        if (axis := self.joined) is None:
+            return einops.rearrange(array, f"{self.left} -> {self.right}", **sizes)
+        lengths = [_product(self._apart[axis + 1], x) for x in self.sizes]
+        start = sum(lengths[:part])
+        array = array.reshape(*array.shape[:axis], -1, sum(lengths), *array.shape[axis + 1 :])
+        array = array[(*[slice(None)] * (axis + 1), slice(start, start + lengths[part]))]
+        return einops.rearrange(array, f"{_side(self._apart)} -> {self.right}", **sizes)[0]
 
     def undo(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         """Their tensor, from our parts."""
-        if self.joined is not None:
-            return np.concatenate([self._undo(x[None], y) for x, y in zip(parts, self.sizes)], axis=self.joined)
-        return self._undo(np.stack(parts) if len(parts) > 1 else parts[0], self.sizes[0])
+        if self.joined is None:
+            return self._undo(parts[0], self.left, self.sizes[0])
+        arrays = [self._undo(x[None], _side(self._apart), sizes) for x, sizes in zip(parts, self.sizes)]
+        return np.concatenate(arrays, axis=self.joined + 1).reshape(self.shape)
 
-    def _undo(self, array: np.ndarray, sizes: Mapping[str, int]) -> np.ndarray:
-        array = array[(*(slice(sizes[axis]) for axis in self.right.split()), ...)]
-        return einops.rearrange(array, f"{self.right} -> {self.left}", **sizes)
+    def _undo(self, array: np.ndarray, left: str, sizes: Mapping[str, int]) -> np.ndarray:
+        array = array[(*(slice(_product(group, sizes)) for group in _groups(self.right)), ...)]
+        return einops.rearrange(array, f"{self.right} -> {left}", **sizes)
 
-    def _shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        sizes = {"1": 1, **sizes}
-        return tuple(math.prod(sizes[axis] for axis in group) for group in _groups(self.left))
+    @property
+    def _apart(self) -> list[list[str]]:
+        """The dimensions of theirs, with two in the place of the joined one: the second holds the parts."""
+        groups, split = _groups(self.left), _groups(self.right)[0][0]
+        group = groups[self.joined]
+        cut = group.index(split)
+        return [*groups[: self.joined], group[:cut], group[cut:], *groups[self.joined + 1 :]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -368,21 +374,23 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
             absent = spec.absent.get(task, heads.PATHS)
             inactive += [theirs] if re.fullmatch(f"{heads.PATHS}|{absent}", ours) else []
             continue
-        left, right = layout.split(" -> ")
-        split, axes = (right.split()[:1], right.split()[1:]) if len(paths) > 1 else ([], right.split())
-        joined = next((i for i, group in enumerate(_groups(left)) if split and group[0] == split[0]), None)
-        own = () if joined is None else _groups(left)[joined]  # axes with sizes of their own in each part
+        given = {axis: int(size) for axis, size in re.findall(r"(\w+)=(\d+)", layout)}
+        left, right = re.sub(r"=\d+", "", layout).split(" -> ")
+        split, depth = _groups(right)[0] if len(paths) > 1 else [], theirs.count("*")
+        dimensions = _groups(right)[len(split) :]
+        joined = next((i for i, group in enumerate(_groups(left)) if split and split[0] in group), None)
+        group = [] if joined is None else _groups(left)[joined]
+        own = {*group[group.index(split[0]) + 1 :]} if split else set()  # axes with sizes of their own in each part
         shapes = [tuple(flat[path].shape) for path in paths if path in flat]
-        depth = theirs.count("*")
-        common = {tuple(size for axis, size in zip(axes, shape[depth:]) if axis not in own) for shape in shapes}
+        common = {tuple(n for axes, n in zip(dimensions, shape[depth:]) if own.isdisjoint(axes)) for shape in shapes}
         stacked = {(len(shape), shape[:depth]) for shape in shapes}
-        if len(shapes) < len(paths) or len(common) > 1 or len(stacked) > 1 or len(shapes[0]) != depth + len(axes):
+        if len(shapes) < len(paths) or len(common) > 1 or len(stacked) > 1 or len(shapes[0]) != depth + len(dimensions):
             found = " and ".join(map(str, dict.fromkeys(shapes)))
             raise ValueError(f"the row {(theirs, ours, layout)} of {family.__name__} does not fit shapes like {found}")
-        fixed = dict.fromkeys(split, len(paths) if joined is None else 1)
-        fixed |= {"V": config.vocab_size} if "V" in axes else {}
+        fixed = given | dict.fromkeys(split, 1)
+        fixed |= {"V": config.vocab_size} if ["V"] in dimensions else {}
         names = {"theirs": theirs, "ours": ours, "paths": paths, "left": left, "right": right}
-        sizes = tuple(dict(zip(axes, shape[depth:])) | fixed for shape in shapes)
+        sizes = tuple(_sizes(dimensions, shape[depth:], fixed) for shape in shapes)
         rows.append(Row(**names, sizes=sizes, joined=joined, layers=shapes[0][:depth], start=start))
     filled = [path for row in rows for path in row.paths]
     if wrong := [path for path in flat if filled.count(path) != 1]:
@@ -393,6 +401,25 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
 def _groups(side: str) -> list[list[str]]:
     """The axes of each dimension of a layout's side."""
     return [group.strip("()").split() for group in re.findall(r"\(.*?\)|\S+", side)]
+
+
+def _side(groups: list[list[str]]) -> str:
+    """A layout's side, from the axes of each dimension."""
+    return " ".join(f"({' '.join(group)})" for group in groups)
+
+
+def _product(group: Sequence[str], sizes: Mapping[str, int]) -> int:
+    """The size of a dimension."""
+    return math.prod(1 if axis == "1" else sizes[axis] for axis in group)
+
+
+def _sizes(dimensions: list[list[str]], shape: Sequence[int], known: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of the axes of a part of this shape."""
+    sizes = dict(known)
+    for group, size in zip(dimensions, shape):
+        free = [axis for axis in group if axis not in known]
+        sizes |= dict.fromkeys(free, size // math.prod(known[axis] for axis in group if axis in known))
+    return sizes
 
 
 def _start(theirs: str) -> tuple[str, int]:

@@ -1,4 +1,5 @@
-"""Command R, Command R+ and Aya (Aryabumi et al. 2024; Dang et al. 2024)."""
+"""Command R, Command R+ and Aya (Aryabumi et al. 2024; Dang et al. 2024); and PaLM (Chowdhery et al. 2022), whose block
+is the same."""
 
 import dataclasses
 import functools
@@ -26,6 +27,15 @@ def _rope(theta: float) -> Rope:
     return Rope(theta=theta, interleaved=True)
 
 
+def _palm(width: int, num_layers: int, num_heads: int) -> Config:
+    """A model of table 1, in which all heads share one key and value, and logits are divided by the root of the width
+    (sections 2 and 5). Its initial parameters are not the paper's: the embeddings' variance was 1."""
+    return Config(
+        max_length=2048, width=width, num_layers=num_layers, num_heads=num_heads, num_kv_heads=1, head_dim=256,
+        mlp_dim=4 * width, logit_scale=width**-0.5, eos_id=None,
+    )  # fmt: skip
+
+
 _35B = {"max_length": 131072, "width": 8192, "num_layers": 40, "num_heads": 64, "logit_scale": 0.0625}
 PRESETS = {
     "aya-23-8b": ("CohereLabs/aya-23-8B", Config(logit_scale=0.0625)),
@@ -41,6 +51,9 @@ PRESETS = {
             query_key_norm=True, logit_scale=0.8333333333333334,
         ),
     ),
+    "palm-8b": ("", _palm(4096, 32, 16)),
+    "palm-62b": ("", _palm(8192, 64, 32)),
+    "palm-540b": ("", _palm(18432, 118, 48)),
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ class Config(MultiHeadConfig):
     rope: Rope = Rope(share=0.25)
     parallel: bool = True  # attention and MLP read the same input (section 2.1.2)
     attention_bias: bool = True
+    attention_dropout: float = 0.0
     residual_dropout: float = 0.0  # of the embeddings too
     head_dropout: float = 0.1  # of token classification
     eos_id: int | None = 0
@@ -81,6 +82,7 @@ PUBLISHED = Published(
         "norm_epsilon": Key("layer_norm_eps", 1e-5),
         "parallel": Key("use_parallel_residual", True),
         "attention_bias": Key("attention_bias", True),
+        "attention_dropout": Key("attention_dropout", 0.0),
         "residual_dropout": Key("hidden_dropout", 0.0),
         "head_dropout": Key("classifier_dropout", 0.1),
     },

@@ -28,6 +28,7 @@ class Config(MultiHeadConfig):
     activation: str = "gelu_new"
     norm_epsilon: float = 1e-5
     embed_dropout: float = 0.0
+    attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     eos_id: int | None = 50256
 

@@ -24,19 +24,17 @@ class Config(MultiHeadConfig):
     rope: Rope = Rope(share=0.5)
     query_key_norm: bool = False
     embed_dropout: float = 0.0
+    attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     head_dropout: float = 0.1  # of token classification
-    eos_id: int | None = None
+    eos_id: int | None = 50256
 
     attention_bias = True
     mlp_bias = True
     logits_bias = True
 
 
-_2 = {
-    "width": 2560, "num_layers": 32, "mlp_dim": 10240, "rope": Rope(share=0.4), "residual_dropout": 0.1,
-    "eos_id": 50256,
-}  # fmt: skip
+_2 = {"width": 2560, "num_layers": 32, "mlp_dim": 10240, "rope": Rope(share=0.4), "residual_dropout": 0.1}
 PRESETS = {
     "phi-1": ("microsoft/phi-1", Config()),
     "phi-1.5": ("microsoft/phi-1_5", Config()),
@@ -71,6 +69,7 @@ PUBLISHED = Published(
         "norm_epsilon": Key("layer_norm_eps", 1e-5),
         "query_key_norm": Key("qk_layernorm", False),
         "embed_dropout": Key("embd_pdrop", 0.0),
+        "attention_dropout": Key("attention_dropout", 0.0),
         "residual_dropout": Key("resid_pdrop", 0.0),
         "head_dropout": Key("classifier_dropout", 0.1),
     },

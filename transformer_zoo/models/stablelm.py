@@ -25,6 +25,7 @@ class Config(MultiHeadConfig):
     attention_bias: bool = False  # of queries, keys and values
     query_key_norm: bool = False  # each head has a scale of its own
     parallel: bool = False  # attention and MLP read the same input, by one norm
+    attention_dropout: float = 0.0
     residual_dropout: float = 0.0  # of the MLP
     head_dropout: float = 0.0  # of token classification
     eos_id: int | None = 0
@@ -87,6 +88,7 @@ PUBLISHED = llama_layout.published(
         "attention_bias": Key("use_qkv_bias", False),
         "query_key_norm": Key("qk_layernorm", False),
         "parallel": Key("use_parallel_residual", False),
+        "attention_dropout": Key("attention_dropout", 0.0),
         "residual_dropout": Key("hidden_dropout", 0.0),
         "head_dropout": Key(
             "classifier_dropout", None, lambda rate, settings: settings["hidden_dropout"] if rate is None else rate

@@ -26,8 +26,9 @@ class Config(RotaryConfig):
     bias: bool = True  # of every layer but the output layer
     window: int | None = 4096
     init_std: float = 0.018042
-    embed_dropout: float = 0.0
-    residual_dropout: float = 0.0
+    embed_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    residual_dropout: float = 0.1
     head_dropout: float = 0.1  # of token classification
     tied: bool = True
     eos_id: int | None = 0
@@ -41,7 +42,10 @@ class Config(RotaryConfig):
         return self.bias
 
 
-_3B = {"width": 3072, "num_layers": 30, "num_heads": 24, "num_kv_heads": 2, "mlp_dim": 12288}
+_3B = {
+    "width": 3072, "num_layers": 30, "num_heads": 24, "num_kv_heads": 2, "mlp_dim": 12288,
+    "init_std": 0.018042195912175805,
+}  # fmt: skip
 _15B = {"width": 6144, "num_layers": 40, "num_heads": 48, "mlp_dim": 24576, "init_std": 0.01275}
 PRESETS = {
     "starcoder2-3b": ("bigcode/starcoder2-3b", Config(**_3B, rope=Rope(theta=999999.4420358813))),

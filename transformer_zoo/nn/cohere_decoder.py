@@ -18,6 +18,7 @@ class CohereConfig(LanguageModelConfig):
     vocab_size: int = 256000
     max_length: int = 132096
     num_kv_heads: int = 8
+    head_dim: int = 128
     mlp_dim: int = 14336
     norm_epsilon: float = 1e-5
     rope: Rope = Rope(theta=50000.0, interleaved=True)

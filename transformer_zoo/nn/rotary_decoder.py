@@ -44,7 +44,6 @@ class LanguageModelConfig(Architecture):
     activation: str = "silu"
     norm_epsilon: float = 1e-6
     init_std: float = 0.02
-    attention_dropout: float = 0.0
     tied: bool = False  # the output layer is the table of token embeddings
     eos_id: int | None = 2
 
@@ -59,6 +58,7 @@ class LanguageModelConfig(Architecture):
     mlp_bias = False
     logits_bias = False
     embed_dropout = 0.0
+    attention_dropout = 0.0
     residual_dropout = 0.0
 
     def __post_init__(self) -> None:
@@ -120,6 +120,7 @@ class RotaryConfig(MultiHeadConfig):
     num_kv_heads: int = 32
     head_dim: int = 128
     rope: Rope = Rope()
+    attention_dropout: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ def config(make_rope: Callable[..., Any]) -> dict[str, Key]:
     return {
         **llama_layout.multi_head_config(make_rope, eos_id=255001, longest=8192),
         "num_kv_heads": llama_layout.KV_HEADS,
+        "head_dim": llama_layout.HEAD_DIM,
         "norm_epsilon": Key("layer_norm_eps", 1e-5),
         "attention_bias": Key("attention_bias", False),
         "attention_dropout": Key("attention_dropout", 0.0),

@@ -12,8 +12,9 @@ def config(make_rope: Callable[..., Any], **defaults: Any) -> dict[str, Key]:
     return {
         **multi_head_config(make_rope, **defaults),
         "num_kv_heads": KV_HEADS,
-        "head_dim": Key("head_dim", None, _head_dim),
+        "head_dim": HEAD_DIM,
         "norm_epsilon": Key("rms_norm_eps", 1e-6),
+        "attention_dropout": Key("attention_dropout", 0.0),
     }
 
 
@@ -36,7 +37,6 @@ def multi_head_config(
         "activation": Key("hidden_act", "silu"),
         **rope.keys(make_rope, longest=longest, **rope_defaults),
         "init_std": Key("initializer_range", 0.02),
-        "attention_dropout": Key("attention_dropout", 0.0),
         "tied": Key("tie_word_embeddings", False),
         "eos_id": Key("eos_token_id", eos_id, first_id),
         "problem": Key("problem_type", None),
@@ -53,6 +53,8 @@ def _head_dim(size: Any, settings: Mapping[str, Any]) -> Any:
 
 KV_HEADS = Key("num_key_value_heads", None, _num_kv_heads)
 """As many as query heads where a config.json has no number."""
+HEAD_DIM = Key("head_dim", None, _head_dim)
+"""What the heads divide the width into where a config.json has no size."""
 
 WINDOWS = {
     "defaults": {"layer_types": None, "use_sliding_window": False},
