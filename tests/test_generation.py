@@ -27,8 +27,7 @@ from transformer_zoo.nn import cache as caches
 from transformer_zoo.pretrained import Bundle
 
 # A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
-POSITIONED = [case for case in families.cases("cache") if case.config.max_length is not None]
-CASES = list({registry.is_encoder_decoder(case.config): case for case in POSITIONED[::-1]}.values())
+CASES = families.writers()
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
     "class Queue:\n    def put(self, item):\n        pass\n",
