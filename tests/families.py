@@ -617,7 +617,7 @@ def writers() -> list[Any]:
 
 
 def objective_cases(*wanted: str) -> list[Any]:
-    """A case of each objective, for the first of `USUAL` that has its task; only models that take all these arguments."""
+    """A case of each objective, for the first of `USUAL` with its task; only models that take all these arguments."""
     found = []
     for name in BATCHES:
         able = [family for family in USUAL if OBJECTIVES[name].task in tasks(family)]

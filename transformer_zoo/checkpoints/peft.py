@@ -110,9 +110,15 @@ class Matrix:
 
 def _changed(row: Row, theirs: str, paths: tuple[str, ...], left: str, right: str, rank: int) -> Row:
     """A row with another layout and an axis R."""
-    axes = {*_axes(left), *_axes(right)}
-    sizes = {axis: size for axis, size in {**row.sizes, "R": rank}.items() if axis in axes}
-    return dataclasses.replace(row, theirs=theirs, ours=paths[0], paths=paths, left=left, right=right, sizes=sizes)
+    axes, split = {*_axes(left), *_axes(right)}, _dimensions(right)[0]
+    sizes = tuple(
+        {axis: size for axis, size in {**part, "R": rank}.items() if axis in axes} for part in row.sizes[: len(paths)]
+    )
+    parts = [i for i, group in enumerate(_dimensions(left)) if len(paths) > 1 and split in _axes(group)]
+    return dataclasses.replace(
+        row, theirs=theirs, ours=paths[0], paths=paths, left=left, right=right, sizes=sizes,
+        joined=parts[0] if parts else None,
+    )  # fmt: skip
 
 
 def matrices(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: str) -> dict[str, Matrix]:
