@@ -23,7 +23,7 @@ from transformer_zoo.checkpoints import config_map
 from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryConfig
+from transformer_zoo.nn.rotary_decoder import LanguageModelConfig
 from transformer_zoo.nn.tasks import TASKS
 from transformer_zoo.objectives import OBJECTIVES
 from transformer_zoo.pretrained import Bundle, from_config
@@ -274,7 +274,7 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
         elif isinstance(field.default, str):
             known = known_choices(family, field.name)
             values[field.name] = known[seed % len(known)]  # each has its turn
-        elif field.name == "head_dim" and issubclass(Config, RotaryConfig):
+        elif field.name == "head_dim" and issubclass(Config, LanguageModelConfig):
             values[field.name] = draw.choice((2, 4, 6, 8))
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
