@@ -24,11 +24,11 @@ from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.generation.strategy import Strategy
 from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import cache as caches
+from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.pretrained import Bundle
 
 # A decoder and an encoder-decoder. That every family decodes with a cache as without is proved in test_models.py.
-POSITIONED = [case for case in families.cases("cache") if case.config.max_length is not None]
-CASES = list({registry.is_encoder_decoder(case.config): case for case in POSITIONED[::-1]}.values())
+CASES = families.writers()
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
     "class Queue:\n    def put(self, item):\n        pass\n",
@@ -146,18 +146,17 @@ def test_an_encoder_decoder_with_proposals():
         assert drafted_BN.shape == (3, 1) and (accepted_BN <= drafted_BN).all() and accepted_BN.any()
 
 
-@pytest.mark.parametrize("chunk", [None, 6])
-def test_what_prompts_begin_with_is_read_once(chunk):
-    """Of rows of unequal lengths; the answers are those of each row alone."""
+def test_what_prompts_begin_with_is_read_once():
+    """Of rows of unequal lengths, in chunks; the answers are those of each row alone."""
     with jax.enable_x64(True):
         case = CASES[0] if not registry.is_encoder_decoder(CASES[0].config) else CASES[1]
-        m = bundle(case.sized(max_length=64, num_layers=2, eos_id=None).wide(), scale=0.5)
+        m = bundle(case.sized(max_length=64, num_layers=1, eos_id=None).wide(), scale=0.5)
         prompts = [[*range(20), *case.tokens(1, length, seed=length)[0].tolist()] for length in (1, 3, 22)]
         asked = module.request(
-            m, prompts, max_new_tokens=5, sampling=None, seed=0, stop=None, settings={}, prefill_chunk=chunk
+            m, prompts, max_new_tokens=5, sampling=None, seed=0, stop=None, settings={}, prefill_chunk=6
         )  # fmt: skip
         arguments, static, _ = module._prepared(asked)
-        assert static["shared"] == (16 if chunk is None else 12) and arguments[1].shape[1] >= 42
+        assert static["shared"] == 12 and arguments[1].shape[1] >= 42  # 16, but for the chunks
         assert module._run(asked)[:, 0].tolist() == [one_by_one(m, row, 5) for row in prompts]
         assert module._shared([np.arange(n) for n in (17, 40)], m.config) == 16
         assert module._shared([np.arange(n) for n in (16, 40)], m.config) == 0  # each row has a token of its own
@@ -206,17 +205,19 @@ def test_drafts_that_cannot_be(case, change, message):
         generate(bundle(case), [[1]], max_new_tokens=2, **change)
 
 
-def test_drafts_of_other_kinds():
-    decoder, other = (bundle(case) for case in CASES[::-1])
-    with pytest.raises(ValueError, match="one of the models is a decoder and the other an encoder-decoder"):
-        generate(decoder, [[1]], max_new_tokens=2, draft=other)
-    with pytest.raises(ValueError, match="an encoder-decoder's encoder reads a source as a whole"):
-        generate(
-            next(m for m in (decoder, other) if registry.is_encoder_decoder(m.config)),
-            [[1]],
-            max_new_tokens=2,
-            prefill_chunk=2,
-        )
+def test_drafts_and_chunks_of_other_models():
+    decoder, other = sorted(map(bundle, CASES), key=lambda m: registry.is_encoder_decoder(m.config))
+    scaled = families.main("llama").sized(max_length=32, eos_id=None)
+    scaled = bundle(scaled.sized(rope=Rope(kind="dynamic", factor=2.0)))
+    for m, change, message in (
+        (decoder, {"draft": other}, "one of the models is a decoder and the other an encoder-decoder"),
+        (decoder, {"draft": families.made("gpt2", families.small("gpt2", vocab_size=91))}, "vocabulary of 91 tokens"),
+        (other, {"prefill_chunk": 2}, "an encoder-decoder's encoder reads a source as a whole"),
+        (scaled, {"prefill_chunk": 2}, "beyond 16 tokens the rotary positions of this model depend on the length"),
+        (scaled, {"draft": "prompt-lookup"}, "the model has 16 positions of a steady rotation"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generate(m, [[1] * 20], max_new_tokens=2, **change)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -1,6 +1,7 @@
 """Low-rank adapters: which layers have one, what is trained, runs with them, and files in PEFT's layout."""
 
 import dataclasses
+import functools
 import io
 import json
 import shutil
@@ -30,13 +31,14 @@ from transformer_zoo.training import prepare
 
 @pytest.mark.parametrize("family", registry.families())
 def test_kernels_are_published_as_matrices(family: str) -> None:
-    """Each factor has PEFT's shape: [rank, inputs] or [outputs, rank] of the published tensor."""
+    """Of linear layers, all in the blocks; each factor has PEFT's shape: [rank, inputs] or [outputs, rank] of the
+    published tensor."""
     case = families.main(family)
     shapes = registry.param_shapes(case.model)
     found = peft.matrices(case.module, shapes, config=case.config, task=case.task)
     kernels = {path for matrix in found.values() for path in matrix.row.paths}
-    others = {path for path in trees.flatten(shapes) if path.endswith("/kernel")} - kernels
-    assert not [path for path in others if "blocks/" in path and not path.endswith("_conv/kernel")], others
+    linear = {f"{path}/kernel" for path in lora._linear(case.model) if "blocks/" in path}
+    assert linear <= kernels, linear - kernels
     for matrix in found.values():
         a, b, magnitude = (row.shape for row in matrix.factors(3).values())
         inputs, outputs = matrix.row.shape if matrix.inputs_first else matrix.row.shape[::-1]
@@ -57,17 +59,19 @@ def test_merged_is_beside(family: str, settings: Lora) -> None:
         model = lora.adapted(case.model, settings)
         params, tokens_BT = families.random_params(model, 0, 0.3), case.tokens(1, 5)
 
-        @jax.jit
-        def outputs(params: trees.Tree) -> list[jax.Array]:
-            _, base = model.divided(params)
-            fresh = lora.joined(params, model.fresh(jax.random.key(0), base))
-            pairs = ((model, params), (case.model, model.merged(params)), (model, fresh), (case.model, base))
-            return [model.apply({"params": params}, tokens_BT).hidden_BTD for model, params in pairs]
-
-        beside, merged, began, base = map(np.asarray, outputs(params))
+        _, base = model.divided(params)
+        began = model.merged(lora.joined(params, jax.jit(model.fresh)(jax.random.key(0), base)))
+        same = jax.tree.map(functools.partial(np.allclose, rtol=1e-12), began, base)
+        apply = lambda params, merged: [
+            model.apply({"params": params}, tokens_BT).hidden_BTD,
+            case.model.apply({"params": merged}, tokens_BT).hidden_BTD,
+        ]
+        beside, merged = map(np.asarray, jax.jit(apply)(params, changed := model.merged(params)))
+    assert jax.tree.all(same)
     np.testing.assert_allclose(beside, merged, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(began, base, rtol=1e-10, atol=1e-12)
-    assert abs(merged - base).max() > 0.1
+    kernels = {kernel for matrix in model.adapters.values() for kernel in matrix.row.paths}
+    moved = {path: np.abs(x - trees.flatten(base)[path]).max() for path, x in trees.flatten(changed).items()}
+    assert {path for path, by in moved.items() if by > 0.1} == kernels == {path for path, by in moved.items() if by}
 
 
 def test_dropout_is_of_the_adapters_inputs() -> None:

@@ -379,7 +379,6 @@ def test_a_cache_of_windows_keeps_no_more(family: str, monkeypatch: pytest.Monke
     assert cache.kv[0].shape[3] == cache.ring.position_BR.shape[1] == case.config.window + 1 < LONGEST
     for side in ("left", "right"):
         test_cached_is_uncached(case, side)
-    test_token_by_token(case)
     monkeypatch.undo()
     assert case.module.init_cache(case.config, 2, LONGEST).ring is None  # the slots would be more than the tokens
 

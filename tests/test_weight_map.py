@@ -408,6 +408,7 @@ def test_one_of_the_tied_tensors_is_enough():
     tensors = theirs()
     table = tensors.pop("body.embed.weight")
     assert_identical(dump(load(tensors | {"lm.weight": table})), theirs())
+    assert_identical(dump(load(tensors | {"lm.twin": table})), theirs())
     assert_identical(dump(load(tensors | {"lm.weight": table, "lm.twin": table})), theirs())
     with pytest.raises(ValueError, match="not the same.*lm.twin"):
         load(tensors | {"lm.weight": table, "lm.twin": table + 1})

@@ -137,8 +137,8 @@ class Generate(OfWeights):
     pattern: str | None = None
     """The text as a whole matches this regular expression."""
     draft: str | None = None
-    """A smaller model with the same tokenizer, by name, or prompt-lookup: proposes tokens, which takes less time where
-    the model would choose them too. The text stays the same."""
+    """A smaller model with the same tokenizer, by name, or prompt-lookup: proposes tokens, which takes less time on an
+    accelerator where the model would choose them too. The text stays the same."""
     draft_tokens: int | None = None
     """The number of tokens that are proposed at a time. None: 4."""
     prefill_chunk: int | None = None

@@ -33,7 +33,7 @@ class Adapted:
     """A family's model with adapters: an object with a module's `config`, `task`, `compute`, `init` and `apply`.
 
     Its parameters are the model's, and those of the adapters: `blocks/attention/query/lora_a`. Layers that are
-    published as one matrix have one adapter, `blocks/attention/query_key_value`, and share its first factor.
+    published as one matrix have one adapter and share its first factor, `blocks/attention/query_key_value/lora_a`.
     """
 
     model: nn.Module
@@ -65,39 +65,26 @@ class Adapted:
     def fresh(self, key: jax.Array, params: trees.Tree) -> trees.Tree:
         """The adapters before training, with which the model is as it was: the second factors are zero, and the norms
         of DoRA those of the kernels. In at least float32, also beside narrower kernels."""
-        flat, found = trees.flatten(params), {}
-        for i, (path, matrix) in enumerate(self.adapters.items()):
-            shapes = {name: _shape(row) for name, row in matrix.factors(self.settings.rank).items()}
-            kernels = [flat[kernel] for kernel in matrix.row.paths]
-            dtype = jnp.promote_types(kernels[0].dtype, jnp.float32)
-            a = lora.fresh(jax.random.fold_in(key, i), shapes[lora.A], matrix.stacked, dtype)
-            found |= {f"{path}/{lora.A}": a, f"{path}/{lora.B}": jnp.zeros(shapes[lora.B], dtype)}
-            if self.settings.dora:
-                norm = functools.partial(lora.column_norm, inputs=len(matrix.inputs))
-                for _ in range(matrix.stacked):
-                    norm = jax.vmap(norm)
-                norms = [norm(kernel.astype(dtype)) for kernel in kernels]
-                norms = jnp.stack(norms, matrix.stacked) if matrix.split else norms[0]
-                found[f"{path}/{lora.MAGNITUDE}"] = norms
+        flat, found, rank = trees.flatten(params), {}, self.settings.rank
+        for i, matrix in enumerate(self.adapters.values()):
+            begin, end = matrix.stacked, matrix.stacked + len(matrix.inputs)
+            for layer, path in zip(matrix.layers, matrix.row.paths):
+                kernel = flat[path].astype(jnp.promote_types(flat[path].dtype, jnp.float32))
+                shape = kernel.shape
+                found[f"{layer}/{lora.B}"] = jnp.zeros((*shape[:begin], rank, *shape[end:]), kernel.dtype)
+                if self.settings.dora:
+                    found[f"{layer}/{lora.MAGNITUDE}"] = lora.column_norm(kernel, range(begin, end))
+            first = lora.fresh(jax.random.fold_in(key, i), (*shape[:end], rank), begin, kernel.dtype)
+            found[f"{matrix.module}/{lora.A}"] = first
         return trees.unflatten(found)
 
     def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's `apply`, with its layers' adapters beside them."""
         flat = trees.flatten(variables["params"])
-        for path, matrix in self.adapters.items():
-            for kernel, factors in zip(matrix.row.paths, self._factors(path, matrix, flat)):
-                flat |= {f"{kernel.removesuffix('/kernel')}/{name}": x for name, x in factors.items()}
+        for matrix in self.adapters.values():
+            flat |= {f"{layer}/{lora.A}": flat[f"{matrix.module}/{lora.A}"] for layer in matrix.layers}
         with lora.beside(self.scale, self.settings.dropout):
             return self.model.apply({**variables, "params": trees.unflatten(flat)}, *args, **kwargs)
-
-    def _factors(self, path: str, matrix: Matrix, flat: Mapping[str, Any]) -> list[dict[str, jax.Array]]:
-        """The parameters of an adapter, for each of its kernels."""
-        own = {name: flat[f"{path}/{name}"] for name in lora.NAMES if f"{path}/{name}" in flat}
-        if not matrix.split:
-            return [own]
-        axis = matrix.stacked
-        part = lambda name, i: own[name] if name == lora.A else jax.lax.index_in_dim(own[name], i, axis, keepdims=False)
-        return [{name: part(name, i) for name in own} for i in range(len(matrix.row.paths))]
 
     def is_trained(self, path: str) -> bool:
         """Whether the parameter of a path is trained, and no part of the base."""
@@ -123,10 +110,11 @@ class Adapted:
     def merged(self, params: trees.Tree) -> trees.Tree:
         """The parameters of the model alone, with the adapters in its kernels."""
         flat = trees.flatten(params)
-        for path, matrix in self.adapters.items():
-            for kernel, factors in zip(matrix.row.paths, self._factors(path, matrix, flat)):
-                a, b, magnitude = map(factors.get, lora.NAMES)
-                changed = _merged(flat[kernel], a, b, magnitude, scale=self.scale, stacked=matrix.stacked)
+        for matrix in self.adapters.values():
+            for layer, kernel in zip(matrix.layers, matrix.row.paths):
+                names = (f"{matrix.module}/{lora.A}", f"{layer}/{lora.B}", f"{layer}/{lora.MAGNITUDE}")
+                own = {"scale": self.scale, "stacked": matrix.stacked}
+                changed = _merged(flat[kernel], *map(flat.get, names), **own)
                 if not isinstance(changed, jax.core.Tracer):
                     changed = jax.device_put(changed, flat[kernel].sharding)
                 flat[kernel] = changed
@@ -161,14 +149,10 @@ def joined(base: trees.Tree | None, trained: trees.Tree) -> trees.Tree:
 _merged = jax.jit(lora.merged, static_argnames=("scale", "stacked"))
 
 
-def _shape(row: weight_map.Row) -> tuple[int, ...]:
-    return (*row.layers, *(row.sizes[axis] for axis in row.right.split()))
-
-
 @functools.lru_cache(maxsize=32)
 def _adapters(model: nn.Module, targets: tuple[str, ...]) -> dict[str, Matrix]:
     linear, known = _linear(model), _matrices(model)
-    layers = {path.removesuffix("/kernel"): matrix for matrix in known.values() for path in matrix.row.paths}
+    layers = {layer: matrix for matrix in known.values() for layer in matrix.layers}
     paths = [path for path in layers if path in linear]
     try:
         chosen = trees.select(targets, paths)
@@ -177,8 +161,7 @@ def _adapters(model: nn.Module, targets: tuple[str, ...]) -> dict[str, Matrix]:
     found = {}
     for path in chosen:
         matrix = layers[path]
-        parts = [part.removesuffix("/kernel") for part in matrix.row.paths]
-        if left := [part for part in parts if part not in chosen]:
+        if left := [layer for layer in matrix.layers if layer not in chosen]:
             raise ValueError(
                 f"lora.targets matches {path} and not {' and '.join(left)}, and they are published as one matrix, "
                 f"{matrix.theirs}, which has one adapter: let it match all of them or none"
@@ -274,9 +257,9 @@ def _published(adapter: Adapter, params: Mapping[str, Any]) -> tuple[dict[str, A
     model, settings, trained = adapter.model, adapter.model.settings, trees.flatten(adapter.params)
     family, matrices, tensors = registry.module_of(model.config), list(model.adapters.values()), {}
     for matrix in matrices:
-        for name, row in matrix.factors(settings.rank).items():
-            if (leaf := trained.get(f"{matrix.module}/{name}")) is not None:
-                tensors |= row.exported([leaf])
+        for row in matrix.factors(settings.rank).values():
+            if row.paths[0] in trained:
+                tensors |= row.exported([trained[path] for path in row.paths])
     rows = weight_map.rows(family, trees.unflatten(params), config=model.config, task=model.task).values()
     module_of = lambda theirs: theirs.rpartition(".")[0]
     modules = [*dict.fromkeys(module_of(row.theirs) for row in rows)]

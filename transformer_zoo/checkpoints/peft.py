@@ -58,29 +58,34 @@ INITIAL = (True, False, "gaussian", "eva", "orthogonal", "loftq")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """The published weight of a linear layer, and the axes of our kernels that are its inputs and its outputs."""
+    """The published weight of a linear layer: a row with two axes on the left, inputs and outputs. On the right, the
+    inputs of our kernels come first."""
 
     theirs: str
     """The module's name, with `*` for the layers: transformer.h.*.attn.c_attn."""
     row: Row
+    ins: str
+    outs: str
+    """The inputs and the outputs on the left of the row: `D` and `(n H K)`."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    """The same on the right: `D`, and `H`, `K`."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The paths of our layers; several where queries, keys and values are one matrix."""
+        return tuple(path.removesuffix("/kernel") for path in self.row.paths)
 
     @property
     def module(self) -> str:
-        """The path of our layer, blocks/attention/query; of several, blocks/attention/query_key_value."""
-        parents, names = zip(*(path.removesuffix("/kernel").rpartition("/")[::2] for path in self.row.paths))
+        """The path of the first factor: that of our layer; of several, blocks/attention/query_key_value."""
+        parents, names = zip(*(path.rpartition("/")[::2] for path in self.layers))
         return f"{parents[0]}/{'_'.join(names)}".removeprefix("/")
-
-    @property
-    def split(self) -> tuple[str, ...]:
-        """The axis along which several kernels of ours are one matrix; none where there is one."""
-        return tuple(self.row.right.split()[:1]) if len(self.row.paths) > 1 else ()
 
     @property
     def inputs_first(self) -> bool:
         """Whether their matrix is [inputs, outputs], as that of the reference's Conv1D."""
-        return {*_axes(_groups(self.row.left)[0])} == {*self.inputs}
+        return self.row.left.startswith(self.ins)
 
     @property
     def stacked(self) -> int:
@@ -88,26 +93,36 @@ class Matrix:
         return len(self.row.layers)
 
     def factors(self, rank: int) -> dict[str, Row]:
-        """The rows of an adapter of this rank: of its factors, and of the norms of DoRA."""
-        ins, outs = (next(g for g in _groups(self.row.left) if set(_axes(g)) == set(axes))
-                     for axes in (self.inputs, (*self.split, *self.outputs)))  # fmt: skip
-        layouts = {
-            lora.A: (f"R {ins}", (*self.inputs, "R")),
-            lora.B: (f"{outs} R", (*self.split, "R", *self.outputs)),
-            lora.MAGNITUDE: (outs, (*self.split, *self.outputs)),
+        """The rows of an adapter of this rank: of its factors, and of the norms of DoRA. The second factor and the
+        norms are divided among our layers as the matrix is."""
+        split = _dimensions(self.row.right)[: len(self.layers) > 1]
+        each = lambda name: tuple(f"{layer}/{name}" for layer in self.layers)
+        layouts = (
+            (lora.A, (f"{self.module}/{lora.A}",), f"R {self.ins}", (*self.inputs, "R")),
+            (lora.B, each(lora.B), f"{self.outs} R", (*split, "R", *self.outputs)),
+            (lora.MAGNITUDE, each(lora.MAGNITUDE), self.outs, (*split, *self.outputs)),
+        )
+        return {
+            name: _changed(self.row, f"{self.theirs}.{theirs}", paths, left, " ".join(right), rank)
+            for theirs, (name, paths, left, right) in zip(FACTORS, layouts, strict=True)
         }
-        rows = {}
-        for (name, (left, right)), theirs in zip(layouts.items(), FACTORS, strict=True):
-            path, sizes = f"{self.module}/{name}", {axis: {**self.row.sizes, "R": rank}[axis] for axis in right}
-            rows[name] = dataclasses.replace(
-                self.row, theirs=f"{self.theirs}.{theirs}", ours=path, paths=(path,), left=left, right=" ".join(right),
-                sizes=sizes,
-            )  # fmt: skip
-        return rows
+
+
+def _changed(row: Row, theirs: str, paths: tuple[str, ...], left: str, right: str, rank: int) -> Row:
+    """A row with another layout and an axis R."""
+    axes, split = {*_axes(left), *_axes(right)}, _dimensions(right)[0]
+    sizes = tuple(
+        {axis: size for axis, size in {**part, "R": rank}.items() if axis in axes} for part in row.sizes[: len(paths)]
+    )
+    parts = [i for i, group in enumerate(_dimensions(left)) if len(paths) > 1 and split in _axes(group)]
+    return dataclasses.replace(
+        row, theirs=theirs, ours=paths[0], paths=paths, left=left, right=right, sizes=sizes,
+        joined=parts[0] if parts else None,
+    )  # fmt: skip
 
 
 def matrices(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: str) -> dict[str, Matrix]:
-    """The matrices of a model's parameters, or of their shapes, by the paths of our layers.
+    """The matrices of a model's parameters, or of their shapes, by the paths of their first factors.
 
     A kernel that is no matrix of inputs and outputs, such as that of a convolution, is not among them.
     """
@@ -120,23 +135,23 @@ def matrices(family: ModuleType, params: Mapping[str, Any], *, config: Any, task
 
 
 def _matrix(theirs: str, row: Row) -> Matrix | None:
-    groups, right = _groups(row.left), row.right.split()
-    split = right[:1] if len(row.paths) > 1 else []
-    axes = right[len(split) :]
-    for inputs, outputs in (groups, groups[::-1]) if len(groups) == 2 else ():
-        count = len(_axes(inputs))
-        if {*_axes(inputs)} == {*axes[:count]} and {*_axes(outputs)} == {*split, *axes[count:]}:
-            return Matrix(theirs=theirs, row=row, inputs=tuple(axes[:count]), outputs=tuple(axes[count:]))
+    left, right = _dimensions(row.left), _dimensions(row.right)
+    split, right = right[: len(row.paths) > 1], right[len(row.paths) > 1 :]
+    for ins, outs in (left, left[::-1]) if len(left) == 2 else ():
+        for count in range(1, len(right)):
+            inputs, outputs = right[:count], right[count:]
+            if _axes(*inputs) == _axes(ins) and _axes(*outputs, *split) == _axes(outs):
+                return Matrix(theirs=theirs, row=row, ins=ins, outs=outs, inputs=tuple(inputs), outputs=tuple(outputs))
     return None
 
 
-def _groups(left: str) -> list[str]:
-    """The axes of their tensor: `(H K) D` becomes `(H K)` and `D`."""
-    return re.findall(r"\(.*?\)|\S+", left)
+def _dimensions(side: str) -> list[str]:
+    """The dimensions on a layout's side: `(H K) D` becomes `(H K)` and `D`."""
+    return re.findall(r"\(.*?\)|\S+", side)
 
 
-def _axes(group: str) -> list[str]:
-    return group.strip("()").split()
+def _axes(*dimensions: str) -> set[str]:
+    return {axis for dimension in dimensions for axis in re.findall(r"\w+", dimension)}
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 from transformer_zoo import arguments, registry, trees
 from transformer_zoo.generation import constraint as constraints
 from transformer_zoo.generation import forward, published, speculative
+from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.constraint import Constraint
 from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
@@ -104,8 +105,9 @@ def generate(
             for prompts of T tokens, then take the memory of that many queries. None: the prompts as a whole.
         draft: proposes tokens, which the model reads at once and keeps where it would have chosen them (speculative
             decoding, for greedy decoding and sampling): a smaller model with the same tokenizer, or "prompt-lookup" for
-            what followed in the prompt and the answer when they last had the same few tokens. It changes the time, and
-            no answer but by the rounding of equal logits. None: no proposals.
+            what followed in the prompt and the answer when they last had the same few tokens. The answers stay the
+            same, but for logits that differ by rounding alone. It takes less time where several tokens are read as
+            quickly as one: on accelerators, and hardly on a CPU. None: no proposals.
         draft_tokens: the number of tokens that are proposed at a time. None: 4.
         choices: each answer is one of these texts. A decoder's answer follows the prompt without a space: begin them
             with one where it is wanted.
@@ -303,6 +305,10 @@ def request(
             raise ValueError("choices and pattern: the model's first token is forced, and no text: leave them out")
         before = [[] for _ in rows] if is_encoder_decoder and targets is None else targets or rows
         constraint = _constraint(m, choices, pattern, before, stop_ids, max_new_tokens)
+        if choices is not None and isinstance(sampling, Beam) and sampling.num_return_sequences > len(set(choices)):
+            raise ValueError(
+                f"num_return_sequences={sampling.num_return_sequences} is more than there are choices: ask for fewer"
+            )
     return Request(
         m=dataclasses.replace(m, token_ids=token_ids), rows=rows, is_text=is_text, max_new=max_new_tokens,
         sampling=sampling, seed=seed, stop_ids=stop_ids, stop_texts=stop_texts, targets=targets,

@@ -9,7 +9,7 @@ An adapted layer has, beside its kernel [*I, *O] (inputs and outputs), the param
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -53,7 +53,7 @@ def _call(call: Any, args: Any, kwargs: Any, context: Any, *, scale: float, drop
         return y + low
     kernel = variable("kernel")
     # The norm is a constant to the gradient (section 4.3).
-    norm = jax.lax.stop_gradient(column_norm(kernel + scale * jnp.tensordot(a, b, 1), inputs))
+    norm = jax.lax.stop_gradient(column_norm(kernel + scale * jnp.tensordot(a, b, 1), range(inputs)))
     ratio = variable(MAGNITUDE) / norm
     return y + (ratio - 1) * (_times(x, kernel, inputs) if drops else base) + ratio * low
 
@@ -63,10 +63,10 @@ def _times(x: jax.Array, kernel: jax.Array, inputs: int) -> jax.Array:
     return product(x, kernel, ((tuple(range(x.ndim - inputs, x.ndim)), tuple(range(inputs))), ((), ())))
 
 
-def column_norm(kernel: jax.Array, inputs: int) -> jax.Array:
-    """The norm of each output's column, [*O], in at least float32."""
+def column_norm(kernel: jax.Array, inputs: Iterable[int]) -> jax.Array:
+    """The norm of each output's column, over these axes, in at least float32."""
     wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-    return jnp.sqrt((wide * wide).sum(axis=tuple(range(inputs)))).astype(kernel.dtype)
+    return jnp.sqrt((wide * wide).sum(axis=tuple(inputs))).astype(kernel.dtype)
 
 
 def merged(
@@ -85,7 +85,7 @@ def merged(
     wide = jnp.promote_types(jnp.result_type(kernel, a), jnp.float32)
     changed = kernel.astype(wide) + scale * jnp.tensordot(a.astype(wide), b.astype(wide), 1)
     if magnitude is not None:
-        changed *= magnitude.astype(wide) / column_norm(changed, a.ndim - 1)
+        changed *= magnitude.astype(wide) / column_norm(changed, range(a.ndim - 1))
     return changed.astype(kernel.dtype)
 
 
