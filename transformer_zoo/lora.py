@@ -261,23 +261,24 @@ def _published(adapter: Adapter, params: Mapping[str, Any]) -> tuple[dict[str, A
             if row.paths[0] in trained:
                 tensors |= row.exported([trained[path] for path in row.paths])
     rows = weight_map.rows(family, trees.unflatten(params), config=model.config, task=model.task).values()
-    module_of = lambda theirs: theirs.rpartition(".")[0]
-    modules = [*dict.fromkeys(module_of(row.theirs) for row in rows)]
-    whole = {module_of(row.theirs) for row in rows if any(path in trained for path in row.paths)}
+    modules_of = lambda row: [name.rpartition(".")[0] for name in row.names]
+    modules = [*dict.fromkeys(module for row in rows for module in modules_of(row))]
+    whole = {module for row in rows if any(path in trained for path in row.paths) for module in modules_of(row)}
     for row in rows:
-        tensors |= row.exported([params[path] for path in row.paths]) if module_of(row.theirs) in whole else {}
-    tied = {module_of(family.PUBLISHED.prefix + name) for name in family.PUBLISHED.tied.values()}
-    kept = peft.ends([*whole], modules, "")
-    if kept is None or (whole & tied and getattr(model.config, "tied", True)):
+        tensors |= row.exported([params[path] for path in row.paths]) if whole & {*modules_of(row)} else {}
+    tied = {(family.PUBLISHED.prefix + name).rpartition(".")[0] for name in family.PUBLISHED.tied.values()}
+    if whole & tied and getattr(model.config, "tied", True):
         raise ValueError(
-            f"{', '.join(sorted(whole))} were trained whole, which PEFT's layout cannot hold: token embeddings that "
-            "are the output layer too, or modules whose names are ends of others. Save the whole model"
+            f"{', '.join(sorted(whole & tied))} was trained whole, and is the output layer too, which PEFT's layout "
+            "cannot hold: save the whole model"
         )
-    wanted, kinds = [matrix.theirs for matrix in matrices], {task: name for name, task in peft.TASKS.items()}
+    wanted = [module for matrix in matrices for module in modules_of(matrix.row)]
+    kinds = {task: name for name, task in peft.TASKS.items()}
     return tensors, {
         "base_model_name_or_path": adapter.base, "r": settings.rank, "lora_alpha": settings.alpha,
         "lora_dropout": settings.dropout, "use_rslora": settings.rank_stabilized, "use_dora": settings.dora,
-        "fan_in_fan_out": all(matrix.inputs_first for matrix in matrices), "modules_to_save": kept or None,
-        "target_modules": peft.ends(wanted, modules, ".") or peft.pattern(wanted),
+        "fan_in_fan_out": all(matrix.inputs_first for matrix in matrices),
+        "target_modules": peft.ends(wanted, modules, "."),
+        "modules_to_save": peft.ends(sorted(whole), modules, "") or None,
         "task_type": None if model.task == "base" else kinds.get(model.task),
     }  # fmt: skip

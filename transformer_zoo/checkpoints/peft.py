@@ -110,15 +110,13 @@ class Matrix:
 
 def _changed(row: Row, theirs: str, paths: tuple[str, ...], left: str, right: str, rank: int) -> Row:
     """A row with another layout and an axis R."""
-    axes, split = {*_axes(left), *_axes(right)}, _dimensions(right)[0]
-    sizes = tuple(
-        {axis: size for axis, size in {**part, "R": rank}.items() if axis in axes} for part in row.sizes[: len(paths)]
-    )
-    parts = [i for i, group in enumerate(_dimensions(left)) if len(paths) > 1 and split in _axes(group)]
+    axes = {*_axes(left), *_axes(right)}
+    parts = [{**sizes, "R": rank} for sizes in row.sizes[: len(paths)]]
+    sizes = tuple({axis: size for axis, size in part.items() if axis in axes} for part in parts)
+    joined = None if row.joined is None or len(paths) == 1 else 0
     return dataclasses.replace(
-        row, theirs=theirs, ours=paths[0], paths=paths, left=left, right=right, sizes=sizes,
-        joined=parts[0] if parts else None,
-    )  # fmt: skip
+        row, theirs=theirs, ours=paths[0], paths=paths, left=left, right=right, sizes=sizes, joined=joined
+    )
 
 
 def matrices(family: ModuleType, params: Mapping[str, Any], *, config: Any, task: str) -> dict[str, Matrix]:
@@ -221,12 +219,15 @@ class Adapter:
             if found:
                 layers.setdefault(module, {})[f"lora_{factor}"] = tensor
         names, result, faults = _short_names(family, base), dict(base), []
-        known = [(_pattern(_short(family, m.theirs)), m)
-                 for m in matrices(family, params, config=config, task=task).values()]  # fmt: skip
+        known = {
+            _short(family, weight.removesuffix(".weight")): matrix
+            for matrix in matrices(family, params, config=config, task=task).values()
+            for weight in matrix.row.names
+        }
         for module, factors in layers.items():
             short = _short(family, module)
             name = names.get(f"{short}.weight")
-            matrix = next((matrix for pattern, matrix in known if pattern.fullmatch(short)), None)
+            matrix = known.get(short)
             if name is None or matrix is None:
                 faults.append(f"{module} is no linear layer of the model")
             elif isinstance(base[name], weight_map.Reordered):
@@ -341,31 +342,24 @@ def _short_names(family: ModuleType, tensors: Iterable[str]) -> dict[str, str]:
     return {_short(family, name): name for name in tensors}
 
 
-def _pattern(theirs: str) -> re.Pattern[str]:
-    return re.compile(re.escape(theirs).replace(r"\*", r"\d+"))
-
-
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def ends(wanted: Sequence[str], modules: Sequence[str], separator: str) -> list[str] | None:
-    """The shortest ends of names that match these modules and no other one; None if none do.
+def ends(wanted: Sequence[str], modules: Sequence[str], separator: str) -> list[str]:
+    """The shortest ends of names that match these modules and no other one: the last parts of the names, or as much as
+    follows the number of a layer, or whole names.
 
     Args:
-        wanted, modules: names with `*` for the layers; `modules` are all that there are.
+        wanted, modules: names; `modules` are all that there are.
         separator: what precedes such an end in a longer name, for PEFT.
     """
-    for part in (lambda name: name.rpartition(".")[2], lambda name: name.rpartition("*.")[2]):
-        found = sorted({part(name) for name in wanted})
-        matches = lambda name, end: name == end or name.endswith(separator + end)
-        if {name for name in modules if any(matches(name, end) for end in found)} == {*wanted}:
-            return found
-    return None
-
-
-def pattern(wanted: Sequence[str]) -> str:
-    """A regular expression for these modules, by names with `*` for the layers."""
-    return "|".join(_pattern(name).pattern for name in sorted(wanted))
+    found: list[str] = []
+    for part in (r"[^.]+$", r"(?<=\d\.)\D+$|.+", r".+"):
+        found = sorted({re.search(part, name)[0] for name in wanted})
+        matches = tuple(separator + end for end in found)
+        if {name for name in modules if name in found or name.endswith(matches)} == {*wanted}:
+            break
+    return found
 
 
 def write(folder: Path, tensors: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -67,7 +67,6 @@ _LONG = {"max_length": 262144, "rope": Rope(theta=10000000.0, share=0.25)}
 _SMALL = _LONG | {"tied": True, "num_layers": 24, "num_heads": 8, "num_kv_heads": 2, "num_delta_value_heads": 16}
 PRESETS = {
     "qwen3.5-0.8b": ("Qwen/Qwen3.5-0.8B", Config(**_SMALL, width=1024, mlp_dim=3584)),
-    "qwen3.5-2b": ("Qwen/Qwen3.5-2B", Config(**_SMALL, width=2048, mlp_dim=6144)),
     "qwen3.5-4b": ("Qwen/Qwen3.5-4B", Config(**_LONG, width=2560, mlp_dim=9216, tied=True)),
     "qwen3.5-9b": ("Qwen/Qwen3.5-9B", Config(**_LONG)),
     "qwen3.5-27b": (
