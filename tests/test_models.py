@@ -379,6 +379,14 @@ def test_a_cache_of_windows_keeps_no_more(family: str, monkeypatch: pytest.Monke
     assert cache.kv[0].shape[3] == cache.ring.position_BR.shape[1] == case.config.window + 1 < LONGEST
     for side in ("left", "right"):
         test_cached_is_uncached(case, side)
+    # A token is taken back.
+    case, tokens_BT = case.wide(), case.tokens(2, LONGEST)
+    run = functools.partial(families.apply, case.model, case.params())
+    cache = run(tokens_BT=tokens_BT[:, :4], cache=case.module.init_cache(case.config, 2, LONGEST, jnp.float64)).cache
+    cache = run(tokens_BT=tokens_BT[:, 8:9], cache=cache).cache.rewind(jnp.int32(4))
+    found = families.outputs(run(tokens_BT=tokens_BT[:, 4:7], cache=cache))
+    expected = families.outputs(run(tokens_BT=tokens_BT[:, :7], valid_BT=np.ones((2, 7), bool)))
+    assert families.difference(found, expected[:, 4:]) < EXACT
     monkeypatch.undo()
     assert case.module.init_cache(case.config, 2, LONGEST).ring is None  # the slots would be more than the tokens
 
