@@ -43,7 +43,9 @@ def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     rope = getattr(registry.family(family).Config(), "rope", None)
     wider = {"width": 8} if rope is not None and rope.share < 1 else {}  # a part of a head has several pairs too
     for task in families.tasks(family):
-        drawn = families.sized(families.random_config(family, 6, task), **SIZES | wider)
+        drawn = families.random_config(family, 6, task)
+        few = {"num_kv_heads": min(getattr(drawn, "num_kv_heads", 1), SIZES["num_heads"])}  # these divide the heads
+        drawn = families.sized(drawn, **SIZES | few | wider)
         rates = families.dropouts(families.small(family))
         drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`
         if task == families.main_task(family):
