@@ -329,6 +329,7 @@ def cases(*wanted: str) -> list[Any]:
     return [case for case in map(main, registry.families()) if all(name in case.takes for name in wanted)]
 
 
+@functools.cache
 def main(family: str) -> Case:
     """A family's small model for its main task, without dropout."""
     return Case(family=family, task=main_task(family), config=without_dropout(small(family)))
