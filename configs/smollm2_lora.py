@@ -5,7 +5,8 @@ Command:   python train.py configs/smollm2_lora.py
            python -m transformer_zoo convert runs/smollm2_lora smollm2_python
 Hardware:  2 CPU cores and 11 GB of memory, about ten minutes; 2.4 M of 137 M parameters are trained
 Baseline:  `eval.py MODEL --source python_stdlib --length 256 --batch-size 4 --batches 8`: 2.610 nats a token, held out
-Result:    of the GGUF file, held-out loss 2.520 at step 10, 2.477 at 20, 2.463 at 30, 2.459 at 40: 0.893 bits a byte, from 0.948
+Result:    of the GGUF file, held-out loss 2.520 at step 10, 2.477 at 20, 2.463 at 30, 2.459 at 40: 0.893 bits a byte,
+           from 0.948
 """
 
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Lora, Optimizer, Run, Training
