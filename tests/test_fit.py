@@ -166,7 +166,7 @@ def test_a_run_that_does_not_fit(capsys, monkeypatch, hasty):
     out = capsys.readouterr().out
     assert len(out.splitlines()) <= 40
     assert re.search(r"It does not fit: [\d.]+ GiB of 15.75 GiB, [\d.]+ GiB too much", out)
-    assert re.search(r"\d x f32\[8,4096,128,512\]  .*blocks/mlp_", out)
+    assert re.search(r"\d x f32\[8,4096,128,512\]  .*blocks/(mlp_|blocks.activate)", out)
     assert "It fits with --compute.remat full: " in out
 
 
