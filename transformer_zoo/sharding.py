@@ -42,7 +42,7 @@ PARAM_AXES = (
     (r".*/experts/(gate|up)/kernel", "experts embed mlp"),
     (r".*/experts/(gate|up)/bias", "experts mlp"),
     (r".*/experts/down/kernel", "experts mlp embed"),
-    (r".*/experts/down/bias", "experts _"),
+    (r".*/experts/down/bias", "experts embed"),
     (r".*/lora_(a|b|magnitude)", "_"),
     (r"embed_project/bias|.*/(filter|out|mlp_down|router|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
 )
