@@ -438,7 +438,7 @@ def test_no_tokenizer(saved: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt-2"}, "config.json: model_type 'gpt-2' is not read: known are .*gpt2.* Did you mean 'gpt2'"),
+        ({"model_type": "gpt-2"}, "config.json: model_type 'gpt-2' is not read: .*gpt2.* Did you mean 'gpt2'"),
         ({"model_type": "absent"}, 'no model_type: give the family. Its architecture GPT2LMHeadModel .* family="gpt2"'),
         ({"architectures": ["GPT2DoubleHeadsModel"]}, "'GPT2DoubleHeadsModel': give the task.*base"),
         ({"architectures": "absent"}, "names no architectures: give the task.*causal-lm .GPT2LMHeadModel."),

@@ -63,11 +63,14 @@ class _Watched:
     def apply(self, variables: Any, *args: Any, method: Any = None, mutable: Any = False, **kwargs: Any) -> Any:
         if method not in (None, "read"):  # a part of the model, such as its output layer
             return self.model.apply(variables, *args, method=method, **kwargs)
+        wanted = [mutable] if isinstance(mutable, str) else list(mutable or ())
         with nn.intercept_methods(self._watch):
-            output, sown = self.model.apply(variables, *args, method=method, **kwargs, mutable="intermediates")
+            output, sown = self.model.apply(
+                variables, *args, method=method, **kwargs, mutable=["intermediates", *wanted]
+            )
         flat = trees.flatten(sown["intermediates"])
         self.finite = {path: calls for path, calls in flat.items() if path.endswith(_MARK)}
-        return output if mutable is False else (output, sown)
+        return output if mutable is False else (output, {name: sown[name] for name in wanted if name in sown})
 
     def _watch(self, function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output, method = function(*args, **kwargs), context.method_name
