@@ -174,6 +174,7 @@ def outputs(task: str, model: Any, ids: np.ndarray) -> np.ndarray:
     """All outputs, concatenated; for a body its hidden states."""
     if hasattr(model, "score"):  # it needs an id of padding to score several rows: one that ends none
         model.config.pad_token_id = 0
+    model.config._experts_implementation = "eager"  # products of groups know no float64
     with torch.no_grad(), reference.in_double():
         # All is real, which ModernBERT's means over the tokens of a choice want to be told.
         given = {"input_ids": torch.as_tensor(ids), "attention_mask": torch.ones(ids.shape, dtype=torch.long)}
