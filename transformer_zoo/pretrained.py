@@ -417,7 +417,9 @@ def _write(
                 stacklevel=4,
             )
             ids[key] = fixed
-    settings = {key: x for key, x in ids.items() if tokenizer is not None or x is not None} | settings
+    # Readers take a family's own padding for a key that is not there, which may lie outside of the vocabulary.
+    told = {"pad_token_id"} if family.PUBLISHED.defaults.get("pad_token_id", 0) >= model.config.vocab_size else ()
+    settings = {key: x for key, x in ids.items() if tokenizer is not None or x is not None or key in told} | settings
     with safetensors.staged(directory) as folder:
         if tokenizer is not None:
             tokenizer.save(folder, _tokenizer_settings(model.config))

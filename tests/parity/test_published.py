@@ -145,10 +145,20 @@ CASES = [
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 3}  # MPNet reads 1 as padding, whatever it is told
 
 
+def configuration(family: str, settings: dict[str, Any]) -> Any:
+    """The reference's configuration. A padding outside of the vocabulary, as some families have it by default, is
+    none."""
+    config = transformers.AutoConfig.for_model(
+        **{"model_type": registry.family(family).PUBLISHED.model_type} | settings | SPECIAL
+    )
+    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
+        config.pad_token_id = None
+    return config
+
+
 def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.float64) -> Any:
     """A model of the reference with random parameters, biases and norms too."""
-    module = registry.family(family)
-    config = transformers.AutoConfig.for_model(**{"model_type": module.PUBLISHED.model_type} | settings | SPECIAL)
+    module, config = registry.family(family), configuration(family, settings)
     torch.manual_seed(0)
     build = getattr(transformers, module.PUBLISHED.class_names(config.model_type)[task])
     with reference.in_double() if dtype == torch.float64 else contextlib.nullcontext():  # speeds of rotation
@@ -250,7 +260,7 @@ def test_fresh_models_load_there(tmp_path: Path, family: str, task: str, setting
         case = families.Case(family=family, task=task, config=config_map.read(module, settings | SPECIAL))
         bundle = Bundle(case.model, case.params(), case.config)
     save_pretrained(tmp_path, bundle)
-    config = transformers.AutoConfig.for_model(**{"model_type": module.PUBLISHED.model_type} | settings | SPECIAL)
+    config = configuration(family, settings)
     if task == "question-answering":
         config.num_labels = 2  # a start and an end, as its class says
     name = module.PUBLISHED.class_names(config.model_type)[task]

@@ -77,7 +77,7 @@ PUBLISHED = llama_layout.published(
         "window": Key("sliding_window", None),
     },
     # Read beside the settings of rotary positions, before them.
-    defaults={"original_max_position_embeddings": 4096},
+    defaults={"original_max_position_embeddings": 4096, "pad_token_id": 32000},
     derived={"original_max_position_embeddings": lambda config: config.rope.original_length or config.max_length},
     fixed={"embd_pdrop": 0.0},
     qkv=(("layers.*.self_attn.qkv_proj.weight", "blocks/attention/{query,key,value}/kernel", "(n H K) D -> n D H K"),),

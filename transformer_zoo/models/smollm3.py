@@ -88,7 +88,7 @@ PUBLISHED = llama_layout.published(
         "window": Key("sliding_window", None, _window),
         "tied": Key("tie_word_embeddings", True),
     },
-    defaults={"no_rope_layers": None, "layer_types": None, "use_sliding_window": False},
+    defaults={"no_rope_layers": None, "layer_types": None, "use_sliding_window": False, "pad_token_id": 128004},
     derived={
         "no_rope_layers": lambda config: _rotated(config.unrotated_every, config.num_layers),
         "layer_types": lambda config: [layer_types.KINDS[not local] for local in config.local_layers()],
