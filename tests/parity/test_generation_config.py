@@ -46,6 +46,8 @@ def writers() -> list[families.Case]:
             sizes = {"vocab_size": V, "max_length": 24, "num_layers": 1, "num_decoder_layers": 1}
             sizes |= {"eos_id": 3, "decoder_start_id": 1, "pad_id": 0, "model_type": model_type, "scale_logits": False}
             sizes |= {"bias_per_layer": model_type == "umt5"}
+            if hasattr(case.config, "full_every"):  # the reference's cache needs a layer with attention
+                sizes |= {"num_layers": 2, "full_every": 2}
             found.append(case.sized(**sizes).wide())
     return found
 
@@ -173,6 +175,7 @@ def test_the_same_tokens_before_and_after_it_is_saved(
     with jax.enable_x64(True):
         zoo.save_pretrained(tmp_path, m)
     again = type(theirs).from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager").eval()
+    again.config._experts_implementation = "eager"  # products of groups know no float64
     reference.settle(again)
     assert expected(again, rows, settings["eos_token_id"]) == answers
     (tmp_path / "generation_config.json").write_text(json.dumps(generation_settings(m)))  # not as it was read
