@@ -228,7 +228,7 @@ def piecewise(model: Any, inputs: dict[str, torch.Tensor], prompt: int) -> list[
     read, seen = f"{side}input_ids", f"{side}attention_mask"  # the mask has to begin at the first token
     if getattr(model.config, "sliding_window", None) == 1:  # its cache then keeps all tokens in place of none
         return [model(**inputs, output_hidden_states=True)]
-    if not model.config.use_cache:
+    if not getattr(model.config, "use_cache", True):
         return [model(**inputs, output_hidden_states=True)]
     starts, outputs = [0, *range(prompt, inputs[read].shape[1])], []
     for start, end in zip(starts, [*starts[1:], inputs[read].shape[1]]):
