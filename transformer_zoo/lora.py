@@ -18,8 +18,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from transformer_zoo import arguments, registry, trees
 from transformer_zoo.checkpoints import config_map, peft, safetensors, weight_map
@@ -234,18 +232,15 @@ def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded) -> tupl
     if (directory / config_map.CONFIG).exists():
         raise ValueError(f"{directory} holds a model, and an adapter must not mix with its files: name another folder")
     tensors, settings = _published(adapter, trees.flatten(m.params))
-    written: tuple[str, ...] = ()
-    if jax.process_index() == 0:
+
+    def write() -> tuple[str, ...]:
         with safetensors.staged(directory) as folder:
             peft.write(folder, tensors, settings)
             if m.tokenizer is not None:
                 m.tokenizer.save(folder)
-            written = tuple(sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()))
-    else:
-        for tensor in tensors.values():
-            np.asarray(tensor)  # takes part in gathering it
-    multihost_utils.sync_global_devices("save_adapter")
-    return written
+            return tuple(sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()))
+
+    return weight_map.written_once("save_adapter", tensors, write)
 
 
 def _published(adapter: Adapter, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

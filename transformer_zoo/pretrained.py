@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -13,8 +14,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from transformer_zoo import arguments, folders, hugging_face, json_files, names, registry, sharding, trees
 from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, peft, safetensors, weight_map
@@ -344,14 +343,8 @@ def save_pretrained(
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
     constants = weight_map.constants(family, model.config, model.task, next(iter(tensors.values())).dtype)
     tensors = safetensors.aligned(tensors | constants)
-    written: tuple[str, ...] = ()
-    if jax.process_index() == 0:
-        written = _write(directory, bundle, family, tensors, max_shard_bytes)
-    else:
-        for tensor in tensors.values():
-            np.asarray(tensor)  # takes part in gathering it
-    multihost_utils.sync_global_devices("save_pretrained")  # every process returns after the files are there
-    return written
+    write = functools.partial(_write, directory, bundle, family, tensors, max_shard_bytes)
+    return weight_map.written_once("save_pretrained", tensors, write)
 
 
 def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32") -> None:
@@ -386,12 +379,8 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
         }
     metadata = gguf_writer.describe(family, model.config, named, tokenizer)
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
-    if jax.process_index() == 0:
-        gguf_writer.write(file, family, model.config, metadata, tensors, dtype)
-    else:
-        for tensor in tensors.values():
-            np.asarray(tensor)  # takes part in gathering it
-    multihost_utils.sync_global_devices("save_gguf")
+    write = functools.partial(gguf_writer.write, file, family, model.config, metadata, tensors, dtype)
+    weight_map.written_once("save_gguf", tensors, write)
 
 
 def _write(

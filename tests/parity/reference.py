@@ -34,6 +34,12 @@ def in_double() -> Iterator[None]:
             torch.set_default_dtype(default)
 
 
+def pad_inside(config: Any) -> None:
+    """A padding outside of a vocabulary as small as ours, as some families have it by default, becomes none."""
+    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
+        config.pad_token_id = None
+
+
 @in_double()
 def build(case: Case, seed: int) -> Any:
     """Their model of a case. All parameters are random, biases and norms too."""
@@ -43,8 +49,7 @@ def build(case: Case, seed: int) -> Any:
     config._attn_implementation = config._experts_implementation = "eager"  # products of groups know no float64
     if {*(getattr(config, "layer_types", None) or ())} == {"linear_attention"}:
         config.use_cache = False  # its cache has no length without a layer with attention
-    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
-        config.pad_token_id = None  # a family's default, outside of a vocabulary as small as ours
+    pad_inside(config)
     with truncating(config):
         model = getattr(transformers, name)(config).double().eval()
     if not settings.get("tie_word_embeddings", True) and config.tie_word_embeddings:

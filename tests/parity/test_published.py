@@ -146,13 +146,11 @@ SPECIAL = {"bos_token_id": 0, "eos_token_id": 3}  # MPNet reads 1 as padding, wh
 
 
 def configuration(family: str, settings: dict[str, Any]) -> Any:
-    """The reference's configuration. A padding outside of the vocabulary, as some families have it by default, is
-    none."""
+    """The reference's configuration."""
     config = transformers.AutoConfig.for_model(
         **{"model_type": registry.family(family).PUBLISHED.model_type} | settings | SPECIAL
     )
-    if (getattr(config, "pad_token_id", None) or 0) >= config.vocab_size:
-        config.pad_token_id = None
+    reference.pad_inside(config)
     return config
 
 

@@ -136,8 +136,8 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
             raise ValueError("a tokenizer without a tokenizer.json has no place in a GGUF file: pass tokenizer=None")
         text = file.read_text(encoding="utf-8")
     described, library = json.loads(text), tokenizers.Tokenizer.from_str(text)
-    model = described["model"]
-    known = [pre for pre in gguf_folder.CUTS if _steps(described) == _usual_steps(pre)]
+    model, steps = described["model"], _steps(described)
+    known = [pre for pre in gguf_folder.CUTS if _usual_steps(pre) == steps]
     if model["type"] != "BPE" or not known:
         raise ValueError(
             f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(gguf_folder.CUTS)}): "
@@ -169,7 +169,7 @@ def _steps(described: Mapping[str, Any]) -> list[Any]:
     for name in ("normalizer", "pre_tokenizer"):
         step = described[name] or {"type": "Sequence"}
         parts = next((step[key] for key in ("pretokenizers", "normalizers") if key in step), [step])
-        kept = [{key: x for key, x in part.items() if key not in ("trim_offsets",)} for part in parts]
+        kept = [{key: x for key, x in part.items() if key != "trim_offsets"} for part in parts]
         steps.append([part for part in kept if part != {"type": "Sequence"}])
     return [*steps, bool(described["model"].get("ignore_merges"))]
 

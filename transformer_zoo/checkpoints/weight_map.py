@@ -182,6 +182,23 @@ def constants(family: ModuleType, config: Any, task: str, dtype: Any) -> dict[st
     return {names.written(theirs): np.asarray(x).astype(first).astype(dtype) for theirs, x in tensors.items()}
 
 
+def written_once(name: str, tensors: Mapping[str, Any], write: Callable[[], Any]) -> Any:
+    """What `write` returns in the first process of a run, which alone writes; () in the others, which take part in
+    gathering the tensors. Every process returns after the files are there.
+
+    Args:
+        name: of what is done, for the errors of processes that wait for one another.
+    """
+    written: Any = ()
+    if jax.process_index() == 0:
+        written = write()
+    else:
+        for tensor in tensors.values():
+            np.asarray(tensor)
+    multihost_utils.sync_global_devices(name)
+    return written
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """A row of the table, with the sizes of one model."""

@@ -16,7 +16,6 @@ import numpy as np
 from transformer_zoo import arguments, registry, trees
 from transformer_zoo.generation import constraint as constraints
 from transformer_zoo.generation import forward, published, speculative
-from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.constraint import Constraint
 from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
@@ -305,7 +304,9 @@ def request(
             raise ValueError("choices and pattern: the model's first token is forced, and no text: leave them out")
         before = [[] for _ in rows] if is_encoder_decoder and targets is None else targets or rows
         constraint = _constraint(m, choices, pattern, before, stop_ids, max_new_tokens)
-        if choices is not None and isinstance(sampling, Beam) and sampling.num_return_sequences > len(set(choices)):
+        # Answers that are drawn token by token may be the same.
+        differ = choices is not None and not isinstance(sampling, TokenByToken)
+        if differ and sampling.num_return_sequences > len(set(choices)):
             raise ValueError(
                 f"num_return_sequences={sampling.num_return_sequences} is more than there are choices: ask for fewer"
             )

@@ -132,10 +132,6 @@ PUBLISHED = Published(
         *rows.dense("h.*.mlp.dense_4h_to_h", "blocks/mlp_down"),
         *rows.norm("ln_f", "final_norm"),
     ),
-    heads={
-        "causal-lm": rows.embedding("lm_head", "head", "V"),
-        "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
-        "token-classification": rows.dense("classifier", "head/scores"),
-    },
+    heads=rows.HEADS | {"token-classification": rows.dense("classifier", "head/scores")},
     tied={"lm_head.weight": "word_embeddings.weight"},
 )  # fmt: skip

@@ -99,9 +99,9 @@ PUBLISHED = Published(
         *rows.dense("layers.*.mlp.dense_4h_to_h", "blocks/mlp_down"),
         *rows.norm("final_layer_norm", "final_norm"),
     ),
-    heads={
+    heads=rows.HEADS
+    | {
         "causal-lm": rows.embedding("embed_out", "head", "V"),
-        "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
         "token-classification": rows.dense("classifier", "head/scores"),
     },
     tied={"embed_out.weight": "embed_in.weight", "lm_head.weight": "/embed_out.weight"},

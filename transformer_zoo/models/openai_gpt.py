@@ -92,10 +92,7 @@ PUBLISHED = Published(
         *rows.conv1d("h.*.mlp.c_proj", "blocks/mlp_down"),
         *rows.norm("h.*.ln_2", "blocks/mlp_norm"),
     ),
-    heads={
-        "causal-lm": rows.embedding("lm_head", "head", "V"),
-        "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
-    },
+    heads=rows.HEADS,
     tied={"lm_head.weight": "tokens_embed.weight"},
     ignored=(
         (r"h\.\d+\.attn\.bias", "the causal mask, which old versions saved as a buffer"),

@@ -150,9 +150,6 @@ PUBLISHED = Published(
         *rows.norm("decoder.final_layer_norm", "final_norm"),
         *rows.dense("decoder.project_out", "hidden_project"),
     ),
-    heads={
-        "causal-lm": rows.embedding("lm_head", "head", "V"),
-        "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
-    },
+    heads=rows.HEADS,
     tied={"lm_head.weight": "decoder.embed_tokens.weight"},
 )  # fmt: skip

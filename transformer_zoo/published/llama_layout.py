@@ -112,11 +112,7 @@ OUT_NORMS = (
     *rows.norm(f"{_LAYER}.post_feedforward_layernorm", "blocks/mlp_out_norm"),
 )
 """Norms of the sublayers' outputs."""
-HEADS = {
-    "causal-lm": rows.embedding("lm_head", "head", "V"),
-    "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
-    "token-classification": rows.dense("score", "head/scores"),
-}
+HEADS = rows.HEADS | {"token-classification": rows.dense("score", "head/scores")}
 
 BIASED_LM_HEAD = HEADS["causal-lm"] + rows.bias("lm_head.bias", "lm_head/bias")
 

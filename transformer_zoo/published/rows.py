@@ -73,3 +73,10 @@ def embedding(theirs: str, ours: str, rows: str = "N") -> Rows:
 def bias(theirs: str, ours: str) -> Rows:
     """A number for each token of the vocabulary."""
     return ((theirs, ours, "V -> V"),)
+
+
+HEADS = {
+    "causal-lm": embedding("lm_head", "head", "V"),
+    "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
+}
+"""Of a decoder: the output layer, where it is not tied, and the scores of a row, without a bias."""
