@@ -343,25 +343,38 @@ def test_what_cannot_make_batches(tokenizer, tmp_path):
 
 
 KILLED = """
-import multiprocessing, os, signal
+import multiprocessing, os, signal, threading
 from tests.test_pipeline import Documents, Tokenizer, pipeline, texts
+
+def press():
+    while not ended.wait(0.01):
+        os.killpg(0, signal.SIGINT)
 
 if __name__ == "__main__":
     batches = pipeline(Documents(texts(50)), Tokenizer.train(texts(20), 300), workers=1)
+    heard, ended = [], threading.Event()
+    signal.signal(signal.SIGINT, lambda *signal: heard.append(signal))
+    threading.Thread(target=press).start()
     next(batches)
+    ended.set()
+    assert heard
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path):
+def test_workers_do_not_hear_ctrl_c_and_do_not_outlive_a_run_that_is_killed(tmp_path):
+    """Ctrl-C goes to all processes of a terminal, while they import too."""
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     root = Path(__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
-    out = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment).stdout
-    workers = [int(pid) for pid in out.split()]
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, process_group=0, timeout=120
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    workers = [int(pid) for pid in done.stdout.split()]
     assert workers
     deadline = time.monotonic() + 20
     while any(alive(pid) for pid in workers):

@@ -30,6 +30,7 @@ from grain._src.python.dataset.transformations import process_prefetch
 from transformer_zoo.data.documents import PIECE, Source
 from transformer_zoo.data.rows import RowMaker, Rows, pad
 from transformer_zoo.data.tokenizers import is_old_fingerprint
+from transformer_zoo.interrupts import without_ctrl_c
 
 GROUP_TOKENS = 1 << 18
 """Tokens in a group, at least, so that its last, partly filled row is a negligible part of it."""
@@ -262,7 +263,10 @@ class Pipeline:
             by_pipe = grain.experimental.DatasetOptions(min_shm_size=1 << 62)
             groups = grain.experimental.WithOptionsIterDataset(groups, by_pipe)
             options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=1)
-            groups = groups.mp_prefetch(options, worker_init_fn=_begin_worker)
+            iterator = iter(groups.mp_prefetch(options, worker_init_fn=_begin_worker))
+            with without_ctrl_c():
+                iterator._prefetch_ds_iter.start_prefetch()  # threads of grain's, which start the workers
+            return iterator
         return iter(groups)
 
 
