@@ -131,6 +131,7 @@ RANDOM = {
 }
 # Arguments of the models: token ids, and the mask of real tokens.
 MASKS = {"tokens_BT": "valid_BT", "source_BS": "valid_BS", "target_BT": "target_valid_BT"}
+DOCUMENTS = {"tokens_BT": "documents_BT", "source_BS": "source_documents_BS", "target_BT": "target_documents_BT"}
 # The prefix of the stack that reads the ids, and the field with the number of its layers.
 STACKS = {
     "tokens_BT": ("", "num_layers"),

@@ -99,12 +99,15 @@ def read(
     case: families.Case, params: trees.Tree, tokens: dict[str, np.ndarray],
     valid: dict[str, np.ndarray] | None = None, direction: np.ndarray | None = None,
 ) -> tuple[np.ndarray, trees.Tree]:  # fmt: skip
-    """Outputs for `whole_rows`, or others of their shape, and gradients in a direction; valid None: no padding."""
+    """Outputs for `whole_rows`, or others of their shape, and gradients in a direction; valid None: no padding. A model
+    that takes documents is also given their numbers, which may stand in `valid`: as a rule a row is one document."""
     valid = valid or {ids: np.ones(x.shape, bool) for ids, x in tokens.items()}
     if direction is None:
         direction = np.zeros((*tokens[case.ids[-1]].shape, outputs(case)))
-    masks = {families.MASKS[ids]: mask for ids, mask in valid.items()}
-    result, grads = families.gradients(case.model, params, direction, **tokens, **masks)
+    given = tokens | {families.MASKS[ids]: mask > 0 for ids, mask in valid.items()}
+    given |= {families.DOCUMENTS[ids]: mask.astype(np.int32) for ids, mask in valid.items()}
+    given = {name: x for name, x in given.items() if name in case.takes}
+    result, grads = families.gradients(case.model, params, direction, **given)
     return np.asarray(result), grads
 
 
@@ -272,22 +275,23 @@ def test_packed_is_unpacked(case: families.Case):
     number[: len(NUMBERS)] = NUMBERS
 
     def pack(x: np.ndarray, name: str) -> np.ndarray:
-        return np.pad(x[valid[name]], [(0, 2)] + [(0, 0)] * (x.ndim - 2))[None]
+        """All documents in the first row; nothing in the others."""
+        packed, count = np.zeros_like(x), sum(DOCUMENTS[name])
+        packed[0, :count] = x[valid[name]]
+        return packed
 
     direction = random(*tokens[ids].shape, outputs(case)) * valid[ids][..., None]
     alone, expected = read(case, params, tokens, valid, direction)
-    named = (
-        {"tokens_BT": "documents_BT"} if len(case.ids) == 1 else {n: n.replace("_", "_documents_") for n in case.ids}
-    )
     packed = {name: pack(x, name) for name, x in tokens.items()}
-    packed |= {named[name]: pack(number[:, None] * valid[name], name).astype(np.int32) for name in case.ids}
-    actual, grads = families.gradients(case.model, params, pack(direction, ids), **packed)
+    documents = {name: pack(number[:, None] * valid[name], name) for name in case.ids}
+    actual, grads = read(case, params, packed, documents, pack(direction, ids))
     count = sum(DOCUMENTS[ids])
     assert families.difference(actual[0, :count], alone[valid[ids]]) < EXACT
     assert families.difference(grads, expected) < EXACT
     if "positions_BT" in case.takes:
         packed["positions_BT"] = pack(np.arange(LONGEST, dtype=np.int32) + 0 * tokens[ids], ids)
-        again = families.outputs(families.apply(case.model, params, **packed))
+        packed[families.DOCUMENTS[ids]] = documents[ids]
+        again = families.outputs(families.apply(case.model, params, **{name: x[:1] for name, x in packed.items()}))
         assert families.difference(again[0, :count], alone[valid[ids]]) < EXACT
 
 
