@@ -1,32 +1,37 @@
 """GGUF files of decoders, as llama.cpp reads them: weights, configuration, tokenizer and chat template in one file."""
 
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import einops
 import numpy as np
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, gguf_folder
-from transformer_zoo.published.gguf import FREQUENCIES, Gguf
+from transformer_zoo.published.gguf import FREQUENCIES, KEYS, Gguf, sizes
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
 BLOCK = 32  # numbers of a row that share a scale in Q8_0
 NORMAL = 1  # the type of most tokens
 # Fields of a Config that no file holds, because they concern training alone.
-UNHELD = ("init_std", "labels", "problem")
+UNHELD = ("init_std", "labels", "problem", "balance_weight")
 
 
-def describe(family: ModuleType, config: Any, ids: Mapping[str, int | None], tokenizer: Any) -> dict[str, Any]:
+def describe(
+    family: ModuleType, config: Any, tensors: Mapping[str, Any], ids: Mapping[str, int | None], tokenizer: Any
+) -> dict[str, Any]:
     """The metadata of a model.
 
     Args:
+        tensors: by the names of the family's usual files.
         ids: special tokens by the names that these files have for them, such as `eos`.
         tokenizer: a `data.tokenizers.Tokenizer`, or None.
 
@@ -39,9 +44,7 @@ def describe(family: ModuleType, config: Any, ids: Mapping[str, int | None], tok
         raise ValueError(f"GGUF files of {spec.model_type} are not written: only those of {', '.join(known)} are")
     settings = config_map.write(family, config, "causal-lm")
     metadata = {"general.architecture": layout.architecture, "general.type": "model"} | layout.metadata(settings)
-    if config.activation != "silu":
-        raise ValueError(f"activation {config.activation!r} has no place in a GGUF file: its readers compute silu")
-    _check_held(family, config, layout, metadata)
+    _check_held(family, config, layout, metadata, tensors)
     metadata |= {f"tokenizer.ggml.{name}_token_id": i for name, i in ids.items() if i is not None}
     return metadata if tokenizer is None else metadata | _tokenizer(tokenizer, config.vocab_size)
 
@@ -65,9 +68,6 @@ def write(
     import gguf
 
     file, layout = Path(file).expanduser(), family.PUBLISHED.gguf
-    names = {name: layout.their_name(name) for name in tensors}
-    if unknown := [name for name, theirs in names.items() if theirs is None]:
-        raise ValueError(f"{unknown[0]} has no name in the GGUF files of {layout.architecture}")
     file.parent.mkdir(parents=True, exist_ok=True)
     number, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     os.close(number)
@@ -80,15 +80,10 @@ def write(
                 add.get(type(value), writer.add_array)(key, value)
         if kind == "q8_0":
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        if (slower := config.rope.slowdown(config.head_dim)) is not None:
+        if (slower := _slowdown(config)) is not None:
             writer.add_tensor(FREQUENCIES, slower.astype(np.float32))
-        heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
-        for name, theirs in names.items():
-            x = np.asarray(tensors[name], dtype=np.float32)
-            stem = theirs.rsplit(".", 2)[-2]
-            if layout.pairs_adjacent and stem in heads:  # the two elements of a pair side by side
-                x = np.swapaxes(x.reshape(heads[stem], 2, -1, *x.shape[1:]), 1, 2).reshape(x.shape)
-            whole = x.ndim < 2 or (kind == "q8_0" and x.shape[-1] % BLOCK)
+        for theirs, x in _relaid(layout, tensors, metadata):
+            whole = x.ndim < 2 or theirs.endswith(".bias") or (kind == "q8_0" and x.shape[-1] % BLOCK)
             as_kind = gguf.GGMLQuantizationType["F32" if whole else KINDS[kind]]
             writer.add_tensor(theirs, gguf.quants.quantize(np.ascontiguousarray(x), as_kind), raw_dtype=as_kind)
         writer.write_header_to_file()
@@ -100,11 +95,45 @@ def write(
         Path(partial).unlink(missing_ok=True)
 
 
-def _check_held(family: ModuleType, config: Any, layout: Gguf, metadata: Mapping[str, Any]) -> None:
+def _relaid(layout: Gguf, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors as these files have them, by their names. In memory are those of one name at a time."""
+    own = layout.own(metadata)
+    # All experts of a layer are one tensor.
+    for (theirs, pattern), names in itertools.groupby(tensors, key=lambda name: _places(layout, name)):
+        arrays = [np.asarray(tensors[name], dtype=np.float32) for name in names]
+        x = arrays[0] if len(arrays) == 1 and not _of_experts(layout, theirs[0]) else np.stack(arrays)
+        if pattern is not None:
+            pattern, known = sizes(" -> ".join(pattern.split(" -> ")[::-1]), own)
+            apart = {pattern.split(" -> ")[1].split()[0]: len(theirs)} if len(theirs) > 1 else {}
+            x = einops.rearrange(x, pattern, **known, **apart)
+        if layout.norm_offset and theirs[0].endswith("norm.weight"):
+            x = x + np.float32(layout.norm_offset)
+        yield from zip(theirs, [x] if len(theirs) == 1 else x)
+
+
+def _places(layout: Gguf, name: str) -> tuple[tuple[str, ...], str | None]:
+    theirs, pattern = layout.their_names(name)
+    if not theirs:
+        raise ValueError(f"{name} has no name in the GGUF files of {layout.architecture}")
+    return tuple(theirs), pattern
+
+
+def _of_experts(layout: Gguf, theirs: str) -> bool:
+    return "*" in layout.place(theirs).name
+
+
+def _slowdown(config: Any) -> np.ndarray | None:
+    """What the speeds of rotary pairs are divided by, where the metadata have no word for it."""
+    rope = getattr(config, "rope", None)
+    return None if rope is None else rope.slowdown(config.head_dim)
+
+
+def _check_held(
+    family: ModuleType, config: Any, layout: Gguf, metadata: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> None:
     """Raises ValueError for a field that would be another one when the file is read."""
-    shapes = {"token_embd.weight": (config.vocab_size, config.width)}
-    shapes |= {} if config.tied else {"output.weight": shapes["token_embd.weight"]}
-    shapes |= {"blk.0.attn_q.bias": ()} if getattr(config, "attention_bias", False) else {}
+    shapes = {theirs: tensors[name].shape for name in tensors for theirs in _places(layout, name)[0]}
+    defaults = {{**KEYS, **layout.keys}[key] for key in layout.defaults}
     settings = {"model_type": family.PUBLISHED.model_type, "eos_token_id": config.eos_id}
     settings |= layout.settings(metadata, shapes)
     again = config_map.read(family, settings)
@@ -112,9 +141,12 @@ def _check_held(family: ModuleType, config: Any, layout: Gguf, metadata: Mapping
         value, held = (getattr(c, field.name) for c in (config, again))
         if value == held or field.name.endswith("dropout") or field.name in UNHELD:
             continue
-        if field.name == "rope" and value.slowdown(config.head_dim) is not None:  # the tensor FREQUENCIES has it
+        if field.name == "rope" and _slowdown(config) is not None:  # the tensor FREQUENCIES has it
             continue
         if field.name == "global_layers" and config.window is None:
+            continue
+        key = family.PUBLISHED.config.get(field.name)
+        if value is None and key is not None and key.name in defaults:
             continue
         raise ValueError(
             f"{field.name}={value!r} has no place in a GGUF file of {layout.architecture}: it would be read as {held!r}"
