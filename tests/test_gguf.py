@@ -1,6 +1,7 @@
 """GGUF files, as their own library writes them and as we do: the same numbers, settings and tokenizer come out."""
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -11,12 +12,14 @@ import gguf as library
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 from test_pretrained import random as made
 
 import transformer_zoo as zoo
 from transformer_zoo import registry, trees
 from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetensors, weight_map
+from transformer_zoo.data import spm_model
 from transformer_zoo.data.token_bytes import BYTE_OF
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
@@ -344,3 +347,58 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
         zoo.from_pretrained(tmp_path / "absent.gguf")
     with pytest.raises(FileNotFoundError, match=r"A GGUF file is loaded by its own name: .*[mn]\.gguf"):
         zoo.from_pretrained(tmp_path)
+
+
+def pieces_of(folder: Path, **options: Any) -> Tokenizer:
+    """A SentencePiece model of pairs with a piece for each byte, as LLaMA's, and what stands beside it."""
+    folder.mkdir()
+    plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS[:2] * 9), model_writer=model, minloglevel=2,
+        **plain | {"model_type": "bpe", "vocab_size": 340, "user_defined_symbols": ["<tab>"]} | options,
+        control_symbols=["<turn>"],
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    added = {"340": {"content": "<call>", "special": False}, "341": {"content": "<|end|>", "special": True}}
+    described = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "added_tokens_decoder": added}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    return Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_pieces_of_sentencepiece(tmp_path: Path, prefix: bool):
+    """They come back with their scores and types; the same file of pieces is read by the same library."""
+    own = pieces_of(tmp_path / "own", add_dummy_prefix=prefix)
+    m = families.made("llama", held("llama", vocab_size=344, eos_id=2), task="causal-lm").replace(tokenizer=own)
+    m.save_gguf(tmp_path / "m.gguf")
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf").tokenizer
+    before, after = (
+        spm_model.Model.read((folder / "tokenizer.model").read_bytes())
+        for folder in (tmp_path / "own", gguf_folder.unpacked(tmp_path / "m.gguf"))
+    )
+    assert after.pieces == [*before.pieces, "<call>", "<|end|>", "[PAD342]", "[PAD343]"]
+    assert (after.types[:340], after.types[340:]) == (before.types, [4, 3, 5, 5])
+    assert (after.scores[:340], after.prefix, after.roles["bos"]) == (before.scores, prefix, "<s>")
+    # Behind a piece like <tab> a text begins anew in these files, and with the prefix; not so in the model's own.
+    more = [] if prefix else ["x<tab>y"]
+    for text in [*TEXTS, " a  b\t\U0001f600 ", "y<call> z<|end|>a<turn> b", "", *more]:
+        assert loaded.encode(text, template=True).ids.tolist() == own.encode(text, template=True).ids.tolist(), text
+        ids = own.encode(text).ids
+        assert loaded.decode(ids, special=True) == own.decode(ids, special=True)
+    assert (loaded.bos_id, loaded.eos_id, loaded.unk_id) == (own.bos_id, own.eos_id, own.unk_id) == (1, 2, 0)
+    loaded_again = zoo.from_pretrained(tmp_path / "m.gguf")
+    loaded_again.save_gguf(tmp_path / "again.gguf")
+    assert gguf.read(tmp_path / "again.gguf").metadata == gguf.read(tmp_path / "m.gguf").metadata
+
+
+def test_pieces_that_are_not_written(tmp_path: Path):
+    m = families.made("llama", held("llama", vocab_size=344, eos_id=2), task="causal-lm")
+    for options in (
+        {"model_type": "unigram", "vocab_size": 296},
+        {"remove_extra_whitespaces": True},
+        {"normalization_rule_name": "nfkc"},
+    ):
+        own = pieces_of(tmp_path / next(iter(options)), **options)
+        with pytest.raises(ValueError, match="that changes texts before it cuts them"):
+            m.replace(tokenizer=own).save_gguf(tmp_path / "n.gguf")

@@ -19,10 +19,11 @@ import numpy as np
 
 from transformer_zoo import folders, json_files, registry, trees
 from transformer_zoo.checkpoints import gguf
+from transformer_zoo.data import spm_model
+from transformer_zoo.data.spm_model import CONTROL, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import FREQUENCIES, sizes
 
 WEIGHTS = "model.gguf"
-SPECIAL, ADDED, UNUSED = 3, 4, 5  # types of tokens
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
@@ -72,7 +73,8 @@ def unpacked(file: str | os.PathLike[str]) -> Path:
         folder = parent / folder.name
     temporary = Path(tempfile.mkdtemp(dir=parent))
     for name, value in written.items():
-        (temporary / name).write_text(value if isinstance(value, str) else json.dumps(value, indent=1))
+        content = json.dumps(value, indent=1) if isinstance(value, dict) else value
+        (temporary / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (temporary / WEIGHTS).symlink_to(file)
     try:
         temporary.rename(folder)
@@ -222,12 +224,35 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
     of = lambda name, default=None: metadata.get(f"tokenizer.ggml.{name}", default)
+    tokens, kinds = of("tokens"), of("token_type", [])
+    named = {f"{name}_token": of(f"{theirs}_token_id") for name, theirs in
+             (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
+    special = {name: tokens[number] for name, number in named.items() if number is not None}
+    described = {**special, "clean_up_tokenization_spaces": False}
+    if "tokenizer.chat_template" in metadata:
+        described["chat_template"] = metadata["tokenizer.chat_template"]
+    if "max_position_embeddings" in settings:
+        described["model_max_length"] = settings["max_position_embeddings"]
+    if of("model") == "llama":
+        ends = {"add_bos_token": of("add_bos_token", True), "add_eos_token": of("add_eos_token", False)}
+        model = spm_model.Model(
+            pieces=tokens, scores=of("scores"), types=kinds, prefix=of("add_space_prefix", True),
+            roles={name.removesuffix("_token"): token for name, token in special.items()},
+        )  # fmt: skip
+        # They are found in a text before it is cut.
+        added = {
+            i: {"content": token, "special": kind == CONTROL, "normalized": False}
+            for i, (token, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)
+        }  # fmt: skip
+        described |= {"tokenizer_class": "LlamaTokenizer", **ends, "added_tokens_decoder": added}
+        return {"tokenizer.model": model.to_bytes(), "tokenizer_config.json": described}
     if of("model") != "gpt2":
-        raise ValueError(f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 is read")
+        raise ValueError(
+            f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 and llama are read"
+        )
     if of("pre", "default") not in list(CUTS):
         known = ", ".join(CUTS)
         raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
-    tokens, kinds = of("tokens"), of("token_type", [])
     whole = CUTS[of("pre", "default")][2]
     model = models.BPE(
         {token: i for i, (token, kind) in enumerate(itertools.zip_longest(tokens, kinds)) if kind != UNUSED},
@@ -239,22 +264,15 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
-    for kind in (SPECIAL, ADDED):
-        added = [AddedToken(t, normalized=False, special=kind == SPECIAL) for t, k in zip(tokens, kinds) if k == kind]
-        (tokenizer.add_special_tokens if kind == SPECIAL else tokenizer.add_tokens)(added)
-    named = {f"{name}_token": of(f"{theirs}_token_id") for name, theirs in
-             (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
-    special = {name: tokens[number] for name, number in named.items() if number is not None}
+    for kind in (CONTROL, USER_DEFINED):
+        added = [AddedToken(t, normalized=False, special=kind == CONTROL) for t, k in zip(tokens, kinds) if k == kind]
+        (tokenizer.add_special_tokens if kind == CONTROL else tokenizer.add_tokens)(added)
     if of("add_bos_token", whole) and "bos_token" in special:
         bos = special["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, named["bos_token"])]
         )
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "clean_up_tokenization_spaces": False}
-    if "tokenizer.chat_template" in metadata:
-        described["chat_template"] = metadata["tokenizer.chat_template"]
-    if "max_position_embeddings" in settings:
-        described["model_max_length"] = settings["max_position_embeddings"]
+    described["tokenizer_class"] = "PreTrainedTokenizerFast"
     return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": described}
 
 

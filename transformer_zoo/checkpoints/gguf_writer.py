@@ -15,12 +15,13 @@ import numpy as np
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, gguf_folder
+from transformer_zoo.data import spm_model
+from transformer_zoo.data.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import FREQUENCIES, KEYS, Gguf, sizes
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
 BLOCK = 32  # numbers of a row that share a scale in Q8_0
-NORMAL = 1  # the type of most tokens
 # Fields of a Config that no file holds, because they concern training alone.
 UNHELD = ("init_std", "labels", "problem", "balance_weight")
 
@@ -163,7 +164,9 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
-        file = Path(folder) / "tokenizer.json"
+        file, pieces = (Path(folder) / name for name in ("tokenizer.json", "tokenizer.model"))
+        if pieces.exists():
+            return _pieces(tokenizer, vocab_size, pieces.read_bytes())
         if not file.exists():
             raise ValueError("a tokenizer without a tokenizer.json has no place in a GGUF file: pass tokenizer=None")
         text = file.read_text(encoding="utf-8")
@@ -175,13 +178,11 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
             f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(gguf_folder.CUTS)}): "
             "pass tokenizer=None to write the model without it"
         )
-    size = library.get_vocab_size()
-    if size > vocab_size:
-        raise ValueError(f"the tokenizer has {size} tokens, and the model has embeddings of {vocab_size}")
+    _check_size(library.get_vocab_size(), vocab_size)
     tokens = [library.id_to_token(i) or f"[PAD{i}]" for i in range(vocab_size)]
-    kinds = [gguf_folder.UNUSED if library.id_to_token(i) is None else NORMAL for i in range(vocab_size)]
+    kinds = [UNUSED if library.id_to_token(i) is None else NORMAL for i in range(vocab_size)]
     for added in described["added_tokens"]:
-        kinds[added["id"]] = gguf_folder.SPECIAL if added["special"] else gguf_folder.ADDED
+        kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     framed, plain = (library.encode("a", add_special_tokens=special).ids for special in (True, False))
     if framed[-len(plain) :] != plain or len(framed) > len(plain) + 1:
         raise ValueError("a tokenizer that frames a text with more than its first token has no place in a GGUF file")
@@ -190,9 +191,47 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.add_bos_token": len(framed) > len(plain),
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
     }  # fmt: skip
-    if (template := tokenizer.chat_templates.get("default")) is not None:
-        metadata["tokenizer.chat_template"] = template
-    return metadata
+    return metadata | _template(tokenizer)
+
+
+def _template(tokenizer: Any) -> dict[str, str]:
+    template = tokenizer.chat_templates.get("default")
+    return {} if template is None else {"tokenizer.chat_template": template}
+
+
+def _check_size(size: int, vocab_size: int) -> None:
+    if size > vocab_size:
+        raise ValueError(f"the tokenizer has {size} tokens, and the model has embeddings of {vocab_size}")
+
+
+def _pieces(tokenizer: Any, vocab_size: int, data: bytes) -> dict[str, Any]:
+    """The metadata of a SentencePiece model."""
+    model = spm_model.Model.read(data)
+    if model.kind != spm_model.BPE or model.trimmed or model.normalised:
+        raise ValueError(
+            "a SentencePiece model that merges no pairs, or that changes texts before it cuts them, has no place in a "
+            "GGUF file: pass tokenizer=None to write the model without it"
+        )
+    _check_size(tokenizer.vocab_size, vocab_size)
+    more = range(len(model.pieces), vocab_size)
+    spelt = tokenizer.tokens(more)
+    tokens = [*model.pieces, *(token or f"[PAD{i}]" for i, token in zip(more, spelt))]
+    kinds = [*model.types, *(UNUSED if token is None else USER_DEFINED for token in spelt)]
+    for i, added in tokenizer.whole_tokens.items():
+        if kinds[i] != spm_model.UNKNOWN:
+            kinds[i] = CONTROL if added.special else USER_DEFINED
+    metadata = {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [*model.scores, *(0.0 for _ in more)], "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.add_space_prefix": model.prefix,
+    }  # fmt: skip
+    if spm_model.UNKNOWN in kinds:
+        metadata["tokenizer.ggml.unknown_token_id"] = kinds.index(spm_model.UNKNOWN)
+    if tokenizer.has_template:
+        ids = tokenizer.encode("a", template=True).ids
+        metadata["tokenizer.ggml.add_bos_token"] = bool(ids[0] == tokenizer.bos_id)
+        metadata["tokenizer.ggml.add_eos_token"] = bool(ids[-1] == tokenizer.eos_id)
+    return metadata | _template(tokenizer)
 
 
 def _steps(described: Mapping[str, Any]) -> list[Any]:
