@@ -146,7 +146,7 @@ def test_info_of_a_folder_reads_no_weights(capsys, folder, tmp_path):
     assert "gpt2, causal-lm" in text and "2 x 32 x 4 x 8" in text
 
 
-def test_generate(capsys, folder, monkeypatch):
+def test_generate(capsys, folder, monkeypatch, tmp_path):
     m = zoo.from_pretrained(folder)
     options = ["--prompt", "def", "--max-new-tokens", "9"]
     assert out_of(capsys, "generate", folder, *options) == "def" + zoo.generate(m, "def", max_new_tokens=9) + "\n"
@@ -162,10 +162,12 @@ def test_generate(capsys, folder, monkeypatch):
     assert out_of(capsys, "generate", folder, "--max-new-tokens=4") == zoo.generate(m, "", max_new_tokens=4) + "\n"
     given = {}
     monkeypatch.setattr(zoo, "generate", lambda m, prompt, **arguments: given.update(arguments) or " b")
+    (tmp_path / "schema.json").write_text('{"type": "null"}')
     options = ["--prompt=def", "--draft", folder, "--draft-tokens=2", "--choices", " a", " b", "--prefill-chunk=8"]
+    options += ["--schema", str(tmp_path / "schema.json")]
     assert out_of(capsys, "generate", folder, *options) == "def b\n"
     assert (given["draft"].config, given["draft_tokens"], given["choices"]) == (m.config, 2, (" a", " b"))
-    assert (given["pattern"], given["prefill_chunk"]) == (None, 8)
+    assert (given["pattern"], given["prefill_chunk"], given["schema"]) == (None, 8, {"type": "null"})
 
 
 def test_convert(capsys, folder, tmp_path):

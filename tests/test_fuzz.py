@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 import sentencepiece
 import test_legacy as legacy
 from flax import serialization
+from test_gguf import held, pieces_of
 from test_gguf import write as write_gguf
 from test_pretrained import random as made
 
@@ -223,11 +225,18 @@ def test_weights(tmp_path: Path, kind: str):
     campaign(file, kind, check)
 
 
-def test_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Likewise; its metadata are the configuration too, of which a number may be another one."""
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str):
+    """Likewise; its metadata are the configuration too, of which a number may be another one. A mixture, whose tensors
+    are parts of others, has a tokenizer of pieces."""
     monkeypatch.setattr("transformer_zoo.folders.CACHE", tmp_path / "cache")
-    m = made("llama", "causal-lm")
-    write_gguf(tmp_path / "m.gguf", m)
+    if family == "llama":
+        m = made("llama", "causal-lm")
+        write_gguf(tmp_path / "m.gguf", m)
+    else:
+        m = families.made(family, held(family, vocab_size=344, eos_id=2), task="causal-lm")
+        m = m.replace(tokenizer=pieces_of(tmp_path / "own"))
+        m.save_gguf(tmp_path / "m.gguf")
     expected = {path: np.asarray(x) for path, x in trees.flatten(m.params).items()}
     (folder := tmp_path / "files").mkdir()
     file = (tmp_path / "m.gguf").rename(folder / "m.gguf")
@@ -242,7 +251,7 @@ def test_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             assert wrong <= changed, f"{wrong} numbers are wrong after a change of {changed} bytes"
         return found is None
 
-    campaign(file, "gguf", check)
+    campaign(file, f"gguf {family}", check)
 
 
 def test_config(tmp_path: Path):

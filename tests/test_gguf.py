@@ -1,5 +1,7 @@
 """GGUF files, as their own library writes them and as we do: the same numbers, settings and tokenizer come out."""
 
+import dataclasses
+import io
 import json
 import re
 from pathlib import Path
@@ -10,16 +12,23 @@ import gguf as library
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sentencepiece
 import tokenizers
 from test_pretrained import random as made
 
 import transformer_zoo as zoo
 from transformer_zoo import registry, trees
-from transformer_zoo.checkpoints import gguf, gguf_folder, safetensors
+from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetensors, weight_map
+from transformer_zoo.data import spm_model
+from transformer_zoo.data.token_bytes import BYTE_OF
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
 
 FAMILIES = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
+PLAIN = ("llama", "qwen2", "qwen3")
+"""Whose files the test writes, with the library."""
+UNSAID = ("activation", "global_every", "unrotated_every", "normalised", "gate_scale", "gate_limit", "attention_bias")
+"""Fields that most files do not tell: those of the published models."""
 TEXTS = ["The window and the door of a house, 1234 times.", "Ça va? 你好 \n\n  def f(x):\n    return x", "<|end|>"]
 
 
@@ -54,7 +63,7 @@ def write(file: Path, bundle: Any, kind: str = "F32", metadata: dict[str, Any] |
         stem, end = name.rsplit(".", 1)
         theirs, layer = next((t, m) for ours, t in back.items() if (m := re.fullmatch(ours, stem)))
         x = np.array(tensor)
-        if layout.pairs_adjacent and stem.endswith(("q_proj", "k_proj")):
+        if layout.rows and stem.endswith(("q_proj", "k_proj")):
             heads = config.num_heads if stem.endswith("q_proj") else config.num_kv_heads
             x = x.reshape(heads, 2, -1, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
         theirs = theirs.replace("*", "".join(layer.groups()))
@@ -71,7 +80,7 @@ def params(m: Any) -> dict[str, np.ndarray]:
     return {path: np.asarray(x) for path, x in trees.flatten(m.params).items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PLAIN)
 def test_a_file_is_a_model(tmp_path: Path, family: str):
     """Numbers to the bit, and every setting; it is unpacked once."""
     m = made(family, "causal-lm")
@@ -128,19 +137,26 @@ def test_rotary_positions(tmp_path: Path):
     assert zoo.from_pretrained(tmp_path / "m.gguf").config.rope == Rope(theta=50.0)
 
 
-def trained(pattern: str | None, digits: bool) -> tokenizers.Tokenizer:
-    """A tokenizer of pairs of bytes as the reference's `tokenizer.json` describes it."""
+def trained(pattern: str | None, digits: bool, ascii_only: bool = False) -> tokenizers.Tokenizer:
+    """A tokenizer of pairs of bytes as the reference's `tokenizer.json` describes it.
+
+    Args:
+        ascii_only: each token is some whole characters.
+    """
     pre = tokenizers.pre_tokenizers
+    letters = pre.ByteLevel.alphabet()
+    if ascii_only:
+        letters = sorted(BYTE_OF.keys(), key=BYTE_OF.get)[:128]
     cuts = [pre.Digits(individual_digits=True)] if digits else []
     cuts += [] if pattern is None else [pre.Split(tokenizers.Regex(pattern), "isolated")]
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)])
     made.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=pre.ByteLevel.alphabet(),
+        vocab_size=320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=letters,
         show_progress=False,
     )  # fmt: skip
-    made.train_from_iterator(TEXTS * 5, trainer)
+    made.train_from_iterator(TEXTS[:1] * 5 if ascii_only else TEXTS * 5, trainer)
     return made
 
 
@@ -172,10 +188,10 @@ def test_tokenizer(tmp_path: Path, pre: str):
     assert zoo.load_tokenizer(tmp_path / "begun.gguf").encode(TEXTS[0], template=True).ids[0] == 1
 
 
-def tokenizer_of(folder: Path, pre: str, **settings: Any) -> Tokenizer:
+def tokenizer_of(folder: Path, pre: str, ascii_only: bool = False, **settings: Any) -> Tokenizer:
     """One that `trained` makes, as a folder of the Hugging Face layout has it."""
     pattern, digits, whole = gguf_folder.CUTS[pre]
-    described = json.loads(trained(pattern, digits).to_str())
+    described = json.loads(trained(pattern, digits, ascii_only).to_str())
     described["model"]["ignore_merges"] = whole
     described["normalizer"] = {"type": "NFC"} if pre == "qwen2" else None
     folder.mkdir()
@@ -185,23 +201,77 @@ def tokenizer_of(folder: Path, pre: str, **settings: Any) -> Tokenizer:
     return Tokenizer.load(folder)
 
 
+def held(family: str, **sizes: Any) -> Any:
+    """A small configuration that a file can hold."""
+    default = registry.family(family).Config()
+    config = families.sized(families.small(family), **{name: getattr(default, name) for name in UNSAID
+                                                       if hasattr(default, name)})  # fmt: skip
+    config = families.sized(config, global_layers=0, **sizes)
+    if not any(field.name == "global_every" for field in dataclasses.fields(config)):
+        config = families.sized(config, window=None)
+    return families.without_dropout(families.sized(config, score_dim=getattr(config, "head_dim", 0)))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_written_is_read(tmp_path: Path, family: str):
-    """The same configuration and the same numbers; as 16 bits, rounded to these."""
-    whole = {"window": None} if hasattr(registry.family(family).Config(), "global_layers") else {}
-    config = families.sized(families.small(family), activation="silu", global_layers=0, **whole)
-    m = families.made(family, families.without_dropout(config), task="causal-lm")
-    m.save_gguf(tmp_path / "m.gguf")
+    """The same configuration and the same numbers, but for norms whose scales are stored larger by one."""
+    m = families.made(family, held(family), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf", dtype="float32")
     loaded = zoo.from_pretrained(tmp_path / "m.gguf")
-    untold = {name: getattr(m.config, name) for name in ("init_std", "head_dropout", "global_layers")
-              if hasattr(m.config, name)}  # fmt: skip
-    assert families.sized(loaded.config, **untold) == m.config
+    told, balance = families.without_dropout(loaded.config), getattr(m.config, "balance_weight", 0.0)
+    assert families.sized(told, init_std=m.config.init_std, global_layers=0, balance_weight=balance) == m.config
     ours, expected = params(loaded), params(m)
+    assert ours.keys() == expected.keys()
     for path, x in expected.items():
-        np.testing.assert_array_equal(ours[path], x, err_msg=path)
+        assert np.abs(ours[path] - x).max() <= (2e-7 if path.endswith("/offset") else 0), path
+
+
+def test_written_as_16_bits(tmp_path: Path):
+    m = families.made("llama", held("llama"), task="causal-lm")
     m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")
     kept, rounded = zoo.from_pretrained(tmp_path / "m.gguf").params, jnp.asarray(m.params["token_embed"]["embedding"])
     np.testing.assert_array_equal(kept["token_embed"]["embedding"], rounded.astype(jnp.bfloat16).astype(np.float32))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_are_those_of_the_library(family: str):
+    """Of tensors and of keys, for every name that its tables have."""
+    layout, config = registry.family(family).PUBLISHED.gguf, held(family)
+    arch = next(arch for arch, name in library.MODEL_ARCH_NAMES.items() if name == layout.architecture)
+    tables = library.get_tensor_name_map(arch, config.num_layers)
+    shapes = registry.param_shapes(registry.family(family).Model(config, task="causal-lm"))
+    tensors = weight_map.dump(registry.family(family), shapes, config=config, task="causal-lm")
+    metadata = layout.metadata(config_map.write(registry.family(family), config, "causal-lm"))
+    known = {key.replace("{arch}", layout.architecture) for group in (library.Keys.LLM, library.Keys.Attention,
+             library.Keys.Rope) for key in vars(group).values() if isinstance(key, str)}  # fmt: skip
+    assert metadata.keys() <= known
+    checked = 0
+    for name in tensors:
+        theirs, _ = layout.their_names(name)
+        assert theirs and all(layout.place(part).name.count("*") < 2 for part in theirs), name
+        merged = re.sub(r"\.experts\.\d+\.", ".experts.", name)
+        if (found := tables.get_name(merged, (".weight", ".bias"))) is not None and len(theirs) == 1:
+            assert theirs[0].removesuffix(".weight") == found.removesuffix(".weight"), name
+            checked += 1
+        assert {part.rsplit(".", 1)[0] for part in theirs} <= {
+            library.TENSOR_NAMES[kind].format(bid=bid) for kind in library.MODEL_TENSORS[arch]
+            for bid in range(config.num_layers)
+        }, name  # fmt: skip
+    assert checked > len(tensors) / 2
+
+
+def test_experts_and_parts_that_do_not_fit(tmp_path: Path):
+    """Tensors of which a mixture's file has fewer, or others."""
+    m = families.made("gpt_oss", held("gpt_oss"), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    content = (tmp_path / "m.gguf").read_bytes()
+    for words, old, new in (
+        ("is there without its other part", b"blk.0.ffn_up_exps.weight", b"blk.0.ffn_no_exps.weight"),
+        ("the key gpt-oss.attention.sliding_windov is not known", b"sliding_window", b"sliding_windov"),
+    ):
+        (tmp_path / "n.gguf").write_bytes(content.replace(old, new))
+        with pytest.raises(ValueError, match=words):
+            zoo.from_pretrained(tmp_path / "n.gguf")
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
@@ -237,8 +307,8 @@ def test_what_cannot_be_written_is_named(tmp_path: Path):
     of = lambda family, config, task="causal-lm": families.made(family, families.without_dropout(config), task=task)
     refused("dtype 'int8' is not written: choose one of float32", of("llama", silu), dtype="int8")
     refused("of the task causal-lm, and this one is of base", of("llama", silu, "base"))
-    refused("GGUF files of gpt2 are not written: only those of llama", of("gpt2", families.small("gpt2")))
-    refused("activation 'relu' has no place", of("llama", families.sized(silu, activation="relu")))
+    refused("GGUF files of opt are not written: only those of ", of("opt", families.small("opt")))
+    refused("activation='relu' has no place", of("llama", families.sized(silu, activation="relu")))
     refused("kind dynamic have no place", of("llama", families.sized(silu, rope=Rope(kind="dynamic", factor=2.0))))
     windowed = families.small("qwen2", activation="silu", window=3, global_layers=1)
     refused("window=3 has no place in a GGUF file of qwen2: it would be read as None", of("qwen2", windowed))
@@ -259,8 +329,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     write(tmp_path / "m.gguf", m, metadata={"tokenizer.ggml.model": "bert"})
     with pytest.warns(UserWarning, match="the tokenizer cannot be read.*tokenizer.ggml.model is 'bert': only gpt2"):
         assert zoo.from_pretrained(tmp_path / "m.gguf").tokenizer is None
-    write(tmp_path / "m.gguf", m, metadata={"llama.expert_count": 8})
-    with pytest.raises(ValueError, match="m.gguf: the key llama.expert_count is not known"):
+    write(tmp_path / "m.gguf", m, metadata={"llama.attention.causal": False})
+    with pytest.raises(ValueError, match="m.gguf: the key llama.attention.causal is not known"):
         zoo.from_pretrained(tmp_path / "m.gguf")
     content = (tmp_path / "m.gguf").read_bytes()
     for words, changed in {
@@ -277,3 +347,58 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
         zoo.from_pretrained(tmp_path / "absent.gguf")
     with pytest.raises(FileNotFoundError, match=r"A GGUF file is loaded by its own name: .*[mn]\.gguf"):
         zoo.from_pretrained(tmp_path)
+
+
+def pieces_of(folder: Path, **options: Any) -> Tokenizer:
+    """A SentencePiece model of pairs with a piece for each byte, as LLaMA's, and what stands beside it."""
+    folder.mkdir()
+    plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS[:2] * 9), model_writer=model, minloglevel=2,
+        **plain | {"model_type": "bpe", "vocab_size": 340, "user_defined_symbols": ["<tab>"]} | options,
+        control_symbols=["<turn>"],
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    added = {"340": {"content": "<call>", "special": False}, "341": {"content": "<|end|>", "special": True}}
+    described = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "added_tokens_decoder": added}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    return Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_pieces_of_sentencepiece(tmp_path: Path, prefix: bool):
+    """They come back with their scores and types; the same file of pieces is read by the same library."""
+    own = pieces_of(tmp_path / "own", add_dummy_prefix=prefix)
+    m = families.made("llama", held("llama", vocab_size=344, eos_id=2), task="causal-lm").replace(tokenizer=own)
+    m.save_gguf(tmp_path / "m.gguf")
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf").tokenizer
+    before, after = (
+        spm_model.Model.read((folder / "tokenizer.model").read_bytes())
+        for folder in (tmp_path / "own", gguf_folder.unpacked(tmp_path / "m.gguf"))
+    )
+    assert after.pieces == [*before.pieces, "<call>", "<|end|>", "[PAD342]", "[PAD343]"]
+    assert (after.types[:340], after.types[340:]) == (before.types, [4, 3, 5, 5])
+    assert (after.scores[:340], after.prefix, after.roles["bos"]) == (before.scores, prefix, "<s>")
+    # Behind a piece like <tab> a text begins anew in these files, and with the prefix; not so in the model's own.
+    more = [] if prefix else ["x<tab>y"]
+    for text in [*TEXTS, " a  b\t\U0001f600 ", "y<call> z<|end|>a<turn> b", "", *more]:
+        assert loaded.encode(text, template=True).ids.tolist() == own.encode(text, template=True).ids.tolist(), text
+        ids = own.encode(text).ids
+        assert loaded.decode(ids, special=True) == own.decode(ids, special=True)
+    assert (loaded.bos_id, loaded.eos_id, loaded.unk_id) == (own.bos_id, own.eos_id, own.unk_id) == (1, 2, 0)
+    loaded_again = zoo.from_pretrained(tmp_path / "m.gguf")
+    loaded_again.save_gguf(tmp_path / "again.gguf")
+    assert gguf.read(tmp_path / "again.gguf").metadata == gguf.read(tmp_path / "m.gguf").metadata
+
+
+def test_pieces_that_are_not_written(tmp_path: Path):
+    m = families.made("llama", held("llama", vocab_size=344, eos_id=2), task="causal-lm")
+    for options in (
+        {"model_type": "unigram", "vocab_size": 296},
+        {"remove_extra_whitespaces": True},
+        {"normalization_rule_name": "nfkc"},
+    ):
+        own = pieces_of(tmp_path / next(iter(options)), **options)
+        with pytest.raises(ValueError, match="that changes texts before it cuts them"):
+            m.replace(tokenizer=own).save_gguf(tmp_path / "n.gguf")

@@ -136,6 +136,8 @@ class Generate(OfWeights):
     """The text is one of these; behind a prompt, begin them with a space where it is wanted."""
     pattern: str | None = None
     """The text as a whole matches this regular expression."""
+    schema: Path | None = None
+    """A file with a JSON schema: the text is JSON that it allows."""
     draft: str | None = None
     """A smaller model with the same tokenizer, by name, or prompt-lookup: proposes tokens, which takes less time on an
     accelerator where the model would choose them too. The text stays the same."""
@@ -150,7 +152,7 @@ class Generate(OfWeights):
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
-        from transformer_zoo import registry
+        from transformer_zoo import json_files, registry
         from transformer_zoo.generation import published
         from transformer_zoo.generation.generate import PROMPT_LOOKUP
 
@@ -169,7 +171,8 @@ class Generate(OfWeights):
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
             language=self.language, source_language=self.source_language, choices=self.choices or None,
-            pattern=self.pattern, draft=draft, draft_tokens=self.draft_tokens, prefill_chunk=self.prefill_chunk,
+            pattern=self.pattern, schema=None if self.schema is None else json_files.read(self.schema, once=True),
+            draft=draft, draft_tokens=self.draft_tokens, prefill_chunk=self.prefill_chunk,
         )  # fmt: skip
         prefix = "" if registry.is_encoder_decoder(m.config) else self.prompt
         for answer in [answers] if isinstance(answers, str) else answers:

@@ -377,8 +377,8 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
         named = {"bos": tokenizer.bos_id, "padding": tokenizer.pad_id} | {
             n: i for n, i in named.items() if i is not None
         }
-    metadata = gguf_writer.describe(family, model.config, named, tokenizer)
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
+    metadata = gguf_writer.describe(family, model.config, tensors, named, tokenizer)
     write = functools.partial(gguf_writer.write, file, family, model.config, metadata, tensors, dtype)
     weight_map.written_once("save_gguf", tensors, write)
 

@@ -43,37 +43,33 @@ class Tensor:
     shape: tuple[int, ...]
     size: int
     """Of its data, in bytes."""
-    heads: int | None = None
-    """Of queries and keys whose rows hold the rotated pairs side by side: the number of heads. As an array they have
-    the first elements of all pairs of a head, and then the second ones."""
 
     @property
     def dtype(self) -> np.dtype:
         return PLAIN.get(self.kind, np.dtype(np.float32))
 
-    def of_heads(self, heads: int) -> "Tensor":
-        """The same with the rows of each of so many heads in the other order.
+    def items(self) -> "list[Tensor]":
+        """The tensors that lie one after another along the first axis.
 
         Raises:
-            ValueError: the rows are not those of so many heads with whole pairs.
+            ValueError: it has a single axis.
         """
-        if type(heads) is not int or heads < 1 or not self.shape or self.shape[0] % (2 * heads):
-            raise _damaged(self.file, f"{json_files.excerpt(self.name)} {list(self.shape)} is not of {heads} heads")
-        return dataclasses.replace(self, heads=heads)
+        if len(self.shape) < 2:
+            raise damaged(self.file, f"{json_files.excerpt(self.name)} {list(self.shape)} is not of several tensors")
+        size = self.size // self.shape[0]
+        return [
+            dataclasses.replace(self, offset=self.offset + i * size, size=size, shape=self.shape[1:])
+            for i in range(self.shape[0])
+        ]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raw = np.memmap(self.file, np.uint8, "r", self.offset, (self.size,))
         if self.kind in PLAIN:
-            x = raw.view(self.dtype).reshape(self.shape)
-        else:
-            import gguf
+            return raw.view(self.dtype).reshape(self.shape)
+        import gguf
 
-            rows = raw.reshape(*self.shape[:-1], -1)
-            x = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(self.kind)).reshape(self.shape)
-        if self.heads is not None:
-            pairs = x.reshape(self.heads, -1, 2, *self.shape[1:])
-            x = np.swapaxes(pairs, 1, 2).reshape(self.shape)
-        return x
+        rows = raw.reshape(*self.shape[:-1], -1)
+        return gguf.quants.dequantize(rows, gguf.GGMLQuantizationType(self.kind)).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ def read(file: str | Path) -> File:
     file = Path(file)
     with file.open("rb") as stream:
         if not stream.read(1):
-            raise _damaged(file, "it is empty")
+            raise damaged(file, "it is empty")
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Header(file, data).read()
 
@@ -108,42 +104,42 @@ class _Header:
 
     def read(self) -> File:
         if self.take(4, "the magic") != MAGIC:
-            raise _damaged(self.file, "it does not begin with GGUF: it is of another format")
+            raise damaged(self.file, "it does not begin with GGUF: it is of another format")
         version = self.number("<u4")
         if version not in VERSIONS:
-            raise _damaged(self.file, f"its version is {version}: only {' and '.join(map(str, VERSIONS))} are known")
+            raise damaged(self.file, f"its version is {version}: only {' and '.join(map(str, VERSIONS))} are known")
         tensors, keys = self.number("<u8"), self.number("<u8")
         metadata: dict[str, Any] = {}
         for _ in range(self.count(keys, 13, "keys")):
             key = self.text("a key")
             if key in metadata:
-                raise _damaged(self.file, f"the key {json_files.excerpt(key)} is there twice")
+                raise damaged(self.file, f"the key {json_files.excerpt(key)} is there twice")
             metadata[key] = self.value(self.number("<u4"), key)
         described = [self.tensor() for _ in range(self.count(tensors, 32, "tensors"))]
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 0 < alignment <= 2**20 or alignment & (alignment - 1):
-            raise _damaged(self.file, f"general.alignment is {json_files.excerpt(repr(alignment))}: no power of two")
+            raise damaged(self.file, f"general.alignment is {json_files.excerpt(repr(alignment))}: no power of two")
         aligned = lambda at: -(-at // alignment) * alignment
         start = aligned(self.at)
         found: dict[str, Tensor] = {}
         for name, shape, kind, offset in described:
             if name in found:
-                raise _damaged(self.file, f"the tensor {json_files.excerpt(name)} is there twice")
+                raise damaged(self.file, f"the tensor {json_files.excerpt(name)} is there twice")
             found[name] = self.placed(name, shape, kind, start + offset)
         end = start  # the tensors must follow one another from here to the end of the file
         for tensor in sorted(found.values(), key=lambda tensor: tensor.offset):
             if tensor.offset != aligned(end):
                 shown = json_files.excerpt(tensor.name)
-                raise _damaged(self.file, f"{shown} begins at byte {tensor.offset}, not at {aligned(end)}")
+                raise damaged(self.file, f"{shown} begins at byte {tensor.offset}, not at {aligned(end)}")
             end = tensor.offset + tensor.size
         if not end <= len(self.data) <= aligned(end):
-            raise _damaged(self.file, f"its tensors end at byte {end}, and the file has {len(self.data)}")
+            raise damaged(self.file, f"its tensors end at byte {end}, and the file has {len(self.data)}")
         return File(metadata=metadata, tensors=found)
 
     def take(self, size: int, what: str) -> bytes:
         """The next bytes."""
         if size > len(self.data) - self.at:
-            raise _damaged(
+            raise damaged(
                 self.file, f"{what} at byte {self.at} claims {size} bytes, and {len(self.data) - self.at} are left"
             )
         self.at += size
@@ -152,7 +148,7 @@ class _Header:
     def count(self, number: int, least: int, what: str) -> int:
         """A number of things that take at least so many bytes each."""
         if number * least > len(self.data) - self.at:
-            raise _damaged(self.file, f"it claims {number} {what}, for which its {len(self.data)} bytes do not suffice")
+            raise damaged(self.file, f"it claims {number} {what}, for which its {len(self.data)} bytes do not suffice")
         return number
 
     def number(self, kind: str) -> Any:
@@ -164,7 +160,7 @@ class _Header:
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise _damaged(self.file, f"{what} before byte {self.at} is not UTF-8") from None
+            raise damaged(self.file, f"{what} before byte {self.at} is not UTF-8") from None
 
     def value(self, kind: int, key: str) -> Any:
         """The value of a key: a number, a text, or a list of either."""
@@ -174,12 +170,12 @@ class _Header:
         if kind in NUMBERS:
             return self.number(NUMBERS[kind])
         if kind != ARRAY:
-            raise _damaged(self.file, f"the value of {key} has the unknown type {kind}")
+            raise damaged(self.file, f"the value of {key} has the unknown type {kind}")
         kind, length = self.number("<u4"), self.number("<u8")
         if kind == STRING:
             return [self.text(f"an item of {key}") for _ in range(self.count(length, 8, f"items of {key}"))]
         if kind not in NUMBERS:
-            raise _damaged(self.file, f"{key} is a list of items of the type {kind}: only numbers and texts are known")
+            raise damaged(self.file, f"{key} is a list of items of the type {kind}: only numbers and texts are known")
         dtype = np.dtype(NUMBERS[kind])
         return np.frombuffer(self.take(length * dtype.itemsize, key), dtype).tolist()
 
@@ -187,7 +183,7 @@ class _Header:
         """Name, shape, type and offset of a tensor."""
         name, axes = self.text("a tensor's name"), self.number("<u4")
         if axes > MAX_AXES:
-            raise _damaged(self.file, f"{json_files.excerpt(name)} has {axes} dimensions: at most {MAX_AXES} are known")
+            raise damaged(self.file, f"{json_files.excerpt(name)} has {axes} dimensions: at most {MAX_AXES} are known")
         sizes = [self.number("<u8") for _ in range(axes)]
         return name, tuple(sizes[::-1]), self.number("<u4"), self.number("<u8")
 
@@ -202,7 +198,7 @@ class _Header:
         for axis in shape:
             elements *= axis
         if not elements or (shape[-1] if shape else 1) % block:
-            raise _damaged(self.file, f"{shown} has the shape {list(shape)}, whose rows are no multiple of {block}")
+            raise damaged(self.file, f"{shown} has the shape {list(shape)}, whose rows are no multiple of {block}")
         size *= elements // block
         return Tensor(file=self.file, name=name, offset=offset, kind=kind, shape=shape, size=size)
 
@@ -215,9 +211,10 @@ def _block(kind: int, file: Path, name: str) -> tuple[int, int]:
         raise ImportError(f"{file} is quantised: pip install 'transformer-zoo[gguf]', which reads it") from error
     known = {int(type): size for type, size in gguf.GGML_QUANT_SIZES.items() if type.name in QUANTISED}
     if kind not in known:
-        raise _damaged(file, f"{name} has the type {kind}, which is not read: only F16, F32, F64, BF16, {READ} are")
+        raise damaged(file, f"{name} has the type {kind}, which is not read: only F16, F32, F64, BF16, {READ} are")
     return known[kind]
 
 
-def _damaged(file: Path, fault: str) -> ValueError:
+def damaged(file: Path, fault: str) -> ValueError:
+    """The error for a file that cannot be read."""
     return ValueError(f"{file} cannot be read: {fault}")

@@ -1,25 +1,29 @@
 """A GGUF file as a folder of the Hugging Face layout, whose readers then read configuration, tokenizer and weights."""
 
+import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 import os
-import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import einops
+import jax
 import numpy as np
 
 from transformer_zoo import folders, json_files, registry, trees
 from transformer_zoo.checkpoints import gguf
-from transformer_zoo.published.gguf import FREQUENCIES
+from transformer_zoo.data import spm_model
+from transformer_zoo.data.spm_model import CONTROL, UNUSED, USER_DEFINED
+from transformer_zoo.published.gguf import FREQUENCIES, sizes
 
 WEIGHTS = "model.gguf"
-SPECIAL, ADDED, UNUSED = 3, 4, 5  # types of tokens
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
@@ -69,7 +73,8 @@ def unpacked(file: str | os.PathLike[str]) -> Path:
         folder = parent / folder.name
     temporary = Path(tempfile.mkdtemp(dir=parent))
     for name, value in written.items():
-        (temporary / name).write_text(value if isinstance(value, str) else json.dumps(value, indent=1))
+        content = json.dumps(value, indent=1) if isinstance(value, dict) else value
+        (temporary / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (temporary / WEIGHTS).symlink_to(file)
     try:
         temporary.rename(folder)
@@ -84,13 +89,16 @@ def family(content: gguf.File, file: Path) -> ModuleType:
     Raises:
         ValueError: none reads its architecture.
     """
-    modules = map(registry.family, registry.families())
-    known = {module.PUBLISHED.gguf.architecture: module for module in modules if module.PUBLISHED.gguf is not None}
+    known: dict[str, dict[str | None, ModuleType]] = {}
+    for module in map(registry.family, registry.families()):
+        if (layout := module.PUBLISHED.gguf) is not None:
+            known.setdefault(layout.architecture, {}).setdefault(layout.only_with, module)
     name = content.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in known:
         shown, hint = json_files.excerpt(repr(name)), trees.nearest(str(name)[:80], known)
         raise ValueError(f"{file} has the architecture {shown}, which is not read: only {', '.join(known)} are.{hint}")
-    return known[name]
+    marks = [mark for mark in known[name] if mark is not None and content.metadata.get(f"{name}.{mark}")]
+    return known[name][next(iter(marks), None)]
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
@@ -102,19 +110,80 @@ def read_folder(folder: Path) -> dict[str, Any]:
     file = (folder / WEIGHTS).resolve()
     content = gguf.read(file)
     layout = family(content, file).PUBLISHED.gguf
-    of = lambda key: content.metadata.get(f"{layout.architecture}.attention.{key}")
-    heads = {"attn_q": of("head_count"), "attn_k": of("head_count_kv") or of("head_count")}
-    tensors = {}
+    own = layout.own(content.metadata)
+    tensors: dict[str, Any] = {}
+    parts: dict[tuple[str, str, int], dict[int, gguf.Tensor]] = {}
     for theirs, tensor in content.tensors.items():
+        place = layout.place(theirs)
         if theirs == FREQUENCIES:
             continue
-        layer, stem, end = re.fullmatch(r"(?:blk\.(\d+)\.)?(.*?)(\.[^.]*)?", theirs, re.DOTALL).groups()
-        name = layout.names.get(stem if layer is None else f"blk.*.{stem}")
-        name = theirs if name is None else name.replace("*", layer or "") + (end or "")
-        if layout.pairs_adjacent and stem in heads:
-            tensor = tensor.of_heads(heads[stem])
-        tensors[name] = tensor
+        if place.layout is not None:
+            parts.setdefault((place.name, place.layout, place.parts), {})[place.part] = tensor
+        elif "*" in place.name:
+            tensors |= {place.name.replace("*", str(i)): item for i, item in enumerate(tensor.items())}
+        elif layout.norm_offset and theirs.endswith("norm.weight"):
+            tensors[place.name] = Relaid(parts=(tensor,), layout="D -> D", shape=tensor.shape, less=layout.norm_offset)
+        else:
+            tensors[place.name] = tensor
+    for (name, pattern, count), found in parts.items():
+        if len(found) < count:
+            shown = json_files.excerpt(next(iter(found.values())).name)
+            raise gguf.damaged(file, f"{shown} is there without its other part")
+        tensors[name] = Relaid.of([found[i] for i in range(count)], pattern, own)
     return tensors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Relaid:
+    """A tensor whose numbers a file has in another order, or in several tensors; `np.asarray` reads it."""
+
+    parts: Sequence[gguf.Tensor]
+    layout: str
+    """From the parts, along an axis of their own if they are several, as einops has it."""
+    shape: tuple[int, ...]
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    less: float = 0.0
+    """What its numbers are smaller by."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    @classmethod
+    def of(cls, parts: Sequence[gguf.Tensor], layout: str, own: Mapping[str, Any]) -> "Relaid":
+        """One of these parts.
+
+        Args:
+            own: the metadata of the model, by their keys after the architecture's name.
+
+        Raises:
+            ValueError: the parts have other shapes, or are not of the layout.
+        """
+        layout, known = sizes(layout, own)
+        if unequal := [part for part in parts if part.shape != parts[0].shape]:
+            shown = f"{json_files.excerpt(unequal[0].name)} {list(unequal[0].shape)}"
+            raise gguf.damaged(unequal[0].file, f"{shown} is not like its other part")
+        given = parts[0].shape if len(parts) == 1 else (len(parts), *parts[0].shape)
+        try:
+            if not all(type(size) is int and 0 < size < 2**31 for size in known.values()):
+                raise ValueError
+            shape = _shape(layout, given, tuple(known.items()))
+        except (einops.EinopsError, ValueError) as error:
+            shown = f"{json_files.excerpt(parts[0].name)} {list(parts[0].shape)}"
+            raise gguf.damaged(parts[0].file, f"{shown} is not {layout.split(' -> ')[0]} with {known}") from error
+        return cls(parts=parts, layout=layout, shape=shape, sizes=known)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        arrays = [np.asarray(part) for part in self.parts]
+        x = einops.rearrange(arrays[0] if len(arrays) == 1 else np.stack(arrays), self.layout, **self.sizes)
+        return x - np.asarray(self.less, x.dtype) if self.less else x
+
+
+@functools.lru_cache(maxsize=256)
+def _shape(layout: str, given: tuple[int, ...], known: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
+    """The shape that a layout gives an array of another; nothing is computed."""
+    x = jax.ShapeDtypeStruct(given, np.float32)
+    return jax.eval_shape(lambda x: einops.rearrange(x, layout, **dict(known)), x).shape
 
 
 def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
@@ -125,16 +194,17 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
     settings |= spec.gguf.settings(content.metadata, shapes)
     if FREQUENCIES in content.tensors:
         slower = np.asarray(content.tensors[FREQUENCIES]).tolist()
-        longest = settings.get("max_position_embeddings")
-        settings["rope_scaling"] = {
+        settings["rope_parameters"] |= {
             "rope_type": "longrope", "short_factor": slower, "long_factor": slower, "factor": 1.0,
-            "original_max_position_embeddings": longest,
+            "original_max_position_embeddings": settings.get("max_position_embeddings"),
         }  # fmt: skip
-    return {name: _short(x) for name, x in settings.items()} | _ids(content.metadata)
+    return _short(settings) | _ids(content.metadata)
 
 
 def _short(value: Any) -> Any:
-    """A number that was stored in float32 as it was meant: 1e-05 for 9.999999747378752e-06."""
+    """Numbers that were stored in float32 as they were meant: 1e-05 for 9.999999747378752e-06."""
+    if isinstance(value, dict):
+        return {name: _short(x) for name, x in value.items()}
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
@@ -154,12 +224,35 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     from tokenizers import AddedToken, Tokenizer, decoders, models, processors
 
     of = lambda name, default=None: metadata.get(f"tokenizer.ggml.{name}", default)
+    tokens, kinds = of("tokens"), of("token_type", [])
+    named = {f"{name}_token": of(f"{theirs}_token_id") for name, theirs in
+             (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
+    special = {name: tokens[number] for name, number in named.items() if number is not None}
+    described = {**special, "clean_up_tokenization_spaces": False}
+    if "tokenizer.chat_template" in metadata:
+        described["chat_template"] = metadata["tokenizer.chat_template"]
+    if "max_position_embeddings" in settings:
+        described["model_max_length"] = settings["max_position_embeddings"]
+    if of("model") == "llama":
+        ends = {"add_bos_token": of("add_bos_token", True), "add_eos_token": of("add_eos_token", False)}
+        model = spm_model.Model(
+            pieces=tokens, scores=of("scores"), types=kinds, prefix=of("add_space_prefix", True),
+            roles={name.removesuffix("_token"): token for name, token in special.items()},
+        )  # fmt: skip
+        # They are found in a text before it is cut.
+        added = {
+            i: {"content": token, "special": kind == CONTROL, "normalized": False}
+            for i, (token, kind) in enumerate(zip(tokens, kinds)) if kind in (CONTROL, USER_DEFINED)
+        }  # fmt: skip
+        described |= {"tokenizer_class": "LlamaTokenizer", **ends, "added_tokens_decoder": added}
+        return {"tokenizer.model": model.to_bytes(), "tokenizer_config.json": described}
     if of("model") != "gpt2":
-        raise ValueError(f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 is read")
+        raise ValueError(
+            f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 and llama are read"
+        )
     if of("pre", "default") not in list(CUTS):
         known = ", ".join(CUTS)
         raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
-    tokens, kinds = of("tokens"), of("token_type", [])
     whole = CUTS[of("pre", "default")][2]
     model = models.BPE(
         {token: i for i, (token, kind) in enumerate(itertools.zip_longest(tokens, kinds)) if kind != UNUSED},
@@ -171,22 +264,15 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
-    for kind in (SPECIAL, ADDED):
-        added = [AddedToken(t, normalized=False, special=kind == SPECIAL) for t, k in zip(tokens, kinds) if k == kind]
-        (tokenizer.add_special_tokens if kind == SPECIAL else tokenizer.add_tokens)(added)
-    named = {f"{name}_token": of(f"{theirs}_token_id") for name, theirs in
-             (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))}  # fmt: skip
-    special = {name: tokens[number] for name, number in named.items() if number is not None}
+    for kind in (CONTROL, USER_DEFINED):
+        added = [AddedToken(t, normalized=False, special=kind == CONTROL) for t, k in zip(tokens, kinds) if k == kind]
+        (tokenizer.add_special_tokens if kind == CONTROL else tokenizer.add_tokens)(added)
     if of("add_bos_token", whole) and "bos_token" in special:
         bos = special["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, named["bos_token"])]
         )
-    described = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "clean_up_tokenization_spaces": False}
-    if "tokenizer.chat_template" in metadata:
-        described["chat_template"] = metadata["tokenizer.chat_template"]
-    if "max_position_embeddings" in settings:
-        described["model_max_length"] = settings["max_position_embeddings"]
+    described["tokenizer_class"] = "PreTrainedTokenizerFast"
     return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": described}
 
 

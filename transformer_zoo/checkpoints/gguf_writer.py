@@ -1,32 +1,38 @@
 """GGUF files of decoders, as llama.cpp reads them: weights, configuration, tokenizer and chat template in one file."""
 
 import dataclasses
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import einops
 import numpy as np
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, gguf_folder
-from transformer_zoo.published.gguf import FREQUENCIES, Gguf
+from transformer_zoo.data import spm_model
+from transformer_zoo.data.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from transformer_zoo.published.gguf import FREQUENCIES, KEYS, Gguf, sizes
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
 BLOCK = 32  # numbers of a row that share a scale in Q8_0
-NORMAL = 1  # the type of most tokens
 # Fields of a Config that no file holds, because they concern training alone.
-UNHELD = ("init_std", "labels", "problem")
+UNHELD = ("init_std", "labels", "problem", "balance_weight")
 
 
-def describe(family: ModuleType, config: Any, ids: Mapping[str, int | None], tokenizer: Any) -> dict[str, Any]:
+def describe(
+    family: ModuleType, config: Any, tensors: Mapping[str, Any], ids: Mapping[str, int | None], tokenizer: Any
+) -> dict[str, Any]:
     """The metadata of a model.
 
     Args:
+        tensors: by the names of the family's usual files.
         ids: special tokens by the names that these files have for them, such as `eos`.
         tokenizer: a `data.tokenizers.Tokenizer`, or None.
 
@@ -39,9 +45,7 @@ def describe(family: ModuleType, config: Any, ids: Mapping[str, int | None], tok
         raise ValueError(f"GGUF files of {spec.model_type} are not written: only those of {', '.join(known)} are")
     settings = config_map.write(family, config, "causal-lm")
     metadata = {"general.architecture": layout.architecture, "general.type": "model"} | layout.metadata(settings)
-    if config.activation != "silu":
-        raise ValueError(f"activation {config.activation!r} has no place in a GGUF file: its readers compute silu")
-    _check_held(family, config, layout, metadata)
+    _check_held(family, config, layout, metadata, tensors)
     metadata |= {f"tokenizer.ggml.{name}_token_id": i for name, i in ids.items() if i is not None}
     return metadata if tokenizer is None else metadata | _tokenizer(tokenizer, config.vocab_size)
 
@@ -65,9 +69,6 @@ def write(
     import gguf
 
     file, layout = Path(file).expanduser(), family.PUBLISHED.gguf
-    names = {name: layout.their_name(name) for name in tensors}
-    if unknown := [name for name, theirs in names.items() if theirs is None]:
-        raise ValueError(f"{unknown[0]} has no name in the GGUF files of {layout.architecture}")
     file.parent.mkdir(parents=True, exist_ok=True)
     number, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     os.close(number)
@@ -80,15 +81,10 @@ def write(
                 add.get(type(value), writer.add_array)(key, value)
         if kind == "q8_0":
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        if (slower := config.rope.slowdown(config.head_dim)) is not None:
+        if (slower := _slowdown(config)) is not None:
             writer.add_tensor(FREQUENCIES, slower.astype(np.float32))
-        heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
-        for name, theirs in names.items():
-            x = np.asarray(tensors[name], dtype=np.float32)
-            stem = theirs.rsplit(".", 2)[-2]
-            if layout.pairs_adjacent and stem in heads:  # the two elements of a pair side by side
-                x = np.swapaxes(x.reshape(heads[stem], 2, -1, *x.shape[1:]), 1, 2).reshape(x.shape)
-            whole = x.ndim < 2 or (kind == "q8_0" and x.shape[-1] % BLOCK)
+        for theirs, x in _relaid(layout, tensors, metadata):
+            whole = x.ndim < 2 or theirs.endswith(".bias") or (kind == "q8_0" and x.shape[-1] % BLOCK)
             as_kind = gguf.GGMLQuantizationType["F32" if whole else KINDS[kind]]
             writer.add_tensor(theirs, gguf.quants.quantize(np.ascontiguousarray(x), as_kind), raw_dtype=as_kind)
         writer.write_header_to_file()
@@ -100,11 +96,45 @@ def write(
         Path(partial).unlink(missing_ok=True)
 
 
-def _check_held(family: ModuleType, config: Any, layout: Gguf, metadata: Mapping[str, Any]) -> None:
+def _relaid(layout: Gguf, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors as these files have them, by their names. In memory are those of one name at a time."""
+    own = layout.own(metadata)
+    # All experts of a layer are one tensor.
+    for (theirs, pattern), names in itertools.groupby(tensors, key=lambda name: _places(layout, name)):
+        arrays = [np.asarray(tensors[name], dtype=np.float32) for name in names]
+        x = arrays[0] if len(arrays) == 1 and not _of_experts(layout, theirs[0]) else np.stack(arrays)
+        if pattern is not None:
+            pattern, known = sizes(" -> ".join(pattern.split(" -> ")[::-1]), own)
+            apart = {pattern.split(" -> ")[1].split()[0]: len(theirs)} if len(theirs) > 1 else {}
+            x = einops.rearrange(x, pattern, **known, **apart)
+        if layout.norm_offset and theirs[0].endswith("norm.weight"):
+            x = x + np.float32(layout.norm_offset)
+        yield from zip(theirs, [x] if len(theirs) == 1 else x)
+
+
+def _places(layout: Gguf, name: str) -> tuple[tuple[str, ...], str | None]:
+    theirs, pattern = layout.their_names(name)
+    if not theirs:
+        raise ValueError(f"{name} has no name in the GGUF files of {layout.architecture}")
+    return tuple(theirs), pattern
+
+
+def _of_experts(layout: Gguf, theirs: str) -> bool:
+    return "*" in layout.place(theirs).name
+
+
+def _slowdown(config: Any) -> np.ndarray | None:
+    """What the speeds of rotary pairs are divided by, where the metadata have no word for it."""
+    rope = getattr(config, "rope", None)
+    return None if rope is None else rope.slowdown(config.head_dim)
+
+
+def _check_held(
+    family: ModuleType, config: Any, layout: Gguf, metadata: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> None:
     """Raises ValueError for a field that would be another one when the file is read."""
-    shapes = {"token_embd.weight": (config.vocab_size, config.width)}
-    shapes |= {} if config.tied else {"output.weight": shapes["token_embd.weight"]}
-    shapes |= {"blk.0.attn_q.bias": ()} if getattr(config, "attention_bias", False) else {}
+    shapes = {theirs: tensors[name].shape for name in tensors for theirs in _places(layout, name)[0]}
+    defaults = {{**KEYS, **layout.keys}[key] for key in layout.defaults}
     settings = {"model_type": family.PUBLISHED.model_type, "eos_token_id": config.eos_id}
     settings |= layout.settings(metadata, shapes)
     again = config_map.read(family, settings)
@@ -112,9 +142,12 @@ def _check_held(family: ModuleType, config: Any, layout: Gguf, metadata: Mapping
         value, held = (getattr(c, field.name) for c in (config, again))
         if value == held or field.name.endswith("dropout") or field.name in UNHELD:
             continue
-        if field.name == "rope" and value.slowdown(config.head_dim) is not None:  # the tensor FREQUENCIES has it
+        if field.name == "rope" and _slowdown(config) is not None:  # the tensor FREQUENCIES has it
             continue
         if field.name == "global_layers" and config.window is None:
+            continue
+        key = family.PUBLISHED.config.get(field.name)
+        if value is None and key is not None and key.name in defaults:
             continue
         raise ValueError(
             f"{field.name}={value!r} has no place in a GGUF file of {layout.architecture}: it would be read as {held!r}"
@@ -131,7 +164,9 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
-        file = Path(folder) / "tokenizer.json"
+        file, pieces = (Path(folder) / name for name in ("tokenizer.json", "tokenizer.model"))
+        if pieces.exists():
+            return _pieces(tokenizer, vocab_size, pieces.read_bytes())
         if not file.exists():
             raise ValueError("a tokenizer without a tokenizer.json has no place in a GGUF file: pass tokenizer=None")
         text = file.read_text(encoding="utf-8")
@@ -143,13 +178,11 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
             f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(gguf_folder.CUTS)}): "
             "pass tokenizer=None to write the model without it"
         )
-    size = library.get_vocab_size()
-    if size > vocab_size:
-        raise ValueError(f"the tokenizer has {size} tokens, and the model has embeddings of {vocab_size}")
+    _check_size(library.get_vocab_size(), vocab_size)
     tokens = [library.id_to_token(i) or f"[PAD{i}]" for i in range(vocab_size)]
-    kinds = [gguf_folder.UNUSED if library.id_to_token(i) is None else NORMAL for i in range(vocab_size)]
+    kinds = [UNUSED if library.id_to_token(i) is None else NORMAL for i in range(vocab_size)]
     for added in described["added_tokens"]:
-        kinds[added["id"]] = gguf_folder.SPECIAL if added["special"] else gguf_folder.ADDED
+        kinds[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     framed, plain = (library.encode("a", add_special_tokens=special).ids for special in (True, False))
     if framed[-len(plain) :] != plain or len(framed) > len(plain) + 1:
         raise ValueError("a tokenizer that frames a text with more than its first token has no place in a GGUF file")
@@ -158,9 +191,47 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.add_bos_token": len(framed) > len(plain),
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
     }  # fmt: skip
-    if (template := tokenizer.chat_templates.get("default")) is not None:
-        metadata["tokenizer.chat_template"] = template
-    return metadata
+    return metadata | _template(tokenizer)
+
+
+def _template(tokenizer: Any) -> dict[str, str]:
+    template = tokenizer.chat_templates.get("default")
+    return {} if template is None else {"tokenizer.chat_template": template}
+
+
+def _check_size(size: int, vocab_size: int) -> None:
+    if size > vocab_size:
+        raise ValueError(f"the tokenizer has {size} tokens, and the model has embeddings of {vocab_size}")
+
+
+def _pieces(tokenizer: Any, vocab_size: int, data: bytes) -> dict[str, Any]:
+    """The metadata of a SentencePiece model."""
+    model = spm_model.Model.read(data)
+    if model.kind != spm_model.BPE or model.trimmed or model.normalised:
+        raise ValueError(
+            "a SentencePiece model that merges no pairs, or that changes texts before it cuts them, has no place in a "
+            "GGUF file: pass tokenizer=None to write the model without it"
+        )
+    _check_size(tokenizer.vocab_size, vocab_size)
+    more = range(len(model.pieces), vocab_size)
+    spelt = tokenizer.tokens(more)
+    tokens = [*model.pieces, *(token or f"[PAD{i}]" for i, token in zip(more, spelt))]
+    kinds = [*model.types, *(UNUSED if token is None else USER_DEFINED for token in spelt)]
+    for i, added in tokenizer.whole_tokens.items():
+        if kinds[i] != spm_model.UNKNOWN:
+            kinds[i] = CONTROL if added.special else USER_DEFINED
+    metadata = {
+        "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [*model.scores, *(0.0 for _ in more)], "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.add_space_prefix": model.prefix,
+    }  # fmt: skip
+    if spm_model.UNKNOWN in kinds:
+        metadata["tokenizer.ggml.unknown_token_id"] = kinds.index(spm_model.UNKNOWN)
+    if tokenizer.has_template:
+        ids = tokenizer.encode("a", template=True).ids
+        metadata["tokenizer.ggml.add_bos_token"] = bool(ids[0] == tokenizer.bos_id)
+        metadata["tokenizer.ggml.add_eos_token"] = bool(ids[-1] == tokenizer.eos_id)
+    return metadata | _template(tokenizer)
 
 
 def _steps(described: Mapping[str, Any]) -> list[Any]:

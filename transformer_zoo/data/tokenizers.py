@@ -430,6 +430,11 @@ class Tokenizer:
         """The vocabulary's own spelling of some tokens, as for labels of a picture."""
         return [self._backend.token(int(i)) for i in ids]
 
+    @property
+    def whole_tokens(self) -> Mapping[int, tokenizers.AddedToken]:
+        """The tokens, by id, that are found in a text before it is cut: special ones, and others that were added."""
+        return self._backend.tokens
+
     def id_of(self, token: str) -> int | None:
         """The id of a token in the vocabulary's own spelling, or None."""
         return self._backend.id_of(token)

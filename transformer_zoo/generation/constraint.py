@@ -64,10 +64,8 @@ class Constraint:
 
 
 @functools.lru_cache(maxsize=8)
-def tables(
-    wanted: str | tuple[str, ...], tokenizer: Any, vocab_size: int, stop_ids: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """`after_NV` and `distance_N` of a pattern, or of a choice among texts: int32[N, V] and int32[N].
+def tables(wanted: Any, tokenizer: Any, vocab_size: int, stop_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """`after_NV` and `distance_N` of what `pattern.automaton` takes: int32[N, V] and int32[N].
 
     State 0 is the beginning of an answer behind other text, and state 1 that at the beginning of all text, where some
     tokenizers leave out a space. The number of states is rounded up, so that patterns share programs.
@@ -79,8 +77,8 @@ def tables(
     N = len(step_N256)
     if N * vocab_size > LARGEST:
         raise ValueError(
-            f"the pattern is too large: {N:,} states and {vocab_size:,} tokens make a table of more than {LARGEST:,} "
-            "elements: allow less"
+            f"too much is allowed: {N:,} states and {vocab_size:,} tokens make a table of more than {LARGEST:,} "
+            "elements: bound lengths and repetitions"
         )
     first, later = tokenizer.token_bytes
     after_NV = np.full((1 << N.bit_length(), vocab_size), -1, np.int32)

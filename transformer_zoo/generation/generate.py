@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -17,6 +17,7 @@ from transformer_zoo import arguments, registry, trees
 from transformer_zoo.generation import constraint as constraints
 from transformer_zoo.generation import forward, published, speculative
 from transformer_zoo.generation.constraint import Constraint
+from transformer_zoo.generation.json_schema import Schema
 from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
@@ -71,6 +72,7 @@ def generate(
     draft_tokens: int | None = None,
     choices: Sequence[str] | None = None,
     pattern: str | None = None,
+    schema: Mapping[str, Any] | str | None = None,
     **settings: Any,
 ) -> str | list[str] | list[list[str]] | np.ndarray | Generated:
     """Continues each prompt and returns the new tokens; an encoder-decoder reads the prompts as sources.
@@ -113,6 +115,13 @@ def generate(
         pattern: each answer as a whole matches this regular expression, in the syntax of `re` with the flag ASCII:
             characters, classes, groups, | and repetitions. Tokens are chosen such that the answer is complete after
             max_new_tokens at the latest.
+        schema: each answer as a whole is JSON that this JSON schema (a dict, or its text) allows, complete after
+            max_new_tokens at the latest: on one line, with at most one space behind a comma or a colon, the properties
+            in the schema's order, those that are not required or not, and no others, as if additionalProperties were
+            false. Supported are type, properties, required, additionalProperties (of an object without properties),
+            items, prefixItems, minItems, maxItems, minLength, maxLength, pattern, minimum and maximum of integers,
+            enum, const, anyOf, oneOf whose parts exclude one another, and $ref into the schema itself, but no
+            recursion. Any other keyword is an error, but for descriptions. Integers have at most 15 digits.
         **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
             top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True (beam search),
             num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, max_length=20,
@@ -139,7 +148,8 @@ def generate(
     asked = request(
         m, prompts, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop, valid_BT=valid_BT,
         language=language, source_language=source_language, prefix=prefix, prefill_chunk=prefill_chunk,
-        draft=draft, draft_tokens=draft_tokens, choices=choices, pattern=pattern, settings=settings,
+        draft=draft, draft_tokens=draft_tokens, choices=choices, pattern=pattern, schema=schema,
+        settings=settings,
     )  # fmt: skip
     new_BNT, counts_BN, *drafts = run(asked)
     several = new_BNT.shape[1] > 1
@@ -234,6 +244,7 @@ def request(
     draft_tokens: int | None = None,
     choices: Sequence[str] | None = None,
     pattern: str | None = None,
+    schema: Mapping[str, Any] | str | None = None,
 ) -> Request:
     """The request of the arguments of `generate`, whose errors it raises.
 
@@ -299,11 +310,13 @@ def request(
     if getattr(sampling, "stop_strings", ()) and m.tokenizer is None:
         raise ValueError(registry.no_tokenizer(m, f"Pass stop_strings=None in place of {[*sampling.stop_strings]}"))
     constraint = None
-    if choices is not None or pattern is not None:
+    if constrained := {
+        name: x for name, x in (("choices", choices), ("pattern", pattern), ("schema", schema)) if x is not None
+    }:
         if sampling.forced_first is not None or is_encoder_decoder and token_ids.forced_bos is not None:
-            raise ValueError("choices and pattern: the model's first token is forced, and no text: leave them out")
+            raise ValueError(f"{', '.join(constrained)}: the model's first token is forced, and no text: leave it out")
         before = [[] for _ in rows] if is_encoder_decoder and targets is None else targets or rows
-        constraint = _constraint(m, choices, pattern, before, stop_ids, max_new_tokens)
+        constraint = _constraint(m, constrained, before, stop_ids, max_new_tokens)
         # Answers that are drawn token by token may be the same.
         differ = choices is not None and not isinstance(sampling, TokenByToken)
         if differ and sampling.num_return_sequences > len(set(choices)):
@@ -490,28 +503,24 @@ def _check_draft(draft: Any, draft_tokens: int | None, m: Any, sampling: Strateg
 
 
 def _constraint(
-    m: Any,
-    choices: Sequence[str] | None,
-    pattern: str | None,
-    before: Sequence[Any],
-    stop_ids: list[int],
-    max_new_tokens: int,
+    m: Any, constrained: Mapping[str, Any], before: Sequence[Any], stop_ids: list[int], max_new_tokens: int
 ) -> Constraint:
-    """That all answers are among the choices, or match the pattern.
+    """That all answers are among the choices, match the pattern, or are JSON of the schema.
 
     Args:
+        constrained: the argument of `generate` that says so, by its name.
         before: the tokens that each answer follows.
     """
-    if choices is not None and pattern is not None:
-        raise ValueError("choices and pattern: give one of them")
-    if choices is not None and not all(choices) or choices == []:
-        raise ValueError(f"choices={choices!r}: give texts, none of them empty")
-    name = "choices" if pattern is None else "pattern"
+    if len(constrained) > 1:
+        raise ValueError(f"{' and '.join(constrained)}: give one of them")
+    ((name, wanted),) = constrained.items()
+    if name == "choices" and not (wanted and all(wanted)):
+        raise ValueError(f"choices={wanted!r}: give texts, none of them empty")
     if (tokenizer := m.tokenizer) is None:
         raise ValueError(registry.no_tokenizer(m, f"Leave out {name}"))
     if not stop_ids:
         raise ValueError(f"{name}: no token ends an answer: pass stop=, the id of one")
-    wanted = pattern if choices is None else tuple(choices)
+    wanted = {"choices": tuple, "pattern": str, "schema": Schema.of}[name](wanted)
     after_NV, distance_N = constraints.tables(wanted, tokenizer, m.model.config.vocab_size, tuple(stop_ids))
     decode = lambda row: tokenizer.decode([i for i in row if i < tokenizer.vocab_size])
     start_B = np.array([0 if decode(row) else 1 for row in before], np.int32)

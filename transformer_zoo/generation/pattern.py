@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ Ranges = list[tuple[int, int]]
 MOST_NODES = 100_000
 """Of an automaton, before it is determined: beyond, a pattern takes too long."""
 MOST_STATES = 20_000
+TOO_LARGE = "too much is allowed: the automaton of the answers has more than"
 
 DIGITS, WORD = [(48, 57)], [(48, 57), (65, 90), (95, 95), (97, 122)]
 SPACE = [(9, 13), (32, 32)]
@@ -34,7 +36,7 @@ class Nodes:
     def add(self) -> int:
         """A new node."""
         if len(self.edges) >= MOST_NODES:
-            raise ValueError(f"the pattern is too large: its automaton has more than {MOST_NODES:,} nodes")
+            raise ValueError(f"{TOO_LARGE} {MOST_NODES:,} nodes")
         self.edges.append([])
         self.free.append([])
         return len(self.edges) - 1
@@ -103,33 +105,25 @@ class Parser:
     def sequence(self, start: int) -> int:
         """The node behind items one after another, with their repetitions."""
         while self.at < len(self.text) and not self.peek("|", ")"):
-            first, end = self.at, self.item(self.fresh(start))
+            first, begin = self.at, self.fresh(start)
+            end = self.item(begin)
             if (counts := self.repetition()) is None:
                 start = end
                 continue
-            # Parsed once more for each time that it is repeated; what was built first is cut off.
-            self.nodes.free[start].pop()
             behind, (least, most) = self.at, counts
-            for _ in range(least):
-                start = self.again(first, start)
-            if most is None:
-                loop = self.fresh(start)
-                self.nodes.free[self.again(first, loop)].append(loop)
-                start = self.fresh(loop)
+            done = self.nodes.add()
+            for count in range(max(least, 1) if most is None else most):
+                if count:  # parsed once more for each time that it is repeated
+                    self.at, begin = first, self.fresh(end)
+                    end = self.item(begin)
+                if count >= least:
+                    self.nodes.free[begin].append(done)
+            if most == 0:  # what was built is cut off
+                self.nodes.free[start][-1] = done
             else:
-                end = self.nodes.add()
-                for _ in range(most - least):
-                    self.nodes.free[start].append(end)
-                    start = self.again(first, self.fresh(start))
-                self.nodes.free[start].append(end)
-                start = end
-            self.at = behind
+                self.nodes.free[end] += [done] if most is not None else [done, begin]
+            self.at, start = behind, done
         return start
-
-    def again(self, first: int, start: int) -> int:
-        """The node behind the item that stands at `first`."""
-        self.at = first
-        return self.item(start)
 
     def repetition(self) -> tuple[int, int | None] | None:
         """The smallest and the largest number of times; None: nothing is repeated."""
@@ -243,15 +237,17 @@ def _utf8(low: int, high: int) -> Iterator[Sequence[tuple[int, int]]]:
     yield list(zip(chr(low).encode(), chr(high).encode()))
 
 
-def automaton(pattern: str | tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The automaton of a regular expression, in the syntax of `re` with the flag ASCII, or of a choice among texts.
+def automaton(pattern: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The automaton of a regular expression, in the syntax of `re` with the flag ASCII, of a choice among texts (a
+    tuple), or of a `json_schema.Schema`.
 
     Returns:
         int32[N, 256], the state after each state and byte, -1 for none, beginning with state 0; and bool[N], the states
         in which a text may end.
 
     Raises:
-        ValueError: no regular expression, one with parts that are not supported, or one that is too large.
+        ValueError: no regular expression, one with parts that are not supported, or one that is too large; as
+            `Schema.build`.
     """
     nodes = Nodes()
     start = nodes.add()
@@ -261,10 +257,12 @@ def automaton(pattern: str | tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"pattern={pattern!r} is no regular expression: {error}") from None
         end = Parser(pattern, nodes).parse(start)
-    else:
+    elif isinstance(pattern, tuple):
         end = nodes.add()
         for text in pattern:
             nodes.free[nodes.literal(start, text.encode())].append(end)
+    else:
+        end = pattern.build(nodes, start)
     return _determined(nodes, start, end)
 
 
@@ -290,7 +288,7 @@ def _determined(nodes: Nodes, start: int, end: int) -> tuple[np.ndarray, np.ndar
                 states[after] = len(states)
                 queue.append(after)
                 if len(states) > MOST_STATES:
-                    raise ValueError(f"the pattern is too large: its automaton has more than {MOST_STATES:,} states")
+                    raise ValueError(f"{TOO_LARGE} {MOST_STATES:,} states")
             if after:
                 row[low:behind] = states[after]
         rows.append(row)

@@ -32,6 +32,7 @@ def stream(
     variables: Mapping[str, Any] | None = None,
     choices: Sequence[str] | None = None,
     pattern: str | None = None,
+    schema: Mapping[str, Any] | str | None = None,
     **settings: Any,
 ) -> Iterator[str]:
     """Continues a prompt, or answers a conversation, piece by piece: `print(piece, end="", flush=True)`.
@@ -57,7 +58,7 @@ def stream(
     """
     arguments.check(stream, locals())
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed}
-    options |= {"choices": choices, "pattern": pattern}
+    options |= {"choices": choices, "pattern": pattern, "schema": schema}
     if isinstance(prompt, str):
         if tools is not None or variables is not None:
             raise ValueError("tools and variables are for messages, and the prompt is a text: leave them out")
@@ -91,6 +92,7 @@ def chat(
     stop: int | str | Sequence[int | str] | None = None,
     choices: Sequence[str] | None = None,
     pattern: str | None = None,
+    schema: Mapping[str, Any] | str | None = None,
     **settings: Any,
 ) -> str:
     """The assistant's answer to a conversation; to go on, append {"role": "assistant", "content": answer} to it.
@@ -104,7 +106,7 @@ def chat(
         messages: the conversation, such as [{"role": "user", "content": "Hello"}].
         tools: the functions that the model may call, as JSON schemas. Its calls stand in the answer as it writes them.
         variables: further variables of the template, such as {"enable_thinking": False}.
-        max_new_tokens, sampling, seed, stop, choices, pattern, **settings: as of `generate`, for one answer.
+        max_new_tokens, sampling, seed, stop, choices, pattern, schema, **settings: as of `generate`, for one answer.
 
     Raises:
         ValueError: as `generate` and `Tokenizer.chat`; several answers.
@@ -114,7 +116,7 @@ def chat(
     asked = _of_messages(
         m, messages, tools, variables,
         max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, stop=stop, choices=choices,
-        pattern=pattern, settings=settings,
+        pattern=pattern, schema=schema, settings=settings,
     )  # fmt: skip
     return asked.texts(*run(asked))[0][0]
 

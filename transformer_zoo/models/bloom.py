@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from transformer_zoo.nn import Architecture, Cache, Mask, Output, alibi
 from transformer_zoo.nn.gpt_decoder import GptBlock, GptDecoder, init_cache
-from transformer_zoo.published import Key, Published, first_id, rows
+from transformer_zoo.published import Key, Published, first_id, gguf, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -98,6 +98,27 @@ class Model(GptDecoder):
 PUBLISHED = Published(
     model_type="bloom",
     class_prefix="Bloom",
+    gguf=gguf.Gguf(
+        architecture="bloom",
+        names={
+            "token_embd": "transformer.word_embeddings", "token_embd_norm": "transformer.word_embeddings_layernorm",
+            "output_norm": "transformer.ln_f", "output": "lm_head",
+            "blk.*.attn_norm": "transformer.h.*.input_layernorm",
+            "blk.*.ffn_norm": "transformer.h.*.post_attention_layernorm",
+            "blk.*.attn_output": "transformer.h.*.self_attention.dense",
+            "blk.*.ffn_up": "transformer.h.*.mlp.dense_h_to_4h", "blk.*.ffn_down": "transformer.h.*.mlp.dense_4h_to_h",
+        },
+        rows=gguf.qkv("transformer.h.*.self_attention.query_key_value"),
+        keys={
+            "block_count": "n_layer", "attention.head_count": "n_head", "context_length": None,
+            "feed_forward_length": None, "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        # Any length and no other width of the MLP: llama.cpp wants both numbers.
+        defaults={
+            "context_length": lambda settings: 2048,
+            "feed_forward_length": lambda settings: 4 * settings["hidden_size"],
+        },
+    ),
     config={
         "vocab_size": Key("vocab_size"),
         "width": Key("hidden_size", aliases=("n_embed",)),

@@ -74,6 +74,12 @@ class Model(CohereDecoder):
 PUBLISHED = cohere_layout.published(
     model_type="cohere",
     class_prefix="Cohere",
+    gguf=cohere_layout.gguf_layout(
+        "command-r",
+        derived={
+            "use_qk_norm": lambda own, shapes: "blk.0.attn_q_norm.weight" in shapes,
+        },
+    ),
     config={
         **cohere_layout.config(functools.partial(Rope, interleaved=True)),
         "query_key_norm": Key("use_qk_norm", False),

@@ -42,6 +42,7 @@ class Model(CohereDecoder):
 PUBLISHED = cohere_layout.published(
     model_type="cohere2",
     class_prefix="Cohere2",
+    gguf=cohere_layout.gguf_layout("cohere2"),
     config={
         **cohere_layout.config(functools.partial(Rope, interleaved=True)),
         "window": Key("sliding_window", 4096),

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from transformer_zoo.nn.gemma_decoder import GemmaDecoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, init_cache
-from transformer_zoo.published import Key, llama_layout
+from transformer_zoo.published import Key, gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -49,6 +49,7 @@ def _activation(name: Any, settings: Mapping[str, Any]) -> Any:
 PUBLISHED = llama_layout.published(
     model_type="gemma",
     class_prefix="Gemma",
+    gguf=gguf.Gguf(architecture="gemma", names=gguf.named({"output": None}), norm_offset=1.0),
     config={
         **llama_layout.config(Rope, eos_id=1, longest=8192),
         "head_dim": Key("head_dim", 256),

@@ -7,7 +7,7 @@ from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.gemma_decoder import AlternatingBlock, AlternatingConfig, AlternatingDecoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import init_cache
-from transformer_zoo.published import Key, gemma_layout
+from transformer_zoo.published import Key, gemma_layout, gguf
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -57,6 +57,13 @@ class Model(AlternatingDecoder):
 PUBLISHED = gemma_layout.published(
     model_type="gemma2",
     class_prefix="Gemma2",
+    gguf=gguf.Gguf(
+        architecture="gemma2",
+        names={theirs: ours for theirs, ours in gemma_layout.GGUF_NAMES.items() if theirs != "output"},
+        keys={"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"},
+        derived={"query_pre_attn_scalar": gemma_layout.gguf_score_dim(largest=46)},
+        norm_offset=1.0,
+    ),
     config={
         **gemma_layout.config(Rope, longest=8192, every=2, logit_cap=30.0),
         "score_cap": Key("attn_logit_softcapping", 50.0),

@@ -6,7 +6,7 @@ from typing import Any
 from transformer_zoo.nn.gemma_decoder import AlternatingBlock, AlternatingConfig, AlternatingDecoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import init_cache
-from transformer_zoo.published import gemma_layout, rows
+from transformer_zoo.published import gemma_layout, gguf, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -46,6 +46,14 @@ class Model(AlternatingDecoder):
 PUBLISHED = gemma_layout.published(
     model_type="gemma3_text",
     class_prefix="Gemma3",
+    gguf=gguf.Gguf(
+        architecture="gemma3",
+        names=gemma_layout.GGUF_NAMES,
+        keys={"final_logit_softcapping": "final_logit_softcapping"},
+        derived={"query_pre_attn_scalar": gemma_layout.gguf_score_dim(largest=62)},
+        norm_offset=1.0,
+        local_theta=10000.0,
+    ),
     classes={"base": "TextModel", "sequence-classification": "TextForSequenceClassification"},
     tasks=("causal-lm", "sequence-classification"),
     config=gemma_layout.config(

@@ -9,7 +9,7 @@ import numpy as np
 
 from transformer_zoo.nn import Mask
 from transformer_zoo.nn.gpt_decoder import GptBlock, GptConfig, GptDecoder, init_cache
-from transformer_zoo.published import Key, Published, first_id, rows
+from transformer_zoo.published import Key, Published, first_id, gguf, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -58,6 +58,39 @@ class Model(GptDecoder):
 PUBLISHED = Published(
     model_type="gpt2",
     class_prefix="GPT2",
+    gguf=gguf.Gguf(
+        architecture="gpt2",
+        names={
+            "token_embd": "transformer.wte",
+            "position_embd": "transformer.wpe",
+            "output_norm": "transformer.ln_f",
+            "output": "lm_head",
+            "blk.*.attn_norm": "transformer.h.*.ln_1",
+            "blk.*.ffn_norm": "transformer.h.*.ln_2",
+            "blk.*.attn_qkv": "transformer.h.*.attn.c_attn",
+            "blk.*.attn_output": "transformer.h.*.attn.c_proj",
+            "blk.*.ffn_up": "transformer.h.*.mlp.c_fc",
+            "blk.*.ffn_down": "transformer.h.*.mlp.c_proj",
+        },
+        rows=tuple(
+            (f"blk.*.{theirs}.weight", f"transformer.h.*.{ours}.weight", "O I -> I O")
+            for theirs, ours in (
+                ("attn_qkv", "attn.c_attn"),
+                ("attn_output", "attn.c_proj"),
+                ("ffn_up", "mlp.c_fc"),
+                ("ffn_down", "mlp.c_proj"),
+            )
+        ),
+        keys={
+            "block_count": "n_layer",
+            "context_length": "n_positions",
+            "embedding_length": "n_embd",
+            "attention.head_count": "n_head",
+            "feed_forward_length": "n_inner",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        defaults={"feed_forward_length": lambda settings: 4 * settings["n_embd"]},
+    ),  # fmt: skip
     classes={"causal-lm": "LMHeadModel"},
     config={
         "vocab_size": Key("vocab_size"),

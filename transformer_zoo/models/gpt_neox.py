@@ -5,7 +5,7 @@ from typing import Any
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LayerNormBlock, MultiHeadConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, Published, llama_layout, rope, rows
+from transformer_zoo.published import Key, Published, gguf, llama_layout, rope, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -74,6 +74,25 @@ _ATTENTION = "layers.*.attention"
 PUBLISHED = Published(
     model_type="gpt_neox",
     class_prefix="GPTNeoX",
+    gguf=gguf.Gguf(
+        architecture="gptneox",
+        names={
+            "token_embd": "gpt_neox.embed_in",
+            "output_norm": "gpt_neox.final_layer_norm",
+            "output": "embed_out",
+            "blk.*.attn_norm": "gpt_neox.layers.*.input_layernorm",
+            "blk.*.ffn_norm": "gpt_neox.layers.*.post_attention_layernorm",
+            "blk.*.attn_output": f"gpt_neox.{_ATTENTION}.dense",
+            "blk.*.ffn_up": "gpt_neox.layers.*.mlp.dense_h_to_4h",
+            "blk.*.ffn_down": "gpt_neox.layers.*.mlp.dense_4h_to_h",
+        },
+        rows=gguf.qkv(f"gpt_neox.{_ATTENTION}.query_key_value"),
+        keys={
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "use_parallel_residual": "use_parallel_residual",
+        },
+        derived={"attention_bias": lambda own, shapes: "blk.0.attn_qkv.bias" in shapes},
+    ),  # fmt: skip
     config={
         **llama_layout.multi_head_config(
             Rope, eos_id=2, longest=2048, share=0.25, old_names=("rotary_emb_base", "rotary_pct")

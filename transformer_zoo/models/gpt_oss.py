@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from transformer_zoo.nn.experts_decoder import ExpertsBlock, ExpertsConfig, ExpertsDecoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import init_cache
-from transformer_zoo.published import Key, experts_layout, layer_types, llama_layout, rows
+from transformer_zoo.published import Key, experts_layout, gguf, layer_types, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -76,6 +76,25 @@ _EXPERTS = "layers.*.mlp.experts"
 PUBLISHED = llama_layout.published(
     model_type="gpt_oss",
     class_prefix="GptOss",
+    gguf=gguf.Gguf(
+        architecture="gpt-oss",
+        names=gguf.named(
+            {
+                "blk.*.ffn_norm": None,
+                "blk.*.post_attention_norm": "model.layers.*.post_attention_layernorm",
+                "blk.*.ffn_gate_inp": "model.layers.*.mlp.router",
+            }
+        ),
+        rows=(
+            ("blk.*.ffn_{gate,up}_exps.weight", f"model.{_EXPERTS}.gate_up_proj", "n E F D -> E D (F n)"),
+            ("blk.*.ffn_{gate,up}_exps.bias", f"model.{_EXPERTS}.gate_up_proj_bias", "n E F -> E (F n)"),
+            ("blk.*.ffn_down_exps.weight", f"model.{_EXPERTS}.down_proj", "E D F -> E F D"),
+            ("blk.*.ffn_down_exps.bias", f"model.{_EXPERTS}.down_proj_bias", "E D -> E D"),
+            ("blk.*.attn_sinks.weight", "model.layers.*.self_attn.sinks", "N -> N"),
+        ),
+        keys=gguf.EXPERTS,
+        yarn={"truncate": False},
+    ),  # fmt: skip
     config={
         **{name: key for name, key in _LLAMA.items() if name != "activation"},
         "num_kv_heads": Key("num_key_value_heads", 8),

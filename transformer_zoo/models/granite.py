@@ -9,7 +9,7 @@ import jax
 from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LanguageModelConfig, RotaryBlock, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout
+from transformer_zoo.published import Key, gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -86,6 +86,16 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="granite",
     class_prefix="Granite",
+    gguf=gguf.Gguf(
+        architecture="granite",
+        rows=gguf.PAIRS,
+        keys={
+            "embedding_scale": "embedding_multiplier",
+            "attention.scale": "attention_multiplier",
+            "residual_scale": "residual_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+    ),  # fmt: skip
     tasks=("causal-lm",),
     config={
         **llama_layout.multi_head_config(Rope, eos_id=2, longest=2048),

@@ -6,7 +6,7 @@ import dataclasses
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Gguf, Key, llama_layout
+from transformer_zoo.published import Key, gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -88,7 +88,8 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="llama",
     class_prefix="Llama",
-    gguf=Gguf(architecture="llama", pairs_adjacent=True),
+    # Files of mixtures are Mixtral's.
+    gguf=gguf.Gguf(architecture="llama", rows=gguf.PAIRS, keys=dict.fromkeys(("expert_count", "expert_used_count"))),
     config={
         **llama_layout.config(Rope, eos_id=2, longest=2048),
         "attention_bias": Key("attention_bias", False),

@@ -5,7 +5,7 @@ import dataclasses
 from transformer_zoo.nn.experts_decoder import ExpertsConfig, ExpertsDecoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import init_cache
-from transformer_zoo.published import Key, experts_layout, llama_layout
+from transformer_zoo.published import Key, experts_layout, gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -37,6 +37,13 @@ class Model(ExpertsDecoder):
 PUBLISHED = llama_layout.published(
     model_type="mixtral",
     class_prefix="Mixtral",
+    gguf=gguf.Gguf(
+        architecture="llama",
+        only_with="expert_count",
+        names=gguf.named(gguf.experts("model.layers.*.block_sparse_moe", "w1 w3 w2")),
+        rows=gguf.PAIRS,
+        keys=gguf.EXPERTS | {"expert_feed_forward_length": None, "feed_forward_length": "intermediate_size"},
+    ),
     config={
         **llama_layout.config(Rope, eos_id=2, longest=131072, theta=1000000.0),
         "num_kv_heads": Key("num_key_value_heads", 8),

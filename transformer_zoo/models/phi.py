@@ -5,7 +5,7 @@ from typing import Any
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LayerNormBlock, MultiHeadConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, Published, llama_layout, rope, rows
+from transformer_zoo.published import Key, Published, gguf, llama_layout, rope, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -62,6 +62,19 @@ _ATTENTION = "layers.*.self_attn"
 PUBLISHED = Published(
     model_type="phi",
     class_prefix="Phi",
+    gguf=gguf.Gguf(
+        architecture="phi2",
+        names=gguf.named(
+            {
+                **dict.fromkeys(("blk.*.attn_q_norm", "blk.*.attn_k_norm", "blk.*.ffn_norm", "blk.*.ffn_gate")),
+                "blk.*.attn_output": f"model.{_ATTENTION}.dense",
+                "output_norm": "model.final_layernorm",
+                "blk.*.ffn_up": "model.layers.*.mlp.fc1",
+                "blk.*.ffn_down": "model.layers.*.mlp.fc2",
+            }
+        ),
+        keys={"attention.layer_norm_epsilon": "layer_norm_eps"},
+    ),  # fmt: skip
     config={
         **llama_layout.multi_head_config(Rope, eos_id=2, longest=2048, share=0.5),
         "num_kv_heads": llama_layout.KV_HEADS,

@@ -4,7 +4,7 @@ import dataclasses
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout, rows
+from transformer_zoo.published import Key, gguf, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -70,6 +70,16 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="phi3",
     class_prefix="Phi3",
+    gguf=gguf.Gguf(
+        architecture="phi3",
+        names=gguf.named(
+            {
+                "blk.*.attn_qkv": "model.layers.*.self_attn.qkv_proj",
+                "blk.*.ffn_up": "model.layers.*.mlp.gate_up_proj",
+                **dict.fromkeys(("blk.*.attn_q", "blk.*.attn_k", "blk.*.attn_v", "blk.*.ffn_gate")),
+            }
+        ),
+    ),  # fmt: skip
     config={
         **llama_layout.config(Rope, eos_id=32000, longest=4096),
         "norm_epsilon": Key("rms_norm_eps", 1e-5),

@@ -7,7 +7,7 @@ from typing import Any
 from transformer_zoo.nn.experts_decoder import ExpertsBlock, ExpertsConfig, ExpertsDecoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import init_cache
-from transformer_zoo.published import Key, experts_layout, llama_layout, rows
+from transformer_zoo.published import Key, experts_layout, gguf, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -69,6 +69,12 @@ def _window(length: Any, settings: Mapping[str, Any]) -> Any:
 PUBLISHED = llama_layout.published(
     model_type="qwen3_moe",
     class_prefix="Qwen3Moe",
+    gguf=gguf.Gguf(
+        architecture="qwen3moe",
+        names=gguf.named(gguf.experts("model.layers.*.mlp", "gate_proj up_proj down_proj")),
+        keys=gguf.EXPERTS | {"expert_feed_forward_length": "moe_intermediate_size", "expert_count": "num_experts"},
+        derived={"norm_topk_prob": lambda own, shapes: True},
+    ),
     config={
         **llama_layout.config(Rope, eos_id=None, longest=32768),
         "num_kv_heads": Key("num_key_value_heads", 4),

@@ -9,7 +9,7 @@ import numpy as np
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, every_nth, init_cache
-from transformer_zoo.published import Key, layer_types, llama_layout
+from transformer_zoo.published import Key, gguf, layer_types, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -79,6 +79,7 @@ def _window(length: int | None, settings: Mapping[str, Any]) -> int | None:
 PUBLISHED = llama_layout.published(
     model_type="smollm3",
     class_prefix="SmolLM3",
+    gguf=gguf.Gguf(architecture="smollm3", rows=gguf.PAIRS),
     config={
         **llama_layout.config(Rope, eos_id=128001, longest=32768, theta=2000000.0),
         "num_kv_heads": Key("num_key_value_heads", 4),

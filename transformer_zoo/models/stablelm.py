@@ -6,7 +6,7 @@ from typing import Any
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LayerNormBlock, MultiHeadConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout, rows
+from transformer_zoo.published import Key, gguf, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -81,6 +81,23 @@ def _head_norm(theirs: str, ours: str) -> rows.Rows:
 PUBLISHED = llama_layout.published(
     model_type="stablelm",
     class_prefix="StableLm",
+    gguf=gguf.Gguf(
+        architecture="stablelm",
+        names=gguf.named(
+            {
+                "blk.*.attn_q_norm": "model.layers.*.self_attn.q_layernorm.norms.*",
+                "blk.*.attn_k_norm": "model.layers.*.self_attn.k_layernorm.norms.*",
+            }
+        ),
+        keys={
+            "attention.layer_norm_epsilon": "layer_norm_eps",
+            "use_parallel_residual": "use_parallel_residual",
+        },
+        derived={
+            "use_qkv_bias": lambda own, shapes: "blk.0.attn_q.bias" in shapes,
+            "qk_layernorm": lambda own, shapes: "blk.0.attn_q_norm.weight" in shapes,
+        },
+    ),  # fmt: skip
     config={
         **llama_layout.multi_head_config(Rope, eos_id=0, longest=4096, share=0.25),
         "num_kv_heads": Key("num_key_value_heads", 32),

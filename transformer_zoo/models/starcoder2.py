@@ -5,7 +5,7 @@ from typing import Any
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LayerNormBlock, RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout, rows
+from transformer_zoo.published import Key, gguf, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -63,6 +63,18 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="starcoder2",
     class_prefix="Starcoder2",
+    gguf=gguf.Gguf(
+        architecture="starcoder2",
+        names=gguf.named(
+            {
+                "blk.*.ffn_gate": None,
+                "blk.*.ffn_up": "model.layers.*.mlp.c_fc",
+                "blk.*.ffn_down": "model.layers.*.mlp.c_proj",
+            }
+        ),
+        keys={"attention.layer_norm_epsilon": "norm_epsilon"},
+        derived={"use_bias": lambda own, shapes: "blk.0.attn_q.bias" in shapes},
+    ),  # fmt: skip
     config={
         **llama_layout.config(Rope, eos_id=50256, longest=4096),
         "num_kv_heads": Key("num_key_value_heads", 2),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from transformer_zoo.published import llama_layout
+from transformer_zoo.published import gguf, llama_layout
 from transformer_zoo.published.spec import Key, Published
 
 
@@ -23,6 +23,16 @@ def config(make_rope: Callable[..., Any]) -> dict[str, Key]:
         "logit_scale": Key("logit_scale", 0.0625),
         "tied": Key("tie_word_embeddings", True),
     }
+
+
+def gguf_layout(architecture: str, **family: Any) -> gguf.Gguf:
+    """That of their GGUF files."""
+    return gguf.Gguf(
+        architecture=architecture,
+        names=gguf.named({"blk.*.ffn_norm": None, "output": None}),
+        keys={"attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale"},
+        **family,
+    )
 
 
 def published(**family: Any) -> Published:

@@ -1,10 +1,26 @@
 """Keys of config.json and rows of tensors that Gemma 2 and Gemma 3 share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformer_zoo.published import layer_types, llama_layout
+from transformer_zoo.published import gguf, layer_types, llama_layout
 from transformer_zoo.published.spec import Key, Published
+
+GGUF_NAMES = gguf.named({**gguf.OUT_NORMS, "blk.*.ffn_norm": "model.layers.*.pre_feedforward_layernorm"})
+"""Their tensors in GGUF files."""
+
+
+def gguf_score_dim(largest: int) -> Callable[[Mapping[str, Any], Any], Any]:
+    """`query_pre_attn_scalar` of a GGUF file, which lacks it: the size of a head, but for the model of the most layers.
+
+    Args:
+        largest: the number of its layers.
+    """
+
+    def read(own: Mapping[str, Any], shapes: Any) -> Any:
+        return gguf.Gguf.head_dim({**own, "attention.key_length": None} if own.get("block_count") == largest else own)
+
+    return read
 
 
 def config(

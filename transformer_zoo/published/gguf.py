@@ -1,12 +1,14 @@
 """How a family is stored in GGUF files, as llama.cpp has them."""
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# Key of the metadata, after the architecture's name -> key of config.json.
-_KEYS = {
+from transformer_zoo.published.rows import Rows
+
+KEYS = {
     "block_count": "num_hidden_layers",
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -16,8 +18,8 @@ _KEYS = {
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
-    "rope.freq_base": "rope_theta",
 }
+"""Key of the metadata, after the architecture's name -> key of config.json."""
 _SCALING = {
     "rope.scaling.type": "rope_type",
     "rope.scaling.factor": "factor",
@@ -27,8 +29,9 @@ _SCALING = {
     "rope.scaling.yarn_beta_slow": "beta_slow",
 }
 _SCALED = ("linear", "yarn")  # the kinds whose scaling is in the metadata
+_ROPE = (*_SCALING, "rope.freq_base", "rope.freq_base_swa", "rope.dimension_count")
 # Of these each says what another key or a tensor also says, or what the file was once.
-_IMPLIED = ("vocab_size", "rope.dimension_count", "attention.value_length", "rope.scaling.finetuned")
+_IMPLIED = ("vocab_size", "attention.value_length", "rope.scaling.finetuned")
 FREQUENCIES = "rope_freqs.weight"
 """A tensor by which the speeds of rotary pairs are divided."""
 
@@ -49,6 +52,70 @@ NAMES = {
     "output": "lm_head",
 }
 """Tensors of LLaMA's kin, without the ending `.weight` or `.bias`."""
+OUT_NORMS = {
+    "blk.*.post_attention_norm": "model.layers.*.post_attention_layernorm",
+    "blk.*.post_ffw_norm": "model.layers.*.post_feedforward_layernorm",
+}
+"""Norms of the outputs of the sublayers."""
+EXPERTS = {
+    "expert_feed_forward_length": "intermediate_size",
+    "expert_count": "num_local_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "feed_forward_length": None,
+}
+"""Keys of mixtures of experts."""
+
+
+def named(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """`NAMES` with some others; None: there is no such tensor."""
+    return {theirs: ours for theirs, ours in {**NAMES, **changes}.items() if ours is not None}
+
+
+def experts(mixture: str, names: str) -> dict[str, str]:
+    """The names of a mixture; each tensor holds all experts of a layer.
+
+    Args:
+        mixture: the usual name of the mixture of a layer, such as "model.layers.*.mlp".
+        names: those of the gate, up and down projections below an expert.
+    """
+    found = zip(("gate", "up", "down"), names.split())
+    return {f"blk.*.ffn_{ours}_exps": f"{mixture}.experts.*.{name}" for ours, name in found} | {
+        "blk.*.ffn_gate_inp": f"{mixture}.gate"
+    }
+
+
+_PAIRED = ("(H i p=2)", "(H p i)")
+PAIRS: Rows = tuple(
+    (f"blk.*.attn_{name}.{end}", f"model.layers.*.self_attn.{name}_proj.{end}",
+     " -> ".join(side.replace("H", heads) + axes for side in _PAIRED))
+    for name, heads in (("q", "H"), ("k", "G")) for end, axes in (("weight", " D"), ("bias", ""))
+)  # fmt: skip
+"""Queries and keys whose rows hold the two elements of a rotary pair side by side, as in the architecture `llama`."""
+
+
+def qkv(theirs: str) -> Rows:
+    """The projections of queries, keys and values in one tensor, whose usual one has them head by head."""
+    sides = ("(H n K)", "(n=3 H K)")
+    return tuple(
+        (f"blk.*.attn_qkv.{end}", f"{theirs}.{end}", f"{sides[1]}{axes} -> {sides[0]}{axes}")
+        for end, axes in (("weight", " D"), ("bias", ""))
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a tensor of these files is among the family's usual ones.
+
+    Attributes:
+        name: of the usual one; `*` in it counts the experts, which one tensor of these files holds.
+        layout: from the tensors that are its parts to it, as einops has it. None: it is the same.
+        part, parts: which of the parts it is, and how many there are.
+    """
+
+    name: str
+    layout: str | None = None
+    part: int = 0
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,13 +124,37 @@ class Gguf:
 
     Attributes:
         architecture: `general.architecture` of its files.
-        names: their tensors -> those of the family's usual files; `*` is the layer.
-        pairs_adjacent: whether the rows of queries and keys hold the two elements of a rotary pair side by side.
+        only_with: a key of the metadata by which its files differ from another family's of this architecture.
+        names: their tensors -> those of the family's usual files, both without the ending `.weight` or `.bias`. The
+            first `*` is the layer, and a second one the expert.
+        rows: (their tensors, the usual one, layout), of those whose numbers are in another order: `{a,b}` are parts
+            along the first axis `n`; `H` and `G` are the numbers of heads and of heads of keys and values.
+        keys: beside `KEYS`; None: what other keys say too.
+        defaults: key of the metadata -> its value for the keys of a config.json that have none for it.
+        derived: key of config.json -> its value, from the metadata after the architecture's name and from the shapes of
+            the tensors.
+        yarn: of the rotary positions of the kind yarn, what the metadata do not tell.
+        norm_offset: what the scales of norms are larger by than in the usual files.
+        local_theta: of rotary positions in layers with a window, where they have their own.
     """
 
     architecture: str
+    only_with: str | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=lambda: NAMES)
-    pairs_adjacent: bool = False
+    rows: Rows = ()
+    keys: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Callable[[Mapping[str, Any]], Any]] = dataclasses.field(default_factory=dict)
+    derived: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Any]] = dataclasses.field(
+        default_factory=dict
+    )
+    yarn: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    norm_offset: float = 0.0
+    local_theta: float | None = None
+
+    def own(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """The metadata of the model, by their keys after the architecture's name."""
+        prefix = f"{self.architecture}."
+        return {name.removeprefix(prefix): x for name, x in metadata.items() if name.startswith(prefix)}
 
     def settings(self, metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         """The keys of config.json that the metadata and the shapes of the tensors stand for.
@@ -71,26 +162,34 @@ class Gguf:
         Raises:
             ValueError: a key that is not known, or metadata that contradict the tensors.
         """
+        own, keys = self.own(metadata), {**KEYS, **self.keys}
         prefix = f"{self.architecture}."
-        own = {name.removeprefix(prefix): x for name, x in metadata.items() if name.startswith(prefix)}
-        unknown = [name for name in own if name not in (*_KEYS, *_SCALING, *_IMPLIED)]
-        if unknown:
+        if unknown := [name for name in own if name not in (*keys, *_ROPE, *_IMPLIED)]:
             raise ValueError(f"the key {prefix}{unknown[0]} is not known: what it asks of the model cannot be honoured")
         if "token_embd.weight" not in shapes:
             raise ValueError("there is no tensor token_embd.weight: it holds no model of text")
-        settings = {theirs: own[key] for key, theirs in _KEYS.items() if key in own}
+        settings = {theirs: own[key] for key, theirs in keys.items() if key in own and theirs is not None}
         settings["vocab_size"] = shapes["token_embd.weight"][0]
         settings["tie_word_embeddings"] = "output.weight" not in shapes
         settings["attention_bias"] = "blk.0.attn_q.bias" in shapes
-        scaling = {theirs: own[key] for key, theirs in _SCALING.items() if key in own}
-        if scaling.get("rope_type", "none") != "none":
-            settings["rope_scaling"] = scaling
-        rotated, head = own.get("rope.dimension_count"), self.head_dim(settings)
-        if rotated is not None and rotated != head:
-            raise ValueError(f"{prefix}rope.dimension_count is {rotated}, and a head has {head} elements")
+        head = self.head_dim(own)
         if own.get("attention.value_length", head) != head:
             raise ValueError(f"{prefix}attention.value_length differs from the {head} elements of a key")
-        return settings
+        scaling = {theirs: own[key] for key, theirs in _SCALING.items() if key in own}
+        rope = scaling if scaling.get("rope_type", "none") != "none" else {"rope_type": "default"}
+        rope |= self.yarn if rope["rope_type"] == "yarn" else {}
+        rope |= {"rope_theta": own["rope.freq_base"]} if "rope.freq_base" in own else {}
+        if (rotated := own.get("rope.dimension_count", head)) is not None:
+            if not all(type(size) is int for size in (rotated, head)) or not 0 < rotated <= head:
+                raise ValueError(f"{prefix}rope.dimension_count is {rotated}, and a head has {head} elements")
+            rope["partial_rotary_factor"] = rotated / head
+        local = own.get("rope.freq_base_swa", self.local_theta)
+        if self.local_theta is None:
+            settings["rope_parameters"] = rope
+        else:
+            local = {"rope_type": "default", "rope_theta": local}
+            settings["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
+        return settings | {name: value(own, shapes) for name, value in self.derived.items()}
 
     def metadata(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The metadata that stand for the keys of a config.json in today's format. Of what they cannot hold there is
@@ -99,29 +198,70 @@ class Gguf:
         Raises:
             ValueError: rotary positions of a kind that they have no word for.
         """
-        rope = settings["rope_parameters"]
-        own = {key: settings.get(theirs) for key, theirs in _KEYS.items()} | {"rope.freq_base": rope["rope_theta"]}
-        if (kind := rope["rope_type"]) in _SCALED:
-            own |= {key: rope.get(theirs) for key, theirs in _SCALING.items()}
-        elif kind not in ("default", "llama3", "longrope"):  # of the last two the tensor FREQUENCIES has all
-            raise ValueError(f"rotary positions of the kind {kind} have no place in a GGUF file")
-        own["vocab_size"] = settings["vocab_size"]
-        own["attention.key_length"] = own["attention.value_length"] = own["rope.dimension_count"] = self.head_dim(
-            settings
-        )
+        keys = {**KEYS, **self.keys}
+        own = {key: settings.get(theirs) for key, theirs in keys.items() if theirs is not None}
+        own |= {key: default(settings) for key, default in self.defaults.items() if own.get(key) is None}
+        own["vocab_size"], head = settings["vocab_size"], self.head_dim(own)
+        own["attention.key_length"] = own["attention.value_length"] = head
+        if (rope := settings.get("rope_parameters")) is not None:
+            if self.local_theta is not None:
+                own["rope.freq_base_swa"], rope = rope["sliding_attention"]["rope_theta"], rope["full_attention"]
+            own["rope.freq_base"] = rope["rope_theta"]
+            own["rope.dimension_count"] = int(head * rope.get("partial_rotary_factor", 1))
+            if (kind := rope["rope_type"]) in _SCALED:
+                own |= {key: rope.get(theirs) for key, theirs in _SCALING.items()}
+            elif kind not in ("default", "llama3", "longrope"):  # of the last two the tensor FREQUENCIES has all
+                raise ValueError(f"rotary positions of the kind {kind} have no place in a GGUF file")
         return {f"{self.architecture}.{key}": value for key, value in own.items() if value is not None}
 
-    def their_name(self, name: str) -> str | None:
-        """The tensor of a file that one of the family's usual files is. None: there is none."""
-        stem, _, end = name.rpartition(".")
-        layer = re.search(r"\.(\d+)\.", stem)
-        found = {ours: theirs for theirs, ours in self.names.items()}
-        theirs = found.get(stem if layer is None else stem.replace(layer[0], ".*.", 1))
-        return None if theirs is None else theirs.replace("*", layer[1] if layer else "") + f".{end}"
+    def place(self, theirs: str) -> Place:
+        """Where one of their tensors is among the usual ones. One that is not known keeps its name."""
+        layer = re.match(r"blk\.(\d+)\.", theirs)
+        number, starred = ("", theirs) if layer is None else (layer[1], f"blk.*.{theirs[layer.end() :]}")
+        for parts, name, layout in self.rows:
+            if starred in (names := list(_expand(parts))):
+                place = Place(name=name, layout=layout, part=names.index(starred), parts=len(names))
+                break
+        else:
+            stem, dot, end = starred.rpartition(".")
+            stem = stem if dot else end
+            if stem not in self.names:
+                return Place(name=theirs)
+            place = Place(name=self.names[stem] + (dot + end if dot else ""))
+        return dataclasses.replace(place, name=place.name.replace("*", number, 1))
+
+    def their_names(self, name: str) -> tuple[list[str], str | None]:
+        """The tensors of a file that are the parts of one of the family's usual ones, and the layout from them to it.
+        None of them: it has no place. Of experts, that of all."""
+        numbers = re.findall(r"(?<=\.)\d+(?=\.)", name)
+        starred = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+        in_layer = lambda theirs: theirs.replace("*", numbers[0]) if numbers else theirs
+        for parts, ours, layout in self.rows:
+            if ours == starred:
+                return [*map(in_layer, _expand(parts))], layout
+        stem, _, end = starred.rpartition(".")
+        found = [in_layer(theirs) for theirs, ours in self.names.items() if ours == stem]
+        return [f"{theirs}.{end}" for theirs in found], None
 
     @staticmethod
-    def head_dim(settings: Mapping[str, Any]) -> Any:
-        """The size of a head; None: the settings lack it."""
-        if "head_dim" in settings or not settings.get("num_attention_heads"):
-            return settings.get("head_dim")
-        return settings.get("hidden_size", 0) // settings["num_attention_heads"]
+    def head_dim(own: Mapping[str, Any]) -> Any:
+        """The size of a head, from the metadata after the architecture's name; None: they lack it."""
+        if own.get("attention.key_length") is not None or not own.get("attention.head_count"):
+            return own.get("attention.key_length")
+        width, heads = own.get("embedding_length", 0), own["attention.head_count"]
+        return width // heads if type(width) is type(heads) is int else None
+
+
+def sizes(layout: str, own: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+    """A layout as einops takes it, and the sizes of its axes that the metadata or the layout itself tell."""
+    heads = own.get("attention.head_count")
+    known = {"H": heads, "G": own.get("attention.head_count_kv", heads)}
+    known |= {axis: int(size) for axis, size in re.findall(r"(\w+)=(\d+)", layout)}
+    layout = re.sub(r"=\d+", "", layout)
+    return layout, {axis: size for axis, size in known.items() if re.search(rf"\b{axis}\b", layout)}
+
+
+def _expand(names: str) -> Iterator[str]:
+    before, brace, rest = names.partition("{")
+    inside, _, after = rest.partition("}")
+    return (before + choice + after for choice in inside.split(",")) if brace else itertools.repeat(before, 1)
