@@ -59,6 +59,7 @@ FREE = {
     "train_split",
     "validation_split",
     "path",
+    "chat_template",
     "freeze",
     "wandb",
     "attention",

@@ -78,6 +78,16 @@ def test_the_mixture_and_its_gradients_are_those_of_a_loop(choice: str, monkeypa
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+def test_pairs_are_sorted_by_expert():
+    """As by a stable sort; the last number stands for no expert of this device."""
+    expert_P = np.random.default_rng(0).integers(0, 4, 50)
+    order_P, place_P, sizes_E = experts.sorted_by_expert(jnp.asarray(expert_P), 3)
+    expected_P = np.argsort(expert_P, kind="stable")
+    np.testing.assert_array_equal(order_P, expected_P)
+    np.testing.assert_array_equal(place_P, np.argsort(expected_P))
+    np.testing.assert_array_equal(sizes_E, np.bincount(expert_P)[:3])
+
+
 def test_tiles_hold_as_many_rows_as_an_expert_has_on_average():
     for rows, size in ((1, 1), (4, 1), (5, 2), (100, 32), (10**5, experts.LARGEST_TILE)):
         assert experts._tiles(np.zeros((rows, 0)), np.zeros(E, np.int32))[0] == size

@@ -65,6 +65,8 @@ class Vocabulary:
     """Tokens, if it is trained."""
     lower_case: bool = False
     """WordPiece is trained on lower case without accents."""
+    chat_template: str | None = None
+    """A file with a chat template in Jinja, which the run and its export then have in place of the tokenizer's own."""
 
     def __post_init__(self) -> None:
         check_sizes(self, "size")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -263,10 +264,28 @@ def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: Op
     if step is not None and own.is_dir():
         with folders.local(own) as folder:
             return Tokenizer.load(folder)
+    template = None if vocabulary.chat_template is None else _template(Path(vocabulary.chat_template).expanduser())
     if vocabulary.path is not None:
-        return load_tokenizer(vocabulary.path)
-    if bundle is not None and bundle.tokenizer is not None:
-        return bundle.tokenizer
-    documents = open_split("train").cut(PIECE)
-    texts = (text for document in documents for text in run.objective.texts_of(document))
-    return Tokenizer.train(texts, vocabulary.size, CACHE, kind=vocabulary.kind, lower_case=vocabulary.lower_case)
+        found = load_tokenizer(vocabulary.path)
+    elif bundle is not None and bundle.tokenizer is not None:
+        found = bundle.tokenizer
+    else:
+        documents = open_split("train").cut(PIECE)
+        texts = (text for document in documents for text in run.objective.texts_of(document))
+        found = Tokenizer.train(texts, vocabulary.size, CACHE, kind=vocabulary.kind, lower_case=vocabulary.lower_case)
+    return found if template is None else found.with_chat_template(template)
+
+
+def _template(file: Path) -> str:
+    """The chat template in a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not UTF-8.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"vocabulary.chat_template: there is no file {str(file)!r}")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"vocabulary.chat_template: {file} is not text in UTF-8") from None

@@ -9,10 +9,11 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
+from types import CodeType
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -88,21 +89,35 @@ def plain(value: Any, name: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rendered:
+    """A conversation as text. Spans are pairs of places: of the first character, and behind the last one."""
+
+    text: str
+    hidden: list[tuple[int, int]]
+    """Special tokens that the conversation spells out."""
+    generated: list[tuple[int, int]]
+    """What the template marks by `{% generation %}`."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Guard:
-    """Replaces special tokens that strangers spell out by single characters of Unicode's private use, which a template
-    passes on, so that it is known afterwards which of a text's special tokens are the template's own."""
+    """Puts single characters of Unicode's private use into what is rendered: for special tokens that strangers spell
+    out, which a template then passes on, and around what it marks by `{% generation %}`. So it is known afterwards
+    which of a text's special tokens are the template's own, and what the assistant writes."""
 
     markers: Mapping[str, str]
     """By the spelling of a special token."""
+    brackets: tuple[str, str]
+    """Around what is marked."""
 
     @classmethod
-    def of(cls, tokens: Iterable[str], given: Any) -> "Guard":
+    def of(cls, tokens: Iterable[str], given: Any, template: str) -> "Guard":
         """A guard against those of the tokens that are spelt in plain data."""
         text = json.dumps(given, ensure_ascii=False)
         # json escapes quotation marks and the like, in tokens too.
         found = [token for token in tokens if json.dumps(token, ensure_ascii=False)[1:-1] in text]
-        free = (chr(i) for i in range(0xF0000, 0xFFFFE) if chr(i) not in text)
-        return cls(dict(zip(sorted(found, key=len, reverse=True), free)))
+        free = (chr(i) for i in range(0xF0000, 0xFFFFE) if chr(i) not in text and chr(i) not in template)
+        return cls(brackets=(next(free), next(free)), markers=dict(zip(sorted(found, key=len, reverse=True), free)))
 
     def hide(self, value: Any) -> Any:
         """Plain data with markers; the keys of dictionaries stay as they are."""
@@ -114,36 +129,57 @@ class Guard:
             return [self.hide(x) for x in value]
         return {key: self.hide(x) for key, x in value.items()} if isinstance(value, dict) else value
 
-    def reveal(self, text: str) -> tuple[str, list[tuple[int, int]]]:
-        """The text without markers, and where tokens that were hidden begin and end."""
-        parts, spans, at = [], [], 0
+    def reveal(self, text: str) -> Rendered:
+        """A rendered text, without these characters."""
+        parts, at, opened = [], 0, 0
+        hidden: list[tuple[int, int]] = []
+        generated: list[tuple[int, int]] = []
         tokens = {marker: token for token, marker in self.markers.items()}
-        for part in re.split(f"([{''.join(tokens)}])", text) if tokens else [text]:
-            if part in tokens:
-                part = tokens[part]
-                spans.append((at, at + len(part)))
-            parts.append(part)
-            at += len(part)
-        return "".join(parts), spans
+        opening, closing = self.brackets
+        for part in re.split(f"([{''.join([*tokens, *self.brackets])}])", text):
+            if part == opening:
+                opened = at
+            elif part == closing:
+                generated.append((opened, at))
+            else:
+                if part in tokens:
+                    part = tokens[part]
+                    hidden.append((at, at + len(part)))
+                parts.append(part)
+                at += len(part)
+        return Rendered("".join(parts), hidden, [span for span in generated if span[0] < span[1]])
 
 
-def render(template: str, variables: Mapping[str, Any], name: str) -> str:
+def marks_answers(template: str) -> bool:
+    """Whether a template says what the assistant writes, by `{% generation %}`."""
+    return re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
+
+
+def render(template: str, variables: Mapping[str, Any], name: str, brackets: tuple[str, str] = ("", "")) -> str:
     """The text of a template with these variables, as transformers renders it.
 
     Args:
         variables: plain data.
         name: what an error calls the template.
+        brackets: written before and behind what the template marks by `{% generation %}`.
 
     Raises:
         ValueError: the template refuses the conversation, is not Jinja's, or goes beyond the limits.
     """
     try:
-        return _Sandbox().from_string(template).render(variables)
+        sandbox = _Sandbox(brackets)
+        return Template.from_code(sandbox, _compiled(template), sandbox.make_globals(None)).render(variables)
     except _Refused as error:
         raise ValueError(f"{name} refuses the conversation: {json_files.excerpt(error, 400)}") from None
     except Exception as error:  # whatever a stranger's program may raise
         kind = "" if isinstance(error, _Excess) else f"{type(error).__name__}: "
         raise ValueError(f"{name} cannot be rendered: {kind}{json_files.excerpt(error, 400)}") from None
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> CodeType:
+    """A template as code, which takes longer to make than to run."""
+    return _Sandbox().compile(template)
 
 
 class _Refused(TemplateError):
@@ -159,9 +195,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
-    def __init__(self) -> None:
+    def __init__(self, brackets: tuple[str, str] = ("", "")) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         self.steps = 0
+        self.opening, self.closing = brackets
         self.filters = {name: self._limited(function) for name, function in self.filters.items()}
         self.filters["tojson"] = self._limited(_to_json)
         del self.globals["lipsum"]
@@ -247,13 +284,15 @@ class _Counted(NodeTransformer):
 
 
 class _Generation(Extension):
-    """`{% generation %}`, which marks what the assistant writes: its inside is rendered as it is."""
+    """`{% generation %}`, which marks what the assistant writes: its inside is rendered between brackets."""
 
     tags = {"generation"}
 
     def parse(self, parser: Any) -> nodes.Scope:
         line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+        opening, closing = (nodes.Output([nodes.EnvironmentAttribute(name)]) for name in ("opening", "closing"))
+        inside = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope([opening, *inside, closing]).set_lineno(line)
 
 
 class _PlainNamespace(Namespace):

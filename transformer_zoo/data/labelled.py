@@ -111,9 +111,9 @@ class SequenceRows(FramedRows):
                 rows["targets_B"][row] = index_of(value)
         return rows
 
-    def cut(self, documents: list[Example]) -> int:
+    def cut(self, documents: list[Example]) -> tuple[int, int]:
         """Those that are longer than a row."""
-        return sum(len(encoding) > self.length for encoding in self._encoded(documents))
+        return sum(len(encoding) > self.length for encoding in self._encoded(documents)), 0
 
     def _encoded(self, examples: list[Example]) -> list[Encoding]:
         columns = [[field_of(example, name) for example in examples] for name in self.texts]
@@ -238,10 +238,10 @@ class AnswerRows(FramedRows):
         _fill(rows["answers_BA"], [np.ones(len(span), bool) for span in spans])
         return rows
 
-    def cut(self, documents: list[Example]) -> int:
+    def cut(self, documents: list[Example]) -> tuple[int, int]:
         """Those whose question is longer than `question_length`; of contexts, nothing is lost."""
         questions = self.tokenizer.encode_batch([field_of(example, self.question) for example in documents])
-        return sum(len(question) > self.question_length for question in questions)
+        return sum(len(question) > self.question_length for question in questions), 0
 
 
 def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -70,9 +70,10 @@ def pack(
     documents: Sequence[tuple[np.ndarray, np.ndarray]],
     length: int,
     *,
-    start: int,
+    start: int | Sequence[int],
     end: int | Sequence[int],
     concat: bool = False,
+    predicted: Sequence[np.ndarray] | None = None,
 ) -> Rows:
     """Packs documents into as few rows as best fit, longest first, manages.
 
@@ -82,13 +83,14 @@ def pack(
     Args:
         documents: the tokens of each, int[n], and the bytes of text that each of its predictions covers, int[n + 1].
         length: predictions in a row, T.
-        start: token from which the first of a document is predicted.
+        start: token from which the first of a document is predicted; or one for each document.
         end: token that is predicted after the last one; or one for each document.
         concat: attention and positions run across documents, from one end of a row to the other.
+        predicted: which predictions of each document count, bool[n + 1]. None: all.
 
     Returns:
         tokens_BT, targets_BT: int32; 0 for padding.
-        valid_BT: bool: not padding.
+        valid_BT: bool: predictions that count; no padding.
         documents_BT: int32: the documents of a row, numbered from 1; 0 for padding.
         positions_BT: int32: the position in the document, from 0.
         bytes_B: int32: UTF-8 bytes of text that the row's predictions cover.
@@ -97,13 +99,13 @@ def pack(
         return zeros(packed_shapes(0, length))
     lengths = np.array([len(ids) + 1 for ids, _ in documents])
     ends = np.cumsum(lengths)
-    finals = np.broadcast_to(np.array(end, np.int32), len(documents))
+    firsts, finals = (np.broadcast_to(np.array(x, np.int32), len(documents)) for x in (start, end))
     targets = np.concatenate([np.append(ids, final) for (ids, _), final in zip(documents, finals)])
-    tokens = np.concatenate([[start], targets[:-1]])
+    tokens = np.concatenate([firsts[:1], targets[:-1]])
     if concat:
         lengths = ends[-1:]
     else:
-        tokens[ends[:-1]] = start
+        tokens[ends[:-1]] = firsts[1:]
 
     pieces = -(-lengths // length)  # of each document
     sizes = np.full(pieces.sum(), length)
@@ -116,7 +118,7 @@ def pack(
     for name, values in (
         ("tokens_BT", tokens),
         ("targets_BT", targets),
-        ("valid_BT", True),
+        ("valid_BT", True if predicted is None else np.concatenate(predicted)),
         ("documents_BT", np.repeat(number, sizes)),
         ("positions_BT", within),
     ):

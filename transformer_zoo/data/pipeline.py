@@ -97,7 +97,7 @@ class Pipeline:
         if not len(source):
             raise ValueError("the source has no documents")
         source = source.cut(PIECE) if isinstance(source, Source) else source
-        group = group or _group_size(source, make_rows.length)
+        group = group or _group_size(source, make_rows)
         self._settings = {
             **make_rows.describe(),
             "shuffle": shuffle,
@@ -289,22 +289,13 @@ def _shuffled(make_rows: RowMaker, documents: list[dict[str, Any]], rng: np.rand
     return {name: values[order] for name, values in rows.items()}
 
 
-def _group_size(source: Any, length: int) -> int:
+def _group_size(source: Any, make_rows: RowMaker) -> int:
     """Documents in a group, by the mean length of a few evenly spaced ones; the same for a source wherever it is."""
     sample = np.linspace(0, len(source) - 1, min(len(source), 32)).astype(int)
-    characters = max(1.0, float(np.mean([_characters(source[i]) for i in sample.tolist()])))
+    characters = max(1.0, float(np.mean([make_rows.characters(source[i]) for i in sample.tolist()])))
     characters_per_token = 4
-    wanted = characters_per_token * max(GROUP_TOKENS, 64 * length) / characters
+    wanted = characters_per_token * max(GROUP_TOKENS, 64 * make_rows.length) / characters
     return min(len(source), max(16, math.ceil(wanted)))
-
-
-def _characters(document: dict[str, Any]) -> int:
-    """The length of a document's text, or of all its fields that have a length if none is called text; nested texts,
-    such as those of `translation`, count as fields."""
-    texts = [document["text"]] if "text" in document else document.values()
-    nested = lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
-    flat = [text for value in texts for text in (value.values() if nested(value) else [value])]
-    return sum(len(text) for text in flat if hasattr(text, "__len__"))
 
 
 def _begin_worker(index: int, count: int) -> None:

@@ -54,9 +54,18 @@ class RowMaker(abc.ABC):
         """The arrays of `batch` rows: the one description of what `__call__` returns. Rows of zeros fill up a last
         batch, and must not count in any sum."""
 
-    def cut(self, documents: list[dict[str, Any]]) -> int:
-        """How many of these documents lose some of their text in rows, since it is too long."""
-        return 0
+    def cut(self, documents: list[dict[str, Any]]) -> tuple[int, int]:
+        """How many of these documents lose some of their text in rows, since it is too long; and how many of those lose
+        all that is to be predicted, and are left out."""
+        return 0, 0
+
+    def characters(self, document: dict[str, Any]) -> int:
+        """The length of a document's text, or of all its fields that have a length if none is called text; nested
+        texts, such as those of `translation`, count as fields."""
+        texts = [document["text"]] if "text" in document else document.values()
+        nested = lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+        flat = [text for value in texts for text in (value.values() if nested(value) else [value])]
+        return sum(len(text) for text in flat if hasattr(text, "__len__"))
 
     def check(self, tokenizer: Tokenizer) -> None:  # noqa: B027 (most makers need no special token)
         """Raises ValueError if the tokenizer cannot make such rows."""
@@ -77,18 +86,18 @@ def cut_line(make_rows: RowMaker, splits: Mapping[str, Source], longest: int | N
     """
     if not make_rows.cut_by:
         return ""
-    counts = {}
+    lines = []
     for split, documents in splits.items():
         indices = np.unique(np.linspace(0, len(documents) - 1, SAMPLE).astype(int)).tolist()
-        counts[split] = make_rows.cut([documents[i] for i in indices]) * len(documents) / len(indices)
-    if not any(counts.values()):
+        cut, out = (x * len(documents) / len(indices) for x in make_rows.cut([documents[i] for i in indices]))
+        about = "about " if len(documents) > SAMPLE else ""
+        left_out = f", of which {about}{out:,.0f} are left out, with nothing to predict" if out else ""
+        lines.append((cut, f"{about}{cut:,.0f} of {len(documents):,} in {split}{left_out}"))
+    if not any(cut for cut, _ in lines):
         return ""
-    found = ", ".join(
-        f"{'about ' if len(splits[split]) > SAMPLE else ''}{count:,.0f} of {len(splits[split]):,} in {split}"
-        for split, count in counts.items()
-    )
     setting = make_rows.cut_by.partition(".")[2]
     limit = "" if longest is None else f", and the model reads rows of up to {longest:,}"
+    found = ", ".join(line for _, line in lines)
     return f"too long, their end is cut off: {found} ({make_rows.cut_by} is {getattr(make_rows, setting)}{limit})"
 
 

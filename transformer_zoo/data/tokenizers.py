@@ -17,7 +17,8 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from transformer_zoo import arguments, json_files
 from transformer_zoo.data import chat_templates, spm, token_bytes
+from transformer_zoo.data.chat_templates import Rendered
 from transformer_zoo.data.documents import pieces_of
 from transformer_zoo.data.encoding import Cutter, Encoding
 from transformer_zoo.data.spm import Usual
@@ -338,7 +340,7 @@ class Tokenizer:
             TypeError: an argument of another type.
         """
         arguments.check(Tokenizer.chat, locals())
-        return self._chat(messages, tools, generation_prompt, template, variables, guarded=False)[0]
+        return self._chat(messages, tools, generation_prompt, template, variables, guarded=False).text
 
     def encode_chat(
         self,
@@ -358,28 +360,104 @@ class Tokenizer:
         Args and errors: as of `chat`.
         """
         arguments.check(Tokenizer.encode_chat, locals())
-        text, hidden = self._chat(messages, tools, generation_prompt, template, variables, guarded=True)
-        encoding = self.encode(text)
-        if not hidden:
-            return encoding.ids
+        rendered = self._chat(messages, tools, generation_prompt, template, variables, guarded=True)
+        return self._encode_rendered(rendered)[0]
+
+    def encode_answers(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        last: bool = False,
+        **variables: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of a conversation as of `encode_chat`, int32[n], and which of them the assistant writes, bool[n].
+
+        These are what the template marks by `{% generation %}`. Of a template without such marks, an answer is the text
+        behind the beginning of the assistant's message (`generation_prompt`), to the special token that ends it. A
+        token of both a prompt and an answer is the answer's.
+
+        Args:
+            messages, tools, template, variables: as of `chat`.
+            last: of the last answer alone. Messages behind it are left out.
+
+        Raises:
+            ValueError: as `chat`; an answer in front of all other messages; without marks also a template by which a
+                conversation does not begin as the same one without its last messages: there an answer has no one place.
+        """
+        arguments.check(Tokenizer.encode_answers, locals())
+        chat_templates.check_messages(messages)
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if last and answers:
+            answers, messages = answers[-1:], messages[: answers[-1] + 1]
+        render = functools.partial(self._chat, tools=tools, template=template, variables=variables, guarded=True)
+        whole = render(messages, generation_prompt=False)
+        if chat_templates.marks_answers(self.chat_templates[self._template_name(tools, template)]):
+            spans = whole.generated[-1:] if last else whole.generated
+        else:
+            spans = self._spans(messages, answers, whole.text, render)
+        ids, offsets = self._encode_rendered(whole)
+        written = np.zeros(len(ids), bool)
+        for start, end in spans:
+            inside = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
+            written[inside.min(initial=len(ids)) : inside.max(initial=-1) + 1] = True
+        return ids, written
+
+    def _spans(
+        self, messages: Sequence[Mapping[str, Any]], answers: list[int], text: str, render: Callable[..., Rendered]
+    ) -> list[tuple[int, int]]:
+        """Where these messages, which are answers, begin and end in the text of a conversation."""
+        end_of_turn = "" if self.end_of_turn_id is None else self._backend.token(self.end_of_turn_id)
+        spans = []
+        for i in answers:
+            if not i:
+                raise ValueError("message 0 is the assistant's: an answer needs a message in front of it")
+            prompt = render(messages[:i], generation_prompt=True).text
+            until = render(messages[: i + 1], generation_prompt=False).text
+            for shorter, longer, what in ((prompt, until, "with that answer"), (until, text, "with later messages")):
+                if not longer.startswith(shorter):
+                    at = next(k for k, pair in enumerate(zip_longest(shorter, longer)) if pair[0] != pair[1])
+                    raise ValueError(
+                        f"the chat template of {self._source} writes what is in front of "
+                        f"{'the end of ' if longer is text else ''}message {i}, an answer, otherwise {what}: "
+                        f"{json_files.excerpt(repr(shorter[at:]))} becomes {json_files.excerpt(repr(longer[at:]))}. So "
+                        "it must mark what the assistant writes, by {% generation %} and {% endgeneration %}; or train "
+                        "on last answers alone"
+                    )
+            end = until.rstrip() if end_of_turn and until.rstrip().endswith(end_of_turn) else until
+            spans.append((len(prompt), len(end)))
+        return spans
+
+    def _encode_rendered(self, chat: Rendered) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of a conversation and their places in its text, int32[n] and int32[n, 2]."""
+        encoding = self.encode(chat.text)
+        if not chat.hidden:
+            return encoding.ids, encoding.offsets
         own = [  # the template's own special tokens
             (int(start), int(end), int(i))
             for (start, end), i in zip(encoding.offsets, encoding.ids)
             if i in self._backend.tokens
             and self._backend.tokens[i].special
-            and not any(start < last and first < end for first, last in hidden)
+            and not any(start < last and first < end for first, last in chat.hidden)
         ]
-        ids, at = [], 0
-        for start, end, i in [*own, (len(text), len(text), None)]:
-            ids += [self.encode(text[at:start], special=False).ids] if at < start else []
-            ids += [] if i is None else [np.array([i], np.int32)]
+        ids, offsets, at = [], [], 0
+        for start, end, i in [*own, (len(chat.text), len(chat.text), None)]:
+            if at < start:
+                between = self.encode(chat.text[at:start], special=False)
+                ids.append(between.ids)
+                offsets.append(between.offsets + at)
+            if i is not None:
+                ids.append([i])
+                offsets.append([(start, end)])
             at = end
-        return np.concatenate(ids)
+        return np.concatenate(ids).astype(np.int32), np.concatenate(offsets).astype(np.int32)
 
-    def _chat(
-        self, messages: Any, tools: Any, generation_prompt: bool, template: str | None, variables: Any, guarded: bool
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """The text of a conversation, and where special tokens that it spells out begin and end, if it is guarded."""
+    def _template_name(self, tools: Any, template: str | None) -> str:
+        """The name of the chat template to use.
+
+        Raises:
+            ValueError: there is none.
+        """
         known = self.chat_templates
         if not known:
             raise ValueError(
@@ -391,25 +469,38 @@ class Tokenizer:
             raise ValueError(
                 f"{self._source} has no chat template {name!r}: name one by template=, of {', '.join(known)}"
             )
+        return name
+
+    def _chat(
+        self, messages: Any, tools: Any, generation_prompt: bool, template: str | None, variables: Any, guarded: bool
+    ) -> Rendered:
+        """A conversation as text. Special tokens that it spells out are hidden from the template if it is guarded."""
+        source = self.chat_templates[self._template_name(tools, template)]
         chat_templates.check_messages(messages)
         messages = [{key: x for key, x in message.items() if x is not None} for message in messages]
         given = {"messages": messages, "tools": None if tools is None else [*tools], "variables": variables}
         given = {key: chat_templates.plain(value, key) for key, value in given.items()}
         special = [token.content for token in self._backend.tokens.values() if token.special]
-        guard = chat_templates.Guard.of(special if guarded else [], given)
+        guard = chat_templates.Guard.of(special if guarded else [], given, source)
         given = guard.hide(given)
-        extra = json_files.parse(self._files.get(CONFIG, b"{}"), CONFIG).get("extra_special_tokens")
         text = chat_templates.render(
-            known[name],
+            source,
             {f"{role}_token": token for role, token in self._roles.items()}
-            | (extra if isinstance(extra, dict) else {})
+            | self._extra_special_tokens
             | {"documents": None}
             | given.pop("variables")
             | given
             | {"add_generation_prompt": generation_prompt},
             f"the chat template of {self._source}",
+            guard.brackets,
         )
         return guard.reveal(text)
+
+    @functools.cached_property
+    def _extra_special_tokens(self) -> dict[str, Any]:
+        """Variables of chat templates that tokenizer_config.json adds."""
+        extra = json_files.parse(self._files.get(CONFIG, b"{}"), CONFIG).get("extra_special_tokens")
+        return extra if isinstance(extra, dict) else {}
 
     @functools.cached_property
     def end_of_turn_id(self) -> int | None:
@@ -448,6 +539,12 @@ class Tokenizer:
         if not isinstance(self._backend, Library):
             raise ValueError(f"texts are put in lower case for a tokenizer.json or a vocab.txt, not for {self.kind}")
         return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages, self._source)
+
+    def with_chat_template(self, template: str) -> "Tokenizer":
+        """The same tokenizer with this chat template, in Jinja, in place of its own."""
+        files = {name: content for name, content in self._files.items() if not name.endswith(".jinja")}
+        files |= {"chat_template.jinja": template.encode()}
+        return Tokenizer(self._backend, self._roles, files, self._languages, self._source)
 
     def save(self, directory: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
         """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides.

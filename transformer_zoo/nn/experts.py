@@ -202,14 +202,32 @@ def _mixture(
     (*_, D), J, E = x_BTD.shape, chosen_BTJ.shape[-1], len(layers["gate"]["kernel"])
     expert_P = chosen_BTJ.reshape(-1) - first
     expert_P = jnp.where((expert_P >= 0) & (expert_P < E), expert_P, E)  # other devices' are sorted to the end
-    order_P = jnp.argsort(expert_P)
-    inverse_P = jnp.argsort(order_P)
-    sizes_E = (expert_P[:, None] == jnp.arange(E)).sum(axis=0, dtype=jnp.int32)
+    order_P, inverse_P, sizes_E = sorted_by_expert(expert_P, E)
     rows_PD = permuted(jnp.repeat(x_BTD.reshape(-1, D), J, axis=0), order_P, inverse_P)
     multiply = ragged if sharding.platform() == "tpu" else tiled
     results_PD = permuted(multiply(expert, layers, rows_PD, sizes_E), inverse_P, order_P)
     results_BTJD = results_PD.reshape(*chosen_BTJ.shape, D).astype(weights_BTJ.dtype)
     return jnp.einsum("BTJD,BTJ->BTD", results_BTJD, weights_BTJ).astype(x_BTD.dtype)
+
+
+def sorted_by_expert(expert_P: jax.Array, num_experts: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The pairs by the number of their expert, those of one expert in their order: the pair at each place, the place of
+    each pair, and the number of pairs of each expert, int32 [P], [P] and [E].
+
+    By counting: of a sort, the program for a TPU takes longer to compile the more pairs there are (of 65,536, eight
+    times as long).
+
+    Args:
+        expert_P: from 0 to E; the pairs with E are the last.
+    """
+    at_EP = expert_P == jnp.arange(num_experts + 1)[:, None]
+    count_EP = jnp.cumsum(at_EP, axis=1, dtype=jnp.int32)
+    sizes_E = count_EP[:, -1]
+    first_E = jnp.cumsum(sizes_E) - sizes_E
+    place_P = jnp.where(at_EP, first_E[:, None] + count_EP - 1, 0).sum(axis=0)
+    pairs_P = jnp.arange(len(expert_P), dtype=jnp.int32)
+    order_P = jnp.zeros_like(pairs_P).at[place_P].set(pairs_P, unique_indices=True)
+    return order_P, place_P, sizes_E[:-1]
 
 
 @jax.custom_vjp

@@ -2,6 +2,7 @@
 
 from transformer_zoo.objectives.causal_lm import CausalLM
 from transformer_zoo.objectives.classification import QuestionAnswering, SequenceClassification, TokenClassification
+from transformer_zoo.objectives.conversations import SupervisedFineTuning
 from transformer_zoo.objectives.distillation import Distillation
 from transformer_zoo.objectives.masked_lm import MaskedLM
 from transformer_zoo.objectives.objective import Objective
@@ -17,7 +18,7 @@ from transformer_zoo.objectives.seq2seq import (
 )
 
 KINDS = (
-    CausalLM, MaskedLM, Pretraining, ReplacedTokens, Distillation,
+    CausalLM, SupervisedFineTuning, MaskedLM, Pretraining, ReplacedTokens, Distillation,
     SequenceClassification, TokenClassification, QuestionAnswering,
     Seq2SeqLM, SpanCorruption, PrefixLM, MixtureOfDenoisers, TextInfilling, GapSentences,
 )  # fmt: skip
@@ -38,6 +39,7 @@ __all__ = [
     "Seq2SeqLM",
     "SequenceClassification",
     "SpanCorruption",
+    "SupervisedFineTuning",
     "TextInfilling",
     "TokenClassification",
 ]

@@ -64,14 +64,16 @@ class CausalLM(TokenPrediction):
 
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
         """Nats a token and, in training, the load-balancing loss of a model with experts."""
-        return super().loss(sums, counts) + sums.get("balance", 0.0) / jnp.maximum(counts["tokens"], 1)
+        return super().loss(sums, counts) + sums.get("balance", 0.0) / jnp.maximum(counts[self.predicted], 1)
 
     def report(self, sums: Sums, counts: Sums) -> dict[str, jax.Array]:
-        """Loss (nats a token), perplexity, accuracy, and the compression of the text in bits a byte. In training, of a
-        model with experts: the parts of the loss; the mean entropy of the router's probabilities, in nats; and the
-        shares of tokens of the experts that most and fewest chose, in any layer."""
-        bits, tokens = sums["nats"] / jnp.log(2.0), jnp.maximum(counts["tokens"], 1)
-        report = super().report(sums, counts) | {"bits_per_byte": bits / jnp.maximum(counts["bytes"], 1)}
+        """Loss (nats a token), perplexity, accuracy, and, where bytes are counted, the compression of the text in bits
+        a byte. In training, of a model with experts: the parts of the loss; the mean entropy of the router's
+        probabilities, in nats; and the shares of tokens of the experts that most and fewest chose, in any layer."""
+        bits, tokens = sums["nats"] / jnp.log(2.0), jnp.maximum(counts[self.predicted], 1)
+        report = super().report(sums, counts)
+        if "bytes" in counts:
+            report |= {"bits_per_byte": bits / jnp.maximum(counts["bytes"], 1)}
         if "balance" not in sums:
             return report
         chosen_LE = sums["chosen_LE"]
