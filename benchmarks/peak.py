@@ -43,6 +43,14 @@ def peak_of(device: Any) -> Callable[[], float]:
     return lambda: PEAK[device.device_kind]
 
 
+def bandwidth_of(device: Any) -> Callable[[], float]:
+    """A function that returns the bytes a second that memory is read at: from the table or, on a device that it lacks,
+    measured at each call."""
+    if device.device_kind in BANDWIDTH:
+        return lambda: BANDWIDTH[device.device_kind]
+    return read_rate(2**28)
+
+
 def product_rate(size: int, dtype: str, times: int = 8) -> Callable[[], float]:
     """A function that measures the FLOP/s of a product of two square matrices, computed so many times."""
     import jax
@@ -61,6 +69,15 @@ def copy_rate(size: int, times: int = 8) -> Callable[[], float]:
     copy = jax.jit(lambda x: x + 1)
     x = jnp.zeros(size // 4, jnp.float32)
     return lambda: 2 * x.nbytes / _seconds(lambda: copy(x), times)
+
+
+def read_rate(size: int, times: int = 4) -> Callable[[], float]:
+    """A function that measures the bytes a second that an array of `size` bytes is read at."""
+    import jax
+    import jax.numpy as jnp
+
+    total, x = jax.jit(jnp.sum), jnp.ones(size // 4, jnp.float32)
+    return lambda: x.nbytes / _seconds(lambda: total(x), times)
 
 
 def _seconds(call: Callable[[], Any], times: int) -> float:
@@ -94,16 +111,21 @@ def forward_flops(model: Any, length: int, *, target: int = 0, predicted: int | 
     return flops
 
 
-def step_bytes(model: Any, batch: int, held: float) -> float:
+def step_bytes(model: Any, batch: int, held: float, source: float = 0) -> float:
     """Bytes that a decoder must read to generate a token in each of `batch` rows: every weight of a product once, and
-    the keys and values of the `held` tokens in each row's cache."""
+    the keys and values of the `held` tokens in each row's cache, and of the `source` tokens of each row."""
     import jax.numpy as jnp
 
-    kernels = _kernels(model)
-    weights = _output_weights(model) + sum(leaf.size for _, leaf in kernels)
-    kept = sum(leaf.size // leaf.shape[1] for path, leaf in kernels if re.search(r"(^|/)(key|value)/kernel$", path))
+    weights, kept = _output_weights(model), 0.0
+    for path, leaf in _kernels(model):
+        if path.startswith("encoder_blocks/"):
+            continue
+        of_source = re.match(r"decoder_blocks/cross_attention/(key|value)/", path)  # computed once
+        weights += 0 if of_source else leaf.size
+        if re.search(r"(^|/)(key|value)/kernel$", path):
+            kept += leaf.size // leaf.shape[1] * (source if of_source else held)
     stored, computed = (jnp.dtype(name).itemsize for name in (model.compute.param_dtype, model.compute.dtype))
-    return stored * weights + computed * kept * batch * held
+    return stored * weights + computed * kept * batch
 
 
 def _kernels(model: Any) -> list[tuple[str, Any]]:

@@ -310,3 +310,11 @@ def test_bytes_of_a_step():
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         model = gpt2.Model(config, compute=Compute(dtype=dtype, param_dtype=dtype))
         assert peak.step_bytes(model, 3, 10) == size * (weights + 2 * L * D * 3 * 10)
+
+
+def test_bytes_of_a_step_of_an_encoder_decoder():
+    """Nothing of the encoder; keys and values of the source are read, and their weights are not."""
+    model = t5.Model(t5.Config(**SIZES | {"num_decoder_layers": 2}, head_dim=5, mlp_dim=F))
+    H = 10
+    weights = 2 * (4 * D * H + 2 * D * H + 2 * D * F) + V * D
+    assert peak.step_bytes(model, 3, 10, source=7) == 4 * (weights + 2 * 2 * H * 3 * (10 + 7))
