@@ -187,15 +187,15 @@ def _mlp(theirs: str, ours: str) -> rows.Rows:
 
 
 def _attention(theirs: str, ours: str, config: Config) -> rows.Rows:
-    query, latent = "q_proj" if config.query_rank is None else "q_b_proj", f"{ours}/{{latent,rotary_key}}"
+    query, latent = "q_proj" if config.query_rank is None else "q_b_proj", f"{ours}/{{latent,rotary}}"
     return (
         *rows.dense(f"{theirs}.q_a_proj", f"{ours}/query_latent"),
         *rows.norm(f"{theirs}.q_a_layernorm", f"{ours}/query_norm"),
         *rows.split_heads(f"{theirs}.{query}", f"{ours}/query"),
-        (f"{theirs}.kv_a_proj_with_mqa.weight", f"{latent}/kernel", "(n R) D -> n D R"),
-        (f"{theirs}.kv_a_proj_with_mqa.bias", f"{latent}/bias", "(n R) -> n R"),
+        (f"{theirs}.kv_a_proj_with_mqa.weight", f"{latent}/kernel", "(n K) D -> n D K"),
+        (f"{theirs}.kv_a_proj_with_mqa.bias", f"{latent}/bias", "(n K) -> n K"),
         *rows.norm(f"{theirs}.kv_a_layernorm", f"{ours}/latent_norm"),
-        (f"{theirs}.kv_b_proj.weight", f"{ours}/{{key,value}}/kernel", "(H n K) R -> n R H K"),
+        (f"{theirs}.kv_b_proj.weight", f"{ours}/{{key,value}}/kernel", "(H n K) I -> n I H K"),
         *rows.merge_heads(f"{theirs}.o_proj", f"{ours}/out"),
     )
 

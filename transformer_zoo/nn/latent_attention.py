@@ -47,13 +47,13 @@ class LatentAttention(nn.Module):
         if self.query_rank is not None:
             self.query_latent, self.query_norm = low(self.query_rank), self.norm()
         self.query = heads((self.num_heads, self.head_dim + self.rope_dim))
-        self.latent, self.latent_norm, self.rotary_key = low(self.latent_dim), self.norm(), low(self.rope_dim)
+        self.latent, self.latent_norm, self.rotary = low(self.latent_dim), self.norm(), low(self.rope_dim)
         self.key, self.value = heads((self.num_heads, self.head_dim)), heads((self.num_heads, self.value_dim))
 
     def keys_values(self, y_BSD: jax.Array, rotation: Any) -> jax.Array:
         """What a cache keeps of the tokens attended to, as of one head: the latent and, behind it, the rotated key,
         [B, S, 1, R + P]."""
-        c_BS1R, k_BS1P = (x[:, :, None] for x in (self.latent_norm(self.latent(y_BSD)), self.rotary_key(y_BSD)))
+        c_BS1R, k_BS1P = (x[:, :, None] for x in (self.latent_norm(self.latent(y_BSD)), self.rotary(y_BSD)))
         return jnp.concatenate([c_BS1R, rotate(k_BS1P, rotation)], axis=-1)
 
     @nn.compact
