@@ -65,6 +65,10 @@ SMALL = {
     "delta_value_dim": 5,
     "num_experts": 8,
     "num_chosen": 2,
+    "rope_dim": 4,
+    "num_dense_layers": 1,
+    "num_expert_groups": 2,
+    "num_chosen_groups": 1,
 }
 # Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
@@ -125,6 +129,16 @@ RANDOM = {
     "logit_cap": (None, 2.0, 30.0),
     "num_experts": (2, 3, 5),
     "num_chosen": (1, 2, 3),
+    "rope_dim": (2, 4, 6),
+    "value_dim": (2, 3, 6),
+    "latent_dim": (8, 16),
+    "query_rank": (None, 8, 24),
+    "num_dense_layers": (0, 1, 2),
+    "expert_dim": (5, 9),
+    "num_shared": (1, 2),
+    "num_expert_groups": (1, 2),
+    "num_chosen_groups": (1, 2),
+    "expert_scale": (0.5, 2.5),
     "gate_scale": (0.7, 1.702, 3.0),
     "gate_limit": (0.2, 0.7, 7.0),
     "labels": (("LABEL_0",), ("yes", "no"), ("LABEL_0", "LABEL_1", "LABEL_2")),
@@ -187,9 +201,18 @@ class Case:
         """Whether it can compute its output token by token, with a cache."""
         return self.causal and self.task in WRITERS
 
+    @property
+    def depths(self) -> list[int]:
+        """The number of layers of each stack."""
+        own = getattr(self.config, "sections", {}).values()
+        return [*own] or [getattr(self.config, STACKS[ids][1]) for ids in self.ids]
+
     def layers(self, path: str) -> int:
         """The number of layers of the stack that a path leads through."""
         field = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
+        sections = getattr(self.config, "sections", {})
+        if sections:
+            return next(layers for name, layers in sections.items() if f"/{name}/" in f"/{path}")
         layers = getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
         return layers // len(self.config.group) if "blocks/layer_" in path else layers
 
@@ -267,9 +290,9 @@ def random_config(family: str, seed: int, task: str = "base") -> Any:
 
 def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]:
     """Random values for fields of a Config."""
-    Config = registry.family(family).Config
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
+    Config, values = registry.family(family).Config, {}
+    fields = dataclasses.fields(Config)
+    for field in fields:
         if field.name == "model_type":
             values[field.name] = draw.choice(registry.family(family).PUBLISHED.model_types)
         elif isinstance(field.default, str):
@@ -277,12 +300,17 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
             values[field.name] = known[seed % len(known)]  # each has its turn
         elif field.name == "head_dim" and issubclass(Config, LanguageModelConfig):
             values[field.name] = draw.choice((2, 4, 6, 8))
+        elif field.name == "num_experts" and any(other.name == "num_expert_groups" for other in fields):
+            values[field.name] = draw.choice((4, 6, 8))  # groups of two experts or more
         elif field.name in RANDOM:
             optional = (field.default,) if field.default in (None, 0) else ()
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
             if isinstance(field.default, Rope):
                 share = draw.choice((0.5, 1.0)) if field.default.share < 1 else 1.0
-                values[field.name] = dataclasses.replace(values[field.name], share=share, **fixed(field.default))
+                own = fixed(field.default)
+                if field.default.mscale_all_dim and values[field.name].kind == "yarn":
+                    own |= {"mscale": draw.choice((None, 0.7, 1.0)), "mscale_all_dim": draw.choice((None, 0.4, 1.0))}
+                values[field.name] = dataclasses.replace(values[field.name], share=share, **own)
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
         elif field.name == "num_kv_heads":
@@ -777,11 +805,13 @@ def evaluate(
         given = for_task(case.task, given)
         output, sown = case.model.apply({"params": params}, **given, **cache_argument, mutable="intermediates")
         sown = {path: value for path, (value,) in trees.flatten(sown["intermediates"]).items()}
-        find = lambda name: next((value for path, value in sown.items() if path.endswith(name)), None)
+        find = lambda name: next((value for path, value in sown.items() if f"/{path}".endswith(f"/{name}")), None)
         hidden = {}
         for ids in case.ids:
             prefix, _ = STACKS[ids]
-            if (blocks := find(f"{prefix}blocks/hidden_BTD")) is not None:
+            stacks = [f"{name}/hidden_BTD" for name in getattr(case.config, "sections", [f"{prefix}blocks"])]
+            if (found := find(stacks[0])) is not None:
+                blocks = jnp.concatenate([found, *map(find, stacks[1:])])
                 last = output.encoded_BSD if ids == "source_BS" else output.hidden_BTD
                 hidden[ids] = jnp.concatenate(
                     of_one_width([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])

@@ -25,6 +25,12 @@ def x64():
         yield
 
 
+def routing(logits_LBTE: np.ndarray, balance_weight: float = 1.0, **settings: Any) -> experts.Routing:
+    """That of a softmax of these logits."""
+    chosen_LBTJ = jax.lax.top_k(logits_LBTE, J)[1]
+    return experts.Routing(jax.nn.log_softmax(logits_LBTE), chosen_LBTJ, balance_weight, **settings)
+
+
 def layers(seed: int = 0, bias: bool = True, dtype: Any = np.float64) -> Any:
     draw = np.random.default_rng(seed)
     sizes = {"gate": (D, F), "up": (D, F), "down": (F, D)}
@@ -114,6 +120,33 @@ def test_the_weights_are_those_of_a_softmax_and_of_equal_logits_the_first_are_ch
     np.testing.assert_allclose(found, np.take_along_axis(parts, np.asarray(chosen_BTJ), axis=-1), rtol=1e-14)
 
 
+@pytest.mark.parametrize(("normalised", "total"), [(True, 2.5), (False, None)])
+def test_sigmoids_choose_among_the_best_groups(normalised: bool, total: float | None):
+    """Against a loop; the correction decides who is chosen, and not with what weight."""
+    draw, (groups, of_token, chosen, size) = np.random.default_rng(0), (4, 2, 3, 3)
+    logits, bias = draw.normal(size=(2, 5, groups * size)), 2 * draw.normal(size=groups * size)
+    scores = 1 / (1 + np.exp(-logits))
+    sigmoid = experts.Sigmoid(num_groups=groups, num_chosen_groups=of_token, scale=2.5)
+    weights, found = experts.choose_by_sigmoid(logits, scores + bias, chosen, normalised, sigmoid)
+    flat = (scores.reshape(-1, groups * size), found.reshape(-1, chosen), weights.reshape(-1, chosen))
+    for own, at, weight in zip(*flat):
+        best = [sum(sorted((own + bias)[g * size : (g + 1) * size])[-2:]) for g in range(groups)]
+        among = [e for g in np.argsort(best)[-of_token:] for e in range(g * size, (g + 1) * size)]
+        assert at.tolist() == sorted(among, key=lambda e: -(own + bias)[e])[:chosen]  # noqa: B023
+        expected = own[at] / (own[at].sum() if normalised else 1) * 2.5
+        np.testing.assert_allclose(weight, expected, rtol=1e-13)
+        assert total is None or weight.sum() == pytest.approx(total)
+
+
+def test_the_correction_has_no_gradient_and_keeps_its_precision():
+    module, scores_BTE = experts.Correction(E, Compute(param_dtype="bfloat16")), np.ones((1, 1, E))
+    params = module.init(jax.random.key(0), scores_BTE)["params"]
+    assert params["bias"].dtype == jnp.float32
+    run = lambda params, scores_BTE: module.apply({"params": params}, scores_BTE).sum()
+    assert run({"bias": jnp.arange(4.0)}, scores_BTE) == 4 + 6
+    assert not any(x.any() for x in jax.tree.leaves(jax.grad(run, argnums=(0, 1))(params, scores_BTE)))
+
+
 def test_bfloat16(monkeypatch: pytest.MonkeyPatch):
     """Parameters in float32, computed in bfloat16: near the same in float32, and of this dtype."""
     module = lambda dtype: experts.Experts(E, J, F, Compute(dtype=dtype), GATED, use_bias=True)
@@ -163,7 +196,7 @@ def test_the_load_balancing_loss_is_that_of_the_real_tokens_of_all_layers():
     """Against the definition; if all tokens are shared evenly it is the number of a token's experts."""
     logits_LBTE = np.random.default_rng(0).normal(size=(3, 2, 5, E))
     real_BT = np.arange(5) < np.array([[5], [2]])
-    found = jax.jit(experts.Routing.measure)(experts.Routing(logits_LBTE, J, 0.5), real_BT)
+    found = jax.jit(experts.Routing.measure)(routing(logits_LBTE, balance_weight=0.5), real_BT)
     parts = np.exp(logits_LBTE) / np.exp(logits_LBTE).sum(axis=-1, keepdims=True)
     rows = parts[:, real_BT].reshape(-1, E)
     chosen = np.argsort(-rows, axis=-1)[:, :J]
@@ -171,8 +204,20 @@ def test_the_load_balancing_loss_is_that_of_the_real_tokens_of_all_layers():
     np.testing.assert_allclose(found["balance"], 0.5 * E * (share_E * rows.mean(axis=0)).sum(), rtol=1e-13)
     np.testing.assert_allclose(np.sum(found["chosen_LE"], axis=0), share_E * len(rows), rtol=1e-13)
     np.testing.assert_allclose(found["router_entropy"], -(rows * np.log(rows)).sum(axis=-1).mean(), rtol=1e-13)
-    even = experts.Routing(np.zeros((1, 1, 4, E)), J, 1.0)
-    np.testing.assert_allclose(even.measure(np.ones((1, 4), bool))["balance"], J)
+    even = np.zeros((1, 1, 4, E))
+    np.testing.assert_allclose(routing(even).measure(np.ones((1, 4), bool))["balance"], J)
+
+    by_row = routing(logits_LBTE, balance_weight=0.5, by_row=True).measure(real_BT)
+    assert by_row.keys() == found.keys()
+    np.testing.assert_array_equal(by_row["chosen_LE"], found["chosen_LE"])
+    each = []
+    for layer in parts:
+        for row, real in zip(layer, real_BT):
+            share_E = (np.argsort(-row[real], axis=-1)[:, :J, None] == np.arange(E)).sum(axis=(0, 1)) / real.sum()
+            each.append(E / J * (share_E * row[real].mean(axis=0)).sum())
+    np.testing.assert_allclose(by_row["balance"], 0.5 * sum(each) / len(real_BT), rtol=1e-13)
+    empty = routing(logits_LBTE, by_row=True).measure(np.array([[True] * 5, [False] * 5]))["balance"]
+    np.testing.assert_allclose(empty, sum(each[::2]), rtol=1e-13)
 
 
 def test_a_training_loss_has_the_load_balancing_loss_and_an_evaluation_has_not():

@@ -442,7 +442,7 @@ def test_cached_pairs_are_uncached(case: families.Case, side: str):
 @each_stacking()
 def test_knobs_do_what_they_say(case: families.Case):
     """Fewer products are kept for the backward pass, and loops are unrolled. (test_sharding compares the results.)"""
-    depths = {getattr(case.config, families.STACKS[ids][1]) for ids in case.ids}
+    depths = {*case.depths}
 
     def products(**knobs: Any) -> int:
         model, given = case.with_(**knobs).model, inputs(case)
@@ -472,12 +472,12 @@ def test_intermediates(case: families.Case):
 
     asked = {path: np.asarray(value) for path, (value,) in trees.flatten(asked["intermediates"]).items()}
     hidden = {path: x for path, x in asked.items() if path.endswith("blocks/hidden_BTD")}
-    assert len(hidden) == len(case.ids)
+    assert len(hidden) == len(case.depths)
     for path, x in hidden.items():
         assert x.shape[0] == case.layers(path) and x.shape[-1] == case.config.width
         assert all(families.difference(x[i], x[i + 1]) > 1e-3 for i in range(len(x) - 1))
     weights = {path: x for path, x in asked.items() if path.endswith("weights_BHTS")}
-    assert len(weights) == 2 * len(case.ids) - 1
+    assert len(weights) == len(case.depths) + len(case.ids) - 1
     for path, weights_LBHTS in weights.items():
         layers, rows, num_heads = weights_LBHTS.shape[:3]  # a row of the batch may be cut into several
         assert (layers, rows % T, num_heads) == (case.layers(path), 0, case.config.num_heads)
@@ -807,12 +807,14 @@ def test_dropout(case: families.Case):
 def test_bfloat16(case: families.Case):
     """Computation in bfloat16 stays near float32's, or as near as with rounded parameters, to which some models are
     sensitive; parameters (and so their gradients) and logits are float32."""
-    case = case.sized(num_chosen=families.SMALL["num_experts"])  # all: with fewer, rounding may choose others
+    # All experts: with fewer, rounding may choose others.
+    case = case.sized(num_chosen=families.SMALL["num_experts"], num_chosen_groups=families.SMALL["num_expert_groups"])
     params, given = case.params(scale=0.1), inputs(case, 2, 12)
     low = case.with_(dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(registry.param_shapes(low.model))} == {jnp.dtype("float32")}
     stored = case.with_(param_dtype="bfloat16")
-    assert {x.dtype for x in jax.tree.leaves(registry.param_shapes(stored.model))} == {jnp.dtype("bfloat16")}
+    kept = trees.flatten(registry.param_shapes(stored.model)).items()
+    assert {x.dtype for path, x in kept if not path.endswith("correction/bias")} == {jnp.dtype("bfloat16")}
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
     sensitivity = families.apply(case.model, rounded, **given)
     expected, actual = (families.apply(c.model, params, **given) for c in (case, low))

@@ -139,8 +139,10 @@ def test_defaults_of_config_json():
     assert dynamic.rope == Rope(kind="dynamic", factor=2.0) and dynamic.max_length == 128
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
     assert read(rope_scaling=yarn).rope == Rope(kind="yarn", factor=4.0, original_length=16, fast_turns=32.0)
-    ratio = read(rope_scaling=yarn | {"mscale": 1.0, "mscale_all_dim": 0.5}).rope.attention_factor
-    assert ratio == pytest.approx((1 + 0.1 * math.log(4)) / (1 + 0.05 * math.log(4)))
+    scaled = read(rope_scaling=yarn | {"mscale": 1.0, "mscale_all_dim": 0.5}).rope
+    first, magnitude = scaled.rotation(np.zeros((1, 1), int), 2, 16, float), 1 + 0.05 * math.log(4)
+    assert first.cos_BTP == pytest.approx((1 + 0.1 * math.log(4)) / magnitude)
+    assert scaled.score_scale == pytest.approx(magnitude**2)
     longrope = {"type": "longrope", "short_factor": [1, 1, 2], "long_factor": [1, 2, 3.5]}
     long = read(rope_scaling=longrope, max_position_embeddings=64, original_max_position_embeddings=16)
     assert (long.rope.factor, long.rope.original_length, long.rope.short_factors) == (4.0, 16, (1.0, 1.0, 2.0))

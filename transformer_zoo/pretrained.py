@@ -184,7 +184,6 @@ def from_pretrained(
         tensors,
         config=config,
         task=model.task,
-        param_dtype=compute.param_dtype,
         shardings=_shardings(model, mesh),
         source=str(folder if described.kind == "hub" else name),
         optional=None if trained else heads.PATHS,

@@ -27,6 +27,7 @@ _NAMES = (
     "cohere2",
     "deberta",
     "deberta_v2",
+    "deepseek_v3",
     "distilbert",
     "electra",
     "falcon",

@@ -38,13 +38,14 @@ PARAM_AXES = (
     (r".*/mlp_(gate|up)/kernel", "embed mlp"),
     (r".*/mlp_(gate|up)/bias", "mlp"),
     (r".*/mlp_down/kernel", "mlp embed"),
-    (r".*/router/kernel", "embed _"),
+    (r".*/(router|(query_)?latent|rotary)/kernel", "embed _"),
     (r".*/experts/(gate|up)/kernel", "experts embed mlp"),
     (r".*/experts/(gate|up)/bias", "experts mlp"),
     (r".*/experts/down/kernel", "experts mlp embed"),
     (r".*/experts/down/bias", "experts embed"),
     (r".*/lora_(a|b|magnitude)", "_"),
-    (r"embed_project/bias|.*/(filter|out|mlp_down|router|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
+    (r".*/(router|correction|(query_)?latent|rotary)/bias", "_"),
+    (r"embed_project/bias|.*/(filter|out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
 )
 # A model may be a part of another: `student/token_embed/embedding`.
 PARAM_AXES = tuple((rf"(.*/)?({path})", axes) for path, axes in PARAM_AXES)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from transformer_zoo.checkpoints import flax_msgpack, gguf_folder, mxfp4, safetensors, torch_bin
+from transformer_zoo.checkpoints import flax_msgpack, fp8, gguf_folder, mxfp4, safetensors, torch_bin
 
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".safetensors")
 ADAPTER = "adapter_config.json"
@@ -47,7 +47,7 @@ FORMATS = (  # of several in a folder the first is read
 def read_folder(folder: str | Path) -> dict[str, Any]:
     """The tensors of a folder by their names in torch. Each has a `shape` and a `dtype`, and `np.asarray` reads it.
     What precedes every name in a model that was saved inside another module (`WRAPPERS`) is left out. Those in MXFP4
-    are dequantised as they are read.
+    or in FP8 with scales are dequantised as they are read.
 
     Raises:
         FileNotFoundError: the folder has no weights that can be read, or a shard is missing.
@@ -56,7 +56,7 @@ def read_folder(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     for format in FORMATS:
         if format.is_in(folder):
-            return mxfp4.unpacked(_unwrapped(format.read_folder(folder)), str(folder))
+            return fp8.unpacked(mxfp4.unpacked(_unwrapped(format.read_folder(folder)), str(folder)), folder)
     raise no_weights(str(folder), [file.name for file in folder.iterdir()])
 
 

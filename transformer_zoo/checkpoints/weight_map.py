@@ -57,7 +57,7 @@ def load(
     *,
     config: Any,
     task: str,
-    param_dtype: str,
+    param_dtype: str | None = None,
     shardings: Mapping[str, Any] | None = None,
     source: str = "the checkpoint",
     optional: str | None = None,
@@ -75,7 +75,7 @@ def load(
         tensors: theirs by name; each has a `shape` and a `dtype`, and `np.asarray` reads it.
         config: the family's Config; its `vocab_size` is the size of V in their tensors.
         task: the task of the model, one of `PUBLISHED.tasks`.
-        param_dtype: the dtype that the parameters are cast to, slice by slice.
+        param_dtype: the dtype that the parameters are cast to, slice by slice. None: that of each in `shapes`.
         shardings: of the parameters, a tree like `shapes`. None: whole, on the default device.
         source: the checkpoint's name in an error message.
         optional: a regular expression. A parameter whose whole path matches it is left out of the result if the
@@ -93,7 +93,7 @@ def load(
     rows, inactive = [row for row in rows if row not in skipped], [*inactive, *(row.theirs for row in skipped)]
     for row in (row for row in rows if row.theirs.removeprefix("/") in family.PUBLISHED.zero_if_missing):
         absent = [names.written(theirs) for theirs in row.names if not names.find(theirs, tensors)]
-        tensors = {**tensors, **dict.fromkeys(absent, np.zeros(row.shape, param_dtype))}
+        tensors = {**tensors, **dict.fromkeys(absent, np.zeros(row.shape, np.float32))}
     faults: dict[str, list[str]] = {}
     used: dict[str, list[str]] = {row.ours: [] for row in rows if not row.names}  # ours -> theirs, by layer
     for row in rows:
@@ -114,8 +114,8 @@ def load(
             elif not jnp.issubdtype(tensor.dtype, jnp.floating):
                 faults.setdefault("not of floating point", []).append(f"{found[0]}  {tensor.dtype}{_where(tensor)}")
             used.setdefault(row.ours, []).extend(found)
-    allowed, needless = names.pattern(inactive), []
-    for name in sorted(set(tensors).difference(*used.values())):
+    allowed, needless, unread = names.pattern(inactive), [], names.unread(tensors)
+    for name in sorted(set(tensors).difference(*used.values(), unread)):
         fault = names.fault(name, tensors, allowed)
         if fault == UNEXPECTED and names.is_needless(name, tensors[name], task):
             needless.append(name)
@@ -132,6 +132,8 @@ def load(
     if needless:
         listed = f"{_listing({'not used': needless}, tensors)}"
         warnings.warn(f"{source} holds tensors that are no parameters of the model:\n{listed}", stacklevel=3)
+    for what in dict.fromkeys(unread.values()):
+        warnings.warn(f"{source} holds {what}, which is not read", stacklevel=3)
 
     params = {}
     for row in (row for row in rows if row.ours in used):
@@ -142,7 +144,7 @@ def load(
             }
             # A layer that lacks the tensor gets the value of a fresh norm, and does not use it.
             absent = 1.0 if path.endswith("/scale") else 0.0
-            dtype, sharding = np.dtype(param_dtype), sharding_of.get(path)
+            dtype, sharding = np.dtype(param_dtype or flat[path].dtype), sharding_of.get(path)
             params[path] = _put(views, len(row.layers), flat[path].shape, dtype, sharding, absent)
     return trees.unflatten(params)
 
@@ -484,6 +486,7 @@ class _Names:
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
         found = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
         self.tied = {alias: found.get(name.removeprefix("/"), name) for alias, name in found.items()}
+        self.not_read = spec.unread(config)
         self.ignored = [re.compile(pattern) for pattern, _reason in spec.ignored]
         body = [_start(theirs)[0] for theirs, *_ in spec.rows(config)]
         self.modules = {theirs.partition(".")[0] for theirs in body}
@@ -507,6 +510,15 @@ class _Names:
         if any(pattern.fullmatch(name) or pattern.fullmatch(short) for pattern in self.ignored):
             return None
         return None if allowed.fullmatch(name) else UNEXPECTED
+
+    def unread(self, tensors: Mapping[str, Any]) -> dict[str, str]:
+        """The tensors of parts that the model lacks, and what these are."""
+        found = {}
+        for pattern, sign, what in self.not_read:
+            short = {name: name.removeprefix(self.prefix) for name in tensors}
+            if any(re.fullmatch(sign, name) for name in short.values()):
+                found |= {name: what for name in tensors if re.fullmatch(pattern, short[name])}
+        return found
 
     def is_needless(self, name: str, tensor: Any, task: str) -> bool:
         """Whether an unexpected tensor can be no parameter of the model. One of the table may be of a further layer."""

@@ -25,8 +25,8 @@ class Config(RotaryConfig):
     mlp_dim: int = 14336
     norm_epsilon: float = 1e-5
     rope: Rope = Rope(
-        kind="yarn", theta=1000000.0, factor=16.0, original_length=16384, fast_turns=32.0, attention_factor=1.0,
-        query_growth=0.1,
+        kind="yarn", theta=1000000.0, factor=16.0, original_length=16384, fast_turns=32.0, mscale=1.0,
+        mscale_all_dim=1.0, query_growth=0.1,
     )  # fmt: skip
     head_dropout: float = 0.1  # of token classification
     window: int | None = None  # of every layer

@@ -250,8 +250,6 @@ PUBLISHED = dataclasses.replace(
     },
     other_prefixes=("model.language_model.",),
     body=_body,
-    ignored=(
-        (r"visual\..*", "the model of images"),
-        (r"mtp\..*", "a layer that predicts a further token, for speculative decoding"),
-    ),
+    ignored=((r"visual\..*", "the model of images"),),
+    unread=lambda config: ((r"mtp\..*", r"mtp\..*", "a layer that predicts a further token"),),
 )

@@ -89,21 +89,27 @@ class Attention(nn.Module):
         if self.sinks:
             kwargs["sinks_H"] = self.param("sinks", self.init, (self.num_heads,), self.compute.param_dtype)
         kwargs["scale"] = self.head_dim**-0.5 if scale is None else scale
-        dropout = nn.Dropout(self.dropout, deterministic=not train)
-        if self.is_mutable_collection("intermediates") or (train and self.dropout):
-            weights_BHTS = kernels.weights(q_BTHK, k_BSGK, **kwargs)
-            sown = {"queries_BTHK": q_BTHK, "keys_BSGK": k_BSGK, "values_BSGK": v_BSGK, "weights_BHTS": weights_BHTS}
-            for name, x in sown.items():
-                self.sow("intermediates", name, x)
-            # Without the barrier, the random numbers are fused into the products, and the TPU's compiler overflows its
-            # stack where the numbers of keys and of queries differ.
-            left_BHTS = jax.lax.optimization_barrier(dropout(weights_BHTS).astype(v_BSGK.dtype))
-            y_BTHK = kernels.mix(left_BHTS, v_BSGK)
-        else:
-            y_BTHK = kernels.attend(q_BTHK, k_BSGK, v_BSGK, **kwargs, implementation=self.compute.attention)
+        y_BTHK = attended(self, q_BTHK, k_BSGK, v_BSGK, train, **kwargs)
         y_BTHK = y_BTHK * nn.sigmoid(self.gate(x_BTD)) if self.output_gate else y_BTHK
         out = self.compute.dense_general(
             x_BTD.shape[-1], axis=(-2, -1), use_bias=self.use_bias if self.out_bias is None else self.out_bias,
             kernel_init=self.out_init, name="out",
         )  # fmt: skip
         return out(y_BTHK)
+
+
+def attended(
+    module: Any, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, train: bool, **kwargs: Any
+) -> jax.Array:
+    """What the queries of a module with `compute` and a rate of `dropout` read, [B, T, H, K]; the other arguments are
+    those of `kernels.weights`. If the weights are to be returned or dropped out, they are computed in the open."""
+    if not (module.is_mutable_collection("intermediates") or (train and module.dropout)):
+        return kernels.attend(q_BTHK, k_BSGK, v_BSGK, **kwargs, implementation=module.compute.attention)
+    weights_BHTS = kernels.weights(q_BTHK, k_BSGK, **kwargs)
+    sown = {"queries_BTHK": q_BTHK, "keys_BSGK": k_BSGK, "values_BSGK": v_BSGK, "weights_BHTS": weights_BHTS}
+    for name, x in sown.items():
+        module.sow("intermediates", name, x)
+    left_BHTS = nn.Dropout(module.dropout, deterministic=not train)(weights_BHTS).astype(v_BSGK.dtype)
+    # Without the barrier, the random numbers are fused into the products, and the TPU's compiler overflows its stack
+    # where the numbers of keys and of queries differ.
+    return kernels.mix(jax.lax.optimization_barrier(left_BHTS), v_BSGK)

@@ -12,7 +12,7 @@ from transformer_zoo.nn.checks import check_ids, check_tokens
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.output import Output
 from transformer_zoo.nn.positions import decoder_inputs
-from transformer_zoo.nn.stack import stack
+from transformer_zoo.nn.stack import sections
 from transformer_zoo.nn.tasks import TASKS
 
 
@@ -58,9 +58,9 @@ class Decoder(nn.Module):
 
         x_BTD = self.embed(tokens_BT, positions_BT, train)
         self.sow("intermediates", "embedded_BTD", x_BTD)
-        x_BTD, kv = stack(
-            self.blocks, x_BTD, (None if cache is None else cache.kv, self.per_layer()),
-            mask, start, *self.shared(positions_BT), train, length=cfg.num_layers, compute=self.compute,
+        x_BTD, kv = sections(
+            self.sections(), x_BTD, (None if cache is None else cache.kv, self.per_layer()),
+            mask, start, *self.shared(positions_BT), train, compute=self.compute,
         )  # fmt: skip
         hidden_BTD, task = self.final(x_BTD), TASKS[self.task]
         output = Output(hidden_BTD=hidden_BTD, cache=None if cache is None else cache.replace(kv=kv))
@@ -87,6 +87,10 @@ class Decoder(nn.Module):
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""
         return (self.token_embed if self.config.tied else self.head).attend(hidden_BTD)
+
+    def sections(self) -> tuple[tuple[nn.Module, int], ...]:
+        """The blocks one after another, each with its number of layers."""
+        return ((self.blocks, self.config.num_layers),)
 
     def per_layer(self) -> Any:
         """A tree of arrays [L, ...], for what differs by layer besides the parameters; None: nothing."""

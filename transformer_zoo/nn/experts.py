@@ -9,6 +9,7 @@ Letters of shapes beside those of `nn/attention.py`: E experts, J experts of a t
 experts.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,6 +26,18 @@ from transformer_zoo.nn.stack import ROUTING
 LARGEST_TILE = 256  # rows
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sigmoid:
+    """How experts are chosen by the sigmoids of their logits (DeepSeek-AI 2024, "DeepSeek-V3", section 2.1.2)."""
+
+    num_groups: int
+    """The experts are so many groups of equal size, at least 2, one after another."""
+    num_chosen_groups: int
+    """The groups of a token, among whose experts its own are: those whose two best experts have the largest sum."""
+    scale: float
+    """What the weights of the experts are multiplied by."""
+
+
 class Experts(nn.Module):
     """The routed MLP of a layer, whose `Routing` is sown in the collection of this name."""
 
@@ -35,7 +48,10 @@ class Experts(nn.Module):
     gated: Callable[[jax.Array, jax.Array], jax.Array]
     """(gate_F, up_F) -> what the last product of an expert multiplies."""
     normalised: bool = True
-    """Whether the weights of a token's experts add up to 1. Otherwise they are probabilities among all experts."""
+    """Whether the weights of a token's experts add up to 1. Otherwise they are probabilities among all experts, or
+    sigmoids."""
+    sigmoid: Sigmoid | None = None
+    """How sigmoids choose; the router is then computed in at least float32. None: a softmax chooses."""
     use_bias: bool = False
     """Whether the router and the experts have biases."""
     balance_weight: float = 0.0
@@ -45,10 +61,21 @@ class Experts(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         E, D, F, dtype = self.num_experts, x_BTD.shape[-1], self.mlp_dim, self.compute.dtype
-        logits_BTE = self.compute.dense(E, use_bias=self.use_bias, kernel_init=self.kernel_init, name="router")(x_BTD)
-        logits_BTE = logits_BTE.astype(self.compute.accumulation_dtype)
-        self.sow(ROUTING, "routing", Routing(logits_BTE, self.num_chosen, self.balance_weight))
-        weights_BTJ, chosen_BTJ = choose(logits_BTE, self.num_chosen, self.normalised)
+        wide, router = self.compute.accumulation_dtype, {"use_bias": self.use_bias, "kernel_init": self.kernel_init}
+        if self.sigmoid is not None:
+            router["dtype"] = wide
+        logits_BTE = self.compute.dense(E, **router, name="router")(x_BTD).astype(wide)
+        if self.sigmoid is None:
+            weights_BTJ, chosen_BTJ = choose(logits_BTE, self.num_chosen, self.normalised)
+            logs_BTE = jax.nn.log_softmax(logits_BTE)
+        else:
+            corrected_BTE = Correction(E, self.compute, name="correction")(jax.nn.sigmoid(logits_BTE))
+            weights_BTJ, chosen_BTJ = choose_by_sigmoid(
+                logits_BTE, corrected_BTE, self.num_chosen, self.normalised, self.sigmoid
+            )
+            logs_BTE = jax.nn.log_sigmoid(logits_BTE)
+            logs_BTE -= jax.nn.logsumexp(logs_BTE, axis=-1, keepdims=True)
+        self.sow(ROUTING, "routing", Routing(logs_BTE, chosen_BTJ, self.balance_weight, self.sigmoid is not None))
         sizes = {"gate": (D, F), "up": (D, F), "down": (F, D)}
         layers = {
             name: ExpertLayers(E, *size, self.compute.param_dtype, self.use_bias, self.kernel_init, name=name)()
@@ -85,19 +112,38 @@ class ExpertLayers(nn.Module):
         return layers
 
 
+class Correction(nn.Module):
+    """Adds a number for each expert to the scores that experts are chosen by, so that each is chosen equally often. It
+    has no gradient: DeepSeek-V3 was trained with steps of its own for it (section 2.1.2), which are not taken here.
+
+    The numbers are of at least float32, since those of published models are large, and their differences matter.
+    """
+
+    num_experts: int
+    compute: Compute
+
+    @nn.compact
+    def __call__(self, scores_BTE: jax.Array) -> jax.Array:
+        dtype = jnp.promote_types(self.compute.param_dtype, jnp.float32)
+        bias_E = self.param("bias", nn.initializers.zeros_init(), (self.num_experts,), dtype)
+        return jax.lax.stop_gradient(scores_BTE + bias_E)
+
+
 @struct.dataclass
 class Routing:
     """What the routers of all layers made of the tokens.
 
     Attributes:
-        logits_LBTE: the routers' logits, in at least float32.
-        num_chosen: J, the number of experts of a token.
+        logs_LBTE: the logarithms of the experts' probabilities, in at least float32.
+        chosen_LBTJ: the experts of each token.
         balance_weight: of the load-balancing loss in a training loss.
+        by_row: whether experts are balanced in each layer and row, and not over all layers and rows together.
     """
 
-    logits_LBTE: jax.Array
-    num_chosen: int = struct.field(pytree_node=False)
+    logs_LBTE: jax.Array
+    chosen_LBTJ: jax.Array
     balance_weight: float = struct.field(pytree_node=False)
+    by_row: bool = struct.field(pytree_node=False, default=False)
 
     def measure(self, real_BT: jax.Array) -> dict[str, jax.Array]:
         """What the real tokens' routes are like, by name. No gradient flows through the choices.
@@ -106,17 +152,22 @@ class Routing:
         - `router_entropy`: the mean entropy of the probabilities of the experts, in nats.
         - `balance`: `balance_weight` times the load-balancing loss (Fedus et al. 2022, equations 4 to 6). Shares and
           mean probabilities are those over all layers together, as in the code released with Mixtral; if all are equal,
-          the loss is J.
+          the loss is J. By row (DeepSeek-AI 2024, "DeepSeek-V3", equations 17 to 20), it is the sum over layers of the
+          mean over rows; if all are equal, that of each layer is 1.
         """
-        layers, E = self.logits_LBTE.shape[0], self.logits_LBTE.shape[-1]
-        logs_LBTE = jax.nn.log_softmax(self.logits_LBTE)
+        logs_LBTE, J = self.logs_LBTE, self.chosen_LBTJ.shape[-1]
+        layers, E = logs_LBTE.shape[0], logs_LBTE.shape[-1]
         real_BT1 = real_BT[..., None].astype(logs_LBTE.dtype)
         probabilities_LBTE = jnp.exp(logs_LBTE) * real_BT1
-        chosen_LBTJ = jax.lax.top_k(self.logits_LBTE, self.num_chosen)[1]
-        counts_LBTE = jax.nn.one_hot(chosen_LBTJ, E, dtype=logs_LBTE.dtype).sum(axis=-2)
-        chosen_LE = (counts_LBTE * real_BT1).sum(axis=(1, 2))
+        counts_LBTE = jax.nn.one_hot(self.chosen_LBTJ, E, dtype=logs_LBTE.dtype).sum(axis=-2) * real_BT1
+        chosen_LE = counts_LBTE.sum(axis=(1, 2))
         rows = jnp.maximum(layers * real_BT1.sum(), 1)
-        balance = E * (chosen_LE.sum(axis=0) / rows * (probabilities_LBTE.sum(axis=(0, 1, 2)) / rows)).sum()
+        if self.by_row:
+            real_B1 = real_BT1.sum(axis=1)
+            shares_LBE, means_LBE = (x.sum(axis=2) / jnp.maximum(real_B1, 1) for x in (counts_LBTE, probabilities_LBTE))
+            balance = E / J * (shares_LBE * means_LBE).sum() / jnp.maximum((real_B1 > 0).sum(), 1)
+        else:
+            balance = E * (chosen_LE.sum(axis=0) / rows * (probabilities_LBTE.sum(axis=(0, 1, 2)) / rows)).sum()
         return {
             "chosen_LE": chosen_LE,
             "router_entropy": -(probabilities_LBTE * logs_LBTE).sum() / rows,
@@ -140,6 +191,27 @@ def choose(logits_BTE: jax.Array, num_chosen: int, normalised: bool) -> tuple[ja
     if normalised:
         return jax.nn.softmax(logits_BTJ), chosen_BTJ
     return jnp.exp(logits_BTJ - jax.nn.logsumexp(logits_BTE, axis=-1, keepdims=True)), chosen_BTJ
+
+
+def choose_by_sigmoid(
+    logits_BTE: jax.Array, corrected_BTE: jax.Array, num_chosen: int, normalised: bool, sigmoid: Sigmoid
+) -> tuple[jax.Array, jax.Array]:
+    """The experts of each token and their weights, as in `choose`.
+
+    Args:
+        corrected_BTE: what experts and groups are chosen by. The weights are made of the logits.
+    """
+    E, groups = logits_BTE.shape[-1], sigmoid.num_groups
+    grouped_BTNE = corrected_BTE.reshape(*corrected_BTE.shape[:-1], groups, E // groups)
+    best_BTN = jax.lax.top_k(grouped_BTNE, 2)[0].sum(axis=-1)
+    own_BTn = jax.lax.top_k(best_BTN, sigmoid.num_chosen_groups)[1]
+    own_BTN = jax.nn.one_hot(own_BTn, groups, dtype=bool).any(axis=-2)
+    among_BTE = jnp.where(own_BTN[..., None], grouped_BTNE, -jnp.inf).reshape(corrected_BTE.shape)
+    _, chosen_BTJ = jax.lax.top_k(among_BTE, num_chosen)
+    weights_BTJ = jax.nn.sigmoid(jnp.take_along_axis(logits_BTE, chosen_BTJ, axis=-1))
+    if normalised:
+        weights_BTJ /= weights_BTJ.sum(axis=-1, keepdims=True) + 1e-20
+    return weights_BTJ * sigmoid.scale, chosen_BTJ
 
 
 # ---- the experts ----------------------------------------------------------------------------------------------------

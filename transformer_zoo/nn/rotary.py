@@ -50,6 +50,11 @@ class Rope:
     """Of yarn: the ramp begins and ends at whole numbers of pairs."""
     attention_factor: float | None = None
     """Of yarn and longrope: what queries and keys are multiplied by. None: as the paper has it, by `factor`."""
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    """Of yarn, with m(x) = 1 + 0.1 x log(factor): where both are there, queries and keys are multiplied by m(mscale) /
+    m(mscale_all_dim) if there is no attention_factor; and by `score_scale`, m(mscale_all_dim) squared, the scores of
+    models with latent attention (the code released with DeepSeek-V2)."""
     query_growth: float | None = None
     """Of yarn: queries at position p are also multiplied by 1 + query_growth * log(1 + floor(p / original_length)).
     None: they are not."""
@@ -62,6 +67,7 @@ class Rope:
         if self.kind not in (known := choices_of(type(self))["kind"]):
             raise ValueError(f"kind is {self.kind!r}: choose one of {', '.join(known)}")
         check_range(self, "theta", "factor", "share", above=0)
+        check_range(self, "mscale", "mscale_all_dim", least=0)
         if self.share > 1:
             raise ValueError(f"share is {self.share}: it is a part of a head, at most 1")
         if self.kind in ("llama3", "yarn", "longrope") and self.original_length is None:
@@ -70,8 +76,9 @@ class Rope:
             raise ValueError(f"original_length is {self.original_length}: it must be at least 2")
         if self.kind in ("llama3", "yarn") and not 0 < self.slow_turns < self.fast_turns:
             raise ValueError(f"slow_turns={self.slow_turns} must be below fast_turns={self.fast_turns}, and above 0")
-        if self.query_growth is not None and self.kind != "yarn":
-            raise ValueError(f"query_growth={self.query_growth} goes with the kind yarn, not {self.kind}")
+        for name in ("query_growth", "mscale", "mscale_all_dim"):
+            if self.kind != "yarn" and (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name}={value} goes with the kind yarn, not {self.kind}")
         if self.kind == "longrope" and (self.short_factors is None or self.long_factors is None):
             raise ValueError("rotary positions of the kind longrope need short_factors and long_factors")
 
@@ -172,11 +179,18 @@ class Rope:
             return 1.0
         if self.attention_factor is not None:
             return self.attention_factor
-        if self.factor <= 1:
-            return 1.0
         if self.kind == "yarn":
-            return 0.1 * math.log(self.factor) + 1
-        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
+            both = self.mscale and self.mscale_all_dim
+            return self._magnitude(self.mscale) / self._magnitude(self.mscale_all_dim) if both else self._magnitude(1)
+        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length)) if self.factor > 1 else 1.0
+
+    @property
+    def score_scale(self) -> float:
+        """What the scores of latent attention are multiplied by, besides the usual scale."""
+        return self._magnitude(self.mscale_all_dim) ** 2 if self.mscale_all_dim else 1.0
+
+    def _magnitude(self, scale: float) -> float:
+        return 0.1 * scale * math.log(self.factor) + 1 if self.factor > 1 else 1.0
 
 
 @flax.struct.dataclass

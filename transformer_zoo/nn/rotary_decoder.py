@@ -68,7 +68,7 @@ class LanguageModelConfig(Architecture):
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}: "
                 "as many query heads share each head of keys and values"
             )
-        self.rope.check(self.head_dim, self.max_length)
+        self.rope.check(self.rope_dim, self.max_length)
         default = type(self).rope
         if isinstance(default, Rope) and self.rope.interleaved != default.interleaved:
             raise ValueError(f"rope.interleaved={self.rope.interleaved}: this family pairs elements the other way")
@@ -88,6 +88,11 @@ class LanguageModelConfig(Architecture):
     @property
     def num_kv_heads(self) -> int:
         return self.num_heads
+
+    @property
+    def rope_dim(self) -> int:
+        """The size of the part of a head that has rotary positions, of which `rope` rotates its share."""
+        return self.head_dim
 
     @property
     def steady_length(self) -> int | None:
@@ -189,8 +194,8 @@ class RotaryBlock(nn.Module):
         dense = functools.partial(
             self.compute.dense, use_bias=self.mlp_bias, kernel_init=nn.initializers.normal(cfg.init_std)
         )
-        h_BTF = dense(cfg.mlp_dim, name="mlp_up")(h_BTD)
-        h_BTF = activation(dense(cfg.mlp_dim, name="mlp_gate")(h_BTD)) * h_BTF if self.gated else activation(h_BTF)
+        h_BTF = dense(self.mlp_dim, name="mlp_up")(h_BTD)
+        h_BTF = activation(dense(self.mlp_dim, name="mlp_gate")(h_BTD)) * h_BTF if self.gated else activation(h_BTF)
         return dense(cfg.width, name="mlp_down")(h_BTF)
 
     @property
@@ -202,6 +207,11 @@ class RotaryBlock(nn.Module):
     def scale(self) -> float | None:
         """What attention scores are multiplied by. None: 1/sqrt(K)."""
         return None
+
+    @property
+    def mlp_dim(self) -> int:
+        """The width of the MLP."""
+        return self.config.mlp_dim
 
     @property
     def mlp_bias(self) -> bool:
@@ -294,7 +304,7 @@ class RotaryDecoder(Decoder):
 
     def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
         cfg = self.config
-        sizes = (cfg.head_dim, cfg.max_length, self.compute.accumulation_dtype)
+        sizes = (cfg.rope_dim, cfg.max_length, self.compute.accumulation_dtype)
         rotation = cfg.rope.rotation(positions_BT, *sizes)
         if cfg.local_theta is None:
             return (rotation,)

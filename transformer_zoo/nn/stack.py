@@ -1,6 +1,6 @@
 """L equal blocks as one scanned block: parameters are always stacked, [L, ...], whatever the speed knobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -125,6 +125,30 @@ def stack(
         hidden_LBTD = jnp.stack(hidden, axis=1).reshape(-1, *x_BTD.shape)
         block.put_variable("intermediates", "hidden_BTD", (hidden_LBTD,))
     return x_BTD, outs
+
+
+def sections(
+    blocks: Sequence[tuple[nn.Module, int]], x_BTD: jax.Array, per_layer: Any, *shared: Any, compute: Compute
+) -> tuple[jax.Array, Any]:
+    """`stack` of several blocks one after another, each for so many layers.
+
+    Args:
+        per_layer: what is kept of the layers, a tuple with a tree of arrays [its layers, ...] for each block (None:
+            nothing is); and a tree of arrays [L, ...]. Of a single block, as in `stack`.
+
+    Returns:
+        The last x_BTD, and a tuple with the outs of each block; of a single block, as `stack`.
+    """
+    if len(blocks) == 1:
+        ((block, length),) = blocks
+        return stack(block, x_BTD, per_layer, *shared, length=length, compute=compute)
+    (kept, arrays), first, outs = per_layer, 0, []
+    for i, (block, length) in enumerate(blocks):
+        part = jax.tree.map(lambda x: x[first : first + length], arrays)  # noqa: B023
+        own = (None if kept is None else kept[i], part)
+        x_BTD, out = stack(block, x_BTD, own, *shared, length=length, compute=compute)
+        outs, first = [*outs, out], first + length
+    return x_BTD, tuple(outs)
 
 
 def _sharing(layer: Callable[..., Any], sizes: tuple[int, ...]) -> Callable[..., Any]:

@@ -1,7 +1,6 @@
 """The keys of config.json that describe rotary positions."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +19,8 @@ _REQUIRED = {
 _OTHERS = {
     "yarn": {
         "factor": "factor", "beta_slow": "slow_turns", "beta_fast": "fast_turns", "truncate": "whole_pairs",
-        "attention_factor": "attention_factor", "llama_4_scaling_beta": "query_growth",
+        "attention_factor": "attention_factor", "llama_4_scaling_beta": "query_growth", "mscale": "mscale",
+        "mscale_all_dim": "mscale_all_dim",
     },
     "longrope": {"factor": "factor", "attention_factor": "attention_factor"},
 }  # fmt: skip
@@ -132,12 +132,6 @@ def _fields(given: dict[str, Any], settings: Mapping[str, Any], theta: float, sh
         fields["original_length"] = settings[_ORIGINAL] or original or longest
         if kind != "llama3":
             given["factor"] = given.get("factor") or longest / fields["original_length"]
-    if kind == "yarn":
-        # Of models with compressed keys and values: the ratio of two factors.
-        scales = [given.pop(name, None) for name in ("mscale", "mscale_all_dim")]
-        if all(scales) and given.get("attention_factor") is None and given["factor"] > 1:
-            one, other = (0.1 * scale * math.log(given["factor"]) + 1 for scale in scales)
-            given["attention_factor"] = one / other
     names = _REQUIRED[kind] | _OTHERS.get(kind, {})
     if missing := [name for name in _REQUIRED[kind] if given.get(name) is None]:
         raise ValueError(f"rope_type {kind!r} needs {' and '.join(missing)}")

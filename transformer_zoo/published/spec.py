@@ -110,6 +110,9 @@ class Published:
     """Whether the output layer is tied is decided by the tensors of a checkpoint, not by its config.json."""
     ignored: tuple[tuple[str, str], ...] = ()
     """(regular expression, reason): tensors that nothing reads."""
+    unread: Callable[[Any], tuple[tuple[str, str, str], ...]] = lambda config: ()
+    """(Config) -> (regular expression of tensors, that of one of them which shows what they are, what they are): parts
+    that the model lacks. A warning tells that they are not read."""
     zero_if_missing: tuple[str, ...] = ()
     """Tensors that are zero where a file lacks them."""
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,242 @@
+"""DeepSeek-V3 Technical Report, DeepSeek-AI 2024: latent attention, and experts that sigmoids choose."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from transformer_zoo.nn import cache as caches
+from transformer_zoo.nn.activations import ACTIVATIONS
+from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.experts import Experts, Sigmoid
+from transformer_zoo.nn.latent_attention import LatentAttention
+from transformer_zoo.nn.masks import Mask
+from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.nn.rotary_decoder import MultiHeadConfig, RotaryBlock, RotaryDecoder
+from transformer_zoo.published import Key, experts_layout, llama_layout, rows
+
+__all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
+
+LATENT_EPSILON = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(MultiHeadConfig):
+    """The architecture: what a checkpoint fixes. The other fields are those of `nn.rotary_decoder.MultiHeadConfig`.
+
+    Raises:
+        ValueError: as `MultiHeadConfig`, groups that do not divide the experts or have less than two of them, more
+            groups for a token than there are, or more experts for a token than its groups have.
+    """
+
+    vocab_size: int = 129280
+    max_length: int = 163840
+    width: int = 7168
+    num_layers: int = 61
+    num_dense_layers: int = 3  # the first ones, with an MLP; the others have experts
+    num_heads: int = 128
+    head_dim: int = 128  # of queries and keys, the elements without positions
+    rope_dim: int = 64  # those with
+    value_dim: int = 128
+    latent_dim: int = 512
+    query_rank: int | None = 1536
+    mlp_dim: int = 18432
+    expert_dim: int = 2048
+    num_shared: int = 1  # experts of every token, which are one MLP of their widths together
+    num_experts: int = 256
+    num_chosen: int = 8  # experts of a token
+    num_expert_groups: int = 8
+    num_chosen_groups: int = 4  # groups of a token
+    normalised: bool = True  # the weights of a token's experts add up to expert_scale
+    expert_scale: float = 2.5
+    balance_weight: float = 0.0001  # of the load-balancing loss in training
+    rope: Rope = Rope(
+        kind="yarn", factor=40.0, original_length=4096, fast_turns=32.0, mscale=1.0, mscale_all_dim=1.0,
+        interleaved=True,
+    )  # fmt: skip
+    attention_bias: bool = False
+    attention_dropout: float = 0.0
+    head_dropout: float = 0.1  # of token classification
+    eos_id: int | None = 1
+
+    can_be_zero = ("num_dense_layers",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size, rest = divmod(self.num_experts, self.num_expert_groups)
+        if rest or size < 2:
+            raise ValueError(
+                f"num_expert_groups={self.num_expert_groups} of num_experts={self.num_experts}: they must be of equal "
+                "size, at least two experts"
+            )
+        if self.num_chosen_groups > self.num_expert_groups or self.num_chosen > self.num_chosen_groups * size:
+            raise ValueError(
+                f"num_chosen={self.num_chosen} experts of num_chosen_groups={self.num_chosen_groups} groups for a "
+                f"token, and there are {self.num_expert_groups} groups of {size}"
+            )
+
+    @property
+    def sections(self) -> dict[str, int]:
+        """The number of layers of each stack of blocks, in the order of the layers."""
+        dense = min(self.num_dense_layers, self.num_layers)
+        return {name: n for name, n in (("dense_blocks", dense), ("blocks", self.num_layers - dense)) if n}
+
+
+PRESETS = {
+    "deepseek-v3": ("deepseek-ai/DeepSeek-V3", Config()),
+    "deepseek-v3-base": ("deepseek-ai/DeepSeek-V3-Base", Config()),
+    "moonlight-16b-a3b": (
+        "moonshotai/Moonlight-16B-A3B",
+        Config(
+            vocab_size=163840, max_length=8192, width=2048, num_layers=27, num_dense_layers=1, num_heads=16,
+            query_rank=None, mlp_dim=11264, expert_dim=1408, num_shared=2, num_experts=64, num_chosen=6,
+            num_expert_groups=1, num_chosen_groups=1, expert_scale=2.446, norm_epsilon=1e-5,
+            rope=Rope(theta=50000.0, interleaved=True), eos_id=163585,
+        ),
+    ),
+}  # fmt: skip
+
+
+class DenseBlock(RotaryBlock):
+    """With latent attention (section 2.1.1)."""
+
+    def attend(
+        self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool
+    ) -> tuple[jax.Array, Any]:
+        cfg = self.config
+        attention = LatentAttention(
+            cfg.num_heads, cfg.head_dim, cfg.rope_dim, cfg.value_dim, cfg.latent_dim, cfg.query_rank, self.compute,
+            functools.partial(self.compute.rms_norm, epsilon=LATENT_EPSILON), use_bias=cfg.attention_bias,
+            dropout=cfg.attention_dropout, init=nn.initializers.normal(cfg.init_std), name="attention",
+        )  # fmt: skip
+        scale = (cfg.head_dim + cfg.rope_dim) ** -0.5 * cfg.rope.score_scale
+        kv_seen, kv_now = caches.update(kv, attention.keys_values(h_BTD, rotation), start)
+        seen = {"mask": mask, "scale": scale, "rotation": rotation, "train": train}
+        return attention(h_BTD, caches.from_cache_layout(kv_seen), **seen), None if kv is None else kv_now
+
+
+class Block(DenseBlock):
+    """With experts beside the MLP, which stands for those that are shared (section 2.1.2)."""
+
+    def mlp(self, h_BTD: jax.Array) -> jax.Array:
+        cfg, activation = self.config, ACTIVATIONS[self.config.activation]
+        sigmoid = Sigmoid(
+            num_groups=cfg.num_expert_groups, num_chosen_groups=cfg.num_chosen_groups, scale=cfg.expert_scale
+        )
+        experts = Experts(
+            cfg.num_experts, cfg.num_chosen, cfg.expert_dim, self.compute, lambda gate, up: activation(gate) * up,
+            normalised=cfg.normalised, sigmoid=sigmoid, balance_weight=cfg.balance_weight,
+            kernel_init=nn.initializers.normal(cfg.init_std), name="experts",
+        )  # fmt: skip
+        return super().mlp(h_BTD) + experts(h_BTD)
+
+    @property
+    def mlp_dim(self) -> int:
+        return self.config.num_shared * self.config.expert_dim
+
+
+class Model(RotaryDecoder):
+    """DeepSeek-V3 with the head of a task."""
+
+    block: Any = Block
+
+    def setup(self) -> None:
+        super().setup()
+        self.dense_blocks = DenseBlock(self.config, self.compute)
+
+    def sections(self) -> tuple[tuple[nn.Module, int], ...]:
+        return tuple((getattr(self, name), layers) for name, layers in self.config.sections.items())
+
+
+def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty cache with `length` slots a row, each for a latent and a rotary key.
+
+    Raises:
+        ValueError: more slots than the model has positions, or none.
+    """
+    if not 0 < length <= config.max_length:
+        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    size, layers = config.latent_dim + config.rope_dim, config.sections.values()
+    kv = tuple(jnp.zeros((n, batch, 1, length, size), dtype) for n in layers)
+    return caches.empty(0, batch, length, 0, 0, dtype).replace(kv=kv if len(kv) > 1 else kv[0])
+
+
+def _body(config: Config) -> rows.Rows:
+    found = [*rows.embedding("embed_tokens", "token_embed", "V"), *rows.norm("norm", "final_norm")]
+    first = 0
+    for ours, layers in config.sections.items():
+        theirs, first = f"layers.*[{first}::1]", first + layers
+        found += [
+            *rows.norm(f"{theirs}.input_layernorm", f"{ours}/attention_norm"),
+            *rows.norm(f"{theirs}.post_attention_layernorm", f"{ours}/mlp_norm"),
+            *_attention(f"{theirs}.self_attn", f"{ours}/attention", config),
+            *_mlp(f"{theirs}.mlp" if ours == "dense_blocks" else f"{theirs}.mlp.shared_experts", ours),
+        ]
+        if ours == "blocks":
+            found += experts_layout.body(f"{theirs}.mlp", "gate_proj up_proj down_proj")
+            found += ((f"{theirs}.mlp.gate.e_score_correction_bias", f"{ours}/experts/correction/bias", "E -> E"),)
+    return tuple(found)
+
+
+def _mlp(theirs: str, ours: str) -> rows.Rows:
+    layers = ("gate", "up", "down")
+    return tuple(row for name in layers for row in rows.dense(f"{theirs}.{name}_proj", f"{ours}/mlp_{name}"))
+
+
+def _attention(theirs: str, ours: str, config: Config) -> rows.Rows:
+    query, latent = "q_proj" if config.query_rank is None else "q_b_proj", f"{ours}/{{latent,rotary}}"
+    return (
+        *rows.dense(f"{theirs}.q_a_proj", f"{ours}/query_latent"),
+        *rows.norm(f"{theirs}.q_a_layernorm", f"{ours}/query_norm"),
+        *rows.split_heads(f"{theirs}.{query}", f"{ours}/query"),
+        (f"{theirs}.kv_a_proj_with_mqa.weight", f"{latent}/kernel", "(n K) D -> n D K"),
+        (f"{theirs}.kv_a_proj_with_mqa.bias", f"{latent}/bias", "(n K) -> n K"),
+        *rows.norm(f"{theirs}.kv_a_layernorm", f"{ours}/latent_norm"),
+        (f"{theirs}.kv_b_proj.weight", f"{ours}/{{key,value}}/kernel", "(H n K) I -> n I H K"),
+        *rows.merge_heads(f"{theirs}.o_proj", f"{ours}/out"),
+    )
+
+
+def _further_token(config: Config) -> tuple[tuple[str, str, str], ...]:
+    """The module that follows the layers (section 2.2)."""
+    layer = rf"layers\.{config.num_layers}"
+    return ((rf"{layer}\..*", rf"{layer}\.eh_proj\.weight", "a layer that predicts a further token"),)
+
+
+PUBLISHED = dataclasses.replace(
+    llama_layout.published(
+        model_type="deepseek_v3",
+        class_prefix="DeepseekV3",
+        config={
+            **llama_layout.multi_head_config(functools.partial(Rope, interleaved=True), eos_id=1, longest=4096),
+            "norm_epsilon": Key("rms_norm_eps", 1e-6),
+            "attention_dropout": Key("attention_dropout", 0.0),
+            "attention_bias": Key("attention_bias", False),
+            "num_dense_layers": Key("first_k_dense_replace", 3),
+            "head_dim": Key("qk_nope_head_dim", 128),
+            "rope_dim": Key("qk_rope_head_dim", 64),
+            "value_dim": Key("v_head_dim", 128),
+            "latent_dim": Key("kv_lora_rank", 512),
+            "query_rank": Key("q_lora_rank", 1536),
+            "expert_dim": Key("moe_intermediate_size", 2048),
+            "num_shared": Key("n_shared_experts", 1),
+            "num_experts": Key("n_routed_experts", 256),
+            "num_chosen": Key("num_experts_per_tok", 8),
+            "num_expert_groups": Key("n_group", 8),
+            "num_chosen_groups": Key("topk_group", 4),
+            "normalised": Key("norm_topk_prob", True),
+            "expert_scale": Key("routed_scaling_factor", 2.5),
+            "balance_weight": Key("aux_loss_alpha", 0.0001),
+        },
+        fixed={"rope_interleave": True, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+        derived={
+            "num_key_value_heads": lambda config: config.num_heads,
+            "num_nextn_predict_layers": lambda config: 0,
+        },
+    ),
+    body=_body,
+    unread=_further_token,
+)
