@@ -58,6 +58,8 @@ SMALL = {
     "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
+    "local_kv_heads": 8,
+    "num_reusing_layers": 1,
     "full_every": 2,
     "num_delta_key_heads": 8,
     "num_delta_value_heads": 16,
@@ -110,6 +112,9 @@ RANDOM = {
         Rope(kind="yarn", factor=2.0, original_length=4, fast_turns=32.0, attention_factor=0.7, whole_pairs=False),
     ),
     "global_layers": (0, 1, 2),
+    "local_head_dim": (2, 4, 6, 8),
+    "num_reusing_layers": (0, 1, 2),
+    "input_dim": (0, 8, 16),
     "full_every": (1, 2, 3, 4),
     "num_delta_key_heads": (1, 2),
     "num_delta_value_heads": (2, 4),
@@ -186,11 +191,14 @@ class Case:
         """Whether it can compute its output token by token, with a cache."""
         return self.causal and self.task in WRITERS
 
-    def layers(self, path: str) -> int:
-        """The number of layers of the stack that a path leads through."""
+    def layers(self, path: str) -> range:
+        """The numbers of the layers whose parts are stacked at a path."""
         field = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
-        layers = getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
-        return layers // len(self.config.group) if "blocks/layer_" in path else layers
+        layers = range(getattr(self.config, field) * getattr(self.config, "layer_blocks", 1))
+        stack, member = re.search(r"(\w*blocks)/(?:layer_(\d+)/)?", path).groups()
+        stacks = getattr(self.config, "stacks", {})
+        layers, group = stacks.get(stack, (layers, getattr(self.config, "group", ())))
+        return layers if member is None else layers[int(member) :: len(group)]
 
     def with_(self, **changes: Any) -> "Case":
         """The same with other fields of the config or of `compute`."""
@@ -199,7 +207,7 @@ class Case:
         config = {name: value for name, value in changes.items() if name not in fields}
         return dataclasses.replace(
             self,
-            config=dataclasses.replace(self.config, **config),
+            config=dataclasses.replace(self.config, **shallow(self.config, config)),
             compute=dataclasses.replace(self.compute, **compute),
         )
 
@@ -281,10 +289,13 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
             values[field.name] = draw.choice(RANDOM[field.name] + optional * len(RANDOM[field.name]))
             if isinstance(field.default, Rope):
                 share = draw.choice((0.5, 1.0)) if field.default.share < 1 else 1.0
-                values[field.name] = dataclasses.replace(values[field.name], share=share, **fixed(field.default))
+                rope = dataclasses.replace(values[field.name], share=share, **fixed(field.default))
+                if share < 1 and field.default.kind != "default":  # the kind that rotates a part of a head
+                    rope = dataclasses.replace(field.default, share=share, theta=rope.theta, factor=rope.factor)
+                values[field.name] = rope
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
-        elif field.name == "num_kv_heads":
+        elif field.name in ("num_kv_heads", "local_kv_heads"):
             values[field.name] = draw.choice([n for n in (1, 2, 4) if values["num_heads"] % n == 0])
         elif field.name in ("num_groups", "layer_blocks"):
             values[field.name] = draw.choice([n for n in (1, 2) if n <= values["num_layers"]])
@@ -412,7 +423,15 @@ def tasks(family: str) -> tuple[str, ...]:
 def sized(config: Any, **sizes: Any) -> Any:
     """The configuration with other values of those fields that it has."""
     fields = {field.name for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{name: size for name, size in sizes.items() if name in fields})
+    return dataclasses.replace(
+        config, **shallow(config, {name: size for name, size in sizes.items() if name in fields})
+    )
+
+
+def shallow(config: Any, sizes: dict[str, Any]) -> dict[str, Any]:
+    """The sizes and, if they are of fewer layers than the configuration has, no layers that reuse what others have."""
+    fewer = sizes.get("num_layers", getattr(config, "num_layers", 0)) < getattr(config, "num_layers", 0)
+    return {"num_reusing_layers": 0} | sizes if fewer and hasattr(config, "num_reusing_layers") else sizes
 
 
 def main_task(family: str) -> str:
@@ -753,6 +772,12 @@ def of_one_width(states: list[Any]) -> list[Any]:
     return [jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]) for x in states]
 
 
+def states(sown: dict[str, Any], blocks: str) -> Any:
+    """The hidden states [L, B, T, D] of the blocks of this name, after which others may read; None: there are none."""
+    found = [x for path, x in sorted(sown.items()) if path.endswith(f"{blocks}/hidden_BTD")]
+    return jnp.concatenate(found) if found else None
+
+
 @functools.partial(jax.jit, static_argnames=("case", "prompt", "parts"))
 def evaluate(
     case: Case, params: trees.Tree, given: dict[str, Any], prompt: int | None = None,
@@ -780,7 +805,7 @@ def evaluate(
         hidden = {}
         for ids in case.ids:
             prefix, _ = STACKS[ids]
-            if (blocks := find(f"{prefix}blocks/hidden_BTD")) is not None:
+            if (blocks := states(sown, f"{prefix}blocks")) is not None:
                 last = output.encoded_BSD if ids == "source_BS" else output.hidden_BTD
                 hidden[ids] = jnp.concatenate(
                     of_one_width([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])

@@ -34,17 +34,20 @@ SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_de
          "num_delta_key_heads": 1, "num_delta_value_heads": 2}  # fmt: skip
 # One head of 4 distinguishes 1/sqrt(K) from 1/K and halves from pairs (other files have several heads); the epsilon is
 # far from Flax's 1e-6 and changes every digit.
-CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "head_dim": 4, "embed_width": 6,
-                  "norm_epsilon": 5e-3}  # fmt: skip
+CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "local_kv_heads": 1, "head_dim": 4,
+                  "embed_width": 6, "norm_epsilon": 5e-3}  # fmt: skip
 
 
 def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     """(name of the file, task, configuration) of each of a family's files."""
     rope = getattr(registry.family(family).Config(), "rope", None)
     wider = {"width": 8} if rope is not None and rope.share < 1 else {}  # a part of a head has several pairs too
+    if hasattr(registry.family(family).Config, "num_reusing_layers"):  # layers of both kinds, of which others follow
+        wider |= {"num_layers": 4, "num_reusing_layers": 2, "global_every": 2}
     for task in families.tasks(family):
         drawn = families.random_config(family, 6, task)
-        few = {"num_kv_heads": min(getattr(drawn, "num_kv_heads", 1), SIZES["num_heads"])}  # these divide the heads
+        few = {"num_kv_heads", "local_kv_heads"}.intersection(vars(drawn))  # these divide the heads
+        few = {name: min(getattr(drawn, name), SIZES["num_heads"]) for name in few}
         drawn = families.sized(drawn, **SIZES | few | wider)
         rates = families.dropouts(families.small(family))
         drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`

@@ -58,10 +58,8 @@ class Decoder(nn.Module):
 
         x_BTD = self.embed(tokens_BT, positions_BT, train)
         self.sow("intermediates", "embedded_BTD", x_BTD)
-        x_BTD, kv = stack(
-            self.blocks, x_BTD, (None if cache is None else cache.kv, self.per_layer()),
-            mask, start, *self.shared(positions_BT), train, length=cfg.num_layers, compute=self.compute,
-        )  # fmt: skip
+        kv = None if cache is None else cache.kv
+        x_BTD, kv = self.run_blocks(x_BTD, tokens_BT, kv, mask, start, *self.shared(positions_BT), train)
         hidden_BTD, task = self.final(x_BTD), TASKS[self.task]
         output = Output(hidden_BTD=hidden_BTD, cache=None if cache is None else cache.replace(kv=kv))
         if task.vocabulary:
@@ -79,6 +77,12 @@ class Decoder(nn.Module):
     ) -> Output:
         """Reads whole texts, as models of all shapes do. There are no segments."""
         return self(tokens_BT, valid_BT, train=train)
+
+    def run_blocks(self, x_BTD: jax.Array, tokens_BT: jax.Array, kv: Any, *shared: Any) -> tuple[jax.Array, Any]:
+        """x_BTD after the last block, and the blocks' parts of the cache, from those before (None: there is no cache).
+        `shared` is what all blocks are called with."""
+        kept = (kv, self.per_layer())
+        return stack(self.blocks, x_BTD, kept, *shared, length=self.config.num_layers, compute=self.compute)
 
     def final(self, x_BTD: jax.Array) -> jax.Array:
         """The hidden states that the model returns, from those after the last block."""

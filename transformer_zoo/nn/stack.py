@@ -1,6 +1,6 @@
 """L equal blocks as one scanned block: parameters are always stacked, [L, ...], whatever the speed knobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -53,6 +53,12 @@ class Group(nn.Module):
             hidden.append(x_BTD)
         self.sow("intermediates", "hidden_BTD", hidden)
         return x_BTD, tuple(outs)
+
+
+def repeating(kinds: Sequence[Any]) -> tuple[Any, ...]:
+    """The shortest group that these layers are whole repetitions of: all of them, if there is no shorter one."""
+    sizes = (n for n in range(1, len(kinds) + 1) if len(kinds) % n == 0 and kinds[n:] == kinds[:-n])
+    return tuple(kinds[: next(sizes)])
 
 
 ROUTING = "routing"

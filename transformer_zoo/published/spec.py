@@ -95,7 +95,8 @@ class Published:
     renamed_classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Name of a class in old files -> its name today."""
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Keys of config.json -> the only value that is supported; also the value of a file without the key."""
+    """Keys of config.json -> the only value that is supported, or a tuple of several; also the (first) value of a file
+    without the key."""
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Defaults of keys that hold no field, and that a `Key.read` looks up."""
     derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
