@@ -711,6 +711,12 @@ def directions(task: str, shapes: dict[str, tuple[int, ...]], valid_BT: Any) -> 
     return {name: zero_padding(task, name, numbers[name], valid_BT) for name in shapes}
 
 
+def is_head_alone(case: Case) -> bool:
+    """Whether a task's model is compared by its head alone: a layer over the hidden states of a decoder, which other
+    tasks compare."""
+    return case.causal and case.task == "question-answering" and "source_BS" not in case.takes
+
+
 def is_per_token(task: str, name: str) -> bool:
     """Whether an output is of each token, and so has no meaning at padding."""
     return name == "hidden_BTD" or (name == "logits" and task in PER_TOKEN)

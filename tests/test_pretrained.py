@@ -133,7 +133,7 @@ def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
     """With the heads of all tasks, tied tensors twice, a buffer, and a config.json without its defaults."""
     spec, task = registry.family(family).PUBLISHED, families.main_task(family)
     tensors: dict[str, np.ndarray] = {}
-    prefix = "" if task in spec.unprefixed else spec.prefix
+    prefix = spec.prefixes.get(task, spec.prefix)
     written = lambda name: name[1:] if name.startswith("/") else prefix + name
     for other in (task, *(name for name in spec.tasks if name not in ("base", task))):
         save_pretrained(tmp_path / other, random(family, other))

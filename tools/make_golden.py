@@ -4,8 +4,9 @@
 
 A file holds one small configuration of a family for a task; its random weights, stored in float16; three rows of
 tokens, one of them padded on the right and one on the left; and in float64 the reference's outputs, all hidden states
-and the gradients of all weights. Results at padding are zero. For an encoder-decoder there are rows of sources and of
-targets. `dropout` lists the dropouts of a training forward pass.
+and the gradients of all weights; of a decoder that answers questions, only the last hidden states and the head's
+weights and gradients. Results at padding are zero. For an encoder-decoder there are rows of sources and of targets.
+`dropout` lists the dropouts of a training forward pass.
 
 The configuration is drawn at random. A family's main task has two files: the one without the suffix `-drawn` has the
 published settings, for faults that a drawn configuration may hide.
@@ -67,6 +68,12 @@ def golden(family: str, task: str, config: Any) -> dict[str, np.ndarray]:
     inputs = families.padded(case, inputs, {ids: valid(inputs[ids].shape[1]) for ids in case.ids if ids in inputs})
     offset = getattr(case.config, "first_position", 0)
     outputs, hidden, grads = reference.evaluate(task, model, inputs, offset)
+    weights = reference.tensors(model)
+    if families.is_head_alone(case):  # over hidden states that the file of the body compares
+        head = {theirs for theirs, *_ in case.module.PUBLISHED.heads[task]}
+        hidden = {ids: x[-1:] for ids, x in hidden.items()}
+    else:
+        head = grads.keys()
     return {
         "config": np.array(json.dumps(config_map.write(case.module, case.config, task), sort_keys=True)),
         "shapes": np.array(json.dumps({name: grad.shape for name, grad in grads.items()})),
@@ -78,8 +85,8 @@ def golden(family: str, task: str, config: Any) -> dict[str, np.ndarray]:
         },
         **{name_of(ids): x * families.mask_of(inputs, ids)[..., None] for ids, x in hidden.items()},
         # All of them in one array each: a smaller file than with many arrays.
-        "weights": np.concatenate([reference.tensors(model)[name].astype(np.float16).ravel() for name in grads]),
-        "gradients": np.concatenate([grad.ravel() for grad in grads.values()]),
+        "weights": np.concatenate([weights[name].astype(np.float16).ravel() for name in grads if name in head]),
+        "gradients": np.concatenate([grad.ravel() for name, grad in grads.items() if name in head]),
     }
 
 

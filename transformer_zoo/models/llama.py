@@ -88,6 +88,8 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="llama",
     class_prefix="Llama",
+    tasks=llama_layout.WITH_ANSWERS,
+    prefixes=llama_layout.OLD_PREFIX,
     gguf=Gguf(architecture="llama", pairs_adjacent=True),
     config={
         **llama_layout.config(Rope, eos_id=2, longest=2048),

@@ -37,6 +37,7 @@ class Model(ExpertsDecoder):
 PUBLISHED = llama_layout.published(
     model_type="mixtral",
     class_prefix="Mixtral",
+    tasks=llama_layout.WITH_ANSWERS,
     config={
         **llama_layout.config(Rope, eos_id=2, longest=131072, theta=1000000.0),
         "num_kv_heads": Key("num_key_value_heads", 8),

@@ -69,6 +69,8 @@ def _window(length: Any, settings: Mapping[str, Any]) -> Any:
 PUBLISHED = llama_layout.published(
     model_type="qwen3_moe",
     class_prefix="Qwen3Moe",
+    tasks=llama_layout.WITH_ANSWERS,
+    prefixes=llama_layout.OLD_PREFIX,
     config={
         **llama_layout.config(Rope, eos_id=None, longest=32768),
         "num_kv_heads": Key("num_key_value_heads", 4),

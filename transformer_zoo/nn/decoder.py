@@ -10,6 +10,7 @@ from transformer_zoo.nn import pooling
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.checks import check_ids, check_tokens
 from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.heads import Classifier
 from transformer_zoo.nn.output import Output
 from transformer_zoo.nn.positions import decoder_inputs
 from transformer_zoo.nn.stack import stack
@@ -83,6 +84,14 @@ class Decoder(nn.Module):
         `shared` is what all blocks are called with."""
         kept = (kv, self.per_layer())
         return stack(self.blocks, x_BTD, kept, *shared, length=self.config.num_layers, compute=self.compute)
+
+    def add_classifier(self, init: Any) -> None:
+        """Makes `head` for a task with scores: of a row without a bias, of tokens with one; and with dropout where the
+        scores are of labels of tokens."""
+        task = TASKS[self.task]
+        if scores := task.num_scores(self.config.labels):
+            rate = self.config.head_dropout if task.per_token and task.scores == "labels" else 0.0
+            self.head = Classifier(scores, self.compute, init, dropout=rate, bias=task.per_token)
 
     def final(self, x_BTD: jax.Array) -> jax.Array:
         """The hidden states that the model returns, from those after the last block."""

@@ -19,7 +19,7 @@ from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import TokenEmbedding
-from transformer_zoo.nn.heads import Classifier, LogitsBias
+from transformer_zoo.nn.heads import LogitsBias
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.tasks import TASKS
@@ -284,9 +284,7 @@ class RotaryDecoder(Decoder):
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         if task.vocabulary and cfg.logits_bias:
             self.lm_head = LogitsBias(cfg.vocab_size, compute)
-        if scores := task.num_scores(cfg.labels):
-            per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
-            self.head = Classifier(scores, compute, init, **per_token)
+        self.add_classifier(init)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
         return self.embed_drop(self.token_embed(tokens_BT), deterministic=not train)

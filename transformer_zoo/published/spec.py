@@ -78,10 +78,11 @@ class Published:
     heads: Mapping[str, Rows]
     """Task -> the tensors of its head, whose names have no prefix. The tasks of a family are "base" and these."""
     prefix: str = ""
-    """The beginning of the names of the body's tensors, except in files for `unprefixed` tasks."""
+    """The beginning of the names of the body's tensors, except in files for tasks in `prefixes`."""
+    prefixes: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"base": ""})
+    """Task -> the beginning of these names in its files, where it is not `prefix`."""
     other_prefixes: tuple[str, ...] = ()
     """Other beginnings of these names in files of others."""
-    unprefixed: tuple[str, ...] = ("base",)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other model types -> the prefix of their classes. The Config then has a field `model_type`."""
     nested: tuple[str, ...] = ()
