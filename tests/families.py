@@ -58,6 +58,8 @@ SMALL = {
     "unrotated_every": 2,
     "score_cap": 3.0,
     "logit_cap": 5.0,
+    "local_kv_heads": 8,
+    "num_reusing_layers": 1,
     "full_every": 2,
     "num_delta_key_heads": 8,
     "num_delta_value_heads": 16,
@@ -114,6 +116,9 @@ RANDOM = {
         Rope(kind="yarn", factor=2.0, original_length=4, fast_turns=32.0, attention_factor=0.7, whole_pairs=False),
     ),
     "global_layers": (0, 1, 2),
+    "local_head_dim": (2, 4, 6, 8),
+    "num_reusing_layers": (0, 1, 2),
+    "input_dim": (0, 8, 16),
     "full_every": (1, 2, 3, 4),
     "num_delta_key_heads": (1, 2),
     "num_delta_value_heads": (2, 4),
@@ -203,18 +208,19 @@ class Case:
 
     @property
     def depths(self) -> list[int]:
-        """The number of layers of each stack."""
-        own = getattr(self.config, "sections", {}).values()
-        return [*own] or [getattr(self.config, STACKS[ids][1]) for ids in self.ids]
+        """How often the block of each stack, or its group of blocks, is repeated."""
+        stacks = getattr(self.config, "stacks", {}).values()
+        lengths = [len(layers) // len(group) for layers, group in stacks]
+        return lengths or [getattr(self.config, STACKS[ids][1]) for ids in self.ids]
 
-    def layers(self, path: str) -> int:
-        """The number of layers of the stack that a path leads through."""
+    def layers(self, path: str) -> range:
+        """The numbers of the layers whose parts are stacked at a path."""
         field = next(field for prefix, field in reversed(STACKS.values()) if f"{prefix}blocks/" in path)
-        sections = getattr(self.config, "sections", {})
-        if sections:
-            return next(layers for name, layers in sections.items() if f"/{name}/" in f"/{path}")
-        layers = getattr(self.config, field) * getattr(self.config, "layer_blocks", 1)
-        return layers // len(self.config.group) if "blocks/layer_" in path else layers
+        layers = range(getattr(self.config, field) * getattr(self.config, "layer_blocks", 1))
+        stack, member = re.search(r"(\w*blocks)/(?:layer_(\d+)/)?", path).groups()
+        stacks = getattr(self.config, "stacks", {})
+        layers, group = stacks.get(stack, (layers, getattr(self.config, "group", ())))
+        return layers if member is None else layers[int(member) :: len(group)]
 
     def with_(self, **changes: Any) -> "Case":
         """The same with other fields of the config or of `compute`."""
@@ -223,7 +229,7 @@ class Case:
         config = {name: value for name, value in changes.items() if name not in fields}
         return dataclasses.replace(
             self,
-            config=dataclasses.replace(self.config, **config),
+            config=dataclasses.replace(self.config, **shallow(self.config, config)),
             compute=dataclasses.replace(self.compute, **compute),
         )
 
@@ -310,10 +316,13 @@ def random_values(family: str, seed: int, draw: random.Random) -> dict[str, Any]
                 own = fixed(field.default)
                 if field.default.mscale_all_dim and values[field.name].kind == "yarn":
                     own |= {"mscale": draw.choice((None, 0.7, 1.0)), "mscale_all_dim": draw.choice((None, 0.4, 1.0))}
-                values[field.name] = dataclasses.replace(values[field.name], share=share, **own)
+                rope = dataclasses.replace(values[field.name], share=share, **own)
+                if share < 1 and field.default.kind != "default":  # the kind that rotates a part of a head
+                    rope = dataclasses.replace(field.default, share=share, theta=rope.theta, factor=rope.factor)
+                values[field.name] = rope
         elif isinstance(field.default, bool):
             values[field.name] = draw.random() < 0.5
-        elif field.name == "num_kv_heads":
+        elif field.name in ("num_kv_heads", "local_kv_heads"):
             values[field.name] = draw.choice([n for n in (1, 2, 4) if values["num_heads"] % n == 0])
         elif field.name in ("num_groups", "layer_blocks"):
             values[field.name] = draw.choice([n for n in (1, 2) if n <= values["num_layers"]])
@@ -441,7 +450,15 @@ def tasks(family: str) -> tuple[str, ...]:
 def sized(config: Any, **sizes: Any) -> Any:
     """The configuration with other values of those fields that it has."""
     fields = {field.name for field in dataclasses.fields(config)}
-    return dataclasses.replace(config, **{name: size for name, size in sizes.items() if name in fields})
+    return dataclasses.replace(
+        config, **shallow(config, {name: size for name, size in sizes.items() if name in fields})
+    )
+
+
+def shallow(config: Any, sizes: dict[str, Any]) -> dict[str, Any]:
+    """The sizes and, if they are of fewer layers than the configuration has, no layers that reuse what others have."""
+    fewer = sizes.get("num_layers", getattr(config, "num_layers", 0)) < getattr(config, "num_layers", 0)
+    return {"num_reusing_layers": 0} | sizes if fewer and hasattr(config, "num_reusing_layers") else sizes
 
 
 def main_task(family: str) -> str:
@@ -721,6 +738,12 @@ def directions(task: str, shapes: dict[str, tuple[int, ...]], valid_BT: Any) -> 
     return {name: zero_padding(task, name, numbers[name], valid_BT) for name in shapes}
 
 
+def is_head_alone(case: Case) -> bool:
+    """Whether a task's model is compared by its head alone: a layer over the hidden states of a decoder, which other
+    tasks compare."""
+    return case.causal and case.task == "question-answering" and "source_BS" not in case.takes
+
+
 def is_per_token(task: str, name: str) -> bool:
     """Whether an output is of each token, and so has no meaning at padding."""
     return name == "hidden_BTD" or (name == "logits" and task in PER_TOKEN)
@@ -809,9 +832,9 @@ def evaluate(
         hidden = {}
         for ids in case.ids:
             prefix, _ = STACKS[ids]
-            stacks = [f"{name}/hidden_BTD" for name in getattr(case.config, "sections", [f"{prefix}blocks"])]
-            if (found := find(stacks[0])) is not None:
-                blocks = jnp.concatenate([found, *map(find, stacks[1:])])
+            found = [find(f"{name}/hidden_BTD") for name in getattr(case.config, "stacks", [f"{prefix}blocks"])]
+            if found[0] is not None:
+                blocks = jnp.concatenate(found)
                 last = output.encoded_BSD if ids == "source_BS" else output.hidden_BTD
                 hidden[ids] = jnp.concatenate(
                     of_one_width([find(f"{prefix}embedded_BTD")[None], blocks[:-1], last[None]])

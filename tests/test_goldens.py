@@ -49,6 +49,8 @@ def test_golden(family: str, task: str, name: str):
     tasks beside the main one, the gradients of the heads: the bodies are the same. (tests/parity compares all.)"""
     case, golden = read(family, task, name)
     shapes = json.loads(str(golden["shapes"]))
+    if families.is_head_alone(case):
+        return compare_head(case, golden, shapes)
     ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes.values()])
     weights, gradients = (
         {name: x.reshape(shapes[name]) for name, x in zip(shapes, np.split(golden[what], ends))}
@@ -84,6 +86,34 @@ def test_golden(family: str, task: str, name: str):
             near(ours, gradients[name], zero=1e-12 * largest)  # a key's bias has a gradient of rounding
 
 
+def compare_head(case: families.Case, golden: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> None:
+    """The same of a file with a head alone: the names and shapes of all tensors, and the numbers of the head."""
+    head = [theirs for theirs, *_ in case.module.PUBLISHED.heads[case.task]]
+    ends = np.cumsum([np.prod(shapes[name], dtype=int) for name in head])[:-1]
+    weights, gradients = (
+        {name: x.reshape(shapes[name]) for name, x in zip(head, np.split(golden[what], ends))}
+        for what in ("weights", "gradients")
+    )
+    with jax.enable_x64(True):
+        case = case.wide()
+        params = weight_map.load(
+            case.module, registry.param_shapes(case.model),
+            {name: np.zeros(shape, np.float16) for name, shape in shapes.items()} | weights,
+            config=case.config, task=case.task, param_dtype="float64",
+        )  # fmt: skip
+        of_head = lambda params: case.model.apply(
+            {"params": params}, golden["hidden"][0], method=lambda model, hidden_BTD: model.head(hidden_BTD, False)
+        )
+        mask_BT = families.mask_of({name: golden[name] for name in golden if name in case.takes})
+        logits, backward = jax.vjp(of_head, params)
+        near(families.zero_padding(case.task, "logits", np.asarray(logits), mask_BT), golden["output logits"])
+        towards = families.directions(case.task, {"logits": logits.shape}, mask_BT)["logits"]
+        exported = weight_map.dump(case.module, backward(towards)[0], config=case.config, task=case.task)
+    assert exported.keys() == shapes.keys()
+    for name in head:
+        near(np.asarray(exported[name]), gradients[name])
+
+
 def near(ours: np.ndarray, theirs: np.ndarray, zero: float = 0.0) -> None:
     assert ours.shape == theirs.shape and ours.dtype == theirs.dtype == np.float64
     size = np.abs(theirs).max()
@@ -101,7 +131,7 @@ def test_dropout_is_where_the_reference_has_it(family: str, task: str, name: str
         if isinstance(module, nn.Dropout) and module.rate and not kwargs.get("deterministic", module.deterministic):
             assert not module.broadcast_dims, f"{module.path}: numbers dropped together"
             path = "/".join((*module.path, ""))
-            found[round(module.rate, 6), args[0].shape[-1]] += case.layers(path) if "blocks/" in path else 1
+            found[round(module.rate, 6), args[0].shape[-1]] += len(case.layers(path)) if "blocks/" in path else 1
         return function(*args, **kwargs)
 
     given = families.for_task(task, {name: golden[name] for name in golden if name in case.takes})

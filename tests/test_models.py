@@ -474,24 +474,24 @@ def test_intermediates(case: families.Case):
     hidden = {path: x for path, x in asked.items() if path.endswith("blocks/hidden_BTD")}
     assert len(hidden) == len(case.depths)
     for path, x in hidden.items():
-        assert x.shape[0] == case.layers(path) and x.shape[-1] == case.config.width
+        assert x.shape[0] == len(case.layers(path)) and x.shape[-1] == case.config.width
         assert all(families.difference(x[i], x[i + 1]) > 1e-3 for i in range(len(x) - 1))
     weights = {path: x for path, x in asked.items() if path.endswith("weights_BHTS")}
-    assert len(weights) == len(case.depths) + len(case.ids) - 1
+    assert len({re.sub(r"layer_\d+/", "", path) for path in weights}) == len(case.depths) + len(case.ids) - 1
     for path, weights_LBHTS in weights.items():
         layers, rows, num_heads = weights_LBHTS.shape[:3]  # a row of the batch may be cut into several
-        assert (layers, rows % T, num_heads) == (case.layers(path), 0, case.config.num_heads)
+        assert (layers, rows % T, num_heads) == (len(case.layers(path)), 0, case.config.num_heads)
         if any(name.endswith("attention/sinks") for name in trees.flatten(params)):
             assert (weights_LBHTS.sum(-1) < 1).all()  # the sinks have the rest
         else:
             np.testing.assert_allclose(weights_LBHTS.sum(-1), 1, rtol=1e-12)
-    own = next(x for x in weights.values() if x.shape[-2:] == (T, T))  # of what is said, to itself
+    path, own = next((path, x) for path, x in weights.items() if x.shape[-2:] == (T, T))  # of what is said, to itself
     seen_BTS = valid_BT[:, None, :] & (np.tri(T, dtype=bool) if case.causal else np.ones((T, T), bool))
     has_any = seen_BTS.any(-1) & valid_BT  # a query that sees nothing is nobody's business, nor is one of padding
     nonzero = np.moveaxis(np.asarray(own) > 0, 2, 0)  # [H, L, B, T, S]
     seen_LBTS = np.stack([seen_BTS] * len(own))
     if window := getattr(case.config, "window", None):  # which some layers see only
-        local_L = case.config.local_layers()
+        local_L = case.config.local_layers()[case.layers(path)]
         near_TS = np.abs(np.arange(T)[:, None] - np.arange(T)) <= (window - 1 if case.causal else window // 2)
         seen_LBTS[local_L] &= near_TS
     assert (nonzero == seen_LBTS)[:, :, has_any].all()
@@ -658,7 +658,11 @@ READ_ELSEWHERE = ("problem", "model_type", "max_length", "balance_weight")
 # What encoder-decoders are told to stand for padding, others want to know who read their config.json.
 READ_BY_OTHERS = ("pad_id",)
 # Fields of which another value needs another value of a field that no program reads.
-TOGETHER = {"bias_per_layer": {"model_type": "umt5"}, "num_heads": {"num_kv_heads": 2}}
+TOGETHER = {
+    "bias_per_layer": {"model_type": "umt5"},
+    "num_heads": {"num_kv_heads": 2, "local_kv_heads": 2},
+    "num_reusing_layers": {"num_reusing_layers": 0},
+}
 
 
 # Read in generation alone: the token that ends a text, that which a decoder reads first, and those that an output must
@@ -794,7 +798,7 @@ def test_dropout(case: families.Case):
             live = x[x >= 0]
             assert abs(live.mean() - rate) < 5 * (rate / live.size) ** 0.5, f"{path} drops {live.mean():.3f}"
             if "blocks/" in path:
-                assert x.shape[0] == case.layers(path)
+                assert x.shape[0] == len(case.layers(path))
                 assert all((x[i] != x[i + 1]).mean() > 0.05 for i in range(len(x) - 1)), f"{path}: layers agree"
             rows = np.moveaxis(x, 1, 0) if "blocks/" in path else x
             assert (rows[0] != rows[1]).any(), f"{path}: rows agree"
@@ -880,6 +884,7 @@ def test_tokens_that_do_not_exist(case: families.Case):
     tables = {path: np.asarray(g) for path, g in grads.items() if "vocab" in axes[path].split()}
     if not getattr(case.config, "tied", True):  # the output layer is another table
         assert not tables.pop("token_embed/embedding").any()
+    assert not np.any(tables.pop("input_embed/embedding", 0))  # which is no output layer
     if "source_BS" in case.takes:  # whose logits may have a bias that is not trained
         assert not np.any(tables.pop("lm_head/bias", 0))
     assert tables and all(not g[V:].any() and (g[:V].reshape(V, -1) != 0).any(1).all() for g in tables.values())

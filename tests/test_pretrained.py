@@ -133,7 +133,7 @@ def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
     """With the heads of all tasks, tied tensors twice, a buffer, and a config.json without its defaults."""
     spec, task = registry.family(family).PUBLISHED, families.main_task(family)
     tensors: dict[str, np.ndarray] = {}
-    prefix = "" if task in spec.unprefixed else spec.prefix
+    prefix = spec.prefixes.get(task, spec.prefix)
     written = lambda name: name[1:] if name.startswith("/") else prefix + name
     for other in (task, *(name for name in spec.tasks if name not in ("base", task))):
         save_pretrained(tmp_path / other, random(family, other))
@@ -169,7 +169,9 @@ def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str
     }
     assert not any(name in tensors for name in safetensors.read_folder(tmp_path / "text") if name != "lm_head.weight")
     (tmp_path / "both").mkdir()
-    others = {"model.visual.blocks.0.norm1.weight": np.ones(4), "mtp.fc.weight": np.ones((2, 2))}
+    ignored = [pattern for pattern, _ in spec.ignored]  # such as `(vision|audio)_tower\\..*`
+    modules = [re.sub(r"\((\w+)\|.*?\)", r"\1", pattern).removesuffix(r"\..*") for pattern in ignored]
+    others = {f"model.{module}.blocks.0.norm1.weight": np.ones(4) for module in modules}
     safetensors.write_folder(tmp_path / "both", tensors | others)
     text = json.loads((tmp_path / "text" / "config.json").read_text())
     old = next(old for old, now in spec.renamed_classes.items() if now == text["architectures"][0])

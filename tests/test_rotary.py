@@ -338,3 +338,55 @@ def test_config_json_of_heads_that_are_turned_in_part():
 def test_gelu_in_the_files_of_gemma_is_its_approximation():
     settings = OTHERS | {"hidden_act": "gelu", "num_key_value_heads": 1}
     assert config_map.read(registry.family("gemma"), settings).activation == "gelu_pytorch_tanh"
+
+
+def test_config_json_of_heads_that_differ_by_layer():
+    """Gemma 4's, as published, as transformers 5 writes it, and with defaults alone."""
+    module = registry.family("gemma4")
+    kinds = ["sliding_attention", "full_attention"]
+    published = {
+        **OTHERS, "head_dim": 4, "global_head_dim": 8, "num_hidden_layers": 5, "num_key_value_heads": 2,
+        "num_global_key_value_heads": 1, "attention_k_eq_v": True, "layer_types": kinds * 2 + kinds[1:],
+        "hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision", "enable_moe_block": False,
+        "rope_parameters": {
+            kinds[0]: {"rope_type": "default", "rope_theta": 500},
+            kinds[1]: {"rope_type": "proportional", "rope_theta": 3000.0, "partial_rotary_factor": 0.5},
+        },
+    }  # fmt: skip
+    config = config_map.read(module, published)
+    assert (config.head_dim, config.local_head_dim, config.num_kv_heads, config.local_kv_heads) == (8, 4, 1, 2)
+    assert config.rope == Rope(kind="proportional", theta=3000.0, share=0.5) and config.local_theta == 500
+    assert config.local_layers().tolist() == [True, False, True, False, False]
+    assert config_map.read(module, published | {"attention_k_eq_v": False}).num_kv_heads == 2
+    written = json.loads(json.dumps(config_map.write(module, config, "causal-lm")))
+    assert config_map.read(module, written) == config
+    names = ("global_head_dim", "num_global_key_value_heads", "sliding_window_pattern")
+    assert config_map.read(module, {name: x for name, x in written.items() if name not in names}) == config
+    plain = config_map.read(module, OTHERS | {"rope_parameters": None, "hidden_size_per_layer_input": 0})
+    default = module.Config()
+    assert (plain.rope, plain.local_theta, plain.head_dim) == (default.rope, default.local_theta, default.head_dim)
+    for words, change in {
+        "every nth and the last must be full": {"layer_types": kinds[:1] * 5},
+        "vocab_size_per_layer_input is 262144": {"hidden_size_per_layer_input": 4},
+        "enable_moe_block is True; only False": {"enable_moe_block": True},
+        "use_bidirectional_attention is 'all'; only None or 'vision'": {"use_bidirectional_attention": "all"},
+        "must all have the same head_dim": {"per_layer_config": {"1": {"head_dim": 8}}},
+        "num_reusing_layers=4 of num_layers=5": {"num_kv_shared_layers": 4},
+        "local_kv_heads=3 does not divide": {"num_key_value_heads": 3},
+        "share=0.5: layers with a window rotate whole": {
+            "rope_parameters": {kinds[1]: {"rope_theta": 9.0, "partial_rotary_factor": 0.5}}
+        },
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            config_map.read(module, published | change)
+
+
+def test_pairs_of_a_head_that_do_not_turn():
+    """Proportional positions: the first half of the pairs turn as if all did, and the others not at all."""
+    with jax.enable_x64(True):
+        whole, half = (
+            Rope(theta=50.0, **settings).rotation(jnp.arange(5)[None], 8, 32, jnp.float64)
+            for settings in ({}, {"kind": "proportional", "share": 0.5})
+        )
+    np.testing.assert_array_equal(half.cos_BTP[..., :2], whole.cos_BTP[..., :2])
+    assert (np.asarray(half.cos_BTP[..., 2:]) == 1).all() and half.sin_BTP.shape == whole.sin_BTP.shape

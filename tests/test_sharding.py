@@ -186,7 +186,8 @@ def test_gradients_are_the_same_rematerialised_unrolled_and_on_a_mesh(
 def test_layers_are_divided_by_heads_and_by_hidden_numbers(family: str):
     """Over the axis `tensor`: the heads of each matrix of attention, the hidden size of each matrix of an MLP. Checked
     by size, not by the table: in a small model all these sizes differ."""
-    heads = dict.fromkeys(("num_heads", "num_decoder_heads", "num_kv_heads", "num_delta_key_heads"), 16)
+    names = ("num_heads", "num_decoder_heads", "num_kv_heads", "local_kv_heads", "num_delta_key_heads")
+    heads = dict.fromkeys(names, 16)
     config = families.sized(families.small(family), width=64, **heads)
     shapes = registry.param_shapes(registry.family(family).Model(config))
     places = trees.flatten(sharding.param_shardings(shapes, sharding.make_mesh(tensor=8)))

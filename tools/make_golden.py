@@ -4,8 +4,9 @@
 
 A file holds one small configuration of a family for a task; its random weights, stored in float16; three rows of
 tokens, one of them padded on the right and one on the left; and in float64 the reference's outputs, all hidden states
-and the gradients of all weights. Results at padding are zero. For an encoder-decoder there are rows of sources and of
-targets. `dropout` lists the dropouts of a training forward pass.
+and the gradients of all weights; of a decoder that answers questions, only the last hidden states and the head's
+weights and gradients. Results at padding are zero. For an encoder-decoder there are rows of sources and of targets.
+`dropout` lists the dropouts of a training forward pass.
 
 The configuration is drawn at random. A family's main task has two files: the one without the suffix `-drawn` has the
 published settings, for faults that a drawn configuration may hide.
@@ -34,17 +35,20 @@ SIZES = {"vocab_size": 19, "max_length": 9, "width": 4, "num_layers": 2, "num_de
          "num_delta_key_heads": 1, "num_delta_value_heads": 2}  # fmt: skip
 # One head of 4 distinguishes 1/sqrt(K) from 1/K and halves from pairs (other files have several heads); the epsilon is
 # far from Flax's 1e-6 and changes every digit.
-CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "head_dim": 4, "embed_width": 6,
-                  "norm_epsilon": 5e-3}  # fmt: skip
+CHOSEN = SIZES | {"num_heads": 1, "num_decoder_heads": 1, "num_kv_heads": 1, "local_kv_heads": 1, "head_dim": 4,
+                  "embed_width": 6, "norm_epsilon": 5e-3}  # fmt: skip
 
 
 def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     """(name of the file, task, configuration) of each of a family's files."""
     rope = getattr(registry.family(family).Config(), "rope", None)
     wider = {"width": 8} if rope is not None and rope.share < 1 else {}  # a part of a head has several pairs too
+    if hasattr(registry.family(family).Config, "num_reusing_layers"):  # layers of both kinds, of which others follow
+        wider |= {"num_layers": 4, "num_reusing_layers": 2, "global_every": 2}
     for task in families.tasks(family):
         drawn = families.random_config(family, 6, task)
-        few = {"num_kv_heads": min(getattr(drawn, "num_kv_heads", 1), SIZES["num_heads"])}  # these divide the heads
+        few = {"num_kv_heads", "local_kv_heads"}.intersection(vars(drawn))  # these divide the heads
+        few = {name: min(getattr(drawn, name), SIZES["num_heads"]) for name in few}
         drawn = families.sized(drawn, **SIZES | few | wider)
         rates = families.dropouts(families.small(family))
         drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`
@@ -64,6 +68,12 @@ def golden(family: str, task: str, config: Any) -> dict[str, np.ndarray]:
     inputs = families.padded(case, inputs, {ids: valid(inputs[ids].shape[1]) for ids in case.ids if ids in inputs})
     offset = getattr(case.config, "first_position", 0)
     outputs, hidden, grads = reference.evaluate(task, model, inputs, offset)
+    weights = reference.tensors(model)
+    if families.is_head_alone(case):  # over hidden states that the file of the body compares
+        head = {theirs for theirs, *_ in case.module.PUBLISHED.heads[task]}
+        hidden = {ids: x[-1:] for ids, x in hidden.items()}
+    else:
+        head = grads.keys()
     return {
         "config": np.array(json.dumps(config_map.write(case.module, case.config, task), sort_keys=True)),
         "shapes": np.array(json.dumps({name: grad.shape for name, grad in grads.items()})),
@@ -75,8 +85,8 @@ def golden(family: str, task: str, config: Any) -> dict[str, np.ndarray]:
         },
         **{name_of(ids): x * families.mask_of(inputs, ids)[..., None] for ids, x in hidden.items()},
         # All of them in one array each: a smaller file than with many arrays.
-        "weights": np.concatenate([reference.tensors(model)[name].astype(np.float16).ravel() for name in grads]),
-        "gradients": np.concatenate([grad.ravel() for grad in grads.values()]),
+        "weights": np.concatenate([weights[name].astype(np.float16).ravel() for name in grads if name in head]),
+        "gradients": np.concatenate([grad.ravel() for name, grad in grads.items() if name in head]),
     }
 
 

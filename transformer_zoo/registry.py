@@ -34,6 +34,7 @@ _NAMES = (
     "gemma",
     "gemma2",
     "gemma3",
+    "gemma4",
     "gpt2",
     "gpt_neo",
     "gpt_neox",

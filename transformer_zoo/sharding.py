@@ -19,12 +19,13 @@ MESH_AXES = ("data", "fsdp", "tensor", "sequence", "expert")
 
 # path -> logical axes of the trailing dimensions; the layers stacked in front are never sharded. "_": replicated.
 PARAM_AXES = (
-    (r"token_embed/embedding|head/embedding", "vocab embed"),
+    (r"(token|input)_embed/embedding|head/embedding", "vocab embed"),
     (r"lm_head/bias", "vocab"),
     (r"(\w+_)?(position|segment|relative)_embed/embedding", "_ embed"),
     (r"(\w+_)?relative_bias/embedding", "_ heads"),
     (r"embed_project/kernel", "_ embed"),
-    (r"hidden_project/kernel", "embed _"),
+    (r"(.*/)?(hidden_project|input_project|input_gate)/kernel", "embed _"),
+    (r".*/input_up/kernel", "_ embed"),
     (r"conv/filter/kernel", "_ embed _"),
     (r".*/mix_(scores|weights)/kernel", "_ _"),
     (r"(pooler|lm_head|head)/(dense|scores)/kernel", "embed _"),
@@ -44,7 +45,7 @@ PARAM_AXES = (
     (r".*/experts/down/kernel", "experts mlp embed"),
     (r".*/experts/down/bias", "experts embed"),
     (r".*/lora_(a|b|magnitude)", "_"),
-    (r".*/(router|correction|(query_)?latent|rotary)/bias", "_"),
+    (r".*/(router|correction|(query_)?latent|rotary)/bias|.*/output/scale", "_"),
     (r"embed_project/bias|.*/(filter|out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
 )
 # A model may be a part of another: `student/token_embed/embedding`.

@@ -56,6 +56,8 @@ def drawn(case: families.Case, seed: int) -> families.Case:
     sizes |= {"decoder_start_id": 1}  # where there is one for each language, it is none otherwise
     if getattr(config, "window", None) == 1:  # the reference's cache then keeps all tokens in place of none
         sizes |= {"window": 2}
+    if "num_reusing_layers" in fields:  # the reference then generates only with vectors of each layer
+        sizes |= {"num_layers": 4, "num_reusing_layers": 2, "global_every": 2, "input_dim": 8}
     if getattr(config, "full_every", 1) > 2:  # the reference's cache needs a layer with attention
         sizes |= {"full_every": 2}
     sizes = {name: size for name, size in sizes.items() if name in fields}

@@ -94,8 +94,10 @@ def read(family: ModuleType, settings: Mapping[str, Any], source: str = CONFIG) 
         except ValueError as error:
             faults.append(str(error))
     for theirs, supported in spec.fixed.items():
-        if settings.get(theirs, supported) not in (supported, None if supported is False else supported):
-            faults.append(f"{theirs} is {shown(settings[theirs])}; only {supported!r} is supported")
+        allowed = supported if isinstance(supported, tuple) else (supported, None if supported is False else supported)
+        if settings.get(theirs, allowed[0]) not in allowed:
+            known = " or ".join(map(repr, allowed if isinstance(supported, tuple) else allowed[:1]))
+            faults.append(f"{theirs} is {shown(settings[theirs])}; only {known} is supported")
     if faults:
         raise ValueError(f"{source} does not describe a {spec.model_type} that can be built: {'; '.join(faults)}")
     try:

@@ -480,8 +480,8 @@ class _Names:
 
     def __init__(self, family: ModuleType, config: Any, task: str):
         spec = family.PUBLISHED
-        self.prefix, self.prefixes = spec.prefix, (spec.prefix, *spec.other_prefixes, "")
-        self.write_prefix = "" if task in spec.unprefixed else self.prefix
+        self.prefixes = tuple(dict.fromkeys((spec.prefix, *spec.prefixes.values(), *spec.other_prefixes, "")))
+        self.write_prefix = spec.prefixes.get(task, spec.prefix)
         # If not tied, an alias that has a row is a head's own tensor.
         tied, own = "tied" not in spec.config or config.tied, _of_heads(family)
         found = {alias: name for alias, name in spec.tied.items() if tied or alias not in own}
@@ -503,7 +503,7 @@ class _Names:
 
     def fault(self, name: str, tensors: Mapping[str, Any], allowed: re.Pattern[str]) -> str | None:
         """The fault of a tensor that no row uses. None: it is allowed, as are those of the names `allowed`."""
-        short = name.removeprefix(self.prefix)
+        short = self._short(name)
         if tied := self.tied.get(name, self.tied.get(short)):
             same = all(_same_bytes(tensors[name], tensors[other]) for other in self.find(tied, tensors))
             return None if same else f"not the same as {tied}, to which config.json ties it"
@@ -515,7 +515,7 @@ class _Names:
         """The tensors of parts that the model lacks, and what these are."""
         found = {}
         for pattern, sign, what in self.not_read:
-            short = {name: name.removeprefix(self.prefix) for name in tensors}
+            short = {name: self._short(name) for name in tensors}
             if any(re.fullmatch(sign, name) for name in short.values()):
                 found |= {name: what for name in tensors if re.fullmatch(pattern, short[name])}
         return found
@@ -529,8 +529,12 @@ class _Names:
 
     def in_body(self, name: str) -> bool:
         """Whether a tensor of this name lies in the body, or in a module of the body's name."""
-        short = name.removeprefix(self.prefix)
+        short = self._short(name)
         return short != name or short.partition(".")[0] in self.modules
+
+    def _short(self, name: str) -> str:
+        """A tensor's name without the longest of the prefixes that it has."""
+        return name[max(len(prefix) for prefix in self.prefixes if name.startswith(prefix)) :]
 
     def pattern(self, table: Iterable[str]) -> re.Pattern[str]:
         """The names of the tensors of these rows, in any layer."""
@@ -542,7 +546,7 @@ class _Names:
 
     def _names(self, theirs: str) -> list[str]:
         """The names that a row's tensor may have."""
-        names = [theirs[1:]] if theirs.startswith("/") else [prefix + theirs for prefix in dict.fromkeys(self.prefixes)]
+        names = [theirs[1:]] if theirs.startswith("/") else [prefix + theirs for prefix in self.prefixes]
         return [*names, *filter(None, map(_old_name, names))]
 
 

@@ -153,6 +153,6 @@ PUBLISHED = Published(
         *rows.dense("h.*.mlp.dense_4h_to_h", "blocks/mlp_down"),
         *rows.norm("ln_f", "final_norm"),
     ),
-    heads=rows.HEADS | {"token-classification": rows.dense("classifier", "head/scores")},
+    heads=rows.HEADS | rows.ANSWERS | {"token-classification": rows.dense("classifier", "head/scores")},
     tied={"lm_head.weight": "word_embeddings.weight"},
 )  # fmt: skip

@@ -15,7 +15,8 @@ from transformer_zoo.nn.experts import Experts, Sigmoid
 from transformer_zoo.nn.latent_attention import LatentAttention
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import MultiHeadConfig, RotaryBlock, RotaryDecoder
+from transformer_zoo.nn.rotary_decoder import MultiHeadConfig, RotaryBlock, RotaryDecoder, check_slots
+from transformer_zoo.nn.stack import stack
 from transformer_zoo.published import Key, experts_layout, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
@@ -79,10 +80,11 @@ class Config(MultiHeadConfig):
             )
 
     @property
-    def sections(self) -> dict[str, int]:
-        """The number of layers of each stack of blocks, in the order of the layers."""
+    def stacks(self) -> dict[str, tuple[range, tuple[str, ...]]]:
+        """The layers of each stack of blocks, and the kinds of its repeating group of layers."""
         dense = min(self.num_dense_layers, self.num_layers)
-        return {name: n for name, n in (("dense_blocks", dense), ("blocks", self.num_layers - dense)) if n}
+        parts = {"dense_blocks": range(dense), "blocks": range(dense, self.num_layers)}
+        return {name: (part, (name,)) for name, part in parts.items() if part}
 
 
 PRESETS = {
@@ -147,8 +149,16 @@ class Model(RotaryDecoder):
         super().setup()
         self.dense_blocks = DenseBlock(self.config, self.compute)
 
-    def sections(self) -> tuple[tuple[nn.Module, int], ...]:
-        return tuple((getattr(self, name), layers) for name, layers in self.config.sections.items())
+    def run_blocks(self, x_BTD: jax.Array, tokens_BT: jax.Array, kv: Any, *shared: Any) -> tuple[jax.Array, Any]:
+        outs = []
+        for i, (name, (part, _)) in enumerate(self.config.stacks.items()):
+            own = jax.tree.map(lambda x: x[part.start : part.stop], self.per_layer())  # noqa: B023
+            x_BTD, out = stack(
+                getattr(self, name), x_BTD, (None if kv is None else kv[i], own), *shared,
+                length=len(part), compute=self.compute,
+            )  # fmt: skip
+            outs.append(out)
+        return x_BTD, tuple(outs)
 
 
 def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
@@ -157,18 +167,16 @@ def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
-    if not 0 < length <= config.max_length:
-        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
-    size, layers = config.latent_dim + config.rope_dim, config.sections.values()
-    kv = tuple(jnp.zeros((n, batch, 1, length, size), dtype) for n in layers)
-    return caches.empty(0, batch, length, 0, 0, dtype).replace(kv=kv if len(kv) > 1 else kv[0])
+    check_slots(config, length)
+    size = config.latent_dim + config.rope_dim
+    kv = tuple(jnp.zeros((len(part), batch, 1, length, size), dtype) for part, _ in config.stacks.values())
+    return caches.empty(0, batch, length, 0, 0, dtype).replace(kv=kv)
 
 
 def _body(config: Config) -> rows.Rows:
     found = [*rows.embedding("embed_tokens", "token_embed", "V"), *rows.norm("norm", "final_norm")]
-    first = 0
-    for ours, layers in config.sections.items():
-        theirs, first = f"layers.*[{first}::1]", first + layers
+    for ours, (part, _) in config.stacks.items():
+        theirs = f"layers.*[{part.start}::1]"
         found += [
             *rows.norm(f"{theirs}.input_layernorm", f"{ours}/attention_norm"),
             *rows.norm(f"{theirs}.post_attention_layernorm", f"{ours}/mlp_norm"),

@@ -152,6 +152,6 @@ PUBLISHED = Published(
     },
     prefix="transformer.",
     body=_body,
-    heads=llama_layout.HEADS | {"token-classification": rows.dense("classifier", "head/scores")},
+    heads=llama_layout.HEADS | rows.ANSWERS | {"token-classification": rows.dense("classifier", "head/scores")},
     tied={"lm_head.weight": "word_embeddings.weight"},
 )

@@ -123,7 +123,7 @@ PUBLISHED = Published(
         *rows.conv1d("h.*.mlp.c_proj", "blocks/mlp_down"),
         *rows.norm("ln_f", "final_norm"),
     ),
-    heads=rows.HEADS,
+    heads=rows.HEADS | rows.ANSWERS,
     tied={"lm_head.weight": "wte.weight"},
     ignored=((r"h\.\d+\.attn\.(masked_)?bias", "the causal mask, which old versions saved as a buffer"),),
 )

@@ -157,7 +157,7 @@ PUBLISHED = Published(
         *rows.dense("h.*.mlp.c_proj", "blocks/mlp_down"),
         *rows.norm("ln_f", "final_norm"),
     ),
-    heads=rows.HEADS | {"token-classification": rows.dense("classifier", "head/scores")},
+    heads=rows.HEADS | rows.ANSWERS | {"token-classification": rows.dense("classifier", "head/scores")},
     tied={"lm_head.weight": "wte.weight"},
     ignored=((r"h\.\d+\.attn\.attention\.(masked_)?bias", "the causal mask, which old versions saved as a buffer"),),
 )

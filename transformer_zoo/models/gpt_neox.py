@@ -119,6 +119,7 @@ PUBLISHED = Published(
         *rows.norm("final_layer_norm", "final_norm"),
     ),
     heads=rows.HEADS
+    | rows.ANSWERS
     | {
         "causal-lm": rows.embedding("embed_out", "head", "V"),
         "token-classification": rows.dense("classifier", "head/scores"),

@@ -96,6 +96,7 @@ PUBLISHED = Published(
     heads={
         "causal-lm": llama_layout.BIASED_LM_HEAD,
         "sequence-classification": llama_layout.HEADS["sequence-classification"],
+        **rows.ANSWERS,
     },
     tied={"lm_head.weight": "wte.weight"},
     ignored=((r"h\.\d+\.attn\.(masked_)?bias", "the causal mask, which old versions saved as a buffer"),),

@@ -88,6 +88,8 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="llama",
     class_prefix="Llama",
+    tasks=llama_layout.WITH_ANSWERS,
+    prefixes=llama_layout.OLD_PREFIX,
     # Files of mixtures are Mixtral's.
     gguf=gguf.Gguf(architecture="llama", rows=gguf.PAIRS, keys=dict.fromkeys(("expert_count", "expert_used_count"))),
     config={

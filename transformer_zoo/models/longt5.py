@@ -188,7 +188,7 @@ PUBLISHED = Published(
     },
     fixed={"is_decoder": False},
     prefix="transformer.",
-    unprefixed=("base", "seq2seq-lm"),
+    prefixes=dict.fromkeys(("base", "seq2seq-lm"), ""),
     body=_body,
     heads=t5_layout.LANGUAGE_MODEL,
     tied=bart_layout.TIED,

@@ -55,6 +55,7 @@ _ROPE = {
 PUBLISHED = llama_layout.published(
     model_type="ministral3",
     class_prefix="Ministral3",
+    tasks=llama_layout.WITH_ANSWERS,
     config={
         **_KEYS,
         "num_kv_heads": Key("num_key_value_heads", 8),

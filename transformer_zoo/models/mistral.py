@@ -39,6 +39,7 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="mistral",
     class_prefix="Mistral",
+    tasks=llama_layout.WITH_ANSWERS,
     config={
         **llama_layout.config(Rope, eos_id=2, longest=131072),
         "num_kv_heads": Key("num_key_value_heads", 8),

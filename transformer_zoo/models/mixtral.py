@@ -37,6 +37,7 @@ class Model(ExpertsDecoder):
 PUBLISHED = llama_layout.published(
     model_type="mixtral",
     class_prefix="Mixtral",
+    tasks=llama_layout.WITH_ANSWERS,
     gguf=gguf.Gguf(
         architecture="llama",
         only_with="expert_count",

@@ -150,6 +150,6 @@ PUBLISHED = Published(
         *rows.norm("decoder.final_layer_norm", "final_norm"),
         *rows.dense("decoder.project_out", "hidden_project"),
     ),
-    heads=rows.HEADS,
+    heads=rows.HEADS | rows.ANSWERS,
     tied={"lm_head.weight": "decoder.embed_tokens.weight"},
 )  # fmt: skip

@@ -49,6 +49,8 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="qwen2",
     class_prefix="Qwen2",
+    tasks=llama_layout.WITH_ANSWERS,
+    prefixes=llama_layout.OLD_PREFIX,
     gguf=Gguf(architecture="qwen2"),
     config={**llama_layout.config(Rope, eos_id=None, longest=32768), **llama_layout.windows(4096)},
     **llama_layout.WINDOWS,

@@ -52,6 +52,8 @@ class Model(RotaryDecoder):
 PUBLISHED = llama_layout.published(
     model_type="qwen3",
     class_prefix="Qwen3",
+    tasks=llama_layout.WITH_ANSWERS,
+    prefixes=llama_layout.OLD_PREFIX,
     gguf=Gguf(architecture="qwen3"),
     config={
         **llama_layout.config(Rope, eos_id=None, longest=32768),

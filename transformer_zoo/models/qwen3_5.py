@@ -15,8 +15,8 @@ from transformer_zoo.nn.cache import Cache, State
 from transformer_zoo.nn.gemma_decoder import GemmaBlock
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder
-from transformer_zoo.nn.stack import Group
+from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, check_slots, every_nth
+from transformer_zoo.nn.stack import Group, repeating
 from transformer_zoo.published import Key, layer_types, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
@@ -56,11 +56,8 @@ class Config(RotaryConfig):
 
     @property
     def group(self) -> tuple[bool, ...]:
-        """Whether each layer of the repeating group has attention. The group is the shortest that the layers are whole
-        repetitions of: full_every layers, if that divides their number."""
-        full = [bool(i % self.full_every == 0) for i in range(1, self.num_layers + 1)]
-        sizes = (n for n in range(1, len(full) + 1) if len(full) % n == 0 and full[n:] == full[:-n])
-        return tuple(full[: next(sizes)])
+        """Whether each layer of the repeating group has attention."""
+        return repeating(every_nth(self.full_every, self.num_layers).tolist())
 
 
 _LONG = {"max_length": 262144, "rope": Rope(theta=10000000.0, share=0.25)}
@@ -125,8 +122,7 @@ def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
-    if not 0 < length <= config.max_length:
-        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    check_slots(config, length)
     groups = config.num_layers // len(config.group)
     slots = caches.empty(groups, batch, length, config.num_kv_heads, config.head_dim, dtype)
     keys, values = config.num_delta_key_heads, config.num_delta_value_heads

@@ -69,6 +69,8 @@ def _window(length: Any, settings: Mapping[str, Any]) -> Any:
 PUBLISHED = llama_layout.published(
     model_type="qwen3_moe",
     class_prefix="Qwen3Moe",
+    tasks=llama_layout.WITH_ANSWERS,
+    prefixes=llama_layout.OLD_PREFIX,
     gguf=gguf.Gguf(
         architecture="qwen3moe",
         names=gguf.named(gguf.experts("model.layers.*.mlp", "gate_proj up_proj down_proj")),

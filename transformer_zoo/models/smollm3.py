@@ -79,6 +79,8 @@ def _window(length: int | None, settings: Mapping[str, Any]) -> int | None:
 PUBLISHED = llama_layout.published(
     model_type="smollm3",
     class_prefix="SmolLM3",
+    tasks=llama_layout.WITH_ANSWERS,
+    prefixes=llama_layout.OLD_PREFIX,
     gguf=gguf.Gguf(architecture="smollm3", rows=gguf.PAIRS),
     config={
         **llama_layout.config(Rope, eos_id=128001, longest=32768, theta=2000000.0),

@@ -182,7 +182,7 @@ PUBLISHED = Published(
     },
     fixed={"is_decoder": False},
     prefix="transformer.",
-    unprefixed=("base", "seq2seq-lm", "question-answering"),
+    prefixes=dict.fromkeys(("base", "seq2seq-lm", "question-answering"), ""),
     body=_body,
     heads={
         **t5_layout.LANGUAGE_MODEL,

@@ -32,6 +32,10 @@ class Attention(nn.Module):
     query_key_norm: Any = None
     """Makes the norms of queries and of keys, [B, T, heads, K]: over the elements of a head, or, with axes of its own,
     of all heads. None: there are none."""
+    norm_values: Any = None
+    """Makes the norm of the values, as `query_key_norm`. None: there is none."""
+    values_are_keys: bool = False
+    """Whether the values are what the keys are before norm and rotation, and have no projection of their own."""
     score_cap: float | None = None
     """Scores are pressed into (-cap, cap) before the softmax. None: they are not."""
     output_gate: bool = False
@@ -52,18 +56,23 @@ class Attention(nn.Module):
             (self.num_heads, self.head_dim), use_bias=self.use_bias, kernel_init=self.query_init or self.init
         )
         self.key = project(shape, use_bias=self.use_bias and self.key_bias)
-        self.value = project(shape, use_bias=self.use_bias)
+        if not self.values_are_keys:
+            self.value = project(shape, use_bias=self.use_bias)
         if self.output_gate:
             self.gate = project((self.num_heads, self.head_dim), use_bias=self.use_bias)
         if self.query_key_norm is not None:
             self.query_norm, self.key_norm = self.query_key_norm(), self.query_key_norm()
+        if self.norm_values is not None:
+            self.value_norm = self.norm_values()
 
     def keys_values(self, y_BSD: jax.Array, rotation: Any = None) -> tuple[jax.Array, jax.Array]:
         """Keys and values (k_BSGK, v_BSGK) of the tokens attended to; a rotation (`nn/rotary.py`) is applied to the
         keys."""
         k_BSGK = self.key(y_BSD)
+        v_BSGK = k_BSGK if self.values_are_keys else self.value(y_BSD)
         k_BSGK = k_BSGK if self.query_key_norm is None else self.key_norm(k_BSGK)
-        return k_BSGK if rotation is None else rotate(k_BSGK, rotation), self.value(y_BSD)
+        v_BSGK = v_BSGK if self.norm_values is None else self.value_norm(v_BSGK)
+        return k_BSGK if rotation is None else rotate(k_BSGK, rotation), v_BSGK
 
     @nn.compact
     def __call__(

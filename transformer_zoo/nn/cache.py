@@ -35,7 +35,7 @@ class Cache:
         kv: (k_LBGSK, v_LBGSK), stacked along the layers as the parameters are. A head's slots lie side by side: so the
             products with a token's queries and weights read them as they are, and a CPU need not copy them first. Of
             latent attention, one array that stands for both. Where blocks are scanned in groups (`stack.Group`) or in
-            `stack.sections`, a tuple of these, with a `State` for a layer without them.
+            several stacks, a tuple of these, with a `State` for a layer without them.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
         length: int32[], the slots written so far; int32[B] where they differ by row.
         ring: where all layers have a window, which positions the slots of `kv` hold, fewer than those of `valid_BS`.

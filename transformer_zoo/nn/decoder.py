@@ -10,9 +10,10 @@ from transformer_zoo.nn import pooling
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.checks import check_ids, check_tokens
 from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.heads import Classifier
 from transformer_zoo.nn.output import Output
 from transformer_zoo.nn.positions import decoder_inputs
-from transformer_zoo.nn.stack import sections
+from transformer_zoo.nn.stack import stack
 from transformer_zoo.nn.tasks import TASKS
 
 
@@ -58,10 +59,8 @@ class Decoder(nn.Module):
 
         x_BTD = self.embed(tokens_BT, positions_BT, train)
         self.sow("intermediates", "embedded_BTD", x_BTD)
-        x_BTD, kv = sections(
-            self.sections(), x_BTD, (None if cache is None else cache.kv, self.per_layer()),
-            mask, start, *self.shared(positions_BT), train, compute=self.compute,
-        )  # fmt: skip
+        kv = None if cache is None else cache.kv
+        x_BTD, kv = self.run_blocks(x_BTD, tokens_BT, kv, mask, start, *self.shared(positions_BT), train)
         hidden_BTD, task = self.final(x_BTD), TASKS[self.task]
         output = Output(hidden_BTD=hidden_BTD, cache=None if cache is None else cache.replace(kv=kv))
         if task.vocabulary:
@@ -80,6 +79,20 @@ class Decoder(nn.Module):
         """Reads whole texts, as models of all shapes do. There are no segments."""
         return self(tokens_BT, valid_BT, train=train)
 
+    def run_blocks(self, x_BTD: jax.Array, tokens_BT: jax.Array, kv: Any, *shared: Any) -> tuple[jax.Array, Any]:
+        """x_BTD after the last block, and the blocks' parts of the cache, from those before (None: there is no cache).
+        `shared` is what all blocks are called with."""
+        kept = (kv, self.per_layer())
+        return stack(self.blocks, x_BTD, kept, *shared, length=self.config.num_layers, compute=self.compute)
+
+    def add_classifier(self, init: Any) -> None:
+        """Makes `head` for a task with scores: of a row without a bias, of tokens with one; and with dropout where the
+        scores are of labels of tokens."""
+        task = TASKS[self.task]
+        if scores := task.num_scores(self.config.labels):
+            rate = self.config.head_dropout if task.per_token and task.scores == "labels" else 0.0
+            self.head = Classifier(scores, self.compute, init, dropout=rate, bias=task.per_token)
+
     def final(self, x_BTD: jax.Array) -> jax.Array:
         """The hidden states that the model returns, from those after the last block."""
         return self.final_norm(x_BTD)
@@ -87,10 +100,6 @@ class Decoder(nn.Module):
     def logits(self, hidden_BTD: jax.Array) -> jax.Array:
         """Logits [B, T, V] of the next token, over the padded vocabulary. A loss may take them in chunks."""
         return (self.token_embed if self.config.tied else self.head).attend(hidden_BTD)
-
-    def sections(self) -> tuple[tuple[nn.Module, int], ...]:
-        """The blocks one after another, each with its number of layers."""
-        return ((self.blocks, self.config.num_layers),)
 
     def per_layer(self) -> Any:
         """A tree of arrays [L, ...], for what differs by layer besides the parameters; None: nothing."""

@@ -17,7 +17,6 @@ from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import Embedding, TokenEmbedding
-from transformer_zoo.nn.heads import Classifier
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.tasks import TASKS
 
@@ -123,9 +122,7 @@ class GptDecoder(Decoder):
         self.add_embeddings(init)
         if task.vocabulary and not cfg.tied:
             self.head = TokenEmbedding(cfg.vocab_size, self.embed_width, compute, init)
-        if scores := task.num_scores(cfg.labels):
-            per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
-            self.head = Classifier(scores, compute, init, **per_token)
+        self.add_classifier(init)
 
     def add_embeddings(self, init: Any) -> None:
         """Makes the layers of `embed` besides the table of tokens."""

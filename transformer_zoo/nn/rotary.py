@@ -26,6 +26,8 @@ class Rope:
     - `llama3`: pairs of long wavelengths, by `factor` (Dubey et al. 2024, section 3.4.2).
     - `yarn`: likewise, with a ramp, and with larger queries and keys (Peng et al. 2023, section 3).
     - `longrope`: each pair by a factor of its own, of which a long text has others (Ding et al. 2024).
+    - `proportional`: all pairs, by `factor`; of the pairs of the whole head, only the first ones, `share` of them, turn
+      at all, as fast as if all did.
 
     Raises:
         ValueError: a number that cannot be, or a kind without what it needs.
@@ -33,7 +35,7 @@ class Rope:
     """
 
     theta: float = 10000.0
-    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"] = "default"
+    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional"] = "default"
     share: float = 1.0
     """Of a head's elements, from the first on, those that are rotated."""
     interleaved: bool = False
@@ -95,9 +97,10 @@ class Rope:
             ValueError: no rotated elements or an odd number, factors for another number of pairs, or a length that
                 `factor` does not divide.
         """
-        pairs, rotated = self._pairs(head_dim), int(head_dim * self.share)
+        pairs = self._pairs(head_dim)
+        rotated = head_dim if self.kind == "proportional" else int(head_dim * self.share)
         if rotated % 2 or not rotated:
-            part = f", of which the share {self.share:g} is {rotated} elements" if self.share != 1 else " is odd"
+            part = f", of which the share {self.share:g} is {rotated} elements" if rotated != head_dim else " is odd"
             raise ValueError(f"head_dim={head_dim}{part}: rotary positions turn pairs of elements")
         if self.kind == "dynamic" and (pairs < 2 or max_length % self.factor):
             raise ValueError(
@@ -147,10 +150,13 @@ class Rope:
         return plain / self._speed(head_dim) if self.kind == "llama3" else None
 
     def _pairs(self, head_dim: int) -> int:
-        return int(head_dim * self.share) // 2
+        return head_dim // 2 if self.kind == "proportional" else int(head_dim * self.share) // 2
 
     def _speed(self, head_dim: int) -> np.ndarray:
         """float64[pairs]: the angle of each pair per position, whatever the length of the text."""
+        if self.kind == "proportional":
+            speed = np.float64(self.theta) ** (-np.arange(0, head_dim, 2) / head_dim) / self.factor
+            return np.where(np.arange(len(speed)) < int(head_dim * self.share / 2), speed, 0)
         rotated = int(head_dim * self.share)
         speed = np.float64(self.theta) ** (-np.arange(0, rotated, 2) / rotated)
         if self.kind == "linear":

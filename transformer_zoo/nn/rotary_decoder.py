@@ -19,7 +19,7 @@ from transformer_zoo.nn.checks import check_range
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import TokenEmbedding
-from transformer_zoo.nn.heads import Classifier, LogitsBias
+from transformer_zoo.nn.heads import LogitsBias
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.tasks import TASKS
@@ -76,7 +76,7 @@ class LanguageModelConfig(Architecture):
             raise ValueError(f"rope.query_growth={self.rope.query_growth}: queries of this family do not grow")
         if self.local_theta is not None:
             check_range(self, "local_theta", above=0)
-            if self.rope.share != 1:
+            if self.rope.share != 1 and self.rope.kind != "proportional":
                 raise ValueError(
                     f"rope has share={self.rope.share}: layers with a window rotate whole heads, so must all"
                 )
@@ -161,7 +161,7 @@ class RotaryBlock(nn.Module):
     def __call__(
         self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, rotation: Any, train: bool
     ) -> tuple[jax.Array, Any]:
-        kv, (local, rotated) = layer
+        kv, (local, rotated, *own) = layer
         if local is not None:
             mask = mask.replace(window=self.config.window, local=local)
         turn = self.rotation(rotation, local)
@@ -173,20 +173,24 @@ class RotaryBlock(nn.Module):
         y_BTD = x_BTD + drop("attention", self.added("attention", y_BTD))
         if not self.shares_norm:
             h_BTD = self.read("mlp", x_BTD if self.parallel else y_BTD)
-        return y_BTD + drop("mlp", self.added("mlp", self.mlp(h_BTD))), kv_now
+        return self.left(y_BTD + drop("mlp", self.added("mlp", self.mlp(h_BTD))), *own), kv_now
 
     def attend(
         self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool
     ) -> tuple[jax.Array, Any]:
-        """The attention of a layer, and its part of the cache with these tokens."""
-        cfg, init = self.config, nn.initializers.normal(self.config.init_std)
-        attention = Attention(
-            cfg.num_heads, cfg.head_dim, self.compute, num_kv_heads=cfg.num_kv_heads, dropout=cfg.attention_dropout,
-            init=init, out_init=init, name="attention", **self.attention_settings(),
-        )  # fmt: skip
+        """The output of a layer's attention, and its part of the cache with these tokens."""
+        attention = self.make_attention()
         kv_seen, kv_now = caches.update(kv, attention.keys_values(h_BTD, rotation), start)
         seen = {"mask": mask, "scale": self.scale, "rotation": rotation, "train": train}
         return attention(h_BTD, caches.from_cache_layout(kv_seen), **seen), None if kv is None else kv_now
+
+    def make_attention(self) -> Attention:
+        """The attention of a layer."""
+        cfg, init = self.config, nn.initializers.normal(self.config.init_std)
+        return Attention(
+            cfg.num_heads, cfg.head_dim, self.compute, num_kv_heads=cfg.num_kv_heads, dropout=cfg.attention_dropout,
+            init=init, out_init=init, name="attention", **self.attention_settings(),
+        )  # fmt: skip
 
     def mlp(self, h_BTD: jax.Array) -> jax.Array:
         """The MLP of a layer."""
@@ -252,6 +256,11 @@ class RotaryBlock(nn.Module):
         """What is added to the residual stream for the output of a sublayer of this name."""
         return y_BTD
 
+    def left(self, y_BTD: jax.Array, *own: jax.Array) -> jax.Array:
+        """What a layer leaves in the residual stream, from the sum of its input and its sublayers; `own` is what the
+        decoder's `per_layer` has besides."""
+        return y_BTD
+
     def dropout(self, name: str) -> float:
         """The rate of dropout of what a sublayer of this name adds."""
         return self.config.residual_dropout
@@ -285,9 +294,7 @@ class RotaryDecoder(Decoder):
             self.head = TokenEmbedding(cfg.vocab_size, cfg.width, compute, init)
         if task.vocabulary and cfg.logits_bias:
             self.lm_head = LogitsBias(cfg.vocab_size, compute)
-        if scores := task.num_scores(cfg.labels):
-            per_token = {"dropout": cfg.head_dropout} if task.per_token else {"bias": False}
-            self.head = Classifier(scores, compute, init, **per_token)
+        self.add_classifier(init)
 
     def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array, train: bool) -> jax.Array:
         return self.embed_drop(self.token_embed(tokens_BT), deterministic=not train)
@@ -317,8 +324,17 @@ def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
-    if not 0 < length <= config.max_length:
-        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    check_slots(config, length)
     window = config.window if config.local_layers().all() else None
     sizes = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
     return caches.empty(*sizes, dtype, window=window)
+
+
+def check_slots(config: Any, length: int) -> None:
+    """Checks the slots of a cache.
+
+    Raises:
+        ValueError: more slots than the model has positions, or none.
+    """
+    if not 0 < length <= config.max_length:
+        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")

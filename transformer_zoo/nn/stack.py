@@ -55,6 +55,12 @@ class Group(nn.Module):
         return x_BTD, tuple(outs)
 
 
+def repeating(kinds: Sequence[Any]) -> tuple[Any, ...]:
+    """The shortest group that these layers are whole repetitions of: all of them, if there is no shorter one."""
+    sizes = (n for n in range(1, len(kinds) + 1) if len(kinds) % n == 0 and kinds[n:] == kinds[:-n])
+    return tuple(kinds[: next(sizes)])
+
+
 ROUTING = "routing"
 """The collection of what routers chose (`nn/experts.py`), for a training loss: `mutable=[ROUTING]`."""
 _SOWN = {"intermediates": 0, ROUTING: 0}
@@ -125,30 +131,6 @@ def stack(
         hidden_LBTD = jnp.stack(hidden, axis=1).reshape(-1, *x_BTD.shape)
         block.put_variable("intermediates", "hidden_BTD", (hidden_LBTD,))
     return x_BTD, outs
-
-
-def sections(
-    blocks: Sequence[tuple[nn.Module, int]], x_BTD: jax.Array, per_layer: Any, *shared: Any, compute: Compute
-) -> tuple[jax.Array, Any]:
-    """`stack` of several blocks one after another, each for so many layers.
-
-    Args:
-        per_layer: what is kept of the layers, a tuple with a tree of arrays [its layers, ...] for each block (None:
-            nothing is); and a tree of arrays [L, ...]. Of a single block, as in `stack`.
-
-    Returns:
-        The last x_BTD, and a tuple with the outs of each block; of a single block, as `stack`.
-    """
-    if len(blocks) == 1:
-        ((block, length),) = blocks
-        return stack(block, x_BTD, per_layer, *shared, length=length, compute=compute)
-    (kept, arrays), first, outs = per_layer, 0, []
-    for i, (block, length) in enumerate(blocks):
-        part = jax.tree.map(lambda x: x[first : first + length], arrays)  # noqa: B023
-        own = (None if kept is None else kept[i], part)
-        x_BTD, out = stack(block, x_BTD, own, *shared, length=length, compute=compute)
-        outs, first = [*outs, out], first + length
-    return x_BTD, tuple(outs)
 
 
 def _sharing(layer: Callable[..., Any], sizes: tuple[int, ...]) -> Callable[..., Any]:

@@ -113,6 +113,10 @@ OUT_NORMS = (
 )
 """Norms of the sublayers' outputs."""
 HEADS = rows.HEADS | {"token-classification": rows.dense("score", "head/scores")}
+WITH_ANSWERS = (*HEADS, *rows.ANSWERS)
+"""The tasks of a family that also answers questions."""
+OLD_PREFIX = {"base": "", "question-answering": "transformer."}
+"""The beginnings of names of families whose first files for this task had those of GPT-2."""
 
 BIASED_LM_HEAD = HEADS["causal-lm"] + rows.bias("lm_head.bias", "lm_head/bias")
 
@@ -136,7 +140,7 @@ def published(**family: Any) -> Published:
         + family.pop("mlp", MLP)
         + rows.norm(f"{_LAYER}.{mlp_norm}", "blocks/mlp_norm")
         + family.pop("body", ()),
-        heads={task: HEADS[task] for task in tasks},
+        heads={task: (HEADS | rows.ANSWERS)[task] for task in tasks},
         tied={"lm_head.weight": "embed_tokens.weight"},
         ignored=((r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", "frequencies, which old files hold as a buffer"),),
         **family,

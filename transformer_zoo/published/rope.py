@@ -15,6 +15,7 @@ _REQUIRED = {
     "llama3": {"factor": "factor", "low_freq_factor": "slow_turns", "high_freq_factor": "fast_turns"},
     "yarn": {},
     "longrope": {"short_factor": "short_factors", "long_factor": "long_factors"},
+    "proportional": {},
 }
 _OTHERS = {
     "yarn": {
@@ -23,6 +24,7 @@ _OTHERS = {
         "mscale_all_dim": "mscale_all_dim",
     },
     "longrope": {"factor": "factor", "attention_factor": "attention_factor"},
+    "proportional": {"factor": "factor"},
 }  # fmt: skip
 _DEFAULTS = {"beta_slow": 1.0, "beta_fast": 32.0, "truncate": True}
 _ORIGINAL = "original_max_position_embeddings"

@@ -80,3 +80,6 @@ HEADS = {
     "sequence-classification": (("score.weight", "head/scores/kernel", "O I -> I O"),),
 }
 """Of a decoder: the output layer, where it is not tied, and the scores of a row, without a bias."""
+
+ANSWERS = {"question-answering": dense("qa_outputs", "head/scores")}
+"""Of a decoder: the scores of tokens as the first and the last of an answer."""

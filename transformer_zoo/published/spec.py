@@ -78,10 +78,11 @@ class Published:
     heads: Mapping[str, Rows]
     """Task -> the tensors of its head, whose names have no prefix. The tasks of a family are "base" and these."""
     prefix: str = ""
-    """The beginning of the names of the body's tensors, except in files for `unprefixed` tasks."""
+    """The beginning of the names of the body's tensors, except in files for tasks in `prefixes`."""
+    prefixes: Mapping[str, str] = dataclasses.field(default_factory=lambda: {"base": ""})
+    """Task -> the beginning of these names in its files, where it is not `prefix`."""
     other_prefixes: tuple[str, ...] = ()
     """Other beginnings of these names in files of others."""
-    unprefixed: tuple[str, ...] = ("base",)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other model types -> the prefix of their classes. The Config then has a field `model_type`."""
     nested: tuple[str, ...] = ()
@@ -95,7 +96,8 @@ class Published:
     renamed_classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Name of a class in old files -> its name today."""
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Keys of config.json -> the only value that is supported; also the value of a file without the key."""
+    """Keys of config.json -> the only value that is supported, or a tuple of several; also the (first) value of a file
+    without the key."""
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Defaults of keys that hold no field, and that a `Key.read` looks up."""
     derived: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)

@@ -1,0 +1,32 @@
+"""Gemma 4: layers that reuse the keys and values of others."""
+
+import families
+import jax
+import numpy as np
+import pytest
+
+from transformer_zoo import trees
+from transformer_zoo.checkpoints import weight_map
+
+CASE = families.main("gemma4").with_(num_layers=5, num_reusing_layers=3, global_every=2)
+
+
+def test_the_cache_has_no_slots_of_layers_that_reuse_others():
+    cache = CASE.module.init_cache(CASE.config, 2, 7)
+    sizes = [(x.shape[0], x.shape[-1]) for x in jax.tree.leaves(cache.kv)]
+    assert sizes == [(1, CASE.config.local_head_dim)] * 2 + [(1, CASE.config.head_dim)] * 2
+
+
+def test_published_files_hold_keys_and_values_that_nothing_reads():
+    """Of the layers that reuse others, and of no others."""
+    params = families.random_params(CASE.model)
+    arguments = {"config": CASE.config, "task": CASE.task}
+    tensors = {name: np.asarray(x) for name, x in weight_map.dump(CASE.module, params, **arguments).items()}
+    names = [f"model.layers.{i}.self_attn.{name}.weight" for i in (2, 3, 4) for name in ("k_proj", "v_proj", "k_norm")]
+    assert not tensors.keys() & {*names}
+    load = lambda more: weight_map.load(
+        CASE.module, params, tensors | dict.fromkeys(more, np.ones((3, 3))), **arguments, param_dtype="float32"
+    )
+    jax.tree.map(np.testing.assert_array_equal, load(names), trees.unflatten(trees.flatten(params)))
+    with pytest.raises(ValueError, match="unexpected:  model.layers.5.self_attn.k_proj.weight"):
+        load(["model.layers.5.self_attn.k_proj.weight"])
