@@ -19,7 +19,7 @@ LEVELS = (
     ("nn", "published"),
     ("models",),
     ("registry", "heads"),
-    ("checkpoints", "generation", "data", "config"),
+    ("checkpoints", "generation", "data", "config", "quantization"),
     ("names", "prediction", "lora"),
     ("objectives", "optim", "pretrained", "diagnosis", "logs", "plots"),
     ("measures",),

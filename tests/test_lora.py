@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 from rich.console import Console
 
 import transformer_zoo as zoo
@@ -21,6 +22,8 @@ from transformer_zoo.checkpoints import peft, safetensors
 from transformer_zoo.config import Checkpoints, Data, Evaluation, Logging, Lora, Optimizer, Run, Training
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.models import gpt2
+from transformer_zoo.nn.lora import LINEAR
+from transformer_zoo.nn.quantized import is_quantized
 from transformer_zoo.objectives import CausalLM, Distillation, SequenceClassification
 from transformer_zoo.pretrained import Bundle
 from transformer_zoo.resolve import resolve
@@ -37,7 +40,7 @@ def test_kernels_are_published_as_matrices(family: str) -> None:
     shapes = registry.param_shapes(case.model)
     found = peft.matrices(case.module, shapes, config=case.config, task=case.task)
     kernels = {path for matrix in found.values() for path in matrix.row.paths}
-    linear = {f"{path}/kernel" for path in lora._linear(case.model) if "blocks/" in path}
+    linear = {f"{path}/kernel" for path in registry.layers(case.model, LINEAR) if "blocks/" in path}
     assert linear <= kernels, linear - kernels
     for matrix in found.values():
         a, b, magnitude = (row.shape for row in matrix.factors(3).values())
@@ -286,6 +289,58 @@ def test_a_run_with_adapters(published: Path, tmp_path: Path, capsys: pytest.Cap
     assert "holds a model, and an adapter must not mix" in said and "holds an adapter, and a model must not mix" in said
     with pytest.raises(ValueError, match="other settings, .*\n(.*\n)*  lora.rank: 2 there, 4 now"):
         loop.train(tuning(published, tmp_path / "run", lora=Lora(rank=4)), console)
+
+
+def test_gradients_over_a_quantised_base() -> None:
+    """They are those over the numbers that the codes stand for, and the backward pass does not keep these numbers."""
+    with jax.enable_x64(True):
+        config = families.small("gpt2", width=64, mlp_dim=256, num_layers=6)
+        plain = gpt2.Model(config, task="causal-lm", compute=zoo.Compute(dtype="float64", param_dtype="float64"))
+        model = lora.adapted(plain, Lora(rank=2, quantize="nf4"))
+        trained, base = model.divided(model.based(families.random_params(model, 0, 0.3)))
+        assert {x.format for x in jax.tree.leaves(base, is_leaf=is_quantized) if is_quantized(x)} == {"int8", "nf4"}
+        wide = jax.jit(lambda base: jax.tree.map(meta.unbox, base, is_leaf=is_quantized))(base)
+        tokens_BT = jnp.arange(8)[None]
+
+        def loss(trained: Any, base: Any) -> jax.Array:
+            apply = functools.partial(model.apply, {"params": lora.joined(base, trained)})
+            logits_BTV = apply(apply(tokens_BT).hidden_BTD, method="logits")[..., : config.vocab_size]
+            return (logits_BTV**2).sum()
+
+        programs = [jax.jit(jax.grad(loss)).lower(trained, part).compile() for part in (base, wide)]
+        found, expected = programs[0](trained, base), programs[1](trained, wide)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
+    blocks = sum(x.nbytes for x in jax.tree.leaves(wide["blocks"]))
+    assert programs[0].memory_analysis().temp_size_in_bytes < blocks / 2
+
+
+def test_a_run_over_a_quantised_base(published: Path, tmp_path: Path) -> None:
+    """It trains, goes on bit for bit, and leaves adapters merged into the numbers that the codes stand for."""
+    settings = {
+        "lora": Lora(rank=2, quantize="nf4"), "evaluation": Evaluation(every=None),
+        "checkpoints": Checkpoints(every=2), "training": Training(steps=4, batch_size=8),
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=200)
+    loop.train(tuning(published, tmp_path / "run", **settings), console)
+    shutil.copytree(tmp_path / "run", tmp_path / "part")
+    shutil.rmtree(tmp_path / "part" / "checkpoints" / "4")
+    loop.train(tuning(published, tmp_path / "part", **settings), Console(file=io.StringIO()))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] - 0.1
+
+    m, again = runs.load_run(tmp_path / "run"), runs.load_run(tmp_path / "part")
+    for own, other in zip(jax.tree.leaves(m.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(own, other)
+    first = zoo.from_pretrained(published / "base")
+    base, factors = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (first.params, m.adapter.params))
+    assert f"{factors:,} of {base + factors:,} parameters are trained" in console.file.getvalue()
+    base = trees.flatten(first.quantize("nf4").params)
+    table = trees.flatten(m.params)["token_embed/embedding"]
+    np.testing.assert_array_equal(table, base["token_embed/embedding"].unbox())
+    assert len(zoo.save_adapter(tmp_path / "adapter", m)) > 2
+    with pytest.raises(ValueError, match="save_adapter: the model is quantised"):
+        zoo.save_adapter(tmp_path / "other", m.quantize("int8"))
 
 
 def test_a_fresh_head_is_trained_whole(published: Path, tmp_path: Path) -> None:

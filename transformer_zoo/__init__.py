@@ -28,6 +28,7 @@ _MODULES = {
     "chat": "generation.stream",
     "stream": "generation.stream",
     "predict": "prediction.predict",
+    "quantize": "quantization",
     "Greedy": "generation.sampling",
     "Sample": "generation.sampling",
     "Beam": "generation.beam",

@@ -45,6 +45,18 @@ class OfWeights(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OfInference(OfWeights):
+    """A command that computes with a model by name."""
+
+    quantize: Literal["int8", "int4", "nf4"] | None = None
+    """Hold the model's matrices in few bits, which takes less memory; on a CPU it is slower. None: as they are."""
+
+    def load(self, name: str, dtype: str | None) -> Any:
+        m = super().load(name, dtype)
+        return m if self.quantize is None else m.quantize(self.quantize)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class List:
     """The families and their published models."""
 
@@ -99,7 +111,7 @@ class Info(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generate(OfWeights):
+class Generate(OfInference):
     """Continues a text; an encoder-decoder generates a new text from it."""
 
     name: Name
@@ -181,7 +193,7 @@ class Generate(OfWeights):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chat(OfWeights):
+class Chat(OfInference):
     """Talks with a model that was tuned on conversations: each line that it reads, from a terminal or a pipe, is a
     message. Ctrl-C ends an answer, Ctrl-D the conversation."""
 
@@ -237,7 +249,7 @@ class Chat(OfWeights):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Predict(OfWeights):
+class Predict(OfInference):
     """Answers for texts by the model's task: labels, entities, answers, filled masks, ... A line of JSON for each, or
     the row of a table."""
 

@@ -142,6 +142,8 @@ class _Evaluate:
     """Settings of the objective, as NAME=VALUE: source=en target=fr "prefix=translate English to French: "."""
     dtype: str = "float32"
     """Dtype of the computation, for a published model."""
+    quantize: Literal["int8", "int4", "nf4"] | None = None
+    """Measure the model with its matrices in few bits. None: as they are."""
     write: int | Literal["all"] = 0
     """For an encoder-decoder: generate texts for the first N sources of the split, and score them by BLEU and ROUGE."""
     beams: int | None = None
@@ -182,6 +184,7 @@ def _evaluate(chosen: _Evaluate) -> int:
             folders.check_file(file, option)
     run = runs.read(chosen.model) if names.is_run(chosen.model) else None
     bundle, objective = _load(chosen, run)
+    bundle = bundle if chosen.quantize is None else bundle.quantize(chosen.quantize)
     objective = _with_settings(objective, chosen.set)
     data = run.data if run else Data(length=default_length(bundle))
     length = data.length if chosen.length is None else chosen.length

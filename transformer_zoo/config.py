@@ -147,6 +147,10 @@ class Lora:
     """The change is scaled by alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023)."""
     dora: bool = False
     """The norm of each column of a kernel is trained besides (DoRA, Liu et al. 2024)."""
+    quantize: Literal["int8", "int4", "nf4"] | None = None
+    """Hold the matrices that are not trained in few bits (QLoRA, Dettmers et al. 2023): int8, int4 or nf4, as
+    `zoo.quantize` does. Blocks are then recomputed in the backward pass as with compute.remat=dots, or more. None: as
+    they are."""
     whole: tuple[str, ...] | None = None
     """Regular expressions: parameters whose whole path matches one of them are trained themselves. None: those of the
     task's head that the first weights lack."""
@@ -155,6 +159,7 @@ class Lora:
         check_sizes(self, "rank")
         check_rates(self, "dropout")
         check_range(self, "alpha", above=0)
+        check_choices(self)
         given = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
         if self.rank is None and given:
             raise ValueError(f"lora.{given[0]} is given and lora.rank is None: without a rank there are no adapters")

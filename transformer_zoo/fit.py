@@ -25,6 +25,7 @@ from transformer_zoo.config import Mesh, Run
 from transformer_zoo.generation import generate, strategies
 from transformer_zoo.nn import Compute
 from transformer_zoo.nn.checks import check_sizes
+from transformer_zoo.nn.quantized import is_quantized
 
 GIB = 2**30
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -177,7 +178,7 @@ def _measured(topology: str, mesh: jax.sharding.Mesh, arguments: dict[str, Any],
     report = Report(
         topology=topology,
         mesh={axis: size for axis, size in mesh.shape.items() if size > 1},
-        num_params=sum(math.prod(x.shape) for x in jax.tree.leaves(arguments["parameters"])),
+        num_params=sum(math.prod(x.shape) for x in jax.tree.leaves(arguments["parameters"], is_leaf=is_quantized)),
         arguments=sizes,
         total=sum(sizes.values()),
         limit=int(GENERATIONS[topology.split(":")[0]][0] * GIB),

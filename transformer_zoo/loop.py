@@ -31,6 +31,7 @@ from transformer_zoo import (
     runs,
     tables,
     training,
+    trees,
 )
 from transformer_zoo.checkpoints.orbax import Checkpoints
 from transformer_zoo.config import Run
@@ -495,7 +496,8 @@ def _warn(console: Console, text: str) -> None:
 
 def _summary(resolved: Resolved) -> str:
     run, program = resolved.run, resolved.program
-    count, base = (sum(leaf.size for leaf in jax.tree.leaves(x)) for x in (program.state.params, program.base))
+    sizes = (trees.flatten(x or {}).values() for x in (program.state.params, program.base))
+    count, base = (sum(leaf.size for leaf in leaves) for leaves in sizes)
     device = program.mesh.devices.flat[0].device_kind
     mesh = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items() if size > 1) or "one device"
     short = lambda count: f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count:,}"

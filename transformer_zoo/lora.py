@@ -18,8 +18,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 
-from transformer_zoo import arguments, registry, trees
+from transformer_zoo import arguments, quantization, registry, trees
 from transformer_zoo.checkpoints import config_map, peft, safetensors, weight_map
 from transformer_zoo.checkpoints.peft import Matrix
 from transformer_zoo.config import Lora
@@ -57,8 +58,15 @@ class Adapted:
 
     def init(self, key: jax.Array, *inputs: Any) -> dict[str, trees.Tree]:
         """Fresh parameters of the model and of its adapters."""
-        params = self.model.init(key, *inputs)["params"]
+        params = self.based(self.model.init(key, *inputs)["params"])
         return {"params": joined(params, self.fresh(key, params))}
+
+    def based(self, params: trees.Tree) -> trees.Tree:
+        """The model's parameters as a run holds them: what is frozen is quantised if `lora.quantize` says so."""
+        if self.settings.quantize is None:
+            return params
+        frozen = lambda path: not self.is_trained(path)
+        return quantization.quantized_params(self.model, params, self.settings.quantize, frozen)
 
     def fresh(self, key: jax.Array, params: trees.Tree) -> trees.Tree:
         """The adapters before training, with which the model is as it was: the second factors are zero, and the norms
@@ -67,7 +75,8 @@ class Adapted:
         for i, matrix in enumerate(self.adapters.values()):
             begin, end = matrix.stacked, matrix.stacked + len(matrix.inputs)
             for layer, path in zip(matrix.layers, matrix.row.paths):
-                kernel = flat[path].astype(jnp.promote_types(flat[path].dtype, jnp.float32))
+                kernel = meta.unbox(flat[path])
+                kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
                 shape = kernel.shape
                 found[f"{layer}/{lora.B}"] = jnp.zeros((*shape[:begin], rank, *shape[end:]), kernel.dtype)
                 if self.settings.dora:
@@ -106,8 +115,9 @@ class Adapted:
         return trees.unflatten(trained), trees.unflatten({p: x for p, x in flat.items() if p not in trained})
 
     def merged(self, params: trees.Tree) -> trees.Tree:
-        """The parameters of the model alone, with the adapters in its kernels."""
-        flat = trees.flatten(params)
+        """The parameters of the model alone, with the adapters in its kernels. Those of a quantised base are expanded:
+        they are the numbers that the adapters were trained with."""
+        flat = {path: _expanded(x) for path, x in trees.flatten(params).items()}
         for matrix in self.adapters.values():
             for layer, kernel in zip(matrix.layers, matrix.row.paths):
                 names = (f"{matrix.module}/{lora.A}", f"{layer}/{lora.B}", f"{layer}/{lora.MAGNITUDE}")
@@ -144,12 +154,13 @@ def joined(base: trees.Tree | None, trained: trees.Tree) -> trees.Tree:
     return trained if base is None else trees.unflatten(trees.flatten(base) | trees.flatten(trained))
 
 
+_expanded = jax.jit(meta.unbox)
 _merged = jax.jit(lora.merged, static_argnames=("scale", "stacked"))
 
 
 @functools.lru_cache(maxsize=32)
 def _adapters(model: nn.Module, targets: tuple[str, ...]) -> dict[str, Matrix]:
-    linear, known = _linear(model), _matrices(model)
+    linear, known = registry.layers(model, lora.LINEAR), _matrices(model)
     layers = {layer: matrix for matrix in known.values() for layer in matrix.layers}
     paths = [path for path in layers if path in linear]
     try:
@@ -176,21 +187,6 @@ def _adapters(model: nn.Module, targets: tuple[str, ...]) -> dict[str, Matrix]:
 def _matrices(model: nn.Module) -> dict[str, Matrix]:
     family = registry.module_of(model.config)
     return peft.matrices(family, registry.param_shapes(model), config=model.config, task=model.task)
-
-
-@functools.lru_cache(maxsize=32)
-def _linear(model: nn.Module) -> frozenset[str]:
-    """The paths of a model's linear layers: those that `nn.lora.beside` reaches."""
-    found = set()
-
-    def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, lora.LINEAR):
-            found.add("/".join(context.module.path))
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(functools.partial(registry.init, model), jax.random.key(0))
-    return frozenset(found)
 
 
 # ---- what a run leaves ----------------------------------------------------------------------------------------------
@@ -231,6 +227,7 @@ def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded) -> tupl
         )
     if (directory / config_map.CONFIG).exists():
         raise ValueError(f"{directory} holds a model, and an adapter must not mix with its files: name another folder")
+    quantization.refuse(m.params, "save_adapter")
     tensors, settings = _published(adapter, trees.flatten(m.params))
 
     def write() -> tuple[str, ...]:

@@ -15,7 +15,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from transformer_zoo import arguments, folders, hugging_face, json_files, names, registry, sharding, trees
+from transformer_zoo import (
+    arguments,
+    folders,
+    hugging_face,
+    json_files,
+    names,
+    quantization,
+    registry,
+    sharding,
+    trees,
+)
 from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, peft, safetensors, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
@@ -83,6 +93,10 @@ class Bundle:
         from transformer_zoo.prediction.predict import predict  # with the library of tokenizers, which loads slowly
 
         return predict(self, *inputs, **arguments)
+
+    def quantize(self, format: str) -> "Bundle":
+        """`zoo.quantize` of this model."""
+        return quantization.quantize(self, format)
 
     def save_pretrained(self, directory: str | os.PathLike[str], **arguments: Any) -> None:
         """`zoo.save_pretrained` of this model."""
@@ -332,6 +346,7 @@ def save_pretrained(
     arguments.check(save_pretrained, locals())
     model = bundle.model
     family = registry.module_of(model.config)
+    quantization.refuse(bundle.params, "save_pretrained")
     _check_shapes(bundle.params, registry.param_shapes(model))
     if (Path(directory) / peft.CONFIG).exists():
         raise ValueError(f"{directory} holds an adapter, and a model must not mix with its files: name another folder")
@@ -369,6 +384,7 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
         raise ValueError(f"a GGUF file holds a model of the task causal-lm, and this one is of {model.task}")
     if importlib.util.find_spec("gguf") is None:
         raise ImportError('GGUF files are written by the package gguf: pip install "transformer-zoo[gguf]"')
+    quantization.refuse(bundle.params, "save_gguf")
     _check_shapes(bundle.params, registry.param_shapes(model))
     ids, tokenizer = TokenIds.of_model(bundle), bundle.tokenizer
     named = {"bos": ids.bos, "eos": next(iter(ids.eos), None), "padding": ids.pad}

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from transformer_zoo import hugging_face, json_files, sharding, trees
@@ -242,6 +243,21 @@ def initializer(model: Any, mesh: jax.sharding.Mesh | None = None) -> Callable[[
 def init(model: Any, key: jax.Array) -> trees.Tree:
     """Fresh parameters, as the paper initialises them."""
     return model.init(key, *module_of(model.config).Model.example_inputs(model.task))["params"]
+
+
+@functools.lru_cache(maxsize=32)
+def layers(model: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
+    """The modules in a model that are of these classes by their paths, for their settings: they are not bound."""
+    found = {}
+
+    def note(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, kinds):
+            found["/".join(context.module.path)] = context.module.clone(parent=None)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(functools.partial(init, model), jax.random.key(0))
+    return found
 
 
 @functools.lru_cache(maxsize=256)

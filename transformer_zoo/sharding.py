@@ -148,14 +148,21 @@ def ways(axes: str | tuple[str, ...] | None, mesh: Any) -> int:
 
 
 def param_shardings(shapes: Mapping[str, Any], mesh: Mesh) -> trees.Tree:
-    """The sharding of every parameter in a tree of arrays or `jax.ShapeDtypeStruct`s.
+    """The sharding of every parameter in a tree of arrays or `jax.ShapeDtypeStruct`s. Where a parameter has several
+    parts, codes and scales, each lies like the whole, except that a dimension that the mesh does not divide is whole.
 
     Raises:
         ValueError: a parameter matches no row of `PARAM_AXES` or several, or a mesh axis does not divide its dimension.
     """
     flat = trees.flatten(shapes)
     axes = trees.match(PARAM_AXES, flat)
-    return trees.unflatten({path: _sharding(path, axes[path], leaf.shape, mesh) for path, leaf in flat.items()})
+
+    def of(path: str, leaf: Any) -> Any:
+        whole = _sharding(path, axes[path], leaf.shape, mesh)
+        part = lambda x: NamedSharding(mesh, fitting(axes[path], x.shape, mesh))
+        return jax.tree.map(lambda x: whole if x.shape == leaf.shape else part(x), leaf)
+
+    return trees.unflatten({path: of(path, leaf) for path, leaf in flat.items()})
 
 
 def batch_shardings(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:

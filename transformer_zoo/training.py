@@ -141,6 +141,7 @@ class Program:
         weights."""
         if self.base is None:
             return params, None
+        params = self.model.based(params)
         with jax.set_mesh(self.mesh):
             adapters = jax.jit(self.model.fresh)(jax.random.fold_in(jax.random.key(seed), 2), params)
         return self.model.divided(lora.joined(params, adapters))

@@ -23,6 +23,7 @@ from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_prob
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
 from transformer_zoo.nn import checks
 from transformer_zoo.nn.cache import SPARE
+from transformer_zoo.nn.quantized import has_quantized
 from transformer_zoo.nn.stack import STACKED, Layers
 
 BUCKET = 32  # the smallest bucket: see `bucket`
@@ -691,7 +692,7 @@ def _placed(params: trees.Tree) -> tuple[trees.Tree, bool, Callable[[], contextl
     device, *others = sharding.device_set
     if others:
         return params, False, functools.partial(jax.set_mesh, sharding.mesh)
-    by_layer = device.platform == "cpu"
+    by_layer = device.platform == "cpu" and not has_quantized(params)  # which are expanded in turn in a scan alone
     context = functools.partial(jax.default_device, device)
     return _by_layer(params, device) if by_layer else params, by_layer, context
 

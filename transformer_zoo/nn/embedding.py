@@ -6,8 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 
 from transformer_zoo.nn.compute import Compute, soft_cap, wide_einsum
+from transformer_zoo.nn.quantized import in_turn
 from transformer_zoo.sharding import constrain, platform
 
 
@@ -16,10 +18,11 @@ def padded_vocab(vocab_size: int) -> int:
     return -(-vocab_size // 128) * 128
 
 
-def _look_up(table_ND: jax.Array, ids_BT: jax.Array, dtype: Any) -> jax.Array:
+def _look_up(table_ND: Any, ids_BT: jax.Array, dtype: Any) -> jax.Array:
     # Two steps: looked up with the table's own sharding, then resharded by rows. In one step, the compiler would gather
     # the whole result on every device of a mesh with several axes.
-    x_BTD = jnp.take(table_ND, ids_BT, axis=0).astype(dtype)
+    rows_BTD = jax.tree.map(lambda x: jnp.take(x, ids_BT, axis=0), table_ND)
+    x_BTD = meta.unbox(rows_BTD).astype(dtype)  # of a quantised table, only these rows are expanded
     return constrain(constrain(x_BTD, "rows length embed"), "batch length _")
 
 
@@ -47,7 +50,7 @@ class TokenEmbedding(nn.Module):
     init: Any
 
     def setup(self) -> None:
-        self.embedding = self.param("embedding", self._init, (padded_vocab(self.vocab_size), self.width))
+        self.param("embedding", self._init, (padded_vocab(self.vocab_size), self.width))
 
     def _init(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         # The rows of padding are zero in every table, fresh or loaded, and get no gradient.
@@ -55,14 +58,14 @@ class TokenEmbedding(nn.Module):
         return jnp.pad(table_VD, ((0, shape[0] - self.vocab_size), (0, 0)))
 
     def __call__(self, tokens_BT: jax.Array) -> jax.Array:
-        return _look_up(self.embedding, tokens_BT, self.compute.dtype)
+        return _look_up(self.get_variable("params", "embedding"), tokens_BT, self.compute.dtype)
 
     def attend(self, x_BTD: jax.Array, cap: float | None = None) -> jax.Array:
         """Logits [B, T, V] over the padded vocabulary, in at least float32; the lowest number at the padding. With a
         cap, the others are pressed into (-cap, cap)."""
         # The table and its gradient keep the table's sharding: each device adds up its own part over a loss's chunks.
-        table_VD = constrain(self.embedding.astype(self.compute.dtype), "vocab embed")
-        x_BTD = x_BTD.astype(self.compute.dtype)
+        table_VD, x_BTD = in_turn(self.get_variable("params", "embedding"), x_BTD.astype(self.compute.dtype))
+        table_VD = constrain(meta.unbox(table_VD).astype(self.compute.dtype), "vocab embed")
         product = functools.partial(wide_einsum, dtype=self.compute.accumulation_dtype)
         if platform() == "cpu" and x_BTD.shape[1] == 1:
             # One token a row: faster row by row of the table. The barrier keeps the compiler from reversing the order.

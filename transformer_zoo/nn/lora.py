@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 
 from transformer_zoo.nn.compute import product
 
@@ -39,7 +40,7 @@ def _call(call: Any, args: Any, kwargs: Any, context: Any, *, scale: float, drop
     module, y = context.module, call(*args, **kwargs)
     if not (isinstance(module, LINEAR) and context.method_name == "__call__" and module.has_variable("params", A)):
         return y
-    variable = lambda name: module.get_variable("params", name).astype(y.dtype)
+    variable = lambda name: meta.unbox(module.get_variable("params", name)).astype(y.dtype)
     x, base, a, b = args[0].astype(y.dtype), y, variable(A), variable(B)
     if module.use_bias:
         base = base - variable("bias")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transformer_zoo.nn.compute import Compute
+from transformer_zoo.nn.quantized import has_quantized
 from transformer_zoo.sharding import constrain
 
 # The paths of stacked parameters: a stack's block bears a name that ends so.
@@ -122,8 +123,11 @@ def stack(
             make(block, x_BTD, None)
         lift |= {"variable_axes": _SOWN, "variable_broadcast": "params"}
         layer, per_layer = _sharing(layer, sizes), (places, per_layer)
-    if compute.remat != "none":
-        layer = nn.remat(layer, prevent_cse=False, policy=_POLICIES[compute.remat])
+    remat = compute.remat
+    if remat == "none" and has_quantized(params):
+        remat = "dots"  # or else the backward pass would keep every layer's matrices, expanded
+    if remat != "none":
+        layer = nn.remat(layer, prevent_cse=False, policy=_POLICIES[remat])
     scan = nn.scan(layer, **lift, length=length, unroll=min(compute.unroll, length))
     x_BTD, outs = scan(block, x_BTD, per_layer)
     if grouped and block.has_variable("intermediates", "hidden_BTD"):

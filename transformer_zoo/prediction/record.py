@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from transformer_zoo import json_files, registry, trees
@@ -115,7 +116,7 @@ def _digest_of(inputs: Sequence[Input]) -> str:
 def _digest_of_parameters(params: trees.Tree) -> str:
     digest = hashlib.sha256()
     for path, x in sorted(trees.flatten(params).items()):
-        x = np.ascontiguousarray(x)
-        digest.update(f"{path} {x.dtype} {x.shape}\n".encode())
-        digest.update(x.reshape(-1).view(np.uint8))
+        for part in map(np.ascontiguousarray, jax.tree.leaves(x)):  # several if it is quantised
+            digest.update(f"{path} {part.dtype} {part.shape}\n".encode())
+            digest.update(part.reshape(-1).view(np.uint8))
     return digest.hexdigest()[:32]
