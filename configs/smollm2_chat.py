@@ -3,7 +3,10 @@
 Command:   python train.py configs/smollm2_chat.py
            python train.py configs/smollm2_chat.py --init-from SmolLM2-135M-Instruct.Q4_1.gguf
            python -m transformer_zoo chat runs/smollm2_chat
-Hardware:  2 CPU cores and 11 GB of memory, about ten minutes; 2.4 M of 137 M parameters are trained
+Hardware:  2 CPU cores and 11 GB of memory, about five minutes; 2.4 M of 137 M parameters are trained
+Baseline:  `eval.py MODEL --objective supervised-fine-tuning --source jsonl:examples/conversations.jsonl --split
+           validation --length 256`: 3.282 nats a token of an answer, held out
+Result:    of the GGUF file, held-out loss 2.611 at step 10, 2.521 at 20, 2.485 at 30; 46 % of the tokens right, from 37
 
 A file of your own has a conversation in each line, {"messages": [{"role": "user", "content": ...}, {"role":
 "assistant", "content": ...}, ...]}: --data.source jsonl:FILE. ShareGPT's has them in another field,

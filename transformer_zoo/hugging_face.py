@@ -68,6 +68,7 @@ TRAIN = {
     "output_dir": "directory", "out_dir": "directory", "logging_dir": "directory", "run_name": "directory",
     "model_name_or_path": "init-from", "model_name": "init-from", "pretrained_model_name_or_path": "init-from",
     "tokenizer_name": "vocabulary.path", "tokenizer": "vocabulary.path",
+    "chat_template_path": "vocabulary.chat-template",
     "max_seq_length": "data.length", "max_length": "data.length", "seq_length": "data.length",
     "block_size": "data.length", "context_length": "data.length", "max_source_length": "data.length",
     "max_target_length": "objective.target-length", "mlm_probability": "objective.rate",

@@ -56,10 +56,11 @@ class SupervisedFineTuning(CausalLM):
     def with_labels(
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: Tell | None = None
     ) -> tuple[Objective, str]:
-        """Checks all conversations."""
+        """Checks all conversations; a published data set is not read for that."""
         for split, documents in splits.items():
-            found = each(documents, split, lambda document: messages_in(document, self.fields), tell=tell)
-            collections.deque(found, maxlen=0)
+            if not documents.as_published:
+                found = each(documents, split, lambda document: messages_in(document, self.fields), tell=tell)
+                collections.deque(found, maxlen=0)
         return self, ""
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:
