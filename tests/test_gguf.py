@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,17 @@ def test_rotary_positions(tmp_path: Path):
     assert zoo.from_pretrained(tmp_path / "m.gguf").config.rope == Rope(theta=50.0)
 
 
-def trained(pattern: str | None, digits: bool, ascii_only: bool = False) -> tokenizers.Tokenizer:
+def trained(
+    pattern: str | None, digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
+) -> tokenizers.Tokenizer:
     """A tokenizer of pairs of bytes as the reference's `tokenizer.json` describes it.
 
     Args:
         ascii_only: each token is some whole characters.
+        uncut: texts of which everything is a pair, also where they are cut.
     """
+    if uncut:
+        pattern, digits = r"[\s\S]+", False
     pre = tokenizers.pre_tokenizers
     letters = pre.ByteLevel.alphabet()
     if ascii_only:
@@ -153,14 +159,14 @@ def trained(pattern: str | None, digits: bool, ascii_only: bool = False) -> toke
     made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)])
     made.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=letters,
+        vocab_size=600 if uncut else 320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=letters,
         show_progress=False,
     )  # fmt: skip
-    made.train_from_iterator(TEXTS[:1] * 5 if ascii_only else TEXTS * 5, trainer)
+    made.train_from_iterator([*(uncut or (TEXTS[:1] if ascii_only else TEXTS))] * 5, trainer)
     return made
 
 
-@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
+@pytest.mark.parametrize("pre", [*gguf_folder.CUTS])
 def test_tokenizer(tmp_path: Path, pre: str):
     pattern, digits, _ = gguf_folder.CUTS[pre]
     own = trained(pattern, digits)
@@ -188,12 +194,15 @@ def test_tokenizer(tmp_path: Path, pre: str):
     assert zoo.load_tokenizer(tmp_path / "begun.gguf").encode(TEXTS[0], template=True).ids[0] == 1
 
 
-def tokenizer_of(folder: Path, pre: str, ascii_only: bool = False, **settings: Any) -> Tokenizer:
+def tokenizer_of(
+    folder: Path, pre: str, ascii_only: bool = False, uncut: Sequence[str] = (), **settings: Any
+) -> Tokenizer:
     """One that `trained` makes, as a folder of the Hugging Face layout has it."""
     pattern, digits, whole = gguf_folder.CUTS[pre]
-    described = json.loads(trained(pattern, digits, ascii_only).to_str())
+    described = json.loads(trained(pattern, digits, ascii_only, uncut).to_str())
+    described["pre_tokenizer"] = json.loads(trained(pattern, digits).to_str())["pre_tokenizer"]
     described["model"]["ignore_merges"] = whole
-    described["normalizer"] = {"type": "NFC"} if pre == "qwen2" else None
+    described["normalizer"] = {"type": "NFC"} if pre in gguf_folder.COMPOSED else None
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps(described))
     named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|start|>", "eos_token": "<|end|>"}

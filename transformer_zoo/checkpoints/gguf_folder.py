@@ -24,17 +24,39 @@ from transformer_zoo.data.spm_model import CONTROL, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import FREQUENCIES, sizes
 
 WEIGHTS = "model.gguf"
-_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LETTERS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|"
 _OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+
+
+def _cased(ending: str) -> str:
+    """Words of which only the beginning is in capitals, or the whole."""
+    return "".join(rf"[^\r\n\p{{L}}\p{{N}}]?{word}{ending}|" for word in (f"{_LARGE}*{_SMALL}+", f"{_LARGE}+{_SMALL}*"))
+
+
+_PATHS = _OTHERS.replace(r"[\r\n]*", r"[\r\n/]*")
 # `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
 # whether each digit is a word; whether a whole word of the vocabulary is taken unmerged.
 CUTS = {
-    "default": (None, False, False),
     "gpt-2": (None, False, False),
     "smollm": (None, True, False),
+    "command-r": (None, True, False),
     "qwen2": (rf"{_LETTERS}\p{{N}}{_OTHERS}", False, False),
+    "dbrx": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, False),
     "llama-bpe": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, True),
+    "gpt-4o": (rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}", False, True),
+    "tekken": (rf"{_cased('')}\p{{N}}{_PATHS}", False, True),
 }
+COMPOSED = ("qwen2", "command-r")
+"""Those that compose characters first (NFC)."""
+BEGUN = ("llama-bpe", "tekken")
+"""Those whose texts begin with their first token where a file does not say."""
+ALIASES = {
+    **dict.fromkeys(("default", "phi-2", "olmo"), "gpt-2"), **dict.fromkeys(("starcoder", "refact"), "smollm"),
+    "smaug-bpe": "dbrx",
+}  # fmt: skip
+"""Other names of these."""
 
 
 def unpacked(file: str | os.PathLike[str]) -> Path:
@@ -250,24 +272,26 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         raise ValueError(
             f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 and llama are read"
         )
-    if of("pre", "default") not in list(CUTS):
-        known = ", ".join(CUTS)
+    pre = of("pre", "default")
+    pre = ALIASES.get(pre, pre) if isinstance(pre, str) else pre
+    if pre not in list(CUTS):
+        known = ", ".join([*CUTS, *ALIASES])
         raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
-    whole = CUTS[of("pre", "default")][2]
+    whole = CUTS[pre][2]
     model = models.BPE(
         {token: i for i, (token, kind) in enumerate(itertools.zip_longest(tokens, kinds)) if kind != UNUSED},
         [tuple(merge.split(" ", 1)) for merge in of("merges")],
         ignore_merges=whole,
     )
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer, normalizer = cuts(of("pre", "default"))
+    tokenizer.pre_tokenizer, normalizer = cuts(pre)
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
     for kind in (CONTROL, USER_DEFINED):
         added = [AddedToken(t, normalized=False, special=kind == CONTROL) for t, k in zip(tokens, kinds) if k == kind]
         (tokenizer.add_special_tokens if kind == CONTROL else tokenizer.add_tokens)(added)
-    if of("add_bos_token", whole) and "bos_token" in special:
+    if of("add_bos_token", pre in BEGUN) and "bos_token" in special:
         bos = special["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, named["bos_token"])]
@@ -286,4 +310,4 @@ def cuts(pre: str) -> tuple[Any, Any]:
     if pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre == "qwen2" else None
+    return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre in COMPOSED else None
