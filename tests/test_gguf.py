@@ -235,6 +235,22 @@ def test_written_is_read(tmp_path: Path, family: str):
         assert np.abs(ours[path] - x).max() <= (2e-7 if path.endswith("/offset") else 0), path
 
 
+def test_factors_of_rotary_positions(tmp_path: Path):
+    """Phi-3's for short texts and for long ones, as tensors."""
+    factors = [tuple(np.float32([1.5, 2.25]).tolist()), tuple(np.float32([3.1, 4.7]).tolist())]
+    rope = Rope(kind="longrope", factor=4.0, original_length=6, short_factors=factors[0], long_factors=factors[1])
+    m = families.made("phi3", held("phi3", rope=rope, max_length=24, head_dim=4), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    read = zoo.from_pretrained(tmp_path / "m.gguf").config.rope
+    told = dataclasses.replace(rope, attention_factor=read.attention_factor, short_factors=(1.5, 2.25),
+                               long_factors=(3.1, 4.7))  # fmt: skip
+    assert read == told and abs(read.attention_scale / rope.attention_scale - 1) < 1e-6
+    content = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "n.gguf").write_bytes(content.replace(b"rope_factors_long", b"rope_factors_lung"))
+    with pytest.raises(ValueError, match="the tensor rope_factors_short.weight is there without the one"):
+        zoo.from_pretrained(tmp_path / "n.gguf")
+
+
 def test_written_as_16_bits(tmp_path: Path):
     m = families.made("llama", held("llama"), task="causal-lm")
     m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")

@@ -17,6 +17,10 @@ from transformer_zoo.checkpoints.gguf_folder import CUTS
 from transformer_zoo.nn.rotary import Rope
 
 LLAMA3 = Rope(kind="llama3", factor=8.0, original_length=16)
+# llama.cpp goes by the length that it has room for, a multiple of 256.
+LONG = Rope(
+    kind="longrope", factor=2.0, original_length=256, short_factors=(1.0, 1.5, 2.0, 4.0), long_factors=(9.0,) * 4
+)
 
 
 def server(file: Path, **changes: Any) -> xllamacpp.Server:
@@ -40,14 +44,14 @@ def greedy(file: Path, prompt: list[int], count: int) -> list[tuple[int, float]]
     return [(token["id"], token["logprob"]) for token in answer["choices"][0]["logprobs"]["content"]]
 
 
-@pytest.mark.parametrize(("family", "rope"), [*((name, None) for name in FAMILIES), ("llama", LLAMA3)])
+@pytest.mark.parametrize(("family", "rope"), [*((name, None) for name in FAMILIES), ("llama", LLAMA3), ("phi3", LONG)])
 def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, rope: Rope | None):
     own = tokenizer_of(tmp_path / "own", "gpt-2", ascii_only=True)
     # Of gpt-oss it would round the pairs at which YaRN's ramp begins and ends, unlike the model's own code.
     rope = Rope() if family == "gpt_oss" else rope
     changes = {} if rope is None else {"rope": rope}
     config = held(
-        family, vocab_size=own.vocab_size, max_length=64, width=32, head_dim=8, num_heads=4, eos_id=0, num_kv_heads=2,
+        family, vocab_size=own.vocab_size, max_length=512, width=32, head_dim=8, num_heads=4, eos_id=0, num_kv_heads=2,
         mlp_dim=32, window=4, **changes,
     )  # fmt: skip
     m = families.made(family, config, task="causal-lm").replace(tokenizer=own)

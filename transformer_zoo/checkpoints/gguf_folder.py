@@ -21,9 +21,10 @@ from transformer_zoo import folders, json_files, registry, trees
 from transformer_zoo.checkpoints import gguf
 from transformer_zoo.data import spm_model
 from transformer_zoo.data.spm_model import CONTROL, UNUSED, USER_DEFINED
-from transformer_zoo.published.gguf import FREQUENCIES, sizes
+from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, sizes
 
 WEIGHTS = "model.gguf"
+ORIGINAL_KEY = "original_max_position_embeddings"
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LETTERS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|"
 _OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -137,7 +138,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     parts: dict[tuple[str, str, int], dict[int, gguf.Tensor]] = {}
     for theirs, tensor in content.tensors.items():
         place = layout.place(theirs)
-        if theirs == FREQUENCIES:
+        if theirs == FREQUENCIES or (layout.has_factors and theirs in FACTORS.values()):
             continue
         if place.layout is not None:
             parts.setdefault((place.name, place.layout, place.parts), {})[place.part] = tensor
@@ -220,13 +221,27 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
             "rope_type": "longrope", "short_factor": slower, "long_factor": slower, "factor": 1.0,
             "original_max_position_embeddings": settings.get("max_position_embeddings"),
         }  # fmt: skip
+    if spec.gguf.has_factors and (found := content.tensors.keys() & FACTORS.values()):
+        if len(found) < len(FACTORS):
+            raise ValueError(f"the tensor {next(iter(found))} is there without the one for texts of the other lengths")
+        own, longest = spec.gguf.own(content.metadata), settings.get("max_position_embeddings")
+        original = settings[ORIGINAL_KEY] = own.get(ORIGINAL)
+        if not all(type(length) is int and length > 0 for length in (original, longest)):
+            raise ValueError(
+                f"{ORIGINAL} is {json_files.excerpt(repr(original))}: the factors of positions need a length"
+            )
+        settings["rope_parameters"] |= {
+            "rope_type": "longrope", ORIGINAL_KEY: original, "factor": longest / original,
+            "attention_factor": own.get(ATTENTION),
+            **{key: np.asarray(content.tensors[theirs], np.float32).tolist() for key, theirs in FACTORS.items()},
+        }  # fmt: skip
     return _short(settings) | _ids(content.metadata)
 
 
 def _short(value: Any) -> Any:
     """Numbers that were stored in float32 as they were meant: 1e-05 for 9.999999747378752e-06."""
-    if isinstance(value, dict):
-        return {name: _short(x) for name, x in value.items()}
+    if isinstance(value, dict | list):
+        return type(value)(map(_short, value)) if isinstance(value, list) else {k: _short(x) for k, x in value.items()}
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 

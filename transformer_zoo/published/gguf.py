@@ -20,11 +20,12 @@ KEYS = {
     "attention.sliding_window": "sliding_window",
 }
 """Key of the metadata, after the architecture's name -> key of config.json."""
+ORIGINAL, ATTENTION = "rope.scaling.original_context_length", "rope.scaling.attn_factor"
 _SCALING = {
     "rope.scaling.type": "rope_type",
     "rope.scaling.factor": "factor",
-    "rope.scaling.original_context_length": "original_max_position_embeddings",
-    "rope.scaling.attn_factor": "attention_factor",
+    ORIGINAL: "original_max_position_embeddings",
+    ATTENTION: "attention_factor",
     "rope.scaling.yarn_beta_fast": "beta_fast",
     "rope.scaling.yarn_beta_slow": "beta_slow",
 }
@@ -34,6 +35,8 @@ _ROPE = (*_SCALING, "rope.freq_base", "rope.freq_base_swa", "rope.dimension_coun
 _IMPLIED = ("vocab_size", "attention.value_length", "rope.scaling.finetuned")
 FREQUENCIES = "rope_freqs.weight"
 """A tensor by which the speeds of rotary pairs are divided."""
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+"""Such tensors for texts up to the original length and for longer ones."""
 
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -135,6 +138,7 @@ class Gguf:
             the tensors.
         yarn: of the rotary positions of the kind yarn, what the metadata do not tell.
         norm_offset: what the scales of norms are larger by than in the usual files.
+        has_factors: whether rotary positions of the kind longrope are in the tensors FACTORS.
         local_theta: of rotary positions in layers with a window, where they have their own.
     """
 
@@ -149,6 +153,7 @@ class Gguf:
     )
     yarn: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     norm_offset: float = 0.0
+    has_factors: bool = False
     local_theta: float | None = None
 
     def own(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
