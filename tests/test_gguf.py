@@ -212,6 +212,8 @@ def tokenizer_of(
 
 def held(family: str, **sizes: Any) -> Any:
     """A small configuration that a file can hold."""
+    if family == "falcon":
+        sizes |= {"num_kv_heads": 1}
     default = registry.family(family).Config()
     config = families.sized(families.small(family), **{name: getattr(default, name) for name in UNSAID
                                                        if hasattr(default, name)})  # fmt: skip
@@ -335,6 +337,8 @@ def test_what_cannot_be_written_is_named(tmp_path: Path):
     refused("GGUF files of opt are not written: only those of ", of("opt", families.small("opt")))
     refused("activation='relu' has no place", of("llama", families.sized(silu, activation="relu")))
     refused("kind dynamic have no place", of("llama", families.sized(silu, rope=Rope(kind="dynamic", factor=2.0))))
+    yarn = Rope(kind="yarn", factor=2.0, original_length=6)
+    refused(r"YaRN between \(4.0, 1.0\) turns has no place", of("llama", families.sized(silu, rope=yarn)))
     windowed = families.small("qwen2", activation="silu", window=3, global_layers=1)
     refused("window=3 has no place in a GGUF file of qwen2: it would be read as None", of("qwen2", windowed))
     small = of("llama", silu)

@@ -17,6 +17,7 @@ from transformer_zoo.checkpoints.gguf_folder import CUTS
 from transformer_zoo.nn.rotary import Rope
 
 LLAMA3 = Rope(kind="llama3", factor=8.0, original_length=16)
+YARN = Rope(kind="yarn", factor=8.0, original_length=16, fast_turns=32.0, attention_factor=1.3)
 # llama.cpp goes by the length that it has room for, a multiple of 256.
 LONG = Rope(
     kind="longrope", factor=2.0, original_length=256, short_factors=(1.0, 1.5, 2.0, 4.0), long_factors=(9.0,) * 4
@@ -44,7 +45,9 @@ def greedy(file: Path, prompt: list[int], count: int) -> list[tuple[int, float]]
     return [(token["id"], token["logprob"]) for token in answer["choices"][0]["logprobs"]["content"]]
 
 
-@pytest.mark.parametrize(("family", "rope"), [*((name, None) for name in FAMILIES), ("llama", LLAMA3), ("phi3", LONG)])
+@pytest.mark.parametrize(
+    ("family", "rope"), [*((name, None) for name in FAMILIES), ("llama", LLAMA3), ("phi3", LONG), ("qwen3", YARN)]
+)
 def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, rope: Rope | None):
     own = tokenizer_of(tmp_path / "own", "gpt-2", ascii_only=True)
     # Of gpt-oss it would round the pairs at which YaRN's ramp begins and ends, unlike the model's own code.

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -151,6 +152,8 @@ def _check_held(
     again = config_map.read(family, settings)
     for field in dataclasses.fields(config):
         value, held = (getattr(c, field.name) for c in (config, again))
+        if field.name == "rope" and math.isclose(value.attention_scale, held.attention_scale, rel_tol=1e-6):
+            held = dataclasses.replace(held, attention_factor=value.attention_factor)  # stored in 32 bits
         if value == held or field.name.endswith("dropout") or field.name in UNHELD:
             continue
         if field.name == "rope" and (_slowdown(config) is not None or _factors(layout, config)):  # tensors have it

@@ -136,10 +136,11 @@ class Rope:
     def slowdown(self, head_dim: int) -> np.ndarray | None:
         """float64[pairs]: by how much each pair turns more slowly than by theta alone, where that is all that makes
         these positions. None: the length of the text, or another scale of queries and keys, makes them too."""
-        plain = dataclasses.replace(self, kind="default")._speed(head_dim)
         if self.kind == "longrope" and self.attention_scale == 1 and self.short_factors == self.long_factors:
             return np.array(self.short_factors)
-        return plain / self._speed(head_dim) if self.kind == "llama3" else None
+        if self.kind != "llama3":
+            return None
+        return dataclasses.replace(self, kind="default")._speed(head_dim) / self._speed(head_dim)
 
     def _pairs(self, head_dim: int) -> int:
         return int(head_dim * self.share) // 2
