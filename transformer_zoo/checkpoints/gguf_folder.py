@@ -112,7 +112,7 @@ def family(content: gguf.File, file: Path) -> ModuleType:
     Raises:
         ValueError: none reads its architecture.
     """
-    known: dict[str, dict[str | None, ModuleType]] = {}
+    known: dict[str, dict[str | None, ModuleType]] = {}  # of several families the first reads a file
     for module in map(registry.family, registry.families()):
         if (layout := module.PUBLISHED.gguf) is not None:
             known.setdefault(layout.architecture, {}).setdefault(layout.only_with, module)
@@ -215,6 +215,11 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
     shapes = {name: tensor.shape for name, tensor in content.tensors.items()}
     settings = {"model_type": spec.model_type, "architectures": [spec.class_names()["causal-lm"]]}
     settings |= spec.gguf.settings(content.metadata, shapes)
+    window, longest = settings.get("sliding_window"), settings.get("max_position_embeddings")
+    if window is not None and "window" not in spec.config and window != longest:
+        raise ValueError(
+            f"attention.sliding_window is {json_files.excerpt(repr(window))}, and this family has no window"
+        )
     if FREQUENCIES in content.tensors:
         slower = np.asarray(content.tensors[FREQUENCIES]).tolist()
         settings["rope_parameters"] |= {
