@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,12 +138,17 @@ def test_rotary_positions(tmp_path: Path):
     assert zoo.from_pretrained(tmp_path / "m.gguf").config.rope == Rope(theta=50.0)
 
 
-def trained(pattern: str | None, digits: bool, ascii_only: bool = False) -> tokenizers.Tokenizer:
+def trained(
+    pattern: str | None, digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
+) -> tokenizers.Tokenizer:
     """A tokenizer of pairs of bytes as the reference's `tokenizer.json` describes it.
 
     Args:
         ascii_only: each token is some whole characters.
+        uncut: texts of which everything is a pair, also where they are cut.
     """
+    if uncut:
+        pattern, digits = r"[\s\S]+", False
     pre = tokenizers.pre_tokenizers
     letters = pre.ByteLevel.alphabet()
     if ascii_only:
@@ -153,14 +159,14 @@ def trained(pattern: str | None, digits: bool, ascii_only: bool = False) -> toke
     made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)])
     made.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=letters,
+        vocab_size=600 if uncut else 320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=letters,
         show_progress=False,
     )  # fmt: skip
-    made.train_from_iterator(TEXTS[:1] * 5 if ascii_only else TEXTS * 5, trainer)
+    made.train_from_iterator([*(uncut or (TEXTS[:1] if ascii_only else TEXTS))] * 5, trainer)
     return made
 
 
-@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
+@pytest.mark.parametrize("pre", [*gguf_folder.CUTS])
 def test_tokenizer(tmp_path: Path, pre: str):
     pattern, digits, _ = gguf_folder.CUTS[pre]
     own = trained(pattern, digits)
@@ -188,12 +194,15 @@ def test_tokenizer(tmp_path: Path, pre: str):
     assert zoo.load_tokenizer(tmp_path / "begun.gguf").encode(TEXTS[0], template=True).ids[0] == 1
 
 
-def tokenizer_of(folder: Path, pre: str, ascii_only: bool = False, **settings: Any) -> Tokenizer:
+def tokenizer_of(
+    folder: Path, pre: str, ascii_only: bool = False, uncut: Sequence[str] = (), **settings: Any
+) -> Tokenizer:
     """One that `trained` makes, as a folder of the Hugging Face layout has it."""
     pattern, digits, whole = gguf_folder.CUTS[pre]
-    described = json.loads(trained(pattern, digits, ascii_only).to_str())
+    described = json.loads(trained(pattern, digits, ascii_only, uncut).to_str())
+    described["pre_tokenizer"] = json.loads(trained(pattern, digits).to_str())["pre_tokenizer"]
     described["model"]["ignore_merges"] = whole
-    described["normalizer"] = {"type": "NFC"} if pre == "qwen2" else None
+    described["normalizer"] = {"type": "NFC"} if pre in gguf_folder.COMPOSED else None
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps(described))
     named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|start|>", "eos_token": "<|end|>"}
@@ -203,6 +212,8 @@ def tokenizer_of(folder: Path, pre: str, ascii_only: bool = False, **settings: A
 
 def held(family: str, **sizes: Any) -> Any:
     """A small configuration that a file can hold."""
+    if family == "falcon":
+        sizes |= {"num_kv_heads": 1}
     default = registry.family(family).Config()
     config = families.sized(families.small(family), **{name: getattr(default, name) for name in UNSAID
                                                        if hasattr(default, name)})  # fmt: skip
@@ -218,12 +229,31 @@ def test_written_is_read(tmp_path: Path, family: str):
     m = families.made(family, held(family), task="causal-lm")
     m.save_gguf(tmp_path / "m.gguf", dtype="float32")
     loaded = zoo.from_pretrained(tmp_path / "m.gguf")
+    if family == "mistral":  # its files are LLaMA's
+        shared = {field.name: getattr(loaded.config, field.name) for field in dataclasses.fields(loaded.config)}
+        loaded = loaded.replace(config=families.sized(m.config, **shared))
     told, balance = families.without_dropout(loaded.config), getattr(m.config, "balance_weight", 0.0)
     assert families.sized(told, init_std=m.config.init_std, global_layers=0, balance_weight=balance) == m.config
     ours, expected = params(loaded), params(m)
     assert ours.keys() == expected.keys()
     for path, x in expected.items():
         assert np.abs(ours[path] - x).max() <= (2e-7 if path.endswith("/offset") else 0), path
+
+
+def test_factors_of_rotary_positions(tmp_path: Path):
+    """Phi-3's for short texts and for long ones, as tensors."""
+    factors = [tuple(np.float32([1.5, 2.25]).tolist()), tuple(np.float32([3.1, 4.7]).tolist())]
+    rope = Rope(kind="longrope", factor=4.0, original_length=6, short_factors=factors[0], long_factors=factors[1])
+    m = families.made("phi3", held("phi3", rope=rope, max_length=24, head_dim=4), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    read = zoo.from_pretrained(tmp_path / "m.gguf").config.rope
+    told = dataclasses.replace(rope, attention_factor=read.attention_factor, short_factors=(1.5, 2.25),
+                               long_factors=(3.1, 4.7))  # fmt: skip
+    assert read == told and abs(read.attention_scale / rope.attention_scale - 1) < 1e-6
+    content = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "n.gguf").write_bytes(content.replace(b"rope_factors_long", b"rope_factors_lung"))
+    with pytest.raises(ValueError, match="the tensor rope_factors_short.weight is there without the one"):
+        zoo.from_pretrained(tmp_path / "n.gguf")
 
 
 def test_written_as_16_bits(tmp_path: Path):
@@ -310,6 +340,8 @@ def test_what_cannot_be_written_is_named(tmp_path: Path):
     refused("GGUF files of opt are not written: only those of ", of("opt", families.small("opt")))
     refused("activation='relu' has no place", of("llama", families.sized(silu, activation="relu")))
     refused("kind dynamic have no place", of("llama", families.sized(silu, rope=Rope(kind="dynamic", factor=2.0))))
+    yarn = Rope(kind="yarn", factor=2.0, original_length=6)
+    refused(r"YaRN between \(4.0, 1.0\) turns has no place", of("llama", families.sized(silu, rope=yarn)))
     windowed = families.small("qwen2", activation="silu", window=3, global_layers=1)
     refused("window=3 has no place in a GGUF file of qwen2: it would be read as None", of("qwen2", windowed))
     small = of("llama", silu)
@@ -329,6 +361,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     write(tmp_path / "m.gguf", m, metadata={"tokenizer.ggml.model": "bert"})
     with pytest.warns(UserWarning, match="the tokenizer cannot be read.*tokenizer.ggml.model is 'bert': only gpt2"):
         assert zoo.from_pretrained(tmp_path / "m.gguf").tokenizer is None
+    write(tmp_path / "m.gguf", m, metadata={"llama.attention.sliding_window": 3})
+    with pytest.raises(ValueError, match="attention.sliding_window is 3, and this family has no window"):
+        zoo.from_pretrained(tmp_path / "m.gguf")
     write(tmp_path / "m.gguf", m, metadata={"llama.attention.causal": False})
     with pytest.raises(ValueError, match="m.gguf: the key llama.attention.causal is not known"):
         zoo.from_pretrained(tmp_path / "m.gguf")

@@ -21,20 +21,43 @@ from transformer_zoo import folders, json_files, registry, trees
 from transformer_zoo.checkpoints import gguf
 from transformer_zoo.data import spm_model
 from transformer_zoo.data.spm_model import CONTROL, UNUSED, USER_DEFINED
-from transformer_zoo.published.gguf import FREQUENCIES, sizes
+from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, sizes
 
 WEIGHTS = "model.gguf"
-_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+ORIGINAL_KEY = "original_max_position_embeddings"
+_ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_LETTERS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|"
 _OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+
+
+def _cased(ending: str) -> str:
+    """Words of which only the beginning is in capitals, or the whole."""
+    return "".join(rf"[^\r\n\p{{L}}\p{{N}}]?{word}{ending}|" for word in (f"{_LARGE}*{_SMALL}+", f"{_LARGE}+{_SMALL}*"))
+
+
+_PATHS = _OTHERS.replace(r"[\r\n]*", r"[\r\n/]*")
 # `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
 # whether each digit is a word; whether a whole word of the vocabulary is taken unmerged.
 CUTS = {
-    "default": (None, False, False),
     "gpt-2": (None, False, False),
     "smollm": (None, True, False),
+    "command-r": (None, True, False),
     "qwen2": (rf"{_LETTERS}\p{{N}}{_OTHERS}", False, False),
+    "dbrx": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, False),
     "llama-bpe": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, True),
+    "gpt-4o": (rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}", False, True),
+    "tekken": (rf"{_cased('')}\p{{N}}{_PATHS}", False, True),
 }
+COMPOSED = ("qwen2", "command-r")
+"""Those that compose characters first (NFC)."""
+BEGUN = ("llama-bpe", "tekken")
+"""Those whose texts begin with their first token where a file does not say."""
+ALIASES = {
+    **dict.fromkeys(("default", "phi-2", "olmo"), "gpt-2"), **dict.fromkeys(("starcoder", "refact"), "smollm"),
+    "smaug-bpe": "dbrx",
+}  # fmt: skip
+"""Other names of these."""
 
 
 def unpacked(file: str | os.PathLike[str]) -> Path:
@@ -89,7 +112,7 @@ def family(content: gguf.File, file: Path) -> ModuleType:
     Raises:
         ValueError: none reads its architecture.
     """
-    known: dict[str, dict[str | None, ModuleType]] = {}
+    known: dict[str, dict[str | None, ModuleType]] = {}  # of several families the first reads a file
     for module in map(registry.family, registry.families()):
         if (layout := module.PUBLISHED.gguf) is not None:
             known.setdefault(layout.architecture, {}).setdefault(layout.only_with, module)
@@ -115,7 +138,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     parts: dict[tuple[str, str, int], dict[int, gguf.Tensor]] = {}
     for theirs, tensor in content.tensors.items():
         place = layout.place(theirs)
-        if theirs == FREQUENCIES:
+        if theirs == FREQUENCIES or (layout.has_factors and theirs in FACTORS.values()):
             continue
         if place.layout is not None:
             parts.setdefault((place.name, place.layout, place.parts), {})[place.part] = tensor
@@ -192,19 +215,38 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
     shapes = {name: tensor.shape for name, tensor in content.tensors.items()}
     settings = {"model_type": spec.model_type, "architectures": [spec.class_names()["causal-lm"]]}
     settings |= spec.gguf.settings(content.metadata, shapes)
+    window, longest = settings.get("sliding_window"), settings.get("max_position_embeddings")
+    if window is not None and "window" not in spec.config and window != longest:
+        raise ValueError(
+            f"attention.sliding_window is {json_files.excerpt(repr(window))}, and this family has no window"
+        )
     if FREQUENCIES in content.tensors:
         slower = np.asarray(content.tensors[FREQUENCIES]).tolist()
         settings["rope_parameters"] |= {
             "rope_type": "longrope", "short_factor": slower, "long_factor": slower, "factor": 1.0,
             "original_max_position_embeddings": settings.get("max_position_embeddings"),
         }  # fmt: skip
+    if spec.gguf.has_factors and (found := content.tensors.keys() & FACTORS.values()):
+        if len(found) < len(FACTORS):
+            raise ValueError(f"the tensor {next(iter(found))} is there without the one for texts of the other lengths")
+        own, longest = spec.gguf.own(content.metadata), settings.get("max_position_embeddings")
+        original = settings[ORIGINAL_KEY] = own.get(ORIGINAL)
+        if not all(type(length) is int and length > 0 for length in (original, longest)):
+            raise ValueError(
+                f"{ORIGINAL} is {json_files.excerpt(repr(original))}: the factors of positions need a length"
+            )
+        settings["rope_parameters"] |= {
+            "rope_type": "longrope", ORIGINAL_KEY: original, "factor": longest / original,
+            "attention_factor": own.get(ATTENTION),
+            **{key: np.asarray(content.tensors[theirs], np.float32).tolist() for key, theirs in FACTORS.items()},
+        }  # fmt: skip
     return _short(settings) | _ids(content.metadata)
 
 
 def _short(value: Any) -> Any:
     """Numbers that were stored in float32 as they were meant: 1e-05 for 9.999999747378752e-06."""
-    if isinstance(value, dict):
-        return {name: _short(x) for name, x in value.items()}
+    if isinstance(value, dict | list):
+        return type(value)(map(_short, value)) if isinstance(value, list) else {k: _short(x) for k, x in value.items()}
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
@@ -250,24 +292,26 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         raise ValueError(
             f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 and llama are read"
         )
-    if of("pre", "default") not in list(CUTS):
-        known = ", ".join(CUTS)
+    pre = of("pre", "default")
+    pre = ALIASES.get(pre, pre) if isinstance(pre, str) else pre
+    if pre not in list(CUTS):
+        known = ", ".join([*CUTS, *ALIASES])
         raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
-    whole = CUTS[of("pre", "default")][2]
+    whole = CUTS[pre][2]
     model = models.BPE(
         {token: i for i, (token, kind) in enumerate(itertools.zip_longest(tokens, kinds)) if kind != UNUSED},
         [tuple(merge.split(" ", 1)) for merge in of("merges")],
         ignore_merges=whole,
     )
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer, normalizer = cuts(of("pre", "default"))
+    tokenizer.pre_tokenizer, normalizer = cuts(pre)
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.decoder = decoders.ByteLevel()
     for kind in (CONTROL, USER_DEFINED):
         added = [AddedToken(t, normalized=False, special=kind == CONTROL) for t, k in zip(tokens, kinds) if k == kind]
         (tokenizer.add_special_tokens if kind == CONTROL else tokenizer.add_tokens)(added)
-    if of("add_bos_token", whole) and "bos_token" in special:
+    if of("add_bos_token", pre in BEGUN) and "bos_token" in special:
         bos = special["bos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(
             single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, named["bos_token"])]
@@ -286,4 +330,4 @@ def cuts(pre: str) -> tuple[Any, Any]:
     if pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre == "qwen2" else None
+    return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre in COMPOSED else None

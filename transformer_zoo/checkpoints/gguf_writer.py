@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, gguf_folder
 from transformer_zoo.data import spm_model
 from transformer_zoo.data.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
-from transformer_zoo.published.gguf import FREQUENCIES, KEYS, Gguf, sizes
+from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, Gguf, sizes
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
@@ -45,6 +46,9 @@ def describe(
         raise ValueError(f"GGUF files of {spec.model_type} are not written: only those of {', '.join(known)} are")
     settings = config_map.write(family, config, "causal-lm")
     metadata = {"general.architecture": layout.architecture, "general.type": "model"} | layout.metadata(settings)
+    if _factors(layout, config):
+        more = {ORIGINAL: config.rope.original_length, ATTENTION: config.rope.attention_scale}
+        metadata |= {f"{layout.architecture}.{key}": value for key, value in more.items()}
     _check_held(family, config, layout, metadata, tensors)
     metadata |= {f"tokenizer.ggml.{name}_token_id": i for name, i in ids.items() if i is not None}
     return metadata if tokenizer is None else metadata | _tokenizer(tokenizer, config.vocab_size)
@@ -83,6 +87,8 @@ def write(
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         if (slower := _slowdown(config)) is not None:
             writer.add_tensor(FREQUENCIES, slower.astype(np.float32))
+        for theirs, factors in zip(FACTORS.values(), _factors(layout, config)):
+            writer.add_tensor(theirs, np.array(factors, np.float32))
         for theirs, x in _relaid(layout, tensors, metadata):
             whole = x.ndim < 2 or theirs.endswith(".bias") or (kind == "q8_0" and x.shape[-1] % BLOCK)
             as_kind = gguf.GGMLQuantizationType["F32" if whole else KINDS[kind]]
@@ -129,6 +135,12 @@ def _slowdown(config: Any) -> np.ndarray | None:
     return None if rope is None else rope.slowdown(config.head_dim)
 
 
+def _factors(layout: Gguf, config: Any) -> tuple[Any, ...]:
+    """Those of rotary positions of the kind longrope, which the tensors FACTORS have."""
+    held = layout.has_factors and config.rope.kind == "longrope" and _slowdown(config) is None
+    return (config.rope.short_factors, config.rope.long_factors) if held else ()
+
+
 def _check_held(
     family: ModuleType, config: Any, layout: Gguf, metadata: Mapping[str, Any], tensors: Mapping[str, Any]
 ) -> None:
@@ -140,9 +152,11 @@ def _check_held(
     again = config_map.read(family, settings)
     for field in dataclasses.fields(config):
         value, held = (getattr(c, field.name) for c in (config, again))
+        if field.name == "rope" and math.isclose(value.attention_scale, held.attention_scale, rel_tol=1e-6):
+            held = dataclasses.replace(held, attention_factor=value.attention_factor)  # stored in 32 bits
         if value == held or field.name.endswith("dropout") or field.name in UNHELD:
             continue
-        if field.name == "rope" and _slowdown(config) is not None:  # the tensor FREQUENCIES has it
+        if field.name == "rope" and (_slowdown(config) is not None or _factors(layout, config)):  # tensors have it
             continue
         if field.name == "global_layers" and config.window is None:
             continue

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LayerNormBlock, MultiHeadConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, Published, llama_layout, rope, rows
+from transformer_zoo.published import Key, Published, gguf, llama_layout, rope, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -124,9 +124,33 @@ def _two_norms(number: Any, settings: Mapping[str, Any]) -> bool:
     return number == 2 or (number is None and settings["new_decoder_architecture"])
 
 
+def _is_multi_query(own: Mapping[str, Any], shapes: Any) -> bool:
+    """Of a GGUF file, which has the heads of fused projections in another order if there are several of keys."""
+    if (count := own.get("attention.head_count_kv")) != 1:
+        raise ValueError(
+            f"falcon.attention.head_count_kv is {count!r}: only models with one head of keys are supported"
+        )
+    return True
+
+
 PUBLISHED = Published(
     model_type="falcon",
     class_prefix="Falcon",
+    gguf=gguf.Gguf(
+        architecture="falcon",
+        names={
+            "token_embd": "transformer.word_embeddings", "output_norm": "transformer.ln_f", "output": "lm_head",
+            "blk.*.attn_norm": "transformer.h.*.input_layernorm",
+            "blk.*.attn_qkv": "transformer.h.*.self_attention.query_key_value",
+            "blk.*.attn_output": "transformer.h.*.self_attention.dense",
+            "blk.*.ffn_up": "transformer.h.*.mlp.dense_h_to_4h", "blk.*.ffn_down": "transformer.h.*.mlp.dense_4h_to_h",
+        },
+        keys={
+            "attention.head_count_kv": "num_kv_heads", "feed_forward_length": "ffn_hidden_size",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon", "tensor_data_layout": None,
+        },
+        derived={"multi_query": _is_multi_query, "bias": lambda own, shapes: "blk.0.attn_qkv.bias" in shapes},
+    ),
     config={
         **llama_layout.multi_head_config(Rope, eos_id=11, longest=2048),
         "num_kv_heads": Key("num_kv_heads", None, _num_kv_heads),
@@ -154,4 +178,4 @@ PUBLISHED = Published(
     body=_body,
     heads=llama_layout.HEADS | rows.ANSWERS | {"token-classification": rows.dense("classifier", "head/scores")},
     tied={"lm_head.weight": "word_embeddings.weight"},
-)
+)  # fmt: skip

@@ -5,7 +5,7 @@ import dataclasses
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout
+from transformer_zoo.published import Key, gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -56,6 +56,7 @@ PUBLISHED = llama_layout.published(
     model_type="ministral3",
     class_prefix="Ministral3",
     tasks=llama_layout.WITH_ANSWERS,
+    gguf=gguf.Gguf(architecture="mistral3", rows=gguf.PAIRS),
     config={
         **_KEYS,
         "num_kv_heads": Key("num_key_value_heads", 8),

@@ -4,7 +4,7 @@ import dataclasses
 
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, init_cache
-from transformer_zoo.published import Key, llama_layout
+from transformer_zoo.published import Key, gguf, llama_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -40,6 +40,13 @@ PUBLISHED = llama_layout.published(
     model_type="mistral",
     class_prefix="Mistral",
     tasks=llama_layout.WITH_ANSWERS,
+    # Its files are LLaMA's, and are read so: they have no window.
+    gguf=gguf.Gguf(
+        architecture="llama",
+        rows=gguf.PAIRS,
+        keys={"attention.sliding_window": None},
+        derived={"sliding_window": lambda own, shapes: None},
+    ),
     config={
         **llama_layout.config(Rope, eos_id=2, longest=131072),
         "num_kv_heads": Key("num_key_value_heads", 8),

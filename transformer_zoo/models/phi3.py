@@ -72,6 +72,7 @@ PUBLISHED = llama_layout.published(
     class_prefix="Phi3",
     gguf=gguf.Gguf(
         architecture="phi3",
+        has_factors=True,
         names=gguf.named(
             {
                 "blk.*.attn_qkv": "model.layers.*.self_attn.qkv_proj",

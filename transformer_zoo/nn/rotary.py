@@ -139,15 +139,18 @@ class Rope:
         growth = None
         if self.query_growth is not None:
             growth = 1 + self.query_growth * jnp.log1p((positions_BT // self.original_length).astype(dtype))
-        return Rotation(jnp.cos(angles) * self._scale, jnp.sin(angles) * self._scale, growth, self.interleaved)
+        return Rotation(
+            jnp.cos(angles) * self.attention_scale, jnp.sin(angles) * self.attention_scale, growth, self.interleaved
+        )
 
     def slowdown(self, head_dim: int) -> np.ndarray | None:
         """float64[pairs]: by how much each pair turns more slowly than by theta alone, where that is all that makes
         these positions. None: the length of the text, or another scale of queries and keys, makes them too."""
-        plain = dataclasses.replace(self, kind="default")._speed(head_dim)
-        if self.kind == "longrope" and self._scale == 1 and self.short_factors == self.long_factors:
+        if self.kind == "longrope" and self.attention_scale == 1 and self.short_factors == self.long_factors:
             return np.array(self.short_factors)
-        return plain / self._speed(head_dim) if self.kind == "llama3" else None
+        if self.kind != "llama3":
+            return None
+        return dataclasses.replace(self, kind="default")._speed(head_dim) / self._speed(head_dim)
 
     def _pairs(self, head_dim: int) -> int:
         return head_dim // 2 if self.kind == "proportional" else int(head_dim * self.share) // 2
@@ -180,7 +183,8 @@ class Rope:
         return kept * speed + (1 - kept) * speed / self.factor
 
     @property
-    def _scale(self) -> float:
+    def attention_scale(self) -> float:
+        """What queries and keys are multiplied by."""
         if self.kind not in ("yarn", "longrope"):
             return 1.0
         if self.attention_factor is not None:

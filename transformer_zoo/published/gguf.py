@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,20 +21,24 @@ KEYS = {
     "attention.sliding_window": "sliding_window",
 }
 """Key of the metadata, after the architecture's name -> key of config.json."""
+ORIGINAL, ATTENTION = "rope.scaling.original_context_length", "rope.scaling.attn_factor"
+_MULTIPLIER = "rope.scaling.yarn_log_multiplier"
 _SCALING = {
     "rope.scaling.type": "rope_type",
     "rope.scaling.factor": "factor",
-    "rope.scaling.original_context_length": "original_max_position_embeddings",
-    "rope.scaling.attn_factor": "attention_factor",
+    ORIGINAL: "original_max_position_embeddings",
     "rope.scaling.yarn_beta_fast": "beta_fast",
     "rope.scaling.yarn_beta_slow": "beta_slow",
+    "attention.temperature_scale": "llama_4_scaling_beta",
 }
 _SCALED = ("linear", "yarn")  # the kinds whose scaling is in the metadata
-_ROPE = (*_SCALING, "rope.freq_base", "rope.freq_base_swa", "rope.dimension_count")
+_ROPE = (*_SCALING, ATTENTION, _MULTIPLIER, "rope.freq_base", "rope.freq_base_swa", "rope.dimension_count")
 # Of these each says what another key or a tensor also says, or what the file was once.
 _IMPLIED = ("vocab_size", "attention.value_length", "rope.scaling.finetuned")
 FREQUENCIES = "rope_freqs.weight"
 """A tensor by which the speeds of rotary pairs are divided."""
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+"""Such tensors for texts up to the original length and for longer ones."""
 
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -135,6 +140,7 @@ class Gguf:
             the tensors.
         yarn: of the rotary positions of the kind yarn, what the metadata do not tell.
         norm_offset: what the scales of norms are larger by than in the usual files.
+        has_factors: whether rotary positions of the kind longrope are in the tensors FACTORS.
         local_theta: of rotary positions in layers with a window, where they have their own.
     """
 
@@ -149,6 +155,7 @@ class Gguf:
     )
     yarn: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     norm_offset: float = 0.0
+    has_factors: bool = False
     local_theta: float | None = None
 
     def own(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,7 +184,11 @@ class Gguf:
             raise ValueError(f"{prefix}attention.value_length differs from the {head} elements of a key")
         scaling = {theirs: own[key] for key, theirs in _SCALING.items() if key in own}
         rope = scaling if scaling.get("rope_type", "none") != "none" else {"rope_type": "default"}
-        rope |= self.yarn if rope["rope_type"] == "yarn" else {}
+        if rope["rope_type"] == "yarn":
+            rope |= self.yarn
+            if ATTENTION in own or own.get(_MULTIPLIER):
+                usual, divided = (_attention_scale(rope["factor"], x) for x in (1, own.get(_MULTIPLIER, 0)))
+                rope["attention_factor"] = float(f"{own.get(ATTENTION, 1) * usual / divided:.7g}")
         rope |= {"rope_theta": own["rope.freq_base"]} if "rope.freq_base" in own else {}
         if (rotated := own.get("rope.dimension_count", head)) is not None:
             if not all(type(size) is int for size in (rotated, head)) or not 0 < rotated <= head:
@@ -210,6 +221,12 @@ class Gguf:
             own["rope.dimension_count"] = int(head * rope.get("partial_rotary_factor", 1))
             if (kind := rope["rope_type"]) in _SCALED:
                 own |= {key: rope.get(theirs) for key, theirs in _SCALING.items()}
+                if (turns := (rope.get("beta_fast", 32), rope.get("beta_slow", 1))) != (32, 1):
+                    raise ValueError(
+                        f"YaRN between {turns} turns has no place in a GGUF file: its readers take (32, 1)"
+                    )
+                if rope.get("attention_factor") is not None:
+                    own[ATTENTION] = rope["attention_factor"] / _attention_scale(rope["factor"], 1)
             elif kind not in ("default", "llama3", "longrope"):  # of the last two the tensor FREQUENCIES has all
                 raise ValueError(f"rotary positions of the kind {kind} have no place in a GGUF file")
         return {f"{self.architecture}.{key}": value for key, value in own.items() if value is not None}
@@ -259,6 +276,11 @@ def sizes(layout: str, own: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
     known |= {axis: int(size) for axis, size in re.findall(r"(\w+)=(\d+)", layout)}
     layout = re.sub(r"=\d+", "", layout)
     return layout, {axis: size for axis, size in known.items() if re.search(rf"\b{axis}\b", layout)}
+
+
+def _attention_scale(factor: float, multiplier: float) -> float:
+    """What YaRN multiplies queries and keys by; in these files, what is beside it."""
+    return 1 + 0.1 * multiplier * math.log(factor) if factor > 1 else 1.0
 
 
 def _expand(names: str) -> Iterator[str]:
