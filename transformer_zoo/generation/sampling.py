@@ -76,13 +76,14 @@ class TokenByToken(Strategy):
 
         def step(state: Decoding) -> Decoding:
             n, done_B = state.n, state.done_B
-            logits_BV, cache = inputs.decode_step(state.token_B, state.cache)
+            logits_BV, cache = inputs.decode_step(state.token_B, state.cache.with_rows())
             token_B = jnp.where(done_B, state.token_B, self.next_tokens(inputs, n, logits_BV, state.new_BR))
             new_BR = jax.lax.dynamic_update_slice_in_dim(state.new_BR, token_B[:, None], n, axis=1)
             done_B |= _is_stop(inputs, token_B)
-            return Decoding(n=n + 1, token_B=token_B, done_B=done_B, new_BR=new_BR, cache=cache)
+            return Decoding(n=n + 1, token_B=token_B, done_B=done_B, new_BR=new_BR, cache=cache.without_rows())
 
-        return jax.lax.while_loop(unfinished, step, state)
+        state = jax.lax.while_loop(unfinished, step, state.replace(cache=state.cache.without_rows()))
+        return state.replace(cache=state.cache.with_rows())
 
     def next_tokens(
         self,

@@ -83,6 +83,18 @@ class Cache:
         ring = None if self.ring is None else self.ring.rewind(valid_BS.sum(axis=1))
         return self.replace(valid_BS=valid_BS, length=length, ring=ring)
 
+    def without_rows(self) -> "Cache":
+        """The keys and values of a single row as a loop over `stack.Layers` carries them, without the axis of the rows.
+
+        XLA computes with arrays [G, S, K] where an axis has one element. A loop that carries [1, G, S, K] writes each
+        token twice on a CPU, once in either shape, into copies of all slots.
+        """
+        return self.replace(kv=over_slots(lambda x: x[0] if x.ndim == 4 and len(x) == 1 else x, self.kv))
+
+    def with_rows(self) -> "Cache":
+        """The cache that `without_rows` is of."""
+        return self.replace(kv=over_slots(lambda x: x[None] if x.ndim == 3 else x, self.kv))
+
     def widen(self, length: int) -> "Cache":
         """The cache with `length` slots a row, those that it has and free ones behind them."""
         more = length - self.valid_BS.shape[1]
@@ -194,7 +206,9 @@ def append(layer: Any, new: Any, start: jax.Array | int) -> Any:
 def _write(old: jax.Array, new: jax.Array, start: jax.Array | int, axis: int) -> jax.Array:
     """Writes along an axis from `start` on, which may differ by row."""
     write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
-    return jax.vmap(write)(old, new, start) if jnp.ndim(start) else write(old, new, start)
+    if jnp.ndim(start):
+        return jax.vmap(write)(old, new, start)
+    return write(old[0], new[0], start)[None] if len(old) == 1 else write(old, new, start)  # see `without_rows`
 
 
 def to_cache_layout(kv: Any) -> Any:

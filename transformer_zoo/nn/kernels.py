@@ -96,7 +96,9 @@ def mix(weights_BHTS: jax.Array, v_BSGK: jax.Array) -> jax.Array:
     B, H, T, S = weights_BHTS.shape
     G, K = v_BSGK.shape[2:]
     weights_BGRTS = weights_BHTS.astype(v_BSGK.dtype).reshape(B, G, H // G, T, S)
-    return jnp.einsum("BGRTS,BSGK->BTGRK", weights_BGRTS, v_BSGK).reshape(B, T, H, K)
+    # In this order, a CPU reads the values of a single token's keys as they lie in the cache.
+    y_BGRTK = jnp.einsum("BGRTS,BSGK->BGRTK", weights_BGRTS, v_BSGK)
+    return jnp.moveaxis(y_BGRTK, 3, 1).reshape(B, T, H, K)
 
 
 def plain(q_BTHK, k_BSGK, v_BSGK, *, mask, bias, scale, cap=None, sinks_H=None):
