@@ -101,6 +101,8 @@ def test_published_counts():
     assert registry.presets()["bloom"].params == 176_247_271_424
     assert registry.presets()["gpt-neo-125m"].params == 125_198_592
     assert registry.presets()["gpt-neo-2.7b"].params == 2_651_307_520
+    assert registry.presets()["deepseek-v3"].params == 671_026_419_200
+    assert registry.presets()["moonlight-16b-a3b"].params == 15_960_110_208
     assert registry.presets()["openai-gpt"].params == 116_534_784
     assert registry.presets()["opt-125m"].params == 125_239_296
     assert registry.presets()["opt-350m"].params == 331_196_416

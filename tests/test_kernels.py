@@ -171,15 +171,16 @@ def compiled_for_tpu(function, *shapes, sizes=None):
 
 
 @tpu_compiler
-@pytest.mark.parametrize("length, head_dim", [(384, 64), (1024, 128)])
-def test_splash_compiles_for_a_tpu(length, head_dim):
+@pytest.mark.parametrize("length, head_dim, value_dim", [(384, 64, 64), (1024, 192, 128)])
+def test_splash_compiles_for_a_tpu(length, head_dim, value_dim):
     """Forward and backward, with grouped queries, documents and padding: the program has all kernels."""
 
     def function(q, k, v, documents_BT, valid_BS):
         mask = Mask(causal=True, valid_BS=valid_BS, documents_BT=documents_BT, documents_BS=documents_BT)
         return kernels.attend(q, k, v, mask=mask, scale=0.125).astype(jnp.float32).sum()
 
-    arguments = [jax.ShapeDtypeStruct((4, length, heads, head_dim), jnp.bfloat16) for heads in (4, 2, 2)]
+    sizes = [(4, head_dim), (2, head_dim), (2, value_dim)]
+    arguments = [jax.ShapeDtypeStruct((4, length, *size), jnp.bfloat16) for size in sizes]
     rows = [jax.ShapeDtypeStruct((4, length), dtype) for dtype in (jnp.int32, jnp.bool_)]
     text = compiled_for_tpu(jax.grad(function, (0, 1, 2)), *arguments, *rows)
     assert len(re.findall(r'custom_call_target="tpu_custom_call"', text)) == 3  # forward, dq, dk and dv
@@ -213,6 +214,19 @@ def test_what_a_kernel_cannot_do_is_refused_by_implementationand_done_by_auto(im
     expected = kernels.plain(*inputs(), **({"mask": None, "bias": None, "scale": 1.0} | arguments))
     monkeypatch.setattr(sharding, "platform", lambda: "tpu")
     np.testing.assert_array_equal(kernels.attend(*inputs(), **arguments), expected)
+
+
+def test_values_of_another_size_than_keys(monkeypatch: pytest.MonkeyPatch):
+    """As of latent attention: cuDNN needs one size, and splash does not."""
+    q, k, v = inputs(dtype=jnp.bfloat16, length=128)
+    v = v[..., :8]
+    with pytest.raises(ValueError, match="keys of 16 and values of 8 elements"):
+        gpu(monkeypatch, "9.0")
+        kernels.attend(q, k, v, implementation="cudnn")
+    monkeypatch.undo()
+    wide = [x.astype(np.float32) for x in (q, k, v)]
+    expected, found = (kernels.attend(*wide, mask=Mask(causal=True), implementation=name) for name in ("xla", "splash"))
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
 
 
 def test_more_that_splash_refuses():

@@ -179,7 +179,10 @@ def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str
     settings["tie_word_embeddings"] = text.pop("tie_word_embeddings")
     config = tmp_path / "both" / "config.json"
     config.write_text(json.dumps(settings | {"text_config": text}))
-    with pytest.warns(UserWarning, match=f"is a {spec.nested[0]}: only its model of text is read"):
+    with (
+        pytest.warns(UserWarning, match=f"is a {spec.nested[0]}: only its model of text is read"),
+        pytest.warns(UserWarning, match="holds a layer that predicts a further token, which is not read"),
+    ):
         assert_same(fresh, from_pretrained(tmp_path / "both"))
     config.write_text(json.dumps(settings | {"text_config": [1]}))
     with pytest.raises(ValueError, match="text_config is a list.*, where an object with the model of text is expected"):

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from transformer_zoo import diagnosis, optim, registry, trees
+from transformer_zoo.checkpoints import peft
 from transformer_zoo.config import Optimizer
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.training import TrainState, make_state, prepare, train_step
@@ -424,6 +425,19 @@ def test_muon_makes_matrices_orthogonal(tree: trees.Tree):
     bias, grad = change["final_norm/bias"], trees.flatten(gradient(tree, 0))["final_norm/bias"]
     assert (np.sign(bias) == -np.sign(grad)).all() and np.ptp(np.abs(bias)) < 1e-3
     assert 0.1 < np.abs(bias).mean() < 0.2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "mixtral", "qwen3_5", "deepseek_v3"])
+def test_muon_tells_inputs_from_outputs(family: str):
+    """Of every matrix, as it is published: heads and their size are one axis, and experts none."""
+    case = families.main(family)
+    shapes = registry.param_shapes(case.model)
+    found = trees.match(optim.MUON_AXES, trees.flatten(shapes))
+    for matrix in peft.matrices(case.module, shapes, config=case.config, task=case.task).values():
+        axes = range(-len(matrix.inputs) - len(matrix.outputs), 0)
+        expected = tuple(axes[: len(matrix.inputs)]), tuple(axes[len(matrix.inputs) :])
+        for path in matrix.row.paths:
+            assert tuple(tuple(np.atleast_1d(side)) for side in found[path]) == expected, path
 
 
 # ---- schedules ------------------------------------------------------------------------------------------------------

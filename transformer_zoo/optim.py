@@ -18,9 +18,9 @@ DECAYED = r".*/(kernel|embedding|lora_[ab])"
 
 # Muon orthogonalises matrices: the input axes of a kernel (summed over), and its output axes.
 MUON_AXES = (
-    (r".*/((position_)?(query|key|value)|gate)/kernel", (-3, (-2, -1))),
+    (r".*/((position_)?(query|key|value)|(attention|delta)/gate)/kernel", (-3, (-2, -1))),
     (r".*/out/kernel", ((-3, -2), -1)),
-    (r"(?!.*/((position_)?(query|key|value)|gate|out|\w+_conv)/kernel).*/kernel", (-2, -1)),
+    (r"(?!.*/((position_)?(query|key|value)|(attention|delta)/gate|out|\w+_conv)/kernel).*/kernel", (-2, -1)),
     (r"(?!.*/kernel).*|.*/\w+_conv/kernel", None),  # the rest is left to AdamW
 )
 

@@ -163,6 +163,10 @@ def theirs(family: str, task: str, settings: dict[str, Any], dtype: Any = torch.
     with reference.in_double() if dtype == torch.float64 else contextlib.nullcontext():  # speeds of rotation
         model = build(config).to(dtype).eval()
     reference.settle(model)
+    if dtype in (torch.float16, torch.bfloat16):  # as when it reads a file
+        for name, weight in reference.weights(model):
+            if any(kept in name for kept in model._keep_in_fp32_modules_strict or ()):
+                weight.data = weight.data.float()
     if config.tie_word_embeddings and not settings.get("tie_word_embeddings", True):
         reference.untie(model)
     with torch.no_grad():

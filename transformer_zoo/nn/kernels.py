@@ -48,7 +48,7 @@ def attend(
     if name not in IMPLEMENTATIONS:
         hint = trees.nearest(name, IMPLEMENTATIONS)
         raise ValueError(f"attention {name!r} is not known: choose auto, {', '.join(IMPLEMENTATIONS)}.{hint}")
-    if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, mask, bias, cap, sinks_H)) is not None:
+    if name != "xla" and (reason := _obstacle(name, q_BTHK, k_BSGK, v_BSGK, mask, bias, cap, sinks_H)) is not None:
         if implementation != "auto":
             raise ValueError(f"attention {name!r} cannot do this: {reason}. Choose 'auto' or 'xla'")
         if name == "splash" and reason == installation.outdated_libtpu():
@@ -179,8 +179,9 @@ FUSED = {"tpu": "splash", "gpu": "cudnn"}  # the fastest of each platform
 
 
 def _obstacle(
-    name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, mask: Mask, bias: Any, cap: float | None, sinks_H: Any
-) -> str | None:
+    name: str, q_BTHK: jax.Array, k_BSGK: jax.Array, v_BSGK: jax.Array, mask: Mask, bias: Any, cap: float | None,
+    sinks_H: Any,
+) -> str | None:  # fmt: skip
     """Why a fused implementation does not support these arguments; None if it does."""
     (_, T, _, K), S, dtype, platform = q_BTHK.shape, k_BSGK.shape[1], q_BTHK.dtype, sharding.platform()
     if bias is not None:
@@ -209,6 +210,8 @@ def _obstacle(
             return f"it needs an NVIDIA GPU of compute capability 8.0 (Ampere) or later, and this is {capability}"
         if dtype not in (jnp.float16, jnp.bfloat16):
             return f"it computes in float16 or bfloat16, and this is {dtype}"
+        if (V := v_BSGK.shape[-1]) != K:
+            return f"heads must be of one size, and it has keys of {K} and values of {V} elements"
         if K % 8 or K > 128:
             return f"the size of a head must be a multiple of 8, at most 128, and is {K}"
         matrix = any(x is not None for x in (mask.valid_BS, mask.documents_BT, mask.window))
