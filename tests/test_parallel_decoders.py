@@ -3,11 +3,16 @@
 import json
 from typing import Any
 
+import families
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map
 from transformer_zoo.models import falcon, gptj
+from transformer_zoo.nn import alibi
 from transformer_zoo.nn.rotary import Rope
 
 # As published, without keys that are of no architecture.
@@ -59,6 +64,12 @@ PUBLISHED = {
         "model_type": "falcon", "multi_query": True, "new_decoder_architecture": True, "num_attention_heads": 128,
         "num_hidden_layers": 60, "num_kv_heads": 8, "parallel_attn": True, "vocab_size": 65024,
     },
+    "falcon-rw-1b": {
+        "alibi": True, "attention_dropout": 0.0, "bias": True, "bos_token_id": 1, "eos_token_id": 2,
+        "hidden_dropout": 0.0, "hidden_size": 2048, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05,
+        "model_type": "falcon", "multi_query": False, "new_decoder_architecture": False, "num_attention_heads": 32,
+        "num_hidden_layers": 24, "parallel_attn": False, "vocab_size": 50304,
+    },
 }  # fmt: skip
 
 
@@ -92,7 +103,6 @@ def test_heads_of_keys_and_values_of_falcon():
 def test_what_cannot_be_honoured():
     falcon_7b, gpt_j = PUBLISHED["falcon-7b"], PUBLISHED["gpt-j-6b"]
     for words, settings in {
-        "alibi is True; only False": falcon_7b | {"alibi": True},
         "hidden_dropout is 0.1; only 0.0": falcon_7b | {"hidden_dropout": 0.1},
         "num_ln_in_parallel_attn is 3; known are 1 and 2": falcon_7b | {"num_ln_in_parallel_attn": 3},
         "rotary_dim=300: a head has 256 elements": gpt_j | {"rotary_dim": 300},
@@ -112,3 +122,39 @@ def test_every_part_of_a_head_can_be_rotated():
             config = gptj.Config(width=heads, num_heads=1, rotary_dim=rotated)
             assert int(heads * config.rope.share) == rotated and config.rope.interleaved
     assert gptj.Config(width=64, num_heads=1, rotary_dim=64).rope == Rope(interleaved=True)
+
+
+def test_falcon_with_alibi():
+    """The logits of the reference (with `sdpa`, in float64); and with a cache, after prompts of two lengths."""
+    case = families.main("falcon").with_(
+        num_heads=12, num_kv_heads=12, width=48, num_layers=3, parallel=False, bias=True, alibi=True
+    )
+    with jax.enable_x64(True):
+        case = case.wide()
+        params, tokens_BT = case.params(), case.tokens(1, 20)
+        whole = np.asarray(families.apply(case.model, params, tokens_BT=tokens_BT).logits)
+        expected = [
+            [1.186933888386476, -1.580117154012642, -1.7359451678304922],
+            [1.2524688086303468, -0.7615913844109697, -0.8397905161530036],
+            [-0.2989941137727277, -0.8944613237977317, 0.006026534120864812],
+        ]
+        np.testing.assert_allclose(whole[0, [3, 11, 19], :3], expected, rtol=1e-11)
+        rows = np.stack([tokens_BT[0, :12], np.roll(tokens_BT[0, :9].tolist() + [0] * 3, 3)])
+        valid_BT = np.arange(12) >= np.array([[0], [3]])
+        cache = case.module.init_cache(case.config, 2, 20, jnp.float64)
+        out = families.apply(case.model, params, tokens_BT=rows, valid_BT=valid_BT, cache=cache)
+        more = np.stack([tokens_BT[0, 12:16], tokens_BT[0, 9:13]])
+        later = families.apply(case.model, params, tokens_BT=more, cache=out.cache)
+        for row, start in enumerate((12, 9)):
+            np.testing.assert_allclose(later.logits[row], whole[0, start : start + 4], rtol=1e-11)
+        with pytest.raises(ValueError, match="positions_BT and a cache do not go together"):
+            case.model.apply({"params": params}, more, positions_BT=more, cache=out.cache)
+
+
+def test_biases_in_bfloat16():
+    positions = np.arange(0, 2000, 37)
+    slopes = alibi.slopes(12).astype(jnp.bfloat16)
+    expected = (slopes[:, None] * positions.astype(jnp.bfloat16)).astype(np.float32)
+    found = jax.jit(alibi.narrow_bias, static_argnums=(1, 2))(positions[None], 12, jnp.float32)
+    np.testing.assert_array_equal(found, expected[None, :, None])
+    assert abs(np.asarray(found)[0, :, 0] - alibi.slopes(12)[:, None] * positions).max() > 1

@@ -4,6 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from transformer_zoo.nn import Cache, Mask, Output, alibi
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LayerNormBlock, MultiHeadConfig, RotaryDecoder, init_cache
 from transformer_zoo.published import Key, Published, gguf, llama_layout, rope, rows
@@ -33,6 +37,7 @@ class Config(MultiHeadConfig):
     head_dropout: float = 0.0  # of token classification
     tied: bool = True
     eos_id: int | None = 11
+    alibi: bool = False  # in the place of rotary positions
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +48,10 @@ class Config(MultiHeadConfig):
     def is_new(self) -> bool:
         """Whether it is of the second architecture, that of the models from 40B on."""
         return self.two_norms or self.num_kv_heads not in (1, self.num_heads)
+
+    @property
+    def steady_length(self) -> int | None:
+        return None if self.alibi else super().steady_length
 
     @property
     def attention_bias(self) -> bool:
@@ -70,11 +79,18 @@ PRESETS = {
             rope=Rope(theta=5000042.0), tied=False,
         ),
     ),
+    "falcon-rw-1b": (
+        "tiiuae/falcon-rw-1b",
+        Config(
+            vocab_size=50304, width=2048, num_layers=24, num_heads=32, num_kv_heads=32, mlp_dim=8192, bias=True,
+            parallel=False, eos_id=2, alibi=True,
+        ),
+    ),
 }  # fmt: skip
 
 
 class Block(LayerNormBlock):
-    """x + attention(norm(x)) + mlp(norm(x)), with one norm for both or one for each."""
+    """x + attention(norm(x)) + mlp(norm(x)), with one norm for both or one for each; and with ALiBi or rotations."""
 
     @property
     def parallel(self) -> bool:
@@ -84,11 +100,42 @@ class Block(LayerNormBlock):
     def shares_norm(self) -> bool:
         return self.config.parallel and not self.config.two_norms
 
+    def attend(
+        self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool, bias: Any = None
+    ) -> tuple[jax.Array, Any]:
+        if self.config.alibi:
+            cfg, (positions_BT, rotation) = self.config, (rotation, None)
+            # Of a cache, whose keys have no positions here, the real ones are counted.
+            keys_BS = positions_BT if mask.ahead_BTS is None else jnp.cumsum(mask.valid_BS, axis=1) - 1
+            bias = alibi.narrow_bias(keys_BS, cfg.num_heads, self.compute.accumulation_dtype) * cfg.head_dim**-0.5
+        return super().attend(h_BTD, kv, mask, start, rotation, train, bias)
+
 
 class Model(RotaryDecoder):
     """Falcon with the head of a task."""
 
     block: Any = Block
+
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        valid_BT: jax.Array | None = None,
+        positions_BT: jax.Array | None = None,
+        documents_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        train: bool = False,
+    ) -> Output:
+        """As `Decoder`.
+
+        Raises:
+            ValueError: as `Decoder`; with ALiBi, positions together with a cache, which knows none of its tokens'.
+        """
+        if self.config.alibi and positions_BT is not None and cache is not None:
+            raise ValueError("positions_BT and a cache do not go together: with a cache, the real tokens are counted")
+        return super().__call__(tokens_BT, valid_BT, positions_BT, documents_BT, cache, train)
+
+    def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
+        return (positions_BT,) if self.config.alibi else super().shared(positions_BT)
 
 
 def _body(config: Config) -> rows.Rows:
@@ -166,9 +213,10 @@ PUBLISHED = Published(
         "two_norms": Key("num_ln_in_parallel_attn", None, _two_norms, lambda two, config: 1 + two),
         "head_dropout": Key("classifier_dropout", None, lambda rate, settings: 0.0 if rate is None else rate),
         "tied": Key("tie_word_embeddings", True),
+        "alibi": Key("alibi", False),
     },
     # Dropout would be of other places than attention's weights and each sublayer's output.
-    fixed={"alibi": False, "hidden_dropout": 0.0, "attention_dropout": 0.0},
+    fixed={"hidden_dropout": 0.0, "attention_dropout": 0.0},
     defaults=rope.DEFAULTS | {"multi_query": True, "new_decoder_architecture": False},
     derived={
         "multi_query": lambda config: config.num_kv_heads == 1,

@@ -20,3 +20,10 @@ def slopes(num_heads: int) -> np.ndarray:
 def bias(ahead_BTS: jax.Array, num_heads: int, dtype: jnp.dtype) -> jax.Array:
     """The biases [B or 1, H, T, S] of the scores, from the position of each key minus the query's."""
     return jnp.asarray(slopes(num_heads), dtype)[:, None, None] * ahead_BTS[:, None].astype(dtype)
+
+
+def narrow_bias(positions_BS: jax.Array, num_heads: int, dtype: jnp.dtype) -> jax.Array:
+    """The biases [B or 1, H, 1, S] of a model that was trained with products of slopes and of the keys' positions in
+    bfloat16: they do not grow evenly, so that they depend on the positions and not only on the distances."""
+    narrow = lambda x: jax.lax.reduce_precision(x.astype(dtype), exponent_bits=8, mantissa_bits=7)
+    return narrow(narrow(jnp.asarray(slopes(num_heads)))[:, None, None] * narrow(positions_BS)[:, None, None])

@@ -176,12 +176,12 @@ class RotaryBlock(nn.Module):
         return self.left(y_BTD + drop("mlp", self.added("mlp", self.mlp(h_BTD))), *own), kv_now
 
     def attend(
-        self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool
+        self, h_BTD: jax.Array, kv: Any, mask: Mask, start: Any, rotation: Any, train: bool, bias: Any = None
     ) -> tuple[jax.Array, Any]:
-        """The output of a layer's attention, and its part of the cache with these tokens."""
+        """The output of a layer's attention, and its part of the cache with these tokens. A bias is that of scores."""
         attention = self.make_attention()
         kv_seen, kv_now = caches.update(kv, attention.keys_values(h_BTD, rotation), start)
-        seen = {"mask": mask, "scale": self.scale, "rotation": rotation, "train": train}
+        seen = {"mask": mask, "bias": bias, "scale": self.scale, "rotation": rotation, "train": train}
         return attention(h_BTD, caches.from_cache_layout(kv_seen), **seen), None if kv is None else kv_now
 
     def make_attention(self) -> Attention:
