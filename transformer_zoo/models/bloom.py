@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Architecture, Cache, Mask, Output, alibi
+from transformer_zoo.nn import Architecture, Mask, alibi
 from transformer_zoo.nn.gpt_decoder import GptBlock, GptDecoder, init_cache
 from transformer_zoo.published import Key, Published, first_id, gguf, rows
 
@@ -67,23 +67,7 @@ class Model(GptDecoder):
 
     block: Any = Block
 
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        valid_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        documents_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        train: bool = False,
-    ) -> Output:
-        """As `Decoder`.
-
-        Raises:
-            ValueError: as `Decoder`, or positions together with a cache, which knows none of its tokens' positions.
-        """
-        if positions_BT is not None and cache is not None:
-            raise ValueError("positions_BT and a cache do not go together: with a cache, the real tokens are counted")
-        return super().__call__(tokens_BT, valid_BT, positions_BT, documents_BT, cache, train)
+    counts_positions = True
 
     def add_embeddings(self, init: Any) -> None:
         self.embed_norm = self.blocks.norm()

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from transformer_zoo.nn import Cache, Mask, Output, alibi
+from transformer_zoo.nn import Mask, alibi
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LayerNormBlock, MultiHeadConfig, RotaryDecoder, init_cache
 from transformer_zoo.published import Key, Published, gguf, llama_layout, rope, rows
@@ -116,23 +116,9 @@ class Model(RotaryDecoder):
 
     block: Any = Block
 
-    def __call__(
-        self,
-        tokens_BT: jax.Array,
-        valid_BT: jax.Array | None = None,
-        positions_BT: jax.Array | None = None,
-        documents_BT: jax.Array | None = None,
-        cache: Cache | None = None,
-        train: bool = False,
-    ) -> Output:
-        """As `Decoder`.
-
-        Raises:
-            ValueError: as `Decoder`; with ALiBi, positions together with a cache, which knows none of its tokens'.
-        """
-        if self.config.alibi and positions_BT is not None and cache is not None:
-            raise ValueError("positions_BT and a cache do not go together: with a cache, the real tokens are counted")
-        return super().__call__(tokens_BT, valid_BT, positions_BT, documents_BT, cache, train)
+    @property
+    def counts_positions(self) -> bool:
+        return self.config.alibi
 
     def shared(self, positions_BT: jax.Array) -> tuple[Any, ...]:
         return (positions_BT,) if self.config.alibi else super().shared(positions_BT)

@@ -50,9 +50,12 @@ class Decoder(nn.Module):
             train: with dropout, for which `rngs={"dropout": key}` is needed.
 
         Raises:
-            ValueError: ids outside of the vocabulary, too long a row, an empty batch, shapes that differ.
+            ValueError: ids outside of the vocabulary, too long a row, an empty batch, shapes that differ; positions
+                together with a cache, of a model that counts them.
         """
         cfg = self.config
+        if self.counts_positions and positions_BT is not None and cache is not None:
+            raise ValueError("positions_BT and a cache do not go together: with a cache, the real tokens are counted")
         check_tokens(tokens_BT, cfg.vocab_size, cfg.max_length)
         positions_BT, mask, start, cache = decoder_inputs(tokens_BT, valid_BT, positions_BT, documents_BT, cache)
         check_ids(positions_BT, cfg.max_length or 2**31, "positions_BT", "the positions")
@@ -78,6 +81,12 @@ class Decoder(nn.Module):
     ) -> Output:
         """Reads whole texts, as models of all shapes do. There are no segments."""
         return self(tokens_BT, valid_BT, train=train)
+
+    @property
+    def counts_positions(self) -> bool:
+        """Whether attention needs the positions of the keys, as ALiBi does. A cache knows none: with one, they are
+        counted over the real tokens."""
+        return False
 
     def run_blocks(self, x_BTD: jax.Array, tokens_BT: jax.Array, kv: Any, *shared: Any) -> tuple[jax.Array, Any]:
         """x_BTD after the last block, and the blocks' parts of the cache, from those before (None: there is no cache).
