@@ -11,10 +11,11 @@ import families
 import jax
 import numpy as np
 import pytest
+from conftest import tpu_compiler
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import AxisType, PartitionSpec
 
-from transformer_zoo import registry, sharding, trees
+from transformer_zoo import fit, registry, sharding, trees
 from transformer_zoo.config import Mesh, Optimizer, Training
 from transformer_zoo.training import prepare
 
@@ -325,6 +326,16 @@ def test_mesh_sizes():
     assert set(mesh.axis_types) == {AxisType.Auto}
     assert sharding.make_mesh(devices=jax.devices()[:1]).size == 1
     assert sharding.make_mesh(fsdp=-1, data=8).shape["fsdp"] == 1
+
+
+@tpu_compiler
+def test_meshes_of_a_torus():
+    """Any sizes, whether or not they are those of whole sides."""
+    devices = fit.topology_devices("v5p:4x4x4")
+    for sizes in ({"fsdp": 16, "tensor": 4}, {"data": 2, "fsdp": 32}, {"fsdp": 8, "tensor": 8}):
+        mesh = sharding.make_mesh(**sizes, devices=devices)
+        assert {axis: size for axis, size in mesh.shape.items() if size > 1} == sizes
+        assert set(mesh.devices.flat) == set(devices) and set(mesh.axis_types) == {AxisType.Auto}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from transformer_zoo import arguments, trees
@@ -112,9 +113,12 @@ def make_mesh(
             f"choose sizes whose product is {len(devices)}, or leave one at -1"
         )
     # Auto: the compiler propagates shardings. jax.make_mesh would make Explicit axes, with which flax's lookups fail.
-    return jax.make_mesh(
-        tuple(sizes.values()), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
-    )
+    types = (AxisType.Auto,) * len(MESH_AXES)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), MESH_AXES, axis_types=types, devices=devices)
+    except NotImplementedError:  # of chips in a torus: no whole sides have these sizes, so that some are split
+        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+        return Mesh(grid, MESH_AXES, axis_types=types)
 
 
 def adopt_mesh(mesh: Mesh) -> Mesh:
