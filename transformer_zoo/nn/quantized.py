@@ -108,7 +108,7 @@ def quantized(x: jax.Array, format: str, inputs: Sequence[int]) -> Quantized:
     if format == "int8":
         codes = jnp.round(levels).astype(jnp.int8)
     else:
-        nearest = jnp.round(levels) + 8 if format == "int4" else jnp.searchsorted(_borders(), levels)
+        nearest = jnp.round(levels) + 8 if format == "int4" else sum(levels > border for border in _borders())
         pairs = _split(nearest.astype(jnp.uint8), axis, size // 2)
         low, high = jnp.moveaxis(pairs, axis, 0)
         codes = low | high << 4
