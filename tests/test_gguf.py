@@ -19,8 +19,7 @@ from test_pretrained import random as made
 
 import transformer_zoo as zoo
 from transformer_zoo import registry, trees
-from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetensors, weight_map
-from transformer_zoo.data import spm_model
+from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetensors, spm_model, weight_map
 from transformer_zoo.data.token_bytes import BYTE_OF
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
@@ -233,6 +232,10 @@ def test_written_is_read(tmp_path: Path, family: str):
         shared = {field.name: getattr(loaded.config, field.name) for field in dataclasses.fields(loaded.config)}
         loaded = loaded.replace(config=families.sized(m.config, **shared))
     told, balance = families.without_dropout(loaded.config), getattr(m.config, "balance_weight", 0.0)
+    rope = getattr(m.config, "rope", Rope())
+    if told_rope := getattr(told, "rope", None):  # a number of 32 bits
+        assert told_rope.attention_scale == pytest.approx(rope.attention_scale, rel=1e-7)
+        told = families.sized(told, rope=dataclasses.replace(told_rope, attention_factor=rope.attention_factor))
     assert families.sized(told, init_std=m.config.init_std, global_layers=0, balance_weight=balance) == m.config
     ours, expected = params(loaded), params(m)
     assert ours.keys() == expected.keys()
@@ -254,6 +257,19 @@ def test_factors_of_rotary_positions(tmp_path: Path):
     (tmp_path / "n.gguf").write_bytes(content.replace(b"rope_factors_long", b"rope_factors_lung"))
     with pytest.raises(ValueError, match="the tensor rope_factors_short.weight is there without the one"):
         zoo.from_pretrained(tmp_path / "n.gguf")
+
+
+def test_which_layers_have_a_window(tmp_path: Path):
+    """As a number, or as a list for the layers; of one architecture, those with windows are another family's."""
+    layout = registry.family("gemma3").PUBLISHED.gguf
+    shapes, key = {"token_embd.weight": (8, 8)}, "gemma3.attention.sliding_window_pattern"
+    assert layout.settings({key: 6}, shapes)["sliding_window_pattern"] == 6
+    assert layout.settings({key: [True, False]}, shapes)["layer_types"] == ["sliding_attention", "full_attention"]
+    with pytest.raises(ValueError, match="is no list of what has a window"):
+        layout.settings({key: [1, 0]}, shapes)
+    for name, more in (("olmo2", {}), ("olmo3", {"olmo2.attention.sliding_window": 4})):
+        content = gguf.File(metadata={"general.architecture": "olmo2", **more}, tensors={})
+        assert gguf_folder.family(content, tmp_path) is registry.family(name)
 
 
 def test_written_as_16_bits(tmp_path: Path):

@@ -18,9 +18,8 @@ import jax
 import numpy as np
 
 from transformer_zoo import folders, json_files, registry, trees
-from transformer_zoo.checkpoints import gguf
-from transformer_zoo.data import spm_model
-from transformer_zoo.data.spm_model import CONTROL, UNUSED, USER_DEFINED
+from transformer_zoo.checkpoints import gguf, spm_model
+from transformer_zoo.checkpoints.spm_model import CONTROL, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, sizes
 
 WEIGHTS = "model.gguf"

@@ -15,9 +15,8 @@ import einops
 import numpy as np
 
 from transformer_zoo import registry
-from transformer_zoo.checkpoints import config_map, gguf_folder
-from transformer_zoo.data import spm_model
-from transformer_zoo.data.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from transformer_zoo.checkpoints import config_map, gguf_folder, spm_model
+from transformer_zoo.checkpoints.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, Gguf, sizes
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
