@@ -137,6 +137,21 @@ def test_rotary_positions(tmp_path: Path):
     assert zoo.from_pretrained(tmp_path / "m.gguf").config.rope == Rope(theta=50.0)
 
 
+def test_what_yarn_multiplies_by():
+    """In a file, what is beside the usual factor; or the quotient of two factors."""
+    layout, scaling = registry.family("llama").PUBLISHED.gguf, {"llama.rope.scaling.type": "yarn"}
+    scaling["llama.rope.scaling.factor"] = 4.0
+    usual = 1 + 0.1 * np.log(4)
+    for more, expected in (
+        ({}, None), ({"attn_factor": 1.0}, usual), ({"attn_factor": 2.0}, 2 * usual),
+        ({"yarn_log_multiplier": 1.0}, 1.0), ({"yarn_log_multiplier": 0.5}, usual / (1 + 0.05 * np.log(4))),
+    ):  # fmt: skip
+        metadata = scaling | {f"llama.rope.scaling.{key}": value for key, value in more.items()}
+        rope = layout.settings(metadata, {"token_embd.weight": (8, 8)})["rope_parameters"]
+        found = rope.get("attention_factor")
+        assert found == (expected if expected is None else pytest.approx(expected, rel=1e-6)), more
+
+
 def trained(
     pattern: str | None, digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
 ) -> tokenizers.Tokenizer:

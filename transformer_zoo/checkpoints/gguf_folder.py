@@ -76,7 +76,7 @@ def unpacked(file: str | os.PathLike[str]) -> Path:
     module = family(content, file)
     try:
         settings = _settings(module, content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{file}: {json_files.excerpt(error, 500)}") from error
     written = {"config.json": settings}
     if "eos_token_id" in (ids := _ids(content.metadata)):

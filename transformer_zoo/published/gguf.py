@@ -196,9 +196,10 @@ class Gguf:
         if rope["rope_type"] == "yarn":
             rope |= self.yarn
             if ATTENTION in own or own.get(_MULTIPLIER):
-                usual, divided = (_attention_scale(rope["factor"], x) for x in (1, own.get(_MULTIPLIER, 0)))
-                scale = own.get(ATTENTION, 1) * usual / divided
-                rope["attention_factor"] = scale if own.get(ATTENTION, 1) == 1 else float(f"{scale:.7g}")
+                usual, divided = (_attention_scale(rope.get("factor", 1), x) for x in (1, own.get(_MULTIPLIER, 0)))
+                beside = own.get(ATTENTION, 1)
+                scale = beside * usual / divided
+                rope["attention_factor"] = scale if beside == 1 else float(f"{scale:.7g}")  # it has 32 bits
         rope |= {"rope_theta": own["rope.freq_base"]} if "rope.freq_base" in own else {}
         if (rotated := own.get("rope.dimension_count", head)) is not None:
             if not all(type(size) is int for size in (rotated, head)) or not 0 < rotated <= head:
