@@ -274,6 +274,17 @@ def test_factors_of_rotary_positions(tmp_path: Path):
         zoo.from_pretrained(tmp_path / "n.gguf")
 
 
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_quantised_experts(tmp_path: Path, family: str):
+    """Each expert is read out of the blocks of all, and parts are joined behind them."""
+    m = families.made(family, held(family, width=32, mlp_dim=64, head_dim=8), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf", dtype="q8_0")
+    ours, expected = params(zoo.from_pretrained(tmp_path / "m.gguf")), params(m)
+    for path, x in expected.items():
+        exact = path.endswith(("scale", "bias", "sinks"))
+        assert np.abs(ours[path] - x).max() <= (0 if exact else 0.01 * np.abs(x).max()), path
+
+
 def test_which_layers_have_a_window(tmp_path: Path):
     """As a number, or as a list for the layers; of one architecture, those with windows are another family's."""
     layout = registry.family("gemma3").PUBLISHED.gguf
