@@ -78,7 +78,7 @@ def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, rope: Rope | Non
 TRICKY = [
     *TEXTS[:2], "It's we'LL 12345,678  two\n\n\tThe/path/ to//x HTTPServer iPhone",
     "\u01c5a e\u0301 \u4f60\u597d1\u0664\u00b2 !!\r\n a",
-    " begins", "ends  ", "a\u00a0b\u2003c \U0001f600\ufe0f", "\t x\n y",
+    " begins", "ends  ", "one, two; (three)! \u3002four\u3001|", "a\u00a0b\u2003c \U0001f600\ufe0f", "\t x\n y",
 ]  # fmt: skip
 
 

@@ -46,6 +46,7 @@ CUTS = {
     "dbrx": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, False),
     "llama-bpe": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, True),
     "gpt-4o": (rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}", False, True),
+    "bloom": (" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+", False, False),
     "tekken": (rf"{_cased('')}\p{{N}}{_PATHS}", False, True),
 }
 COMPOSED = ("qwen2", "command-r")
@@ -54,7 +55,7 @@ BEGUN = ("llama-bpe", "tekken")
 """Those whose texts begin with their first token where a file does not say."""
 ALIASES = {
     **dict.fromkeys(("default", "phi-2", "olmo"), "gpt-2"), **dict.fromkeys(("starcoder", "refact"), "smollm"),
-    "smaug-bpe": "dbrx",
+    "smaug-bpe": "dbrx", "stablelm2": "qwen2",
 }  # fmt: skip
 """Other names of these."""
 
