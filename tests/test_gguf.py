@@ -19,8 +19,7 @@ from test_pretrained import random as made
 
 import transformer_zoo as zoo
 from transformer_zoo import registry, trees
-from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetensors, weight_map
-from transformer_zoo.data import spm_model
+from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetensors, spm_model, weight_map
 from transformer_zoo.data.token_bytes import BYTE_OF
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
@@ -138,6 +137,21 @@ def test_rotary_positions(tmp_path: Path):
     assert zoo.from_pretrained(tmp_path / "m.gguf").config.rope == Rope(theta=50.0)
 
 
+def test_what_yarn_multiplies_by():
+    """In a file, what is beside the usual factor; or the quotient of two factors."""
+    layout, scaling = registry.family("llama").PUBLISHED.gguf, {"llama.rope.scaling.type": "yarn"}
+    scaling["llama.rope.scaling.factor"] = 4.0
+    usual = 1 + 0.1 * np.log(4)
+    for more, expected in (
+        ({}, None), ({"attn_factor": 1.0}, usual), ({"attn_factor": 2.0}, 2 * usual),
+        ({"yarn_log_multiplier": 1.0}, 1.0), ({"yarn_log_multiplier": 0.5}, usual / (1 + 0.05 * np.log(4))),
+    ):  # fmt: skip
+        metadata = scaling | {f"llama.rope.scaling.{key}": value for key, value in more.items()}
+        rope = layout.settings(metadata, {"token_embd.weight": (8, 8)})["rope_parameters"]
+        found = rope.get("attention_factor")
+        assert found == (expected if expected is None else pytest.approx(expected, rel=1e-6)), more
+
+
 def trained(
     pattern: str | None, digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
 ) -> tokenizers.Tokenizer:
@@ -233,6 +247,10 @@ def test_written_is_read(tmp_path: Path, family: str):
         shared = {field.name: getattr(loaded.config, field.name) for field in dataclasses.fields(loaded.config)}
         loaded = loaded.replace(config=families.sized(m.config, **shared))
     told, balance = families.without_dropout(loaded.config), getattr(m.config, "balance_weight", 0.0)
+    rope = getattr(m.config, "rope", Rope())
+    if told_rope := getattr(told, "rope", None):  # a number of 32 bits
+        assert told_rope.attention_scale == pytest.approx(rope.attention_scale, rel=1e-7)
+        told = families.sized(told, rope=dataclasses.replace(told_rope, attention_factor=rope.attention_factor))
     assert families.sized(told, init_std=m.config.init_std, global_layers=0, balance_weight=balance) == m.config
     ours, expected = params(loaded), params(m)
     assert ours.keys() == expected.keys()
@@ -256,9 +274,35 @@ def test_factors_of_rotary_positions(tmp_path: Path):
         zoo.from_pretrained(tmp_path / "n.gguf")
 
 
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
+def test_quantised_experts(tmp_path: Path, family: str):
+    """Each expert is read out of the blocks of all, and parts are joined behind them."""
+    m = families.made(family, held(family, width=32, mlp_dim=64, head_dim=8), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf", dtype="q8_0")
+    ours, expected = params(zoo.from_pretrained(tmp_path / "m.gguf")), params(m)
+    for path, x in expected.items():
+        exact = path.endswith(("scale", "bias", "sinks", "router/kernel"))
+        assert np.abs(ours[path] - x).max() <= (0 if exact else 0.01 * np.abs(x).max()), path
+
+
+def test_which_layers_have_a_window(tmp_path: Path):
+    """As a number, or as a list for the layers; of one architecture, those with windows are another family's."""
+    layout = registry.family("gemma3").PUBLISHED.gguf
+    shapes, key = {"token_embd.weight": (8, 8)}, "gemma3.attention.sliding_window_pattern"
+    assert layout.settings({key: 6}, shapes)["sliding_window_pattern"] == 6
+    assert layout.settings({key: [True, False]}, shapes)["layer_types"] == ["sliding_attention", "full_attention"]
+    with pytest.raises(ValueError, match="is no list of what has a window"):
+        layout.settings({key: [1, 0]}, shapes)
+    for name, more in (("olmo2", {}), ("olmo3", {"olmo2.attention.sliding_window": 4})):
+        content = gguf.File(metadata={"general.architecture": "olmo2", **more}, tensors={})
+        assert gguf_folder.family(content, tmp_path) is registry.family(name)
+
+
 def test_written_as_16_bits(tmp_path: Path):
-    m = families.made("llama", held("llama"), task="causal-lm")
+    m = families.made("stablelm", held("stablelm", query_key_norm=True), task="causal-lm")
     m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")
+    kinds = {name: tensor.kind for name, tensor in gguf.read(tmp_path / "m.gguf").tensors.items()}
+    assert {kind for name, kind in kinds.items() if "norm" in name} == {0} != {kinds["blk.0.attn_q.weight"]}
     kept, rounded = zoo.from_pretrained(tmp_path / "m.gguf").params, jnp.asarray(m.params["token_embed"]["embedding"])
     np.testing.assert_array_equal(kept["token_embed"]["embedding"], rounded.astype(jnp.bfloat16).astype(np.float32))
 

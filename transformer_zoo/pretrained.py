@@ -368,7 +368,7 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
 
     Args:
         dtype: of the matrices: "float32", "float16", "bfloat16", or "q8_0", 8 bits with a scale for every 32 numbers of
-            a row. Norms, biases, and for q8_0 matrices with rows of another length, are stored in float32.
+            a row. Norms, biases, routers, and for q8_0 matrices with rows of another length, are stored in float32.
 
     Raises:
         ValueError: a dtype, task, family, setting or tokenizer that these files cannot hold: nothing is written.

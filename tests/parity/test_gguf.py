@@ -1,6 +1,7 @@
 """GGUF files that llama.cpp reads: greedy decoding gives the same tokens there, with the same probabilities."""
 
 import json
+import shutil
 import unicodedata
 import urllib.request
 from pathlib import Path
@@ -13,7 +14,10 @@ import pytest
 import xllamacpp
 from test_gguf import FAMILIES, TEXTS, held, pieces_of, tokenizer_of
 
+import transformer_zoo as zoo
+from parity import assets
 from transformer_zoo.checkpoints.gguf_folder import CUTS
+from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
 
 LLAMA3 = Rope(kind="llama3", factor=8.0, original_length=16)
@@ -74,20 +78,26 @@ def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, rope: Rope | Non
 TRICKY = [
     *TEXTS[:2], "It's we'LL 12345,678  two\n\n\tThe/path/ to//x HTTPServer iPhone",
     "\u01c5a e\u0301 \u4f60\u597d1\u0664\u00b2 !!\r\n a",
-    " begins", "ends  ", "a\u00a0b\u2003c \U0001f600\ufe0f", "\t x\n y",
+    " begins", "ends  ", "one, two; (three)! \u3002four\u3001|", "a\u00a0b\u2003c \U0001f600\ufe0f", "\t x\n y",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("pre", [*CUTS, "pieces", "pieces without a prefix"])
+@pytest.mark.parametrize("pre", [*CUTS, "pieces", "pieces without a prefix", "published pieces"])
 def test_llama_cpp_cuts_the_same(tmp_path: Path, pre: str):
     if pre in CUTS:
         own, changes = tokenizer_of(tmp_path / "own", pre, uncut=TRICKY), {}
+    elif pre == "published pieces":
+        folder = assets.unpacked("mistral_common") / "mistral_common/data"
+        own, changes = (
+            Tokenizer.load(shutil.copy(folder / "tokenizer.model.v1", tmp_path / "tokenizer.model")),
+            {"eos_id": 2},
+        )
     else:
         own, changes = pieces_of(tmp_path / "own", add_dummy_prefix=pre == "pieces"), {"vocab_size": 344, "eos_id": 2}
     config = held("llama", **{"vocab_size": own.vocab_size, "eos_id": 0, "max_length": 64} | changes)
     m = families.made("llama", config, task="causal-lm").replace(tokenizer=own)
     m.save_gguf(tmp_path / "m.gguf")
-    running = server(tmp_path / "m.gguf")
+    running, read = server(tmp_path / "m.gguf"), zoo.load_tokenizer(tmp_path / "m.gguf")
     for text in TRICKY:
         text = unicodedata.normalize("NFC", text)  # it composes no characters
         request = urllib.request.Request(
@@ -96,4 +106,5 @@ def test_llama_cpp_cuts_the_same(tmp_path: Path, pre: str):
         )  # fmt: skip
         with urllib.request.urlopen(request) as answer:
             theirs = json.load(answer)["tokens"]
-        assert own.encode(text).ids.tolist() == theirs, (text, own.tokens(own.encode(text).ids), own.tokens(theirs))
+        for ours in (own, read):
+            assert ours.encode(text).ids.tolist() == theirs, (text, own.tokens(theirs))

@@ -18,9 +18,8 @@ import jax
 import numpy as np
 
 from transformer_zoo import folders, json_files, registry, trees
-from transformer_zoo.checkpoints import gguf
-from transformer_zoo.data import spm_model
-from transformer_zoo.data.spm_model import CONTROL, UNUSED, USER_DEFINED
+from transformer_zoo.checkpoints import gguf, spm_model
+from transformer_zoo.checkpoints.spm_model import CONTROL, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, sizes
 
 WEIGHTS = "model.gguf"
@@ -47,6 +46,7 @@ CUTS = {
     "dbrx": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, False),
     "llama-bpe": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, True),
     "gpt-4o": (rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}", False, True),
+    "bloom": (" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+", False, False),
     "tekken": (rf"{_cased('')}\p{{N}}{_PATHS}", False, True),
 }
 COMPOSED = ("qwen2", "command-r")
@@ -55,7 +55,7 @@ BEGUN = ("llama-bpe", "tekken")
 """Those whose texts begin with their first token where a file does not say."""
 ALIASES = {
     **dict.fromkeys(("default", "phi-2", "olmo"), "gpt-2"), **dict.fromkeys(("starcoder", "refact"), "smollm"),
-    "smaug-bpe": "dbrx",
+    "smaug-bpe": "dbrx", "stablelm2": "qwen2",
 }  # fmt: skip
 """Other names of these."""
 
@@ -77,7 +77,7 @@ def unpacked(file: str | os.PathLike[str]) -> Path:
     module = family(content, file)
     try:
         settings = _settings(module, content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{file}: {json_files.excerpt(error, 500)}") from error
     written = {"config.json": settings}
     if "eos_token_id" in (ids := _ids(content.metadata)):

@@ -15,13 +15,13 @@ import einops
 import numpy as np
 
 from transformer_zoo import registry
-from transformer_zoo.checkpoints import config_map, gguf_folder
-from transformer_zoo.data import spm_model
-from transformer_zoo.data.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from transformer_zoo.checkpoints import config_map, gguf_folder, spm_model
+from transformer_zoo.checkpoints.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, Gguf, sizes
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
+WHOLE = (".bias", "norm.weight", "ffn_gate_inp.weight")  # in float32 whatever their shape: the last are routers
 BLOCK = 32  # numbers of a row that share a scale in Q8_0
 # Fields of a Config that no file holds, because they concern training alone.
 UNHELD = ("init_std", "labels", "problem", "balance_weight")
@@ -90,7 +90,7 @@ def write(
         for theirs, factors in zip(FACTORS.values(), _factors(layout, config)):
             writer.add_tensor(theirs, np.array(factors, np.float32))
         for theirs, x in _relaid(layout, tensors, metadata):
-            whole = x.ndim < 2 or theirs.endswith(".bias") or (kind == "q8_0" and x.shape[-1] % BLOCK)
+            whole = x.ndim < 2 or theirs.endswith(WHOLE) or (kind == "q8_0" and x.shape[-1] % BLOCK)
             as_kind = gguf.GGMLQuantizationType["F32" if whole else KINDS[kind]]
             writer.add_tensor(theirs, gguf.quants.quantize(np.ascontiguousarray(x), as_kind), raw_dtype=as_kind)
         writer.write_header_to_file()

@@ -60,7 +60,8 @@ PUBLISHED = gemma_layout.published(
     gguf=gguf.Gguf(
         architecture="gemma2",
         names={theirs: ours for theirs, ours in gemma_layout.GGUF_NAMES.items() if theirs != "output"},
-        keys={"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"},
+        keys=gguf.PATTERN
+        | {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"},
         derived={"query_pre_attn_scalar": gemma_layout.gguf_score_dim(largest=46)},
         norm_offset=1.0,
     ),

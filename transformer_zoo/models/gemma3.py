@@ -49,7 +49,7 @@ PUBLISHED = gemma_layout.published(
     gguf=gguf.Gguf(
         architecture="gemma3",
         names=gemma_layout.GGUF_NAMES,
-        keys={"final_logit_softcapping": "final_logit_softcapping"},
+        keys=gguf.PATTERN | {"final_logit_softcapping": "final_logit_softcapping"},
         derived={"query_pre_attn_scalar": gemma_layout.gguf_score_dim(largest=62)},
         norm_offset=1.0,
         local_theta=10000.0,

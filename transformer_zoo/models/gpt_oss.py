@@ -92,7 +92,7 @@ PUBLISHED = llama_layout.published(
             ("blk.*.ffn_down_exps.bias", f"model.{_EXPERTS}.down_proj_bias", "E D -> E D"),
             ("blk.*.attn_sinks.weight", "model.layers.*.self_attn.sinks", "N -> N"),
         ),
-        keys=gguf.EXPERTS,
+        keys=gguf.EXPERTS | gguf.PATTERN,
         yarn={"truncate": False},
     ),  # fmt: skip
     config={

@@ -6,7 +6,7 @@ from typing import Any
 from transformer_zoo.nn.olmo_decoder import OlmoBlock, OlmoConfig
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryDecoder, init_cache
-from transformer_zoo.published import gguf, olmo_layout
+from transformer_zoo.published import Gguf, olmo_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -42,9 +42,6 @@ class Model(RotaryDecoder):
 PUBLISHED = olmo_layout.published(
     model_type="olmo2",
     class_prefix="Olmo2",
-    gguf=gguf.Gguf(
-        architecture="olmo2",
-        names=gguf.named({**gguf.OUT_NORMS, "blk.*.attn_norm": None, "blk.*.ffn_norm": None}),
-    ),
+    gguf=Gguf(architecture="olmo2", names=olmo_layout.GGUF_NAMES),
     config=olmo_layout.config(Rope),
 )

@@ -6,7 +6,7 @@ from typing import Any
 from transformer_zoo.nn.olmo_decoder import OlmoBlock, OlmoConfig
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryDecoder, init_cache
-from transformer_zoo.published import Key, layer_types, olmo_layout
+from transformer_zoo.published import Key, gguf, layer_types, olmo_layout
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -45,6 +45,13 @@ class Model(RotaryDecoder):
 PUBLISHED = olmo_layout.published(
     model_type="olmo3",
     class_prefix="Olmo3",
+    gguf=gguf.Gguf(
+        architecture="olmo2",
+        only_with="attention.sliding_window",
+        names=olmo_layout.GGUF_NAMES,
+        keys=gguf.PATTERN,
+        local_theta=0.0,
+    ),
     config={
         **olmo_layout.config(Rope, theta=500000.0, local_theta=500000.0, local_name="rope_theta"),
         "window": Key("sliding_window", 4096),

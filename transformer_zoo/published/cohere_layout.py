@@ -30,7 +30,7 @@ def gguf_layout(architecture: str, **family: Any) -> gguf.Gguf:
     return gguf.Gguf(
         architecture=architecture,
         names=gguf.named({"blk.*.ffn_norm": None, "output": None}),
-        keys={"attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale"},
+        keys=gguf.PATTERN | {"attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale"},
         **family,
     )
 

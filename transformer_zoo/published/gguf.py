@@ -62,6 +62,8 @@ OUT_NORMS = {
     "blk.*.post_ffw_norm": "model.layers.*.post_feedforward_layernorm",
 }
 """Norms of the outputs of the sublayers."""
+PATTERN = {"attention.sliding_window_pattern": "layer_types"}
+"""Which layers have a window, as new files say: for each whether it has one, or every how many layers have none."""
 EXPERTS = {
     "expert_feed_forward_length": "intermediate_size",
     "expert_count": "num_local_experts",
@@ -141,7 +143,8 @@ class Gguf:
         yarn: of the rotary positions of the kind yarn, what the metadata do not tell.
         norm_offset: what the scales of norms are larger by than in the usual files.
         has_factors: whether rotary positions of the kind longrope are in the tensors FACTORS.
-        local_theta: of rotary positions in layers with a window, where they have their own.
+        local_theta: of rotary positions in layers with a window, where they have their own. 0: that of the others,
+            whose positions alone are scaled.
     """
 
     architecture: str
@@ -176,6 +179,12 @@ class Gguf:
         if "token_embd.weight" not in shapes:
             raise ValueError("there is no tensor token_embd.weight: it holds no model of text")
         settings = {theirs: own[key] for key, theirs in keys.items() if key in own and theirs is not None}
+        if type(every := settings.get("layer_types")) is int:
+            settings["sliding_window_pattern"] = settings.pop("layer_types")
+        elif every is not None:
+            if not isinstance(every, list) or {*map(type, every)} - {bool}:
+                raise ValueError(f"{prefix}attention.sliding_window_pattern is no list of what has a window")
+            settings["layer_types"] = [("full_attention", "sliding_attention")[local] for local in every]
         settings["vocab_size"] = shapes["token_embd.weight"][0]
         settings["tie_word_embeddings"] = "output.weight" not in shapes
         settings["attention_bias"] = "blk.0.attn_q.bias" in shapes
@@ -187,8 +196,10 @@ class Gguf:
         if rope["rope_type"] == "yarn":
             rope |= self.yarn
             if ATTENTION in own or own.get(_MULTIPLIER):
-                usual, divided = (_attention_scale(rope["factor"], x) for x in (1, own.get(_MULTIPLIER, 0)))
-                rope["attention_factor"] = float(f"{own.get(ATTENTION, 1) * usual / divided:.7g}")
+                usual, divided = (_attention_scale(rope.get("factor", 1), x) for x in (1, own.get(_MULTIPLIER, 0)))
+                beside = own.get(ATTENTION, 1)
+                scale = beside * usual / divided
+                rope["attention_factor"] = scale if beside == 1 else float(f"{scale:.7g}")  # it has 32 bits
         rope |= {"rope_theta": own["rope.freq_base"]} if "rope.freq_base" in own else {}
         if (rotated := own.get("rope.dimension_count", head)) is not None:
             if not all(type(size) is int for size in (rotated, head)) or not 0 < rotated <= head:
@@ -198,7 +209,7 @@ class Gguf:
         if self.local_theta is None:
             settings["rope_parameters"] = rope
         else:
-            local = {"rope_type": "default", "rope_theta": local}
+            local = {"rope_type": "default", "rope_theta": local or rope.get("rope_theta")}
             settings["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
         return settings | {name: value(own, shapes) for name, value in self.derived.items()}
 
@@ -210,13 +221,14 @@ class Gguf:
             ValueError: rotary positions of a kind that they have no word for.
         """
         keys = {**KEYS, **self.keys}
-        own = {key: settings.get(theirs) for key, theirs in keys.items() if theirs is not None}
+        own = {key: settings.get(theirs) for key, theirs in keys.items() if theirs not in (None, "layer_types")}
         own |= {key: default(settings) for key, default in self.defaults.items() if own.get(key) is None}
         own["vocab_size"], head = settings["vocab_size"], self.head_dim(own)
         own["attention.key_length"] = own["attention.value_length"] = head
         if (rope := settings.get("rope_parameters")) is not None:
             if self.local_theta is not None:
-                own["rope.freq_base_swa"], rope = rope["sliding_attention"]["rope_theta"], rope["full_attention"]
+                local, rope = rope["sliding_attention"]["rope_theta"], rope["full_attention"]
+                own |= {"rope.freq_base_swa": local} if self.local_theta else {}
             own["rope.freq_base"] = rope["rope_theta"]
             own["rope.dimension_count"] = int(head * rope.get("partial_rotary_factor", 1))
             if (kind := rope["rope_type"]) in _SCALED:

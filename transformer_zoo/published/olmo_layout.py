@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from transformer_zoo.published import llama_layout
+from transformer_zoo.published import gguf, llama_layout
 from transformer_zoo.published.spec import Key, Published
+
+GGUF_NAMES = gguf.named({**gguf.OUT_NORMS, "blk.*.attn_norm": None, "blk.*.ffn_norm": None})
+"""Their tensors in GGUF files."""
 
 
 def config(make_rope: Callable[..., Any], **rope_defaults: Any) -> dict[str, Key]:
