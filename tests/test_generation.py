@@ -343,6 +343,24 @@ def test_params_are_views_on_a_cpu(case):
         assert any(start <= leaf.unsafe_buffer_pointer() < start + size for start, size in whole.items())
 
 
+@pytest.mark.parametrize(("rows", "beams"), [(1, 1), (2, 1), (2, 3)])
+def test_a_step_copies_no_cache_on_a_cpu(rows, beams):
+    """Each token's keys and values are written in place; so are beams reordered, by blocks."""
+    case = families.main("gpt2").sized(num_layers=2, max_length=96)
+    sampling = Greedy() if beams == 1 else Beam(num_beams=beams)
+    asked = module.request(
+        bundle(case), case.tokens(rows, 40), max_new_tokens=40, sampling=sampling, seed=0, stop=None, settings={}
+    )
+    arguments, static, device = module._prepared(asked)
+    with device():
+        text = module._compiled[True].lower(*arguments, **static).compile().as_text()
+    heads, slots = case.config.num_heads, 2 * 64
+    kept = rf"{heads},{slots},{case.config.width // heads}"
+    steps = [part for part in re.split(r"\n\n", text) if re.match(r"%\S*wide\S* \(", part)]
+    assert any(re.search(rf"f32\[(\d+,)?{kept}\]\S* fusion", part) for part in steps)  # where tokens are written
+    assert not any(re.search(rf"f32\[(\d+,)?{kept}\]\S* (copy|gather|transpose)\(", part) for part in steps)
+
+
 # ---- text
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from transformer_zoo.nn import checks
+from transformer_zoo.sharding import platform
 
 SPARE = 32
 """Slots of a ring besides its window: as many tokens can be read at once without a copy of the ring."""
@@ -208,7 +209,9 @@ def _write(old: jax.Array, new: jax.Array, start: jax.Array | int, axis: int) ->
     write = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
     if jnp.ndim(start):
         return jax.vmap(write)(old, new, start)
-    return write(old[0], new[0], start)[None] if len(old) == 1 else write(old, new, start)  # see `without_rows`
+    if len(old) == 1 and platform() == "cpu":  # see `without_rows`
+        return write(old[0], new[0], start)[None]
+    return write(old, new, start)
 
 
 def to_cache_layout(kv: Any) -> Any:
