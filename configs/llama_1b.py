@@ -20,5 +20,5 @@ config = replace(
     directory="runs/llama_1b",
     optimizer=Optimizer(peak_lr=3e-4, warmup_steps=1000),
     mesh=Mesh(data=1, fsdp=-1),
-    training=Training(steps=20_000, batch_size=512),
+    training=Training(steps=20_000, batch_size=512, accumulation=2),
 )
