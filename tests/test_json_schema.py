@@ -1,8 +1,10 @@
 """Answers that a JSON schema allows: texts of the automaton against `json` and `jsonschema`, and answers of a model."""
 
+import datetime
 import json
 import random
 import re
+import uuid
 from typing import Any
 
 import jsonschema
@@ -24,6 +26,7 @@ LEAVES: list[Any] = [
     {"type": "null"}, {"type": "integer"}, {"type": "integer", "minimum": -120, "exclusiveMaximum": 1007},
     {"type": "number"}, {"type": "integer", "exclusiveMinimum": 17, "maximum": 1_000_000, "description": "many"},
     {"type": "boolean"}, {"type": ["string", "null"], "maxLength": 3},
+    {"type": "string", "format": "date-time"},
     {"enum": ["a", 1, 2.5, None, {"b": [True]}, "\"\u00e9\n"]},
     {"const": [1, {"x": "y"}]}, {"type": "string", "enum": ["yes", "no", 3]}, {"$ref": "#/$defs/word"},
     {"type": "object", "properties": {}}, {"type": "array", "items": {"type": "integer"}, "maxItems": 0},
@@ -153,7 +156,12 @@ def test_exactly_these_are_read():
         ('{"type": "null", "type": "string"}', "repeated: type"),
         ({"const": {1}}, "schema is not JSON: "),
         ({"type": "text"}, "schema: #: type is ['text']: known are object, array"),
-        ({"properties": {"a": {"type": "string", "format": "date"}}}, "#/properties/a: the keyword 'format' is not"),
+        (
+            {"properties": {"a": {"type": "string", "format": "ip"}}},
+            "#/properties/a: format 'ip' is not supported: only date",
+        ),
+        ({"type": "string", "format": "date", "minLength": 9}, "#: format beside other keywords of strings"),
+        ({"type": "string", "contentEncoding": "x"}, "#: the keyword 'contentEncoding' is not supported: leave it out"),
         ({"properties": {"a": {}}}, "#/properties/a: it has no type, so that any value is allowed"),
         ({"items": True}, "#/items: it is true, which does not say what is allowed"),
         ({"type": "object"}, "#: it has no properties"),
@@ -186,6 +194,21 @@ def test_exactly_these_are_read():
 def test_schemas_that_cannot_be(schema, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         automaton(Schema.of(schema))
+
+
+def test_formats():
+    """Every day of a few years, but for leap days; every text that is drawn is one that Python reads."""
+    step_N256, ends_N = automaton(Schema.of({"type": "string", "format": "date"}))
+    day = datetime.date(1999, 12, 1)
+    while day.year < 2002:
+        assert reads(step_N256, ends_N, f'"{day}"') == (day.strftime("%m-%d") != "02-29"), day
+        day += datetime.timedelta(days=1)
+    assert not any(reads(step_N256, ends_N, f'"{x}"') for x in ("2001-04-31", "2001-13-01", "2001-02-29", "2001-1-1"))
+    for name, read in (("date-time", datetime.datetime.fromisoformat), ("uuid", uuid.UUID)):
+        step_N256, ends_N = automaton(Schema.of({"type": "string", "format": name}))
+        distance_N, draw = distances(step_N256, ends_N), random.Random(0)
+        for _ in range(30):
+            read(json.loads(text_of(step_N256, distance_N, draw, draw.randrange(60))))
 
 
 def test_parts_that_exclude_one_another():

@@ -120,9 +120,10 @@ def generate(
             max_new_tokens at the latest: on one line, with at most one space behind a comma or a colon, the properties
             in the schema's order, those that are not required or not, and no others, as if additionalProperties were
             false. Supported are type, properties, required, additionalProperties (of an object without properties),
-            items, prefixItems, minItems, maxItems, minLength, maxLength, pattern, minimum and maximum of integers,
-            enum, const, anyOf, oneOf whose parts exclude one another, and $ref into the schema itself, but no
-            recursion. Any other keyword is an error, but for descriptions. Integers have at most 15 digits.
+            items, prefixItems, minItems, maxItems, minLength, maxLength, pattern, format (date, time, date-time, uuid),
+            minimum and maximum of integers, enum, const, anyOf, oneOf whose parts exclude one another, and $ref into
+            the schema itself, but no recursion. Any other keyword is an error, but for descriptions. Integers have at
+            most 15 digits.
         **settings: instead of `sampling`, single settings of the strategies, such as temperature=0.8, top_k=50,
             top_p=0.9 (sampling), num_beams=4, length_penalty=2.0, early_stopping=True (beam search),
             num_return_sequences=2 (both), no_repeat_ngram_size=3, min_new_tokens=5, max_length=20,

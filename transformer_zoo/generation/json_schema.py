@@ -19,7 +19,7 @@ ANNOTATIONS = {
 KEYWORDS = {
     "object": {"properties", "required", "additionalProperties"},
     "array": {"items", "prefixItems", "minItems", "maxItems"},
-    "string": {"minLength", "maxLength", "pattern"},
+    "string": {"minLength", "maxLength", "pattern", "format"},
     "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
     "number": set(), "boolean": set(), "null": set(),
 }  # fmt: skip
@@ -39,6 +39,15 @@ LARGEST = 10**15 - 1
 """Of integers: up to here every reader of JSON keeps them exactly, and Python reads them at all."""
 NUMBERS = {"integer": r"-?(?:0|[1-9]\d{0,14})"}
 NUMBERS["number"] = NUMBERS["integer"] + r"(?:\.\d+)?(?:[eE][+-]?\d{1,2})?"  # 1e999 would be infinite
+FORMATS = {
+    "date": (
+        r"[1-9]\d{3}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)|(?:0[13578]|1[02])-31)"
+    ),
+    "time": r"(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    "uuid": "-".join(f"{HEX}{{{count}}}" for count in (8, 4, 4, 4, 12)),
+}
+"""Of strings, as regular expressions: RFC 3339 from the year 1000 on and without leap days, and RFC 9562."""
+FORMATS["date-time"] = f"{FORMATS['date']}T{FORMATS['time']}"
 TYPES = {
     "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
     "null": type(None),
@@ -116,7 +125,7 @@ class _Builder:
             values = [x for x in _values(schema, path) if types is None or any(_is(x, kind) for kind in types)]
             if not values:
                 raise _fault(path, "none of its values is allowed: correct enum, const or type")
-            return self.one_of(self.nodes.literal(start, _written(x, path)) for x in values)
+            return self.one_of(self.constant(start, x, path) for x in values)
         _check_keywords(schema, path, {"type", *TYPED})
         if types is None:
             raise _fault(path, "it has no type, so that any value is allowed: give one")
@@ -128,6 +137,19 @@ class _Builder:
         for behind in found:
             self.nodes.free[behind].append(end)
         return end
+
+    def constant(self, start: int, value: Any, path: str) -> int:
+        """The node behind this value."""
+        if not isinstance(value, dict | list):
+            return self.nodes.literal(start, _written(value, path))
+        is_object = isinstance(value, dict)
+        end = self.nodes.literal(start, b"{" if is_object else b"[")
+        for n, part in enumerate(value):
+            end = self.separator(end, b",") if n else end
+            if is_object:
+                end, part = self.separator(self.constant(end, part, path), b":"), value[part]
+            end = self.constant(end, part, path)
+        return self.nodes.literal(end, b"}" if is_object else b"]")
 
     def reference(self, start: int, name: Any, path: str) -> int:
         if name in self.followed:
@@ -268,6 +290,13 @@ class _Builder:
 
     def string(self, start: int, schema: Mapping[str, Any], path: str) -> int:
         least, most = (_count(schema, key, path) for key in ("minLength", "maxLength"))
+        if "format" in schema:
+            if (name := schema["format"]) not in list(FORMATS):
+                known = ", ".join(FORMATS)
+                raise _fault(path, f"format {json_files.excerpt(repr(name))} is not supported: only {known} are")
+            if len(schema.keys() & KEYWORDS["string"]) > 1:
+                raise _fault(path, "format beside other keywords of strings is not supported: leave them out")
+            return self.regular(start, FORMATS[name])
         if "pattern" not in schema:
             if most is not None and (least or 0) > most:
                 raise _fault(path, f"minLength is {least}, and maxLength {most}")
