@@ -294,9 +294,9 @@ def test_a_run_with_adapters(published: Path, tmp_path: Path, capsys: pytest.Cap
 def test_gradients_over_a_quantised_base() -> None:
     """They are those over the numbers that the codes stand for, and the backward pass does not keep these numbers."""
     with jax.enable_x64(True):
-        config = families.small("gpt2", width=64, mlp_dim=256, num_layers=6)
+        config = families.small("gpt2", width=64, mlp_dim=256, num_layers=20)
         plain = gpt2.Model(config, task="causal-lm", compute=zoo.Compute(dtype="float64", param_dtype="float64"))
-        model = lora.adapted(plain, Lora(rank=2, quantize="nf4"))
+        model = lora.adapted(plain, Lora(rank=2, quantize="nf4", dora=True, targets=(r".*/(out|mlp_up)",)))
         trained, base = model.divided(model.based(families.random_params(model, 0, 0.3)))
         assert {x.format for x in jax.tree.leaves(base, is_leaf=is_quantized) if is_quantized(x)} == {"int8", "nf4"}
         wide = jax.jit(lambda base: jax.tree.map(meta.unbox, base, is_leaf=is_quantized))(base)
@@ -339,6 +339,8 @@ def test_a_run_over_a_quantised_base(published: Path, tmp_path: Path) -> None:
     table = trees.flatten(m.params)["token_embed/embedding"]
     np.testing.assert_array_equal(table, base["token_embed/embedding"].unbox())
     assert len(zoo.save_adapter(tmp_path / "adapter", m)) > 2
+    loaded = __main__.Generate(name=str(tmp_path / "run"), quantize="int4").load(str(tmp_path / "run"), None)
+    assert is_quantized(loaded.params["blocks"]["mlp_up"]["kernel"])
     with pytest.raises(ValueError, match="save_adapter: the model is quantised"):
         zoo.save_adapter(tmp_path / "other", m.quantize("int8"))
 
@@ -374,7 +376,8 @@ def test_the_command_line_has_the_settings(
     seen: list[Run] = []
     monkeypatch.setattr(loop, "train", seen.append)
     arguments = ["--lora.rank", "4", "--lora.targets", r".*/(query|key|value)", "--lora.dora", "True"]
+    arguments += ["--lora.quantize", "nf4"]
     assert commands.train(["configs/gpt2_finetune.py", *arguments]) == 0
-    assert seen[0].lora == Lora(rank=4, targets=(r".*/(query|key|value)",), dora=True)
+    assert seen[0].lora == Lora(rank=4, targets=(r".*/(query|key|value)",), dora=True, quantize="nf4")
     assert commands.train(["configs/gpt2_finetune.py", "--lora_alpha", "4"]) == 2
     assert "lora.alpha" in capsys.readouterr().err

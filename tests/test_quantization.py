@@ -1,6 +1,7 @@
 """Matrices in few bits: their errors, which parameters they are, that any module computes with them, and memory."""
 
 import functools
+import re
 
 import families
 import jax
@@ -13,7 +14,7 @@ from transformer_zoo import quantization, registry, sharding, trees
 from transformer_zoo.generation import generate
 from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.models import gpt2
-from transformer_zoo.nn.quantized import FORMATS, Quantized, normal_levels, quantized, relative_error
+from transformer_zoo.nn.quantized import FORMATS, is_quantized, normal_levels, quantized, relative_error
 from transformer_zoo.pretrained import Bundle
 
 # The levels of NF4 in appendix E of Dettmers et al. 2023, rounded.
@@ -27,51 +28,57 @@ def test_the_error_of_a_matrix() -> None:
     """Of normally distributed numbers it is that of the docstring; no number is off by more than half a step; and what
     the codes stand for has the same codes again."""
     np.testing.assert_allclose(normal_levels(), LEVELS, atol=1e-5)
-    x = jax.random.normal(jax.random.key(0), (2, 128, 4, 16)).at[0, :64, 0, 0].set(0)
+    x = np.random.default_rng(0).normal(size=(2, 128, 4, 16)).astype(np.float32)
+    x[0, :64, 0, 0] = 0
+    make, expand = jax.jit(quantized, static_argnames=("format", "inputs")), jax.jit(meta.unbox)
     errors = {"int8": (0.004, 0.009), "int4": (0.08, 0.12), "nf4": (0.07, 0.1)}
     for format, inputs in (*((format, (-3,)) for format in FORMATS), ("int8", (-3, -2)), ("nf4", (-1,))):
-        found = quantized(x, format, inputs)
-        wide = np.asarray(found.unbox())
+        found = make(x, format, inputs)
+        wide = np.asarray(expand(found))
         assert found.shape == wide.shape == x.shape and found.dtype == wide.dtype
         low, high = errors[format]
-        assert low < relative_error(x, found) < high
+        assert low < jax.jit(relative_error)(x, found) < high
         assert not wide[0, :64, 0, 0].any()
         steps = {"int8": 1 / 127, "int4": 1 / 7, "nf4": 1 + LEVELS[1]}
         blocks = found.scales.shape[inputs[-1]]
         axis = x.ndim + inputs[-1]
         largest = np.repeat(found.scales, x.shape[axis] // blocks, axis) * {"int8": 127, "int4": 7, "nf4": 1}[format]
         assert (np.abs(wide - x) <= largest * steps[format] / 2 * (1 + 1e-5)).all()
-        again = quantized(found.unbox(), format, inputs)
-        np.testing.assert_array_equal(found.codes, again.codes)
-    bits = {format: 8 * sum(part.nbytes for part in jax.tree.leaves(quantized(x, format, (-3,)))) for format in FORMATS}
+        np.testing.assert_array_equal(found.codes, make(wide, format, inputs).codes)
+    bits = {format: 8 * sum(part.nbytes for part in jax.tree.leaves(make(x, format, (-3,)))) for format in FORMATS}
     assert {format: n / x.size for format, n in bits.items()} == {"int8": 8.25, "int4": 4.5, "nf4": 4.5}
-    assert quantized(x[:, :33], "nf4", (-3,)).format == "int8"
+    assert jax.eval_shape(lambda x: quantized(x, "nf4", (-3,)), x[:, :33]).format == "int8"
 
 
 def bundle(case: families.Case) -> Bundle:
     return Bundle(case.model, case.params(), case.config)
 
 
-@pytest.mark.parametrize(("family", "format"), [("albert", "int4"), ("mixtral", "nf4")])
-def test_layers_compute_with_what_the_codes_stand_for(family: str, format: str) -> None:
-    """Layers that share parameters, and stacked experts."""
+def expanded(params: trees.Tree) -> trees.Tree:
+    return jax.tree.map(meta.unbox, params, is_leaf=is_quantized)
+
+
+@pytest.mark.parametrize("family", ["albert", "mixtral", "t5"])
+def test_which_parameters_are_quantised(family: str) -> None:
     case = families.main(family)
-    m = bundle(case)
-    q, shapes = m.quantize(format), trees.flatten(registry.param_shapes(m.model))
-    found = trees.flatten(q.params)
-    kinds = {path: x.format for path, x in found.items() if isinstance(x, Quantized)}
-    tables = {"token_embed/embedding", "head/embedding"} & shapes.keys()
-    assert kinds == dict.fromkeys(tables, "int8") | {
-        path: format for path in shapes if "blocks/" in path and path.endswith("/kernel") and "router" not in path
+    shapes = trees.flatten(registry.param_shapes(case.model))
+    of = functools.partial(quantization.quantized_params, case.model, format="nf4")
+    found = trees.flatten(jax.eval_shape(of, trees.unflatten(shapes)))
+    assert {path: x.format for path, x in found.items() if is_quantized(x)} == {
+        path: "int8" if path.endswith("/embedding") else "nf4"
+        for path in shapes
+        if re.fullmatch(r"(token_embed|head)/embedding|.*blocks/.*/kernel", path) and "router" not in path
     }
-    assert all(found[path].shape == shapes[path].shape for path in shapes)
-    wide = trees.unflatten({path: x.unbox() if path in kinds else x for path, x in found.items()})
-    tokens_BT = case.tokens(2, 5)
-    apply = jax.jit(lambda params: m.model.apply({"params": params}, tokens_BT).logits)
-    np.testing.assert_allclose(apply(q.params), apply(wide), atol=1e-5)
+    assert {path: (x.shape, x.dtype) for path, x in found.items()} == {p: (x.shape, x.dtype) for p, x in shapes.items()}
 
 
-def test_shardings() -> None:
+def test_layers_that_share_parameters() -> None:
+    m = bundle(families.main("albert")).quantize("int4")
+    apply = jax.jit(lambda params: m.model.apply({"params": params}, np.arange(5)[None]).hidden_BTD)
+    np.testing.assert_allclose(apply(m.params), apply(expanded(m.params)), atol=1e-5)
+
+
+def test_experts_on_a_mesh() -> None:
     """Codes and scales lie as the parameter does; where the mesh does not divide a dimension, it is whole."""
     case = families.main("mixtral")
     mesh = sharding.make_mesh(fsdp=2, tensor=2, expert=2)
@@ -83,7 +90,7 @@ def test_shardings() -> None:
     apply = jax.jit(lambda params: m.model.apply({"params": params}, tokens_BT).hidden_BTD)
     with jax.set_mesh(mesh):
         found = apply(q.params)
-    np.testing.assert_allclose(found, apply(m.quantize("int4").params), atol=1e-5)
+    np.testing.assert_allclose(found, apply(expanded(m.quantize("int4").params)), atol=1e-5)
 
 
 def test_matrices_are_expanded_in_turn() -> None:
@@ -104,13 +111,13 @@ def test_calls(tmp_path) -> None:
     case = families.main("gpt2")
     m = bundle(case)
     q = m.quantize("int8")
-    wide = jax.tree.map(meta.unbox, q.params, is_leaf=lambda x: isinstance(x, Quantized))
     prompt = case.tokens(1, 5)[0].tolist()
     (new,) = q.generate([prompt], max_new_tokens=4, do_sample=False)
     tokens_BT = np.array([[*prompt, *new]])
-    logits_1TV = m.replace(params=wide)(tokens_BT).logits
+    logits_1TV = m.replace(params=expanded(q.params))(tokens_BT).logits
     choices_T = np.asarray(logits_1TV)[0, len(prompt) - 1 : -1].argmax(axis=-1)
     np.testing.assert_array_equal(new, choices_T)
+    np.testing.assert_array_equal(new, q.generate([prompt], max_new_tokens=4, do_sample=False, draft=m)[0])
     for call in (functools.partial(q.save_pretrained, tmp_path / "out"), functools.partial(q.quantize, "int4")):
         with pytest.raises(ValueError, match="the model is quantised. Pass the one that zoo.quantize made it from"):
             call()

@@ -49,7 +49,7 @@ class OfInference(OfWeights):
     """A command that computes with a model by name."""
 
     quantize: Literal["int8", "int4", "nf4"] | None = None
-    """Hold the model's matrices in few bits, which takes less memory; on a CPU it is slower. None: as they are."""
+    """Hold the model's matrices in few bits, which saves memory and takes more time. None: as they are."""
 
     def load(self, name: str, dtype: str | None) -> Any:
         m = super().load(name, dtype)

@@ -23,11 +23,12 @@ KEPT = r".*/(router|delta/(decay|beta))"
 
 def quantize(m: arguments.Loaded, format: str) -> Any:
     """The model with its matrices in few bits, to generate, predict, embed and evaluate: the kernels of the linear
-    layers and experts in its blocks, and the token embeddings. It takes less memory, and with an accelerator often less
-    time to decode; on a CPU it decodes more slowly.
+    layers and experts in its blocks, and the token embeddings. That saves memory, not time.
 
-    Each number is rounded to the nearest level of its block. Matrices are expanded to numbers where they are used, one
-    layer after another. The relative error of weights is about 1 % for int8 and 10 % for the others.
+    Each number is rounded to the nearest level of its block. The relative error of weights is about 1 % for int8 and
+    10 % for the others. Matrices are expanded to numbers where they are used, one layer after another, and so is the
+    table of tokens. With one token a row that takes longer than the product: about 1.2 to 1.4 times as long as bfloat16
+    on an H200; on a CPU, 2.5 times as long as float32 for one row (int8), 1.5 times for eight.
 
     Args:
         m: its own parameters stay as they are.

@@ -611,7 +611,7 @@ def _speculate(asked: Request) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     arguments, static, device = _prepared(asked)
     draft_model = draft_params = None
     if asked.draft != PROMPT_LOOKUP:
-        draft_model, draft_params = asked.draft.model, _placed(asked.draft.params)[0]
+        draft_model, draft_params = asked.draft.model, _placed(asked.draft.params, static["by_layer"])[0]
     with device():
         new_BNR, *drafts = _compiled_speculative[static["by_layer"]](
             *arguments, draft_model=draft_model, draft_params=draft_params, draft_tokens=asked.draft_tokens, **static
@@ -686,14 +686,21 @@ def _prepared(
     return arguments, static, context
 
 
-def _placed(params: trees.Tree) -> tuple[trees.Tree, bool, Callable[[], contextlib.AbstractContextManager[Any]]]:
-    """Parameters as a program takes them, whether that is by layer, and the context in which it runs."""
+def _placed(
+    params: trees.Tree, by_layer: bool | None = None
+) -> tuple[trees.Tree, bool, Callable[[], contextlib.AbstractContextManager[Any]]]:
+    """Parameters as a program takes them, whether that is by layer, and the context in which it runs.
+
+    Args:
+        by_layer: None: on a CPU, except that quantised ones are expanded in turn in a scan alone.
+    """
     params = jax.tree.map(jnp.asarray, params)
     sharding = jax.tree.leaves(params)[0].sharding
     device, *others = sharding.device_set
     if others:
         return params, False, functools.partial(jax.set_mesh, sharding.mesh)
-    by_layer = device.platform == "cpu" and not has_quantized(params)  # which are expanded in turn in a scan alone
+    if by_layer is None:
+        by_layer = device.platform == "cpu" and not has_quantized(params)
     context = functools.partial(jax.default_device, device)
     return _by_layer(params, device) if by_layer else params, by_layer, context
 

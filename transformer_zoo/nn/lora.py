@@ -54,8 +54,7 @@ def _call(call: Any, args: Any, kwargs: Any, context: Any, *, scale: float, drop
         return y + low
     kernel = variable("kernel")
     # The norm is a constant to the gradient (section 4.3).
-    norm = jax.lax.stop_gradient(column_norm(kernel + scale * jnp.tensordot(a, b, 1), range(inputs)))
-    ratio = variable(MAGNITUDE) / norm
+    ratio = variable(MAGNITUDE) / jax.lax.stop_gradient(_norm_of_sum(kernel, scale * a, b, inputs))
     return y + (ratio - 1) * (_times(x, kernel, inputs) if drops else base) + ratio * low
 
 
@@ -68,6 +67,16 @@ def column_norm(kernel: jax.Array, inputs: Iterable[int]) -> jax.Array:
     """The norm of each output's column, over these axes, in at least float32."""
     wide = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     return jnp.sqrt((wide * wide).sum(axis=tuple(inputs))).astype(kernel.dtype)
+
+
+def _norm_of_sum(kernel: jax.Array, a: jax.Array, b: jax.Array, inputs: int) -> jax.Array:
+    """`column_norm` of kernel + a b, without an array of the kernel's size, which the backward pass would keep."""
+    dtype, wide = kernel.dtype, jnp.promote_types(kernel.dtype, jnp.float32)
+    kernel, a, b = (x.astype(wide) for x in (kernel, a, b))
+    axes = tuple(range(inputs))
+    projected, gram = (jnp.tensordot(a, x, (axes, axes)) for x in (kernel, a))
+    cross = b * (2 * projected + jnp.tensordot(gram, b, 1))
+    return jnp.sqrt((kernel * kernel).sum(axis=axes) + cross.sum(axis=0)).astype(dtype)
 
 
 def merged(
