@@ -78,7 +78,10 @@ def weights(
     S, G = k_BSGK.shape[1:3]
     dtype = jnp.promote_types(q_BTHK.dtype, jnp.float32)
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)  # R query heads to a group
-    scores = wide_einsum("BTGRK,BSGK->BGRTS", q_BTGRK, k_BSGK, dtype).reshape(B, H, T, S)
+    # The order of the axes decides what XLA copies on a CPU: of a single query nothing, neither its cached keys; of
+    # several the queries, and not the scores.
+    queries, q = ("BTGRK", q_BTGRK) if T == 1 else ("BGRTK", jnp.moveaxis(q_BTGRK, 1, 3))
+    scores = wide_einsum(f"{queries},BSGK->BGRTS", q, k_BSGK, dtype).reshape(B, H, T, S)
     scores_BHTS = scores * scale if bias is None else scores * scale + bias
     scores_BHTS = soft_cap(scores_BHTS, cap)
     seen = None if mask is None else mask.dense(T, S)
