@@ -3,7 +3,7 @@
 Command:   python train.py configs/llama_125m.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/llama_125m.py --aot v5e:2x4
-Hardware:  a v5e slice of 8 chips (2x4); not yet trained there.
+Hardware:  a v5e slice of 8 chips (2x4), of whose 15.75 GiB each it needs 7.1; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord.
 
 It reads 20 tokens for each parameter (Hoffmann et al. 2022): 2.6 billion, in batches of half a million.

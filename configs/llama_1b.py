@@ -4,7 +4,7 @@ sharded over 16 TPU v5e chips.
 Command:   python train.py configs/llama_1b.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/llama_1b.py --aot v5e:4x4
-Hardware:  a v5e slice of 16 chips (4x4); not yet trained there.
+Hardware:  a v5e slice of 16 chips (4x4), of whose 15.75 GiB each it needs 10.7; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord.
 """
 

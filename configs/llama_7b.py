@@ -4,7 +4,7 @@ TPU v5p chips.
 Command:   python train.py configs/llama_7b.py --distributed True      (on every host)
 Does it fit, with no TPU at hand:
            python train.py configs/llama_7b.py --aot v5p:4x4x4
-Hardware:  a v5p slice of 64 chips (4x4x4); not yet trained there.
+Hardware:  a v5p slice of 64 chips (4x4x4), of whose 95.73 GiB each it needs 39.3; not yet trained there.
 Data:      needs the TFDS data set prepared as ArrayRecord.
 
 Batches of four million tokens and the learning rate are those of LLaMA (Touvron et al. 2023, table 2).
