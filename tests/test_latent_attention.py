@@ -1,5 +1,6 @@
-"""Latent attention: few queries over cached latents, and what a cache keeps."""
+"""Latent attention: few queries over cached latents, and what a cache keeps. DeepSeek-V3's config.json."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from transformer_zoo import registry, trees
+from transformer_zoo.checkpoints import config_map
 from transformer_zoo.nn import Compute, lora
 from transformer_zoo.nn.latent_attention import LatentAttention
 from transformer_zoo.nn.masks import Mask
@@ -108,3 +110,55 @@ def test_programs_do_not_grow_with_the_layers():
     assert operations(num_layers=4, num_dense_layers=2) == operations(num_layers=40, num_dense_layers=7)
     paths = trees.flatten(registry.param_shapes(families.main("deepseek_v3").sized(num_dense_layers=0).model))
     assert not any(path.startswith("dense_blocks/") for path in paths)
+
+
+V3 = {
+    "attention_bias": False, "attention_dropout": 0.0, "aux_loss_alpha": 0.001, "bos_token_id": 0, "eos_token_id": 1,
+    "ep_size": 1, "first_k_dense_replace": 3, "hidden_act": "silu", "hidden_size": 7168, "initializer_range": 0.02,
+    "intermediate_size": 18432, "kv_lora_rank": 512, "max_position_embeddings": 163840, "model_type": "deepseek_v3",
+    "moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1,
+    "norm_topk_prob": True, "num_attention_heads": 128, "num_experts_per_tok": 8, "num_hidden_layers": 61,
+    "num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06, "rope_theta": 10000, "routed_scaling_factor": 2.5,
+    "rope_scaling": {
+        "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096, "type": "yarn",
+    },
+    "scoring_func": "sigmoid", "seq_aux": True, "tie_word_embeddings": False, "topk_group": 4,
+    "topk_method": "noaux_tc", "v_head_dim": 128, "vocab_size": 129280,
+}  # fmt: skip
+
+
+def test_config_json_as_published():
+    """It is the preset, but for the weight of the balance loss, which the report has as 0.0001; and written again. The
+    scale of the scores follows from yarn's mscale_all_dim: 1 + 0.1 log 40, squared."""
+    family, preset = registry.family("deepseek_v3"), registry.presets()["deepseek-v3"].config
+    config = config_map.read(family, V3)
+    assert config == dataclasses.replace(preset, balance_weight=0.001)
+    written = config_map.write(family, config, "causal-lm")
+    assert config_map.read(family, written) == config and written["num_nextn_predict_layers"] == 0
+    assert written["rope_parameters"]["mscale_all_dim"] == 1.0 and written["num_key_value_heads"] == 128
+    assert config.rope.score_scale == pytest.approx(1.3688879454**2)
+    plain = config_map.read(family, V3 | {"rope_scaling": None, "q_lora_rank": None})
+    assert plain.rope == Rope(interleaved=True) and plain.rope.score_scale == 1 and plain.query_rank is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scoring_func": "softmax"}, "scoring_func is 'softmax'; only 'sigmoid' is supported"),
+        ({"rope_interleave": False}, "rope_interleave is False; only True"),
+        ({"n_group": 7}, "num_expert_groups=7 of num_experts=256: they must be of equal size"),
+        ({"n_group": 256}, "at least two experts"),
+        ({"topk_group": 9}, "num_chosen_groups=9 groups for a token, and there are 8 groups of 32"),
+        ({"num_experts_per_tok": 129}, "num_chosen=129 experts of num_chosen_groups=4"),
+        ({"qk_rope_head_dim": 63}, "rotary positions turn pairs of elements"),
+        (
+            {"rope_scaling": V3["rope_scaling"] | {"mscale_all_dim": -1.0}},
+            "mscale_all_dim is -1.0: it must be at least",
+        ),
+    ],
+)
+def test_what_config_json_must_not_say(change: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        config_map.read(registry.family("deepseek_v3"), V3 | change)
