@@ -250,7 +250,8 @@ def test_written_is_read(tmp_path: Path, family: str):
     rope = getattr(m.config, "rope", Rope())
     if told_rope := getattr(told, "rope", None):  # a number of 32 bits
         assert told_rope.attention_scale == pytest.approx(rope.attention_scale, rel=1e-7)
-        told = families.sized(told, rope=dataclasses.replace(told_rope, attention_factor=rope.attention_factor))
+        same = {name: getattr(rope, name) for name in ("attention_factor", "mscale", "mscale_all_dim")}
+        told = families.sized(told, rope=dataclasses.replace(told_rope, **same))
     assert families.sized(told, init_std=m.config.init_std, global_layers=0, balance_weight=balance) == m.config
     ours, expected = params(loaded), params(m)
     assert ours.keys() == expected.keys()

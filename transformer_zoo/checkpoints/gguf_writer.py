@@ -153,7 +153,9 @@ def _check_held(
     for field in dataclasses.fields(config):
         value, held = (getattr(c, field.name) for c in (config, again))
         if field.name == "rope" and math.isclose(value.attention_scale, held.attention_scale, rel_tol=1e-6):
-            held = dataclasses.replace(held, attention_factor=value.attention_factor)  # stored in 32 bits
+            # The scale is stored, in 32 bits, and not what it comes from.
+            same = {name: getattr(value, name) for name in ("attention_factor", "mscale", "mscale_all_dim")}
+            held = dataclasses.replace(held, **same)
         if value == held or field.name.endswith("dropout") or field.name in UNHELD:
             continue
         if field.name == "rope" and (_slowdown(config) is not None or _factors(layout, config)):  # tensors have it

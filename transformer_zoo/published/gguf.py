@@ -237,8 +237,12 @@ class Gguf:
                     raise ValueError(
                         f"YaRN between {turns} turns has no place in a GGUF file: its readers take (32, 1)"
                     )
-                if rope.get("attention_factor") is not None:
-                    own[ATTENTION] = rope["attention_factor"] / _attention_scale(rope["factor"], 1)
+                scale, scales = rope.get("attention_factor"), [rope.get(name) for name in ("mscale", "mscale_all_dim")]
+                usual, *parts = (_attention_scale(rope["factor"], x or 0) for x in (1, *scales))
+                if scale is None and all(scales):
+                    scale = parts[0] / parts[1]
+                if scale is not None:
+                    own[ATTENTION] = scale / usual
             elif kind not in ("default", "llama3", "longrope"):  # of the last two the tensor FREQUENCIES has all
                 raise ValueError(f"rotary positions of the kind {kind} have no place in a GGUF file")
         return {f"{self.architecture}.{key}": value for key, value in own.items() if value is not None}
