@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 
 from transformer_zoo.nn.attention import attended
 from transformer_zoo.nn.compute import Compute
@@ -96,5 +97,5 @@ class LatentAttention(nn.Module):
 def _kernel(layer: nn.Module) -> jax.Array | None:
     """The kernel of a linear layer that has nothing else. None: it has, or has no parameters yet."""
     params = layer.variables.get("params", {})
-    kernel = params["kernel"] if params.keys() == {"kernel"} else None
+    kernel = meta.unbox(params["kernel"]) if params.keys() == {"kernel"} else None
     return kernel if isinstance(kernel, jax.Array | np.ndarray) else None
