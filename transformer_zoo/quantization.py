@@ -28,7 +28,8 @@ def quantize(m: arguments.Loaded, format: str) -> Any:
     Each number is rounded to the nearest level of its block. The relative error of weights is about 1 % for int8 and
     10 % for the others. Matrices are expanded to numbers where they are used, one layer after another, and so is the
     table of tokens. With one token a row that takes longer than the product: about 1.2 to 1.4 times as long as bfloat16
-    on an H200; on a CPU, 2.5 times as long as float32 for one row (int8), 1.5 times for eight.
+    on an H200; on a CPU, 2.5 times as long as float32 for one row (int8), 1.5 times for eight. The compiler of a TPU
+    expands them inside of the products, without memory of their size.
 
     Args:
         m: its own parameters stay as they are.
