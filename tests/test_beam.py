@@ -6,7 +6,6 @@ import json
 
 import families
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -22,7 +21,6 @@ from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy, Sample
 from transformer_zoo.generation.token_ids import TokenIds
-from transformer_zoo.nn import Cache
 from transformer_zoo.pretrained import Bundle
 
 
@@ -444,16 +442,3 @@ def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
 
 def test_beams_are_values():
     assert hash(Beam(suppressed=[3])) == hash(Beam(suppressed=(3,))) and Beam(suppressed=[3]) == Beam(suppressed=(3,))
-
-
-@pytest.mark.parametrize("written", [0, 3, module.BLOCK, module.BLOCK + 1])
-def test_slots_are_reordered_by_blocks(written):
-    """Those that are written, in slots of which there are several blocks."""
-    slots, start = 2 + 3 * module.BLOCK, 2
-    x = np.random.default_rng(0).random((4, 2, slots, 3))
-    cache = Cache(kv=(x, -x), valid_BS=np.ones((4, slots), bool), length=jnp.int32(start + written))
-    new = module.reorder(cache, jnp.array([[1, 1], [1, 0]]), start).kv
-    for old, now in zip((x, -x), new):
-        np.testing.assert_array_equal(now[..., :start, :], old[..., :start, :].astype(now.dtype))
-        expected = old[[1, 1, 3, 2]].astype(now.dtype)
-        np.testing.assert_array_equal(now[..., start : start + written, :], expected[..., start : start + written, :])

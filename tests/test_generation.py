@@ -343,13 +343,12 @@ def test_params_are_views_on_a_cpu(case):
         assert any(start <= leaf.unsafe_buffer_pointer() < start + size for start, size in whole.items())
 
 
-@pytest.mark.parametrize(("rows", "beams"), [(1, 1), (2, 1), (2, 3)])
-def test_a_step_copies_no_cache_on_a_cpu(rows, beams):
-    """Each token's keys and values are written in place; so are beams reordered, by blocks."""
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_step_copies_no_cache_on_a_cpu(rows):
+    """Each token's keys and values are written in place."""
     case = families.main("gpt2").sized(num_layers=2, max_length=96)
-    sampling = Greedy() if beams == 1 else Beam(num_beams=beams)
     asked = module.request(
-        bundle(case), case.tokens(rows, 40), max_new_tokens=40, sampling=sampling, seed=0, stop=None, settings={}
+        bundle(case), case.tokens(rows, 40), max_new_tokens=40, sampling=Greedy(), seed=0, stop=None, settings={}
     )
     arguments, static, device = module._prepared(asked)
     with device():

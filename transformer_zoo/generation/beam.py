@@ -11,9 +11,7 @@ from flax import struct
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, repeat_rows, row_axis
 from transformer_zoo.nn import Cache
 from transformer_zoo.nn import cache as caches
-from transformer_zoo.sharding import platform
 
-BLOCK = 16  # slots that a CPU reorders at a time
 ABSENT = -1e9  # the score of a missing beam or answer: far below every real score, and above the -inf of the rules
 
 
@@ -198,30 +196,16 @@ def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
     """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal. Of a ring, all; of
     layers without slots, with its parent's state."""
     B, N = parent_BN.shape
+    start = start if cache.ring is None else 0
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
 
     def of_parents(x: jax.Array) -> jax.Array:
         return jnp.take(x, rows_M, axis=row_axis(x), mode="clip")
 
-    if cache.ring is not None:
-        return cache.replace(kv=caches.over_slots(of_parents, cache.kv, of_state=of_parents))
-    room = cache.valid_BS.shape[1] - start
-    # A CPU moves the slots that are written, a few at a time and in place: all at once, it copies them twice.
-    size = next(n for n in (BLOCK, room) if room % n == 0) if platform() == "cpu" else room
+    def slots_of_parents(x: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(x, of_parents(x[..., start:, :]), start, axis=-2)
 
-    def reorder_block(i: jax.Array | int, kv: Any) -> Any:
-        at = start + i * size
-
-        def of_block(x: jax.Array) -> jax.Array:
-            block = jax.lax.dynamic_slice_in_dim(x, at, size, axis=-2)
-            return jax.lax.dynamic_update_slice_in_dim(x, of_parents(block), at, axis=-2)
-
-        return caches.over_slots(of_block, kv)
-
-    written = cache.length - start
-    kv = caches.over_slots(lambda x: x, cache.kv, of_state=of_parents)
-    kv = jax.lax.fori_loop(0, -(-written // size), reorder_block, kv) if size < room else reorder_block(0, kv)
-    return cache.replace(kv=kv)
+    return cache.replace(kv=caches.over_slots(slots_of_parents, cache.kv, of_state=of_parents))
 
 
 def _gather(x: jax.Array, index_BN: jax.Array) -> jax.Array:
