@@ -85,11 +85,14 @@ class Cache:
         return self.replace(valid_BS=valid_BS, length=length, ring=ring)
 
     def without_rows(self) -> "Cache":
-        """The keys and values of a single row as a loop over `stack.Layers` carries them, without the axis of the rows.
+        """The keys and values of a single row as a loop over `stack.Layers` carries them on a CPU, without the axis of
+        the rows.
 
         XLA computes with arrays [G, S, K] where an axis has one element. A loop that carries [1, G, S, K] writes each
         token twice on a CPU, once in either shape, into copies of all slots.
         """
+        if platform() != "cpu":
+            return self
         return self.replace(kv=over_slots(lambda x: x[0] if x.ndim == 4 and len(x) == 1 else x, self.kv))
 
     def with_rows(self) -> "Cache":
