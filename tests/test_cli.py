@@ -166,10 +166,17 @@ def test_generate(capsys, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(zoo, "generate", lambda m, prompt, **arguments: given.update(arguments) or " b")
     (tmp_path / "schema.json").write_text('{"type": "null"}')
     options = ["--prompt=def", "--draft", folder, "--draft-tokens=2", "--choices", " a", " b", "--prefill-chunk=8"]
-    options += ["--schema", str(tmp_path / "schema.json")]
     assert out_of(capsys, "generate", folder, *options) == "def b\n"
     assert (given["draft"].config, given["draft_tokens"], given["choices"]) == (m.config, 2, (" a", " b"))
+    schema = ["--schema", str(tmp_path / "schema.json")]
+    assert out_of(capsys, "generate", folder, "--prompt=def", "--prefill-chunk=8", *schema) == "def b\n"
     assert (given["pattern"], given["prefill_chunk"], given["schema"]) == (None, 8, {"type": "null"})
+    for constraint, words in (
+        (["--pattern", "(a"], "is no regular expression"), ([*options[4:7], *schema], "choices and schema: give one"),
+        (["--schema", "absent.json"], "absent.json"),
+    ):  # fmt: skip
+        # Before any weights are looked for, of which that folder has none.
+        assert words in fault(capsys, 1, "generate", str(tmp_path), *constraint)
 
 
 def test_convert(capsys, folder, tmp_path):

@@ -129,6 +129,8 @@ def test_rows():
     assert make_rows.cut(documents) == (2, 1)
     line = data_rows.cut_line(make_rows, {"train": Listed(documents)}, None)
     assert "2 of 6 in train, of which 1 are left out, with nothing to predict (data.length is 32)" in line
+    with pytest.raises(ValueError, match="all 1 documents of train are too long, and left out.*set data.length higher"):
+        data_rows.cut_line(make_rows, {"train": Listed(documents[4:5])}, None)
     assert make_rows.characters(documents[0]) == 7
     last = SupervisedFineTuning(answers="last").rows(tokenizer, Data(length=32))(documents[:1], None)
     assert text(last["targets_BT"][last["valid_BT"]]) == "efgh</s>"

@@ -152,6 +152,8 @@ def test_batches(bundle: Bundle):
     np.testing.assert_allclose(embedder([texts[i] for i in order], batch_size=8), vectors[order], atol=2e-6)
     np.testing.assert_allclose(embedder(texts[41:42])[0], vectors[41], atol=2e-6)
     assert embedder([]).shape == (0, 16)
+    small = embedder.quantize("int8")(texts[:1])
+    assert 0 < np.abs(small - vectors[:1]).max() < 0.02 * np.abs(vectors[:1]).max()
 
 
 def test_prompts(bundle: Bundle, tmp_path: Path):

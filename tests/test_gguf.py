@@ -399,11 +399,18 @@ def test_what_cannot_be_written_is_named(tmp_path: Path):
     tiny = of("llama", families.sized(silu, vocab_size=own.vocab_size - 1)).replace(tokenizer=own)
     refused(f"has {own.vocab_size} tokens, and the model has embeddings of {own.vocab_size - 1}", tiny)
     assert not (tmp_path / "m.gguf").exists()
+    with pytest.raises(ValueError, match="the name of a GGUF file ends in .gguf"):
+        small.save_gguf(tmp_path / "m")
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="there is no file .*m.gguf"):
+        zoo.from_pretrained(tmp_path / "m.gguf")
     m = made("llama", "causal-lm")
     write(tmp_path / "m.gguf", m, metadata={"tokenizer.ggml.model": "bert"})
+    (tmp_path / "m").write_bytes((tmp_path / "m.gguf").read_bytes())
+    with pytest.raises(ValueError, match="m is a file, and a model is a folder or a GGUF file, whose name ends in"):
+        zoo.from_pretrained(tmp_path / "m")
     with pytest.warns(UserWarning, match="the tokenizer cannot be read.*tokenizer.ggml.model is 'bert': only gpt2"):
         assert zoo.from_pretrained(tmp_path / "m.gguf").tokenizer is None
     write(tmp_path / "m.gguf", m, metadata={"llama.attention.sliding_window": 3})

@@ -188,7 +188,7 @@ def test_exactly_these_are_read():
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "#: oneOf: numbers 0 and 1 may both allow a value"),
         ({"oneOf": [{"enum": [1, "a"]}, {"const": 1.0}]}, "#: oneOf: numbers 0 and 1 may both"),
         ({"anyOf": []}, "#: anyOf of 0 is not supported"),
-        ({"type": "array", "minItems": 10**6, "items": {"type": "string"}}, "has more than 100,000 nodes"),
+        ({"type": "array", "minItems": 10**6, "items": {"type": "string"}}, "has more than 100,000 places"),
     ],
 )
 def test_schemas_that_cannot_be(schema, message):

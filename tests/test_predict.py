@@ -440,7 +440,7 @@ def test_odd_texts(tokenizer: Tokenizer, kind: str):
         ("sequence-classification", {"text": "a", "pair": "b"}, r"inputs\[1\] has the field 'pair', which the task "),
         ("sequence-classification", "a \ud800", "lone surrogate"),
         ("question-answering", "a", r"inputs\[1\] is str: expected a dictionary with question and context"),
-        ("question-answering", {"question": "a"}, r"inputs\[1\] is the fields question: expected a dictionary with"),
+        ("question-answering", {"question": "a"}, r"inputs\[1\] has the fields question: expected a dictionary with"),
         ("question-answering", {"question": "a " * 30, "context": "a"}, r"inputs\[1\] has a question of 33 tokens"),
         ("masked-lm", "the door", r"inputs\[1\] has no mask: write \[MASK\] where"),
         ("masked-lm", "[MASK] " * 30, r"inputs\[1\] has 32 tokens, and the model 24 positions"),

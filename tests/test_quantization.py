@@ -118,6 +118,8 @@ def test_calls(tmp_path) -> None:
     choices_T = np.asarray(logits_1TV)[0, len(prompt) - 1 : -1].argmax(axis=-1)
     np.testing.assert_array_equal(new, choices_T)
     np.testing.assert_array_equal(new, q.generate([prompt], max_new_tokens=4, do_sample=False, draft=m)[0])
+    plain, drafted = (m.generate([prompt], max_new_tokens=4, do_sample=False, draft=draft) for draft in (None, q))
+    np.testing.assert_array_equal(plain, drafted)
     for call in (functools.partial(q.save_pretrained, tmp_path / "out"), functools.partial(q.quantize, "int4")):
         with pytest.raises(ValueError, match="the model is quantised. Pass the one that zoo.quantize made it from"):
             call()

@@ -165,7 +165,7 @@ class Generate(OfInference):
     def __call__(self) -> int:
         import transformer_zoo as zoo
         from transformer_zoo import json_files, registry
-        from transformer_zoo.generation import published
+        from transformer_zoo.generation import constraint, published
         from transformer_zoo.generation.generate import PROMPT_LOOKUP
 
         names = (
@@ -174,6 +174,8 @@ class Generate(OfInference):
         )  # fmt: skip
         settings = {name: getattr(self, OPTIONS.get(name, name)) for name in names}
         settings = {name: value for name, value in settings.items() if value is not None}
+        schema = None if self.schema is None else json_files.read(self.schema, once=True)
+        constraint.check(choices=self.choices or None, pattern=self.pattern, schema=schema)  # before there are weights
         m = self.load(self.name, self.dtype)
         spell = lambda name: "--" + OPTIONS.get(name, name).replace("_", "-")
         sampling = published.build(m, settings, spell=spell)
@@ -183,7 +185,7 @@ class Generate(OfInference):
         answers = zoo.generate(
             m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
             language=self.language, source_language=self.source_language, choices=self.choices or None,
-            pattern=self.pattern, schema=None if self.schema is None else json_files.read(self.schema, once=True),
+            pattern=self.pattern, schema=schema,
             draft=draft, draft_tokens=self.draft_tokens, prefill_chunk=self.prefill_chunk,
         )  # fmt: skip
         prefix = "" if registry.is_encoder_decoder(m.config) else self.prompt
@@ -320,7 +322,7 @@ class Predict(OfInference):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embed(OfWeights):
+class Embed(OfInference):
     """Computes a vector for each text. Similar texts have similar vectors."""
 
     name: Name
@@ -373,10 +375,11 @@ class Embed(OfWeights):
             raise ValueError(f"--precision {self.precision} of a single text needs --ranges")
         ranges = None if self.ranges is None else vectors.read_ranges(self.ranges)
         if self.step is not None or names.is_run(self.name):
-            model = self.load(self.name, self.dtype)
+            model = OfWeights.load(self, self.name, self.dtype)
         else:
             model = self.name
         embedder = load_embedder(model, dtype=self.dtype or "float32", family=self.family)
+        embedder = embedder if self.quantize is None else embedder.quantize(self.quantize)
         vectors_ND = embedder(
             texts, prompt=self.prompt, prompt_text=self.prompt_text, truncate_dim=self.truncate_dim,
             normalize_embeddings=self.normalize_embeddings, ranges=ranges,

@@ -139,6 +139,10 @@ class Embedder:
         """
         return vectors.similarity(vectors_ND, others_MD, self.similarity_fn_name)
 
+    def quantize(self, format: str) -> "Embedder":
+        """The same with the matrices of its model in few bits, as `zoo.quantize` makes them."""
+        return dataclasses.replace(self, bundle=self.bundle.quantize(format))
+
     @property
     def width(self) -> int:
         """D, the size of a vector."""

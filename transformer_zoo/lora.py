@@ -228,6 +228,12 @@ def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded) -> tupl
     if (directory / config_map.CONFIG).exists():
         raise ValueError(f"{directory} holds a model, and an adapter must not mix with its files: name another folder")
     quantization.refuse(m.params, "save_adapter")
+    if (format := adapter.model.settings.quantize) is not None:
+        warnings.warn(
+            f"the adapter was trained over weights in {format}, and over the published ones it is another model: "
+            "save_pretrained (convert --merge) writes the one that was trained",
+            stacklevel=2,
+        )
     tensors, settings = _published(adapter, trees.flatten(m.params))
 
     def write() -> tuple[str, ...]:

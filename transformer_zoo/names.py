@@ -226,9 +226,19 @@ def folder(
     name: str | os.PathLike[str], revision: str | None = None, *, weights: bool = True, folders: Sequence[str] = ()
 ) -> Path:
     """The local folder of a published model, downloaded where necessary: `hub.resolve` with the zoo's presets; of a
-    GGUF file, the folder of what it holds."""
-    if (file := Path(name).expanduser()).suffix == ".gguf" and file.is_file():
+    GGUF file, the folder of what it holds.
+
+    Raises:
+        FileNotFoundError: a GGUF file that is not there.
+        ValueError: a file of another name; also as `hub.resolve` and `gguf_folder.unpacked`.
+    """
+    file = Path(name).expanduser()
+    if file.suffix == ".gguf" and not file.is_dir():
+        if not file.exists():
+            raise FileNotFoundError(f"there is no file {name}")
         return gguf_folder.unpacked(file)
+    if file.is_file():
+        raise ValueError(f"{name} is a file, and a model is a folder or a GGUF file, whose name ends in .gguf")
     return hub.resolve(name, registry.presets(), revision, weights=weights, folders=folders)
 
 

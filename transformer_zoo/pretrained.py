@@ -362,7 +362,8 @@ def save_pretrained(
 
 
 def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32") -> None:
-    """Writes a decoder as a GGUF file, which llama.cpp reads: weights, configuration, tokenizer and chat template.
+    """Writes a decoder as a GGUF file, which llama.cpp reads: weights, configuration, tokenizer and chat template. (A
+    file without a tokenizer is read by `from_pretrained` alone.)
 
     Only the first process of several writes. It needs the package `gguf`.
 
@@ -371,13 +372,16 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
             a row. Norms, biases, routers, and for q8_0 matrices with rows of another length, are stored in float32.
 
     Raises:
-        ValueError: a dtype, task, family, setting or tokenizer that these files cannot hold: nothing is written.
+        ValueError: a name without the ending .gguf; a dtype, task, family, setting or tokenizer that these files cannot
+            hold: nothing is written.
         ImportError: the package is not installed.
         OSError: the file could not be written; the one that was there before is unchanged.
         TypeError: an argument of another type.
     """
     arguments.check(save_gguf, locals())
     model, family = bundle.model, registry.module_of(bundle.model.config)
+    if Path(file).suffix != ".gguf":
+        raise ValueError(f"{file}: the name of a GGUF file ends in .gguf")
     if dtype not in gguf_writer.KINDS:
         raise ValueError(f"dtype {dtype!r} is not written: choose one of {', '.join(gguf_writer.KINDS)}")
     if model.task != "causal-lm":

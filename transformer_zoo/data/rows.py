@@ -90,6 +90,11 @@ def cut_line(make_rows: RowMaker, splits: Mapping[str, Source], longest: int | N
     for split, documents in splits.items():
         indices = np.unique(np.linspace(0, len(documents) - 1, SAMPLE).astype(int)).tolist()
         cut, out = (x * len(documents) / len(indices) for x in make_rows.cut([documents[i] for i in indices]))
+        if split == "train" and 0 < len(documents) == out:
+            raise ValueError(
+                f"all {out:,.0f} documents of {split} are too long, and left out with nothing to predict: set "
+                f"{make_rows.cut_by} higher"
+            )
         about = "about " if len(documents) > SAMPLE else ""
         left_out = f", of which {about}{out:,.0f} are left out, with nothing to predict" if out else ""
         lines.append((cut, f"{about}{cut:,.0f} of {len(documents):,} in {split}{left_out}"))

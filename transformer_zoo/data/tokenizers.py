@@ -462,7 +462,8 @@ class Tokenizer:
         if not known:
             raise ValueError(
                 f"{self._source} has no chat template: load a model that was tuned on conversations (often named "
-                "-Instruct or -chat), or put a chat_template.jinja into its folder"
+                "-Instruct or -chat), or put a chat_template.jinja into its folder; a run names one by "
+                "vocabulary.chat_template"
             )
         name = template or ("tool_use" if tools is not None and "tool_use" in known else "default")
         if name not in known:

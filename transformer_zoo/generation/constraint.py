@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 
 from transformer_zoo.generation import pattern
+from transformer_zoo.generation.json_schema import Schema
 
 LARGEST = 1 << 28
 """Elements of the largest table."""
@@ -61,6 +62,25 @@ class Constraint:
         found_MV = jnp.where(allowed_MV, logits_MV, -jnp.inf)
         none_M1 = jnp.isneginf(found_MV).all(axis=1, keepdims=True)
         return jnp.where(none_M1, jnp.where(allowed_MV, otherwise_MV, -jnp.inf), found_MV)
+
+
+def check(**constrained: Any) -> tuple[str, Any]:
+    """The one of the arguments of `generate` that constrains answers, and what `pattern.automaton` takes for it; "" and
+    None, if all of them are None.
+
+    Raises:
+        ValueError: several of them; no choices, or an empty one; as `pattern.automaton`.
+    """
+    found = {name: value for name, value in constrained.items() if value is not None}
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(found)}: give one of them")
+    for name, value in found.items():
+        if name == "choices" and not (value and all(value)):
+            raise ValueError(f"choices={value!r}: give texts, none of them empty")
+        wanted = {"choices": tuple, "pattern": str, "schema": Schema.of}[name](value)
+        pattern.automaton(wanted)
+        return name, wanted
+    return "", None
 
 
 @functools.lru_cache(maxsize=8)

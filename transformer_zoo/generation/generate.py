@@ -17,7 +17,6 @@ from transformer_zoo import arguments, registry, trees
 from transformer_zoo.generation import constraint as constraints
 from transformer_zoo.generation import forward, published, speculative
 from transformer_zoo.generation.constraint import Constraint
-from transformer_zoo.generation.json_schema import Schema
 from transformer_zoo.generation.sampling import TokenByToken
 from transformer_zoo.generation.strategy import DecodeInputs, Strategy, log_probs_of
 from transformer_zoo.generation.token_ids import KEYS, TokenIds
@@ -513,16 +512,11 @@ def _constraint(
         constrained: the argument of `generate` that says so, by its name.
         before: the tokens that each answer follows.
     """
-    if len(constrained) > 1:
-        raise ValueError(f"{' and '.join(constrained)}: give one of them")
-    ((name, wanted),) = constrained.items()
-    if name == "choices" and not (wanted and all(wanted)):
-        raise ValueError(f"choices={wanted!r}: give texts, none of them empty")
+    name, wanted = constraints.check(**constrained)
     if (tokenizer := m.tokenizer) is None:
         raise ValueError(registry.no_tokenizer(m, f"Leave out {name}"))
     if not stop_ids:
         raise ValueError(f"{name}: no token ends an answer: pass stop=, the id of one")
-    wanted = {"choices": tuple, "pattern": str, "schema": Schema.of}[name](wanted)
     after_NV, distance_N = constraints.tables(wanted, tokenizer, m.model.config.vocab_size, tuple(stop_ids))
     decode = lambda row: tokenizer.decode([i for i in row if i < tokenizer.vocab_size])
     start_B = np.array([0 if decode(row) else 1 for row in before], np.int32)
@@ -670,7 +664,8 @@ def _prepared(
         shared -= 0 if chunk is None or chunk > shared else shared % chunk
         S = bucket(source - shared, positions)
     S += shared - (S % -chunk if chunk is not None and chunk < S else 0)
-    params, by_layer, context = _placed(m.params)
+    drafts = asked.draft not in (None, PROMPT_LOOKUP) and has_quantized(asked.draft.params)
+    params, by_layer, context = _placed(m.params, False if drafts else None)
     # Strategies that differ in these alone share a program.
     outside = {"max_new_tokens": None, "max_length": None, "stop_strings": ()}
     sampling = dataclasses.replace(sampling, **{name: x for name, x in outside.items() if hasattr(sampling, name)})

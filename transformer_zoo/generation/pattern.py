@@ -1,5 +1,6 @@
 """Regular expressions as deterministic automata over the bytes of UTF-8, by which tokens are allowed."""
 
+import functools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,6 @@ Ranges = list[tuple[int, int]]
 MOST_NODES = 100_000
 """Of an automaton, before it is determined: beyond, a pattern takes too long."""
 MOST_STATES = 20_000
-TOO_LARGE = "too much is allowed: the automaton of the answers has more than"
 
 DIGITS, WORD = [(48, 57)], [(48, 57), (65, 90), (95, 95), (97, 122)]
 SPACE = [(9, 13), (32, 32)]
@@ -26,6 +26,14 @@ EXPECTED = (
 )
 
 
+def too_large(most: int) -> ValueError:
+    """The error of answers with too many places, each of which is a state of the automaton."""
+    return ValueError(
+        f"too much is allowed: an answer has more than {most:,} places. Bound texts, lists and repetitions by less, or "
+        "not at all: each that may be there once more is a place of its own"
+    )
+
+
 class Nodes:
     """An automaton with several ways on: edges of ranges of bytes, and edges without a byte."""
 
@@ -36,7 +44,7 @@ class Nodes:
     def add(self) -> int:
         """A new node."""
         if len(self.edges) >= MOST_NODES:
-            raise ValueError(f"{TOO_LARGE} {MOST_NODES:,} nodes")
+            raise too_large(MOST_NODES)
         self.edges.append([])
         self.free.append([])
         return len(self.edges) - 1
@@ -237,6 +245,7 @@ def _utf8(low: int, high: int) -> Iterator[Sequence[tuple[int, int]]]:
     yield list(zip(chr(low).encode(), chr(high).encode()))
 
 
+@functools.lru_cache(maxsize=8)
 def automaton(pattern: Any) -> tuple[np.ndarray, np.ndarray]:
     """The automaton of a regular expression, in the syntax of `re` with the flag ASCII, of a choice among texts (a
     tuple), or of a `json_schema.Schema`.
@@ -288,7 +297,7 @@ def _determined(nodes: Nodes, start: int, end: int) -> tuple[np.ndarray, np.ndar
                 states[after] = len(states)
                 queue.append(after)
                 if len(states) > MOST_STATES:
-                    raise ValueError(f"{TOO_LARGE} {MOST_STATES:,} states")
+                    raise too_large(MOST_STATES)
             if after:
                 row[low:behind] = states[after]
         rows.append(row)

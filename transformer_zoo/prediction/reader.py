@@ -130,11 +130,12 @@ class Reader(abc.ABC):
             value = dict(zip(self.pair, value))
         known = (*self.required, *self.optional)
         if not isinstance(value, Mapping) or not set(self.required) <= value.keys():
-            given = f"the fields {', '.join(map(str, value))}" if isinstance(value, Mapping) else type(value).__name__
+            fields = ", ".join(map(str, value)) if isinstance(value, Mapping) else ""
+            given = f"has the fields {fields}" if fields else f"is {type(value).__name__}"
             form = f"{'a text, or ' if self.takes_text else ''}a dictionary with {' and '.join(self.required)}"
             more = f" (and possibly {', '.join(self.optional)})" if self.optional else ""
             pair = f", or a tuple ({', '.join(self.pair)})" if self.pair else ""
-            raise ValueError(f"{name} is {given}: expected {form}{more}{pair}")
+            raise ValueError(f"{name} {given}: expected {form}{more}{pair}")
         if unknown := [field for field in value if field not in known and not others]:
             raise ValueError(f"{name} has the field {unknown[0]!r}, which the task does not use: {', '.join(known)}")
         value = {field: value[field] for field in known if value.get(field) is not None}
