@@ -85,8 +85,7 @@ class Objective(abc.ABC):
                 setting = next(
                     (key for key, x in values.items() if x == name or isinstance(x, tuple) and name in x), ""
                 )
-                option = setting.replace("_", "-")
-                named = f", which is objective.{setting} (another: --objective.{option} NAME)" if setting else ""
+                named = f", which is objective.{setting}" if setting else ""
                 raise ValueError(f"the objective {self.name} reads the field {name!r}{named}: {error}") from None
 
     def with_labels(
