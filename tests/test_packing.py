@@ -102,6 +102,15 @@ def test_little_room_is_wasted():
     assert len(pack(corpus([31] * 100), 64, start=START, end=END)["bytes_B"]) == 50
 
 
+def test_each_document_has_its_own_start_and_end():
+    documents = [(np.full(n, n), np.ones(n + 1, int)) for n in (1, 2, 3)]
+    rows = pack(documents, 12, start=[11, 12, 13], end=[21, 22, 23])
+    (numbers,) = rows["documents_BT"]
+    of = lambda name: {tuple(rows[name][0, numbers == k].tolist()) for k in (1, 2, 3)}
+    tokens, targets = of("tokens_BT"), of("targets_BT")
+    assert tokens == {(11, 1), (12, 2, 2), (13, 3, 3, 3)} and targets == {(1, 21), (2, 2, 22), (3, 3, 3, 23)}
+
+
 def test_packing_depends_on_nothing_else():
     first, second = (pack(CORPORA["mixed"], 16, start=START, end=END) for _ in range(2))
     for name in first:
