@@ -1,5 +1,7 @@
 """Gemma 4: layers that reuse the keys and values of others."""
 
+import functools
+
 import families
 import jax
 import numpy as np
@@ -30,3 +32,18 @@ def test_published_files_hold_keys_and_values_that_nothing_reads():
     jax.tree.map(np.testing.assert_array_equal, load(names), trees.unflatten(trees.flatten(params)))
     with pytest.raises(ValueError, match="unexpected:  model.layers.5.self_attn.k_proj.weight"):
         load(["model.layers.5.self_attn.k_proj.weight"])
+
+
+def test_layers_reuse_the_last_keys_and_values_of_their_kind():
+    """They change a layer that adds nothing to the residual stream itself: of two layers of a kind, the last one."""
+    case = families.main("gemma4").with_(num_layers=4, num_reusing_layers=2, global_every=1, values_are_keys=False)
+    params = trees.flatten(jax.tree.map(np.array, case.params()))
+    params["blocks/layer_0/attention/out/kernel"][:] = 0
+    tokens_BT = case.tokens(1, 6)
+    read = lambda: np.asarray(
+        families.outputs(families.apply(case.model, trees.unflatten(params), tokens_BT=tokens_BT))
+    )
+    before = read()
+    for layer in (0, 1):
+        params["blocks/layer_0/attention/value/kernel"][layer] *= -2
+        assert (read() != before).any() == (layer == 1)
