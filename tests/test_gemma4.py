@@ -1,7 +1,5 @@
 """Gemma 4: layers that reuse the keys and values of others."""
 
-import functools
-
 import families
 import jax
 import numpy as np
