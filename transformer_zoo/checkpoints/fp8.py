@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 
 from transformer_zoo import json_files
+from transformer_zoo.checkpoints.config_map import CONFIG
 
 SCALE, ACTIVATION = "_scale_inv", "activation_scale"
-CONFIG = "config.json"
 DTYPES = (np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2))
 
 

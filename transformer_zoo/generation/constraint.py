@@ -74,13 +74,14 @@ def check(**constrained: Any) -> tuple[str, Any]:
     found = {name: value for name, value in constrained.items() if value is not None}
     if len(found) > 1:
         raise ValueError(f"{' and '.join(found)}: give one of them")
-    for name, value in found.items():
-        if name == "choices" and not (value and all(value)):
-            raise ValueError(f"choices={value!r}: give texts, none of them empty")
-        wanted = {"choices": tuple, "pattern": str, "schema": Schema.of}[name](value)
-        pattern.automaton(wanted)
-        return name, wanted
-    return "", None
+    if not found:
+        return "", None
+    ((name, value),) = found.items()
+    if name == "choices" and not (value and all(value)):
+        raise ValueError(f"choices={value!r}: give texts, none of them empty")
+    wanted = {"choices": tuple, "pattern": str, "schema": Schema.of}[name](value)
+    pattern.automaton(wanted)
+    return name, wanted
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.checks import check_slots
 from transformer_zoo.nn.experts import Experts, Sigmoid
 from transformer_zoo.nn.latent_attention import LatentAttention
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import MultiHeadConfig, RotaryBlock, RotaryDecoder, check_slots
+from transformer_zoo.nn.rotary_decoder import MultiHeadConfig, RotaryBlock, RotaryDecoder
 from transformer_zoo.nn.stack import stack
 from transformer_zoo.published import Key, experts_layout, llama_layout, rows
 

@@ -14,12 +14,12 @@ import numpy as np
 from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.cache import Cache
-from transformer_zoo.nn.checks import check_range
+from transformer_zoo.nn.checks import check_range, check_slots
 from transformer_zoo.nn.embedding import TokenEmbedding
 from transformer_zoo.nn.gemma_decoder import AlternatingBlock, AlternatingDecoder
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import LanguageModelConfig, RotaryBlock, check_slots
+from transformer_zoo.nn.rotary_decoder import LanguageModelConfig, RotaryBlock
 from transformer_zoo.nn.stack import Group, Layers, repeating, stack
 from transformer_zoo.published import Key, layer_types, llama_layout, rope, rows
 

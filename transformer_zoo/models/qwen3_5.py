@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn import delta
 from transformer_zoo.nn.cache import Cache, State
+from transformer_zoo.nn.checks import check_slots
 from transformer_zoo.nn.gemma_decoder import GemmaBlock
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, check_slots, every_nth
+from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, every_nth
 from transformer_zoo.nn.stack import Group, repeating
 from transformer_zoo.published import Key, layer_types, llama_layout, rows
 

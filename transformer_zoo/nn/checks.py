@@ -78,6 +78,16 @@ def check_like(x: Any, tokens_BT: Any, name: str) -> None:
         raise ValueError(f"{name} has shape {np.shape(x)} and the tokens {np.shape(tokens_BT)}: they must be equal")
 
 
+def check_slots(config: Any, length: int) -> None:
+    """Checks the slots of a cache.
+
+    Raises:
+        ValueError: more slots than the model has positions, or none.
+    """
+    if not 0 < length <= config.max_length:
+        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+
+
 def check_range(
     settings: Any, *names: str, least: float | None = None, above: float | None = None, most: float | None = None,
     below: float | None = None,

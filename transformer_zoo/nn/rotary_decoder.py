@@ -15,7 +15,7 @@ from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
-from transformer_zoo.nn.checks import check_range
+from transformer_zoo.nn.checks import check_range, check_slots
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.embedding import TokenEmbedding
@@ -328,13 +328,3 @@ def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -
     window = config.window if config.local_layers().all() else None
     sizes = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
     return caches.empty(*sizes, dtype, window=window)
-
-
-def check_slots(config: Any, length: int) -> None:
-    """Checks the slots of a cache.
-
-    Raises:
-        ValueError: more slots than the model has positions, or none.
-    """
-    if not 0 < length <= config.max_length:
-        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")

@@ -15,6 +15,7 @@ from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.architecture import Architecture
 from transformer_zoo.nn.attention import Attention
 from transformer_zoo.nn.cache import Cache
+from transformer_zoo.nn.checks import check_slots
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.embedding import Embedding, TokenEmbedding
 from transformer_zoo.nn.encoder_decoder import EncoderDecoder
@@ -97,8 +98,7 @@ def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
-    if not 0 < length <= config.max_length:
-        raise ValueError(f"a cache of {length} tokens: the model has {config.max_length} positions")
+    check_slots(config, length)
     heads, head_dim = config.num_decoder_heads, config.width // config.num_decoder_heads
     return caches.empty(config.num_decoder_layers, batch, length, heads, head_dim, dtype)
 
