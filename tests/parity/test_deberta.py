@@ -6,7 +6,6 @@ from typing import Any
 
 import families
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -108,7 +107,7 @@ def test_a_folder_as_published(tmp_path: Path, family: str):
     tokens = np.random.default_rng(0).integers(1, 90, (2, 30))  # more than max_position_embeddings: nothing forbids it
     with torch.no_grad():
         theirs = model(torch.as_tensor(tokens)).logits.numpy()
-    ours = bundle.model.apply({"params": bundle.params}, jnp.asarray(tokens)).logits
+    ours = families.apply(bundle.model, bundle.params, tokens).logits
     np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
     with pytest.warns(UserWarning, match="has no head/dense/bias, head/dense/kernel, head/scores/bias, head/scores/ke"):
         judge = from_pretrained(tmp_path, task="sequence-classification", labels=3)

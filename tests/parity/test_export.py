@@ -87,7 +87,7 @@ def test_segments_of_other_tasks(tmp_path: Path, task: str):
         output = theirs.eval()(**given)
     expected = torch.stack([output.start_logits, output.end_logits], -1) if "answer" in task else output.logits
     expected = expected.numpy()
-    found = m(own.ids[None], own.segments[None]).logits
+    found = families.apply(m.model, m.params, own.ids[None], own.segments[None]).logits
     np.testing.assert_allclose(found, expected, atol=1e-5 * abs(expected).max())
 
 

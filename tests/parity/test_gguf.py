@@ -67,7 +67,7 @@ def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, rope: Rope | Non
     theirs = greedy(tmp_path / "m.gguf", prompt, 24)
     assert len(theirs) == 24
     ids, log_probs = [list(x) for x in zip(*theirs)]
-    logits_BTV = jax.jit(m.model.apply)({"params": m.params}, np.asarray([prompt + ids])).logits
+    logits_BTV = families.apply(m.model, m.params, np.asarray([prompt + ids])).logits
     logits_TV = logits_BTV[0, len(prompt) - 1 : -1, : config.vocab_size]
     np.testing.assert_array_equal(np.argmax(logits_TV.at[:, config.eos_id].set(-np.inf), axis=-1), ids)
     ours = np.asarray(jax.nn.log_softmax(logits_TV))[np.arange(24), ids]

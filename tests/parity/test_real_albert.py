@@ -2,6 +2,7 @@
 
 import re
 
+import families
 import numpy as np
 import pytest
 
@@ -42,7 +43,7 @@ def test_masked_reactions():
         theirs = reference(torch.as_tensor(masked).long(), attention_mask=torch.as_tensor(valid)).logits.numpy()
     bundle = from_pretrained(folder)
     assert bundle.model.task == "masked-lm" and bundle.fresh == ()
-    ours = np.asarray(bundle.model.apply({"params": bundle.params}, masked, valid_BT=valid).logits)
+    ours = np.asarray(families.apply(bundle.model, bundle.params, masked, valid_BT=valid).logits)
     assert np.abs(ours - theirs)[valid].max() < 1e-4
     np.testing.assert_array_equal(ours[valid].argmax(-1), theirs[valid].argmax(-1))
     right = ours[hidden].argmax(-1) == whole[hidden]

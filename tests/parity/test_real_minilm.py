@@ -15,6 +15,7 @@ from parity import assets  # noqa: E402
 from transformer_zoo.embedding import load_embedder  # noqa: E402
 
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+COUNT = 60
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,8 @@ def reference(folder: Path, texts: list[str]) -> tuple[np.ndarray, list[list[int
 
 
 def test_vectors_and_neighbours(folder: Path):
-    texts = docstrings(200)
-    assert len(set(texts)) == 200
+    texts = docstrings(COUNT)
+    assert len(set(texts)) == COUNT
     texts += ["Hello [SEP] World", "[CLS] a [MASK]", "[PAD][UNK]"]  # which are read as special tokens
     expected, tokens = reference(folder, texts)
     assert max(map(len, tokens)) == 256 and sum(len(ids) == 256 for ids in tokens) >= 3  # some are cut off

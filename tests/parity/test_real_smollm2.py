@@ -3,6 +3,7 @@
 import dataclasses
 import pydoc_data.topics
 
+import families
 import jax
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def m(tmp_path_factory):
 
 def loss_of_a_text(m):
     tokens_BT = m.tokenizer.encode(pydoc_data.topics.topics["for"]).ids[None, :320]
-    log_probs_BTV = jax.nn.log_softmax(m(tokens_BT=tokens_BT).logits[:, :-1])
+    log_probs_BTV = jax.nn.log_softmax(families.apply(m.model, m.params, tokens_BT).logits[:, :-1])
     return -np.take_along_axis(np.asarray(log_probs_BTV), tokens_BT[:, 1:, None], axis=-1).mean()
 
 
