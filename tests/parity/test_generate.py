@@ -44,7 +44,7 @@ SAMPLINGS = (
 )  # fmt: skip
 WRITERS = [case for case in families.cases("cache") if case.caches]
 # The other settings see logits alone, which are no matter of families.
-OFTEN, EACH = ("gpt2", "bart", "t5"), (SAMPLINGS[0], SAMPLINGS[3])
+OFTEN, EACH = ("gpt2", "bart"), (SAMPLINGS[0], SAMPLINGS[3])
 PAIRS = [
     pytest.param(case, sampling, id=f"{families.name_of(case)}-{sampling}")
     for case in WRITERS

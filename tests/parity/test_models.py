@@ -53,8 +53,9 @@ def padding(mode: str, ids: str, T: int) -> np.ndarray | None:
 
 @pytest.mark.parametrize(("case", "seed"), cases())
 def test_everything_agrees(case: families.Case, seed: int, record_property: Callable[[str, float], None]):
-    """Rows padded on either side; and for the main task, with a cache, a prompt and then token by token, and a row
-    without padding. (Without padding, the outputs of every task are compared in test_published.py.)"""
+    """Rows padded on either side, or for the main task's first configuration, which the heads share, a row without
+    padding; and for the main task with a cache: a prompt, then token by token. (Of every task, the outputs without
+    padding are compared in test_published.py.)"""
     with jax.enable_x64(True):
         case = case.wide()
         theirs = reference.build(case, seed)
@@ -70,8 +71,8 @@ def test_everything_agrees(case: families.Case, seed: int, record_property: Call
         )  # fmt: skip
         given = families.rows(case, 3, T, seed)
         main = case.task == families.main_task(case.family)
-        modes = ["right", "left"] + ["cache", "left, cache"] * (main and case.caches)
-        modes += ["one row"] * (main and seed == 0)
+        modes = ["one row"] if main and seed == 0 else ["right", "left"]
+        modes += ["cache", "left, cache"] * (main and case.caches)
         modes = ["left"] if families.is_head_alone(case) else modes
         for mode in modes:
             for what, difference in compare(case, params, theirs, given, mode).items():
