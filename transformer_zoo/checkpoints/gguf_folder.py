@@ -1,7 +1,6 @@
 """A GGUF file as a folder of the Hugging Face layout, whose readers then read configuration, tokenizer and weights."""
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -13,14 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import einops
-import jax
 import numpy as np
 
 from transformer_zoo import folders, json_files, registry, trees
 from transformer_zoo.checkpoints import gguf, spm_model
+from transformer_zoo.checkpoints.gguf_parts import Parts
 from transformer_zoo.checkpoints.spm_model import CONTROL, UNUSED, USER_DEFINED
-from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, sizes
+from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, STILL, Change, Gguf
 
 WEIGHTS = "model.gguf"
 ORIGINAL_KEY = "original_max_position_embeddings"
@@ -132,8 +130,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     file = (folder / WEIGHTS).resolve()
     content = gguf.read(file)
-    layout = family(content, file).PUBLISHED.gguf
-    own = layout.own(content.metadata)
+    layout = family(content, file).PUBLISHED.gguf.fitting(content.tensors)
     tensors: dict[str, Any] = {}
     parts: dict[tuple[str, str, int], dict[int, gguf.Tensor]] = {}
     for theirs, tensor in content.tensors.items():
@@ -144,69 +141,48 @@ def read_folder(folder: Path) -> dict[str, Any]:
             parts.setdefault((place.name, place.layout, place.parts), {})[place.part] = tensor
         elif "*" in place.name:
             tensors |= {place.name.replace("*", str(i)): item for i, item in enumerate(tensor.items())}
-        elif layout.norm_offset and theirs.endswith("norm.weight"):
-            tensors[place.name] = Relaid(parts=(tensor,), layout="D -> D", shape=tensor.shape, less=layout.norm_offset)
         else:
-            tensors[place.name] = tensor
-    for (name, pattern, count), found in parts.items():
+            tensors[place.name] = _changed(layout, [tensor])
+    for (name, row, count), found in parts.items():
+        shown = f"{json_files.excerpt(next(iter(found.values())).name)} {list(next(iter(found.values())).shape)}"
         if len(found) < count:
-            shown = json_files.excerpt(next(iter(found.values())).name)
             raise gguf.damaged(file, f"{shown} is there without its other part")
-        tensors[name] = Relaid.of([found[i] for i in range(count)], pattern, own)
+        given = [found[i] for i in range(count)]
+        try:
+            known = layout.sizes(layout.own(content.metadata))
+            own = Parts.of_file(row, [part.shape for part in given], known)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise gguf.damaged(file, f"{shown} is not {row.split(' -> ')[0]}: {json_files.excerpt(error)}") from error
+        tensors[name] = _changed(layout, given, own)
     return tensors
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Relaid:
-    """A tensor whose numbers a file has in another order, or in several tensors; `np.asarray` reads it."""
+def _changed(layout: Gguf, given: Sequence[gguf.Tensor], parts: Parts | None = None) -> Any:
+    change = layout.change(given[0].name)
+    return given[0] if parts is None and change is None else Changed(given=given, parts=parts, change=change)
 
-    parts: Sequence[gguf.Tensor]
-    layout: str
-    """From the parts, along an axis of their own if they are several, as einops has it."""
-    shape: tuple[int, ...]
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    less: float = 0.0
-    """What its numbers are smaller by."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changed:
+    """A tensor whose numbers a file has in another order, in several tensors, or changed; `np.asarray` reads it."""
+
+    given: Sequence[gguf.Tensor]
+    parts: Parts | None
+    """How it is divided among them. None: it is the only one."""
+    change: Change | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.given[0].shape if self.parts is None else self.parts.layout.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return np.result_type(*(part.dtype for part in self.parts))
-
-    @classmethod
-    def of(cls, parts: Sequence[gguf.Tensor], layout: str, own: Mapping[str, Any]) -> "Relaid":
-        """One of these parts.
-
-        Args:
-            own: the metadata of the model, by their keys after the architecture's name.
-
-        Raises:
-            ValueError: the parts have other shapes, or are not of the layout.
-        """
-        layout, known = sizes(layout, own)
-        if unequal := [part for part in parts if part.shape != parts[0].shape]:
-            shown = f"{json_files.excerpt(unequal[0].name)} {list(unequal[0].shape)}"
-            raise gguf.damaged(unequal[0].file, f"{shown} is not like its other part")
-        given = parts[0].shape if len(parts) == 1 else (len(parts), *parts[0].shape)
-        try:
-            if not all(type(size) is int and 0 < size < 2**31 for size in known.values()):
-                raise ValueError
-            shape = _shape(layout, given, tuple(known.items()))
-        except (einops.EinopsError, ValueError) as error:
-            shown = f"{json_files.excerpt(parts[0].name)} {list(parts[0].shape)}"
-            raise gguf.damaged(parts[0].file, f"{shown} is not {layout.split(' -> ')[0]} with {known}") from error
-        return cls(parts=parts, layout=layout, shape=shape, sizes=known)
+        return np.result_type(*(tensor.dtype for tensor in self.given))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        arrays = [np.asarray(part) for part in self.parts]
-        x = einops.rearrange(arrays[0] if len(arrays) == 1 else np.stack(arrays), self.layout, **self.sizes)
-        return x - np.asarray(self.less, x.dtype) if self.less else x
-
-
-@functools.lru_cache(maxsize=256)
-def _shape(layout: str, given: tuple[int, ...], known: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
-    """The shape that a layout gives an array of another; nothing is computed."""
-    x = jax.ShapeDtypeStruct(given, np.float32)
-    return jax.eval_shape(lambda x: einops.rearrange(x, layout, **dict(known)), x).shape
+        arrays = [np.asarray(tensor) for tensor in self.given]
+        x = arrays[0] if self.parts is None else self.parts.read(arrays)
+        return x if self.change is None else self.change.read(x)
 
 
 def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
@@ -214,22 +190,19 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
     spec = module.PUBLISHED
     shapes = {name: tensor.shape for name, tensor in content.tensors.items()}
     settings = {"model_type": spec.model_type, "architectures": [spec.class_names()["causal-lm"]]}
-    settings |= spec.gguf.settings(content.metadata, shapes)
+    metadata = _short({key: x for key, x in content.metadata.items() if not key.startswith("tokenizer.")})
+    settings |= spec.gguf.settings(metadata, shapes)
     window, longest = settings.get("sliding_window"), settings.get("max_position_embeddings")
     if window is not None and "window" not in spec.config and window != longest:
         raise ValueError(
             f"attention.sliding_window is {json_files.excerpt(repr(window))}, and this family has no window"
         )
     if FREQUENCIES in content.tensors:
-        slower = np.asarray(content.tensors[FREQUENCIES]).tolist()
-        settings["rope_parameters"] |= {
-            "rope_type": "longrope", "short_factor": slower, "long_factor": slower, "factor": 1.0,
-            "original_max_position_embeddings": settings.get("max_position_embeddings"),
-        }  # fmt: skip
+        settings["rope_parameters"] |= _slowed(settings, content.tensors[FREQUENCIES])
     if spec.gguf.has_factors and (found := content.tensors.keys() & FACTORS.values()):
         if len(found) < len(FACTORS):
             raise ValueError(f"the tensor {next(iter(found))} is there without the one for texts of the other lengths")
-        own, longest = spec.gguf.own(content.metadata), settings.get("max_position_embeddings")
+        own, longest = spec.gguf.own(metadata), settings.get("max_position_embeddings")
         original = settings[ORIGINAL_KEY] = own.get(ORIGINAL)
         if not all(type(length) is int and length > 0 for length in (original, longest)):
             raise ValueError(
@@ -238,9 +211,26 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
         settings["rope_parameters"] |= {
             "rope_type": "longrope", ORIGINAL_KEY: original, "factor": longest / original,
             "attention_factor": own.get(ATTENTION),
-            **{key: np.asarray(content.tensors[theirs], np.float32).tolist() for key, theirs in FACTORS.items()},
+            **{key: _numbers(content.tensors[theirs]) for key, theirs in FACTORS.items()},
         }  # fmt: skip
-    return _short(settings) | _ids(content.metadata)
+    return settings | _ids(content.metadata)
+
+
+def _slowed(settings: Mapping[str, Any], tensor: gguf.Tensor) -> dict[str, Any]:
+    """The rotary positions whose pairs turn more slowly, by the numbers of a tensor."""
+    slower = _numbers(tensor)
+    turned = [x for x in slower if x < STILL]
+    if len(turned) == len(slower):
+        factors = {"short_factor": slower, "long_factor": slower, "factor": 1.0}
+        return {"rope_type": "longrope", ORIGINAL_KEY: settings.get("max_position_embeddings"), **factors}
+    if slower[: len(turned)] != turned or len({*turned}) != 1:
+        shown = json_files.excerpt(repr(slower))
+        raise ValueError(f"the tensor {FREQUENCIES} is {shown}: the pairs before those that are still must be equal")
+    return {"rope_type": "proportional", "factor": turned[0], "partial_rotary_factor": len(turned) / len(slower)}
+
+
+def _numbers(tensor: gguf.Tensor) -> list[float]:
+    return _short(np.asarray(tensor, np.float32).tolist())
 
 
 def _short(value: Any) -> Any:

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import einops
 import numpy as np
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, gguf_folder, spm_model
+from transformer_zoo.checkpoints.gguf_parts import Parts
 from transformer_zoo.checkpoints.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
-from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, Gguf, sizes
+from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, STILL, Gguf
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
@@ -86,7 +86,7 @@ def write(
         if kind == "q8_0":
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         if (slower := _slowdown(config)) is not None:
-            writer.add_tensor(FREQUENCIES, slower.astype(np.float32))
+            writer.add_tensor(FREQUENCIES, np.minimum(slower, STILL).astype(np.float32))
         for theirs, factors in zip(FACTORS.values(), _factors(layout, config)):
             writer.add_tensor(theirs, np.array(factors, np.float32))
         for theirs, x in _relaid(layout, tensors, metadata):
@@ -104,25 +104,22 @@ def write(
 
 def _relaid(layout: Gguf, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors as these files have them, by their names. In memory are those of one name at a time."""
-    own = layout.own(metadata)
+    known = layout.sizes(layout.own(metadata))
     # All experts of a layer are one tensor.
-    for (theirs, pattern), names in itertools.groupby(tensors, key=lambda name: _places(layout, name)):
+    for (theirs, row), names in itertools.groupby(tensors, key=lambda name: _places(layout, name)):
         arrays = [np.asarray(tensors[name], dtype=np.float32) for name in names]
         x = arrays[0] if len(arrays) == 1 and not _of_experts(layout, theirs[0]) else np.stack(arrays)
-        if pattern is not None:
-            pattern, known = sizes(" -> ".join(pattern.split(" -> ")[::-1]), own)
-            apart = {pattern.split(" -> ")[1].split()[0]: len(theirs)} if len(theirs) > 1 else {}
-            x = einops.rearrange(x, pattern, **known, **apart)
-        if layout.norm_offset and theirs[0].endswith("norm.weight"):
-            x = x + np.float32(layout.norm_offset)
-        yield from zip(theirs, [x] if len(theirs) == 1 else x)
+        parts = [x] if row is None else Parts.of_usual(row, x.shape, len(theirs), known).write(x)
+        for name, part in zip(theirs, parts, strict=True):
+            change = layout.change(name)
+            yield name, part if change is None else change.write(part)
 
 
 def _places(layout: Gguf, name: str) -> tuple[tuple[str, ...], str | None]:
-    theirs, pattern = layout.their_names(name)
+    theirs, row = layout.their_names(name)
     if not theirs:
         raise ValueError(f"{name} has no name in the GGUF files of {layout.architecture}")
-    return tuple(theirs), pattern
+    return tuple(theirs), row
 
 
 def _of_experts(layout: Gguf, theirs: str) -> bool:
