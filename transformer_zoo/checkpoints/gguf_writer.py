@@ -21,7 +21,8 @@ from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
-WHOLE = (".bias", "norm.weight", "ffn_gate_inp.weight")  # in float32 whatever their shape: the last are routers
+# In float32 whatever their shape: the last two are routers and convolutions.
+WHOLE = (".bias", "norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight")
 BLOCK = 32  # numbers of a row that share a scale in Q8_0
 # Fields of a Config that no file holds, because they concern training alone.
 UNHELD = ("init_std", "labels", "problem", "balance_weight")

@@ -79,6 +79,14 @@ EXPERTS = {
 }
 """Keys of mixtures of experts."""
 
+FURTHER_TOKEN = {"blk.*.nextn.eh_proj": "model.layers.*.eh_proj"}
+"""The tensor by which a layer behind the model's own is known, which predicts a further token."""
+
+
+def num_layers(own: Mapping[str, Any], shapes: Any) -> int:
+    """The model's own layers in a file that may hold further ones."""
+    return own["block_count"] - own.get("nextn_predict_layers", 0)
+
 
 def named(changes: Mapping[str, str | None]) -> dict[str, str]:
     """`NAMES` with some others; None: there is no such tensor."""
@@ -182,7 +190,7 @@ class Gguf:
     names_with: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     rows: Rows = ()
     axes: Mapping[str, Callable[[Mapping[str, Any]], Any]] = dataclasses.field(default_factory=dict)
-    changes: tuple[tuple[str, Change], ...] = ()
+    changes: tuple[tuple[str, Change | None], ...] = ()
     keys: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Callable[[Mapping[str, Any]], Any]] = dataclasses.field(default_factory=dict)
     derived: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Any]] = dataclasses.field(
