@@ -23,6 +23,7 @@ from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetenso
 from transformer_zoo.data.token_bytes import BYTE_OF
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.published import gguf as gguf_layout
 
 FAMILIES = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
 PLAIN = ("llama", "qwen2", "qwen3")
@@ -228,9 +229,10 @@ def held(family: str, **sizes: Any) -> Any:
     """A small configuration that a file can hold."""
     if family == "falcon":
         sizes |= {"num_kv_heads": 1}
-    default = registry.family(family).Config()
-    config = families.sized(families.small(family), **{name: getattr(default, name) for name in UNSAID
-                                                       if hasattr(default, name)})  # fmt: skip
+    module = registry.family(family)
+    default, told = module.Config(), gguf_layout.PATTERN.keys() & module.PUBLISHED.gguf.defaults.keys()
+    unsaid = [name for name in UNSAID if hasattr(default, name) and not (told and name == "global_every")]
+    config = families.sized(families.small(family), **{name: getattr(default, name) for name in unsaid})
     config = families.sized(config, global_layers=0, **sizes)
     if not any(field.name == "global_every" for field in dataclasses.fields(config)):
         config = families.sized(config, window=None)

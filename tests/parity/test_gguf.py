@@ -53,7 +53,12 @@ def greedy(file: Path, prompt: list[int], count: int) -> list[tuple[int, float]]
 CHANGES = {
     "gpt_oss": {"rope": Rope()},
     "qwen3_5": {"rope": Rope(share=0.5), "delta_key_dim": 16, "delta_value_dim": 16},
-}
+    "gemma4": {
+        "num_layers": 6, "global_every": 2, "num_kv_heads": 1, "local_kv_heads": 2, "local_head_dim": 4,
+        "num_reusing_layers": 2, "double_mlp": True, "values_are_keys": True,
+        "rope": Rope(kind="proportional", share=0.5),
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

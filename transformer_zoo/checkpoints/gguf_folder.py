@@ -198,7 +198,8 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
             f"attention.sliding_window is {json_files.excerpt(repr(window))}, and this family has no window"
         )
     if FREQUENCIES in content.tensors:
-        settings["rope_parameters"] |= _slowed(settings, content.tensors[FREQUENCIES])
+        rope = settings["rope_parameters"]
+        rope.get("full_attention", rope).update(_slowed(settings, content.tensors[FREQUENCIES]))
     if spec.gguf.has_factors and (found := content.tensors.keys() & FACTORS.values()):
         if len(found) < len(FACTORS):
             raise ValueError(f"the tensor {next(iter(found))} is there without the one for texts of the other lengths")

@@ -144,7 +144,7 @@ def _check_held(
 ) -> None:
     """Raises ValueError for a field that would be another one when the file is read."""
     shapes = {theirs: tensors[name].shape for name in tensors for theirs in _places(layout, name)[0]}
-    defaults = {{**KEYS, **layout.keys}[key] for key in layout.defaults}
+    defaults = {{**KEYS, **layout.keys}.get(key) for key in layout.defaults}
     settings = {"model_type": family.PUBLISHED.model_type, "eos_token_id": config.eos_id}
     settings |= layout.settings(metadata, shapes)
     again = config_map.read(family, settings)
