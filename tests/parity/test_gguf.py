@@ -52,6 +52,7 @@ def greedy(file: Path, prompt: list[int], count: int) -> list[tuple[int, float]]
 # Of gpt-oss it would round the pairs at which YaRN's ramp begins and ends, unlike the model's own code.
 CHANGES = {
     "gpt_oss": {"rope": Rope()},
+    "falcon": {"two_norms": True},
     "qwen3_5": {"rope": Rope(share=0.5), "delta_key_dim": 16, "delta_value_dim": 16},
     "gemma4": {
         "num_layers": 6, "global_every": 2, "num_kv_heads": 1, "local_kv_heads": 2, "local_head_dim": 4,

@@ -150,7 +150,8 @@ def _check_held(
     again = config_map.read(family, settings)
     for field in dataclasses.fields(config):
         value, held = (getattr(c, field.name) for c in (config, again))
-        if field.name == "rope" and math.isclose(value.attention_scale, held.attention_scale, rel_tol=1e-6):
+        told = field.name != "rope" or layout.scales_scores
+        if not told and math.isclose(value.attention_scale, held.attention_scale, rel_tol=1e-6):
             # The scale is stored, in 32 bits, and not what it comes from.
             same = {name: getattr(value, name) for name in ("attention_factor", "mscale", "mscale_all_dim")}
             held = dataclasses.replace(held, **same)
