@@ -32,6 +32,8 @@ UNSAID = ("activation", "global_every", "unrotated_every", "normalised", "gate_s
 """Fields that most files do not tell: those of the published models."""
 TEXTS = ["The window and the door of a house, 1234 times.", "Ça va? 你好 \n\n  def f(x):\n    return x", "<|end|>"]
 
+pytestmark = pytest.mark.filterwarnings("ignore:the model has no tokenizer")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -311,7 +313,8 @@ def test_which_layers_have_a_window(tmp_path: Path):
 
 def test_written_as_16_bits(tmp_path: Path):
     m = families.made("stablelm", held("stablelm", query_key_norm=True), task="causal-lm")
-    m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")
+    with pytest.warns(UserWarning, match="no tokenizer, and llama.cpp reads no GGUF file without one"):
+        m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")
     kinds = {name: tensor.kind for name, tensor in gguf.read(tmp_path / "m.gguf").tensors.items()}
     assert {kind for name, kind in kinds.items() if "norm" in name} == {0} != {kinds["blk.0.attn_q.weight"]}
     kept, rounded = zoo.from_pretrained(tmp_path / "m.gguf").params, jnp.asarray(m.params["token_embed"]["embedding"])
@@ -357,6 +360,61 @@ def test_experts_and_parts_that_do_not_fit(tmp_path: Path):
         (tmp_path / "n.gguf").write_bytes(content.replace(old, new))
         with pytest.raises(ValueError, match=words):
             zoo.from_pretrained(tmp_path / "n.gguf")
+
+
+def rewritten(file: Path, changes: dict[str, Any], tensors: dict[str, np.ndarray]) -> Path:
+    """The file with other numbers in its metadata, and with further tensors."""
+    content = gguf.read(file)
+    writer = library.GGUFWriter(file.with_name("n.gguf"), content.metadata["general.architecture"])
+    for key, value in {**content.metadata, **changes}.items():
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
+        if key != "general.architecture" and value is not None:
+            add.get(type(value), writer.add_array)(key, value)
+    for name, tensor in {**content.tensors, **tensors}.items():
+        writer.add_tensor(name, np.array(tensor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file.with_name("n.gguf")
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_5"])
+def test_layers_that_predict_further_tokens(tmp_path: Path, family: str):
+    """They follow those of the model, and are left out."""
+    m = families.made(family, held(family), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    layers, arch = m.config.num_layers, registry.family(family).PUBLISHED.gguf.architecture
+    changes = {f"{arch}.block_count": layers + 1, f"{arch}.nextn_predict_layers": 1}
+    more = {f"blk.{layers}.{name}.weight": np.ones((2, 2), np.float32) for name in ("nextn.eh_proj", "attn_output")}
+    with pytest.warns(UserWarning, match="a layer that predicts a further token, which is not read"):
+        loaded = zoo.from_pretrained(rewritten(tmp_path / "m.gguf", changes, more))
+    assert loaded.config.num_layers == layers and params(loaded).keys() == params(m).keys()
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("deepseek_v3", {"expert_gating_func": 1}, "expert_gating_func is 1: only experts that sigmoids choose"),
+        ("deepseek_v3", {"attention.key_length_mla": None}, "key_length_mla is not there: old files"),
+        ("deepseek_v3", {"attention.key_length": 5}, "is not that of a latent and a rotary key, 12"),
+        ("deepseek_v3", {"rope.scaling.yarn_log_multiplier": None}, "only a multiplier above 0 is supported"),
+        ("deepseek_v3", {"attention.temperature_scale": 0.1}, "queries of this family do not grow"),
+        ("qwen3_5", {"ssm.time_step_rank": 9}, "ssm.time_step_rank is 9, for ssm.group_count 8"),
+        ("gemma4", {"expert_count": 4}, "enable_moe_block is True; only False is supported"),
+        ("gemma4", {"attention.sliding_window_pattern": 2}, "is no list of what has a window, layer by layer"),
+        ("gemma4", {"attention.head_count_kv": [4, 8, 2]}, r"head_count_kv is \[2, 8\] in layers of one kind"),
+        ("gemma4", {"feed_forward_length": [40, 40, 50]}, "50 in the last layers and 40 before: only twice"),
+        ("gemma4", {"rope.dimension_count_swa": 4}, r"key_length_swa is \[4, 8\] in layers of one kind"),
+        ("llama", {"attention.temperature_scale": 0.1}, "temperature_scale without YaRN is not supported"),
+    ],
+)  # fmt: skip
+def test_what_its_architecture_alone_can_hold(tmp_path: Path, family: str, changes: dict[str, Any], words: str):
+    families.made(family, held(family), task="causal-lm").save_gguf(tmp_path / "m.gguf")
+    arch = registry.family(family).PUBLISHED.gguf.architecture
+    changed = rewritten(tmp_path / "m.gguf", {f"{arch}.{key}": value for key, value in changes.items()}, {})
+    with pytest.raises(ValueError, match=words):
+        zoo.from_pretrained(changed)
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])

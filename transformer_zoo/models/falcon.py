@@ -159,10 +159,7 @@ def _two_norms(number: Any, settings: Mapping[str, Any]) -> bool:
 
 def _gguf_queries(own: Mapping[str, Any]) -> tuple[int, int, int]:
     """Of a GGUF file, the heads of queries that share one of keys, that one, and the one of values."""
-    heads, groups = own["attention.head_count"], own["attention.head_count_kv"]
-    if heads % groups:
-        raise ValueError(f"falcon.attention.head_count_kv is {groups}, which does not divide {heads}")
-    return heads // groups, 1, 1
+    return own["attention.head_count"] // own["attention.head_count_kv"], 1, 1
 
 
 def _gguf_is_new(own: Mapping[str, Any], shapes: Any) -> bool:
