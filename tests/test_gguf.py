@@ -488,12 +488,14 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(ValueError, match="m.gguf: the key llama.attention.causal is not known"):
         zoo.from_pretrained(tmp_path / "m.gguf")
     content = (tmp_path / "m.gguf").read_bytes()
+    start = min(tensor.offset for tensor in gguf.read(tmp_path / "m.gguf").tensors.values())
     for words, changed in {
         "it is empty": b"",
         "it does not begin with GGUF": b"GGML" + content[4:],
         "its version is 1: only 2 and 3": content[:4] + b"\1\0\0\0" + content[8:],
         "has the architecture 'lxama', which is not read": content.replace(b"llama", b"lxama"),
         "and the file has": content[:-64],
+        "are of no tensor, and not zero": content[: start - 1] + b"\1" + content[start:],
     }.items():
         (tmp_path / "n.gguf").write_bytes(changed)
         with pytest.raises(ValueError, match=f"n.gguf.*{words}"):
