@@ -484,7 +484,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     write(tmp_path / "m.gguf", m, metadata={"llama.attention.sliding_window": 3})
     with pytest.raises(ValueError, match="attention.sliding_window is 3, and this family has no window"):
         zoo.from_pretrained(tmp_path / "m.gguf")
-    write(tmp_path / "m.gguf", m, metadata={"llama.attention.causal": False})
+    write(tmp_path / "m.gguf", m, metadata={"llama.attention.causal": False, "general.name": "m"})
     with pytest.raises(ValueError, match="m.gguf: the key llama.attention.causal is not known"):
         zoo.from_pretrained(tmp_path / "m.gguf")
     content = (tmp_path / "m.gguf").read_bytes()
