@@ -156,7 +156,7 @@ def test_what_yarn_multiplies_by():
 
 
 def trained(
-    pattern: str | None, digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
+    patterns: Sequence[str], digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
 ) -> tokenizers.Tokenizer:
     """A tokenizer of pairs of bytes as the reference's `tokenizer.json` describes it.
 
@@ -165,15 +165,15 @@ def trained(
         uncut: texts of which everything is a pair, also where they are cut.
     """
     if uncut:
-        pattern, digits = r"[\s\S]+", False
+        patterns, digits = (r"[\s\S]+",), False
     pre = tokenizers.pre_tokenizers
     letters = pre.ByteLevel.alphabet()
     if ascii_only:
         letters = sorted(BYTE_OF.keys(), key=BYTE_OF.get)[:128]
     cuts = [pre.Digits(individual_digits=True)] if digits else []
-    cuts += [] if pattern is None else [pre.Split(tokenizers.Regex(pattern), "isolated")]
+    cuts += [pre.Split(tokenizers.Regex(pattern), "isolated") for pattern in patterns]
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)])
+    made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=not patterns)])
     made.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=600 if uncut else 320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=letters,
@@ -185,8 +185,8 @@ def trained(
 
 @pytest.mark.parametrize("pre", [*gguf_folder.CUTS])
 def test_tokenizer(tmp_path: Path, pre: str):
-    pattern, digits, _ = gguf_folder.CUTS[pre]
-    own = trained(pattern, digits)
+    patterns, digits, _ = gguf_folder.CUTS[pre]
+    own = trained(patterns, digits)
     described = json.loads(own.to_str())["model"]
     tokens = sorted(described["vocab"], key=described["vocab"].get)
     metadata = {
@@ -215,9 +215,9 @@ def tokenizer_of(
     folder: Path, pre: str, ascii_only: bool = False, uncut: Sequence[str] = (), **settings: Any
 ) -> Tokenizer:
     """One that `trained` makes, as a folder of the Hugging Face layout has it."""
-    pattern, digits, whole = gguf_folder.CUTS[pre]
-    described = json.loads(trained(pattern, digits, ascii_only, uncut).to_str())
-    described["pre_tokenizer"] = json.loads(trained(pattern, digits).to_str())["pre_tokenizer"]
+    patterns, digits, whole = gguf_folder.CUTS[pre]
+    described = json.loads(trained(patterns, digits, ascii_only, uncut).to_str())
+    described["pre_tokenizer"] = json.loads(trained(patterns, digits).to_str())["pre_tokenizer"]
     described["model"]["ignore_merges"] = whole
     described["normalizer"] = {"type": "NFC"} if pre in gguf_folder.COMPOSED else None
     folder.mkdir()

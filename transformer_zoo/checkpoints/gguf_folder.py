@@ -23,8 +23,9 @@ from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIG
 WEIGHTS = "model.gguf"
 ORIGINAL_KEY = "original_max_position_embeddings"
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LETTERS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|"
-_OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_OTHERS = rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
@@ -34,26 +35,36 @@ def _cased(ending: str) -> str:
 
 
 _PATHS = _OTHERS.replace(r"[\r\n]*", r"[\r\n/]*")
-# `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
-# whether each digit is a word; whether a whole word of the vocabulary is taken unmerged.
+_WITH_MARKS = (
+    rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+)
+_CHINESE_OR_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_PUNCTUATED = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
+)
+# `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> regular expressions, one after another, or
+# none for GPT-2's; whether each digit is a word; whether a whole word of the vocabulary is taken unmerged.
 CUTS = {
-    "gpt-2": (None, False, False),
-    "smollm": (None, True, False),
-    "command-r": (None, True, False),
-    "qwen2": (rf"{_LETTERS}\p{{N}}{_OTHERS}", False, False),
-    "dbrx": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, False),
-    "llama-bpe": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, True),
-    "gpt-4o": (rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}", False, True),
-    "bloom": (" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+", False, False),
-    "tekken": (rf"{_cased('')}\p{{N}}{_PATHS}", False, True),
+    "gpt-2": ((), False, False),
+    "smollm": ((), True, False),
+    "command-r": ((), True, False),
+    "qwen2": ((rf"{_LETTERS}\p{{N}}{_OTHERS}",), False, False),
+    "qwen35": ((_WITH_MARKS,), False, False),
+    "dbrx": ((rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}",), False, False),
+    "llama-bpe": ((rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}",), False, True),
+    "gpt-4o": ((rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}",), False, True),
+    "deepseek-v3": ((r"\p{N}{1,3}", _CHINESE_OR_KANA, _PUNCTUATED), False, False),
+    "bloom": ((" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+",), False, False),
+    "tekken": ((rf"{_cased('')}\p{{N}}{_PATHS}",), False, True),
 }
-COMPOSED = ("qwen2", "command-r")
+COMPOSED = ("qwen2", "qwen35", "command-r")
 """Those that compose characters first (NFC)."""
 BEGUN = ("llama-bpe", "tekken")
 """Those whose texts begin with their first token where a file does not say."""
 ALIASES = {
     **dict.fromkeys(("default", "phi-2", "olmo"), "gpt-2"), **dict.fromkeys(("starcoder", "refact"), "smollm"),
-    "smaug-bpe": "dbrx", "stablelm2": "qwen2",
+    "smaug-bpe": "dbrx", "stablelm2": "qwen2", "deepseek-r1-qwen": "qwen2",
 }  # fmt: skip
 """Other names of these."""
 
@@ -316,9 +327,8 @@ def cuts(pre: str) -> tuple[Any, Any]:
     None."""
     from tokenizers import Regex, normalizers, pre_tokenizers
 
-    pattern, digits, _ = CUTS[pre]
+    patterns, digits, _ = CUTS[pre]
     steps = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    if pattern is not None:
-        steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
+    steps += [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not patterns))
     return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre in COMPOSED else None

@@ -255,9 +255,16 @@ def _steps(described: Mapping[str, Any]) -> list[Any]:
     for name in ("normalizer", "pre_tokenizer"):
         step = described[name] or {"type": "Sequence"}
         parts = next((step[key] for key in ("pretokenizers", "normalizers") if key in step), [step])
-        kept = [{key: x for key, x in part.items() if key != "trim_offsets"} for part in parts]
+        kept = [{key: _spelt(x) for key, x in part.items() if key != "trim_offsets"} for part in parts]
         steps.append([part for part in kept if part != {"type": "Sequence"}])
     return [*steps, bool(described["model"].get("ignore_merges"))]
+
+
+def _spelt(value: Any) -> Any:
+    """Regular expressions with their line ends spelt out."""
+    if not isinstance(value, dict) or "Regex" not in value:
+        return value
+    return {"Regex": value["Regex"].replace("\r", r"\r").replace("\n", r"\n")}
 
 
 def _usual_steps(pre: str) -> list[Any]:
