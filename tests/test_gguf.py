@@ -227,6 +227,30 @@ def tokenizer_of(
     return Tokenizer.load(folder)
 
 
+def spaced(folder: Path) -> Tokenizer:
+    """One like Gemma 4's: spaces are another character, and what is not in the vocabulary is bytes."""
+    space, split = gguf_folder.SPACE, tokenizers.pre_tokenizers.Split
+    made = gguf_folder.merging(gguf_folder.SPACED)
+    made.pre_tokenizer = split(tokenizers.Regex("\n+"), "isolated")
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=200, show_progress=False)
+    made.train_from_iterator([*TEXTS[:1], "two\n\n\n lines  ends"] * 5, trainer)
+    described, usual = (json.loads(one.to_str()) for one in (made, gguf_folder.merging(gguf_folder.SPACED)))
+    found = sorted(described["model"]["vocab"], key=described["model"]["vocab"].get)
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *found]
+    described["model"] |= {"vocab": {token: i for i, token in enumerate(tokens)}, "unk_token": "<unk>"}
+    described["pre_tokenizer"] = usual["pre_tokenizer"]
+    described["added_tokens"] = [
+        {"id": i, "content": token, "special": True, "normalized": False, "single_word": False, "lstrip": False,
+         "rstrip": False} for i, token in enumerate(tokens[:4])
+    ]  # fmt: skip
+    assert space in "".join(found)
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named | {"unk_token": "<unk>", "pad_token": "<pad>"}))
+    return Tokenizer.load(folder)
+
+
 def held(family: str, **sizes: Any) -> Any:
     """A small configuration that a file can hold."""
     module = registry.family(family)
@@ -547,6 +571,21 @@ def test_pieces_of_sentencepiece(tmp_path: Path, prefix: bool):
     loaded_again = zoo.from_pretrained(tmp_path / "m.gguf")
     loaded_again.save_gguf(tmp_path / "again.gguf")
     assert gguf.read(tmp_path / "again.gguf").metadata == gguf.read(tmp_path / "m.gguf").metadata
+
+
+def test_pairs_of_characters(tmp_path: Path):
+    """A tokenizer like Gemma 4's comes back, bytes and all."""
+    own = spaced(tmp_path / "own")
+    config = held("llama", vocab_size=own.vocab_size, eos_id=1)
+    families.made("llama", config, task="causal-lm").replace(tokenizer=own).save_gguf(tmp_path / "m.gguf")
+    metadata = gguf.read(tmp_path / "m.gguf").metadata
+    assert metadata["tokenizer.ggml.token_type"][:5] == [3, 3, 3, 2, 6] and "tokenizer.ggml.pre" not in metadata
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf").tokenizer
+    for text in [*TEXTS, "a  <eos>b\t\U0001f600"]:
+        ids = own.encode(text).ids
+        assert loaded.encode(text).ids.tolist() == ids.tolist() and loaded.decode(ids) == own.decode(ids)
+    assert loaded.decode(loaded.encode(TEXTS[1]).ids) == TEXTS[1]
+    assert (loaded.bos_id, loaded.eos_id, loaded.unk_id, loaded.pad_id) == (2, 1, 3, 0)
 
 
 def test_pieces_that_are_not_written(tmp_path: Path):

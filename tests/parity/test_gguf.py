@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 import xllamacpp
-from test_gguf import FAMILIES, TEXTS, held, pieces_of, tokenizer_of
+from test_gguf import FAMILIES, TEXTS, held, pieces_of, spaced, tokenizer_of
 
 import transformer_zoo as zoo
 from parity import assets
-from transformer_zoo.checkpoints.gguf_folder import CUTS
+from transformer_zoo.checkpoints.gguf_folder import CUTS, SPACED
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
 
@@ -94,10 +94,12 @@ TRICKY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("pre", [*CUTS, "pieces", "pieces without a prefix", "published pieces"])
+@pytest.mark.parametrize("pre", [*CUTS, SPACED, "pieces", "pieces without a prefix", "published pieces"])
 def test_llama_cpp_cuts_the_same(tmp_path: Path, pre: str):
     if pre in CUTS:
         own, changes = tokenizer_of(tmp_path / "own", pre, uncut=TRICKY), {}
+    elif pre == SPACED:
+        own, changes = spaced(tmp_path / "own"), {"eos_id": 1}
     elif pre == "published pieces":
         folder = assets.unpacked("mistral_common") / "mistral_common/data"
         own, changes = (

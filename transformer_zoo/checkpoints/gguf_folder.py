@@ -60,7 +60,9 @@ CUTS = {
 }
 COMPOSED = ("qwen2", "qwen35", "command-r")
 """Those that compose characters first (NFC)."""
-BEGUN = ("llama-bpe", "tekken")
+SPACED, SPACE = "gemma4", "\u2581"
+"""`tokenizer.ggml.model` of those that merge pairs of characters and not of bytes, where this character is a space."""
+BEGUN = ("llama-bpe", "tekken", SPACED)
 """Those whose texts begin with their first token where a file does not say."""
 ALIASES = {
     **dict.fromkeys(("default", "phi-2", "olmo"), "gpt-2"), **dict.fromkeys(("starcoder", "refact"), "smollm"),
@@ -265,7 +267,7 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     Raises:
         ValueError: it is of a kind that is not read.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+    from tokenizers import AddedToken, processors
 
     of = lambda name, default=None: metadata.get(f"tokenizer.ggml.{name}", default)
     tokens, kinds = of("tokens"), of("token_type", [])
@@ -290,26 +292,21 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         }  # fmt: skip
         described |= {"tokenizer_class": "LlamaTokenizer", **ends, "added_tokens_decoder": added}
         return {"tokenizer.model": model.to_bytes(), "tokenizer_config.json": described}
-    if of("model") != "gpt2":
+    if of("model") not in ("gpt2", SPACED):
         raise ValueError(
-            f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 and llama are read"
+            f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2, {SPACED} and llama are read"
         )
-    pre = of("pre", "default")
+    pre = SPACED if of("model") == SPACED else of("pre", "default")
     pre = ALIASES.get(pre, pre) if isinstance(pre, str) else pre
-    if pre not in list(CUTS):
+    if pre not in [*CUTS, SPACED]:
         known = ", ".join([*CUTS, *ALIASES])
         raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
-    whole = CUTS[pre][2]
-    model = models.BPE(
+    tokenizer = merging(
+        pre,
         {token: i for i, (token, kind) in enumerate(itertools.zip_longest(tokens, kinds)) if kind != UNUSED},
         [tuple(merge.split(" ", 1)) for merge in of("merges")],
-        ignore_merges=whole,
+        special.get("unk_token"),
     )
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer, normalizer = cuts(pre)
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    tokenizer.decoder = decoders.ByteLevel()
     for kind in (CONTROL, USER_DEFINED):
         added = [AddedToken(t, normalized=False, special=kind == CONTROL) for t, k in zip(tokens, kinds) if k == kind]
         (tokenizer.add_special_tokens if kind == CONTROL else tokenizer.add_tokens)(added)
@@ -322,13 +319,24 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": described}
 
 
-def cuts(pre: str) -> tuple[Any, Any]:
-    """How a text is cut before pairs of bytes are merged, as the library has it; and what it is normalised by, or
-    None."""
-    from tokenizers import Regex, normalizers, pre_tokenizers
+def merging(
+    pre: str, vocab: Mapping[str, int] | None = None, merges: Sequence[Any] | None = None, unknown: str | None = None
+) -> Any:
+    """A tokenizer of the library `tokenizers` that cuts texts as those of this name do, and merges pairs."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    patterns, digits, _ = CUTS[pre]
+    if pre == SPACED:
+        made = Tokenizer(models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+        made.normalizer = normalizers.Replace(" ", SPACE)
+        made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+        return made
+    patterns, digits, whole = CUTS[pre]
+    made = Tokenizer(models.BPE(vocab, merges, ignore_merges=whole))
     steps = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
     steps += [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not patterns))
-    return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre in COMPOSED else None
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Sequence(steps), decoders.ByteLevel()
+    if pre in COMPOSED:
+        made.normalizer = normalizers.NFC()
+    return made

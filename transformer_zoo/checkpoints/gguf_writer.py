@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, gguf_folder, spm_model
+from transformer_zoo.checkpoints.gguf_folder import SPACED
 from transformer_zoo.checkpoints.gguf_parts import Parts
-from transformer_zoo.checkpoints.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from transformer_zoo.checkpoints.spm_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, STILL, Gguf
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
@@ -183,15 +185,19 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
         if pieces.exists():
             return _pieces(tokenizer, vocab_size, pieces.read_bytes())
         if not file.exists():
-            raise ValueError("a tokenizer without a tokenizer.json has no place in a GGUF file: pass tokenizer=None")
+            raise ValueError(
+                "a tokenizer without a tokenizer.json has no place in a GGUF file: m.replace(tokenizer=None) can be "
+                "written"
+            )
         text = file.read_text(encoding="utf-8")
     described, library = json.loads(text), tokenizers.Tokenizer.from_str(text)
     model, steps = described["model"], _steps(described)
-    known = [pre for pre in gguf_folder.CUTS if _usual_steps(pre) == steps]
+    named = [*gguf_folder.CUTS, SPACED]
+    known = [pre for pre in named if _steps(json.loads(gguf_folder.merging(pre).to_str())) == steps]
     if model["type"] != "BPE" or not known:
         raise ValueError(
-            f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(gguf_folder.CUTS)}): "
-            "pass tokenizer=None to write the model without it"
+            f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(named)}): "
+            "m.replace(tokenizer=None) can be written"
         )
     _check_size(library.get_vocab_size(), vocab_size)
     tokens = [library.id_to_token(i) or f"[PAD{i}]" for i in range(vocab_size)]
@@ -202,10 +208,18 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
     if framed[-len(plain) :] != plain or len(framed) > len(plain) + 1:
         raise ValueError("a tokenizer that frames a text with more than its first token has no place in a GGUF file")
     metadata = {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": known[-1], "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.add_bos_token": len(framed) > len(plain),
+        "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.add_bos_token": len(framed) > len(plain),
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
     }  # fmt: skip
+    if known[-1] != SPACED:
+        return metadata | {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": known[-1]} | _template(tokenizer)
+    for i, token in enumerate(tokens):
+        if re.fullmatch("<0x[0-9A-F]{2}>", token):
+            kinds[i] = BYTE
+    metadata |= {"tokenizer.ggml.model": SPACED, "tokenizer.ggml.add_space_prefix": False}
+    if (unknown := library.token_to_id(model["unk_token"] or "")) is not None:
+        metadata["tokenizer.ggml.unknown_token_id"], kinds[unknown] = unknown, UNKNOWN
     return metadata | _template(tokenizer)
 
 
@@ -225,7 +239,7 @@ def _pieces(tokenizer: Any, vocab_size: int, data: bytes) -> dict[str, Any]:
     if model.kind != spm_model.BPE or model.trimmed or model.normalised:
         raise ValueError(
             "a SentencePiece model that merges no pairs, or that changes texts before it cuts them, has no place in a "
-            "GGUF file: pass tokenizer=None to write the model without it"
+            "GGUF file: m.replace(tokenizer=None) can be written"
         )
     _check_size(tokenizer.vocab_size, vocab_size)
     more = range(len(model.pieces), vocab_size)
@@ -233,15 +247,15 @@ def _pieces(tokenizer: Any, vocab_size: int, data: bytes) -> dict[str, Any]:
     tokens = [*model.pieces, *(token or f"[PAD{i}]" for i, token in zip(more, spelt))]
     kinds = [*model.types, *(UNUSED if token is None else USER_DEFINED for token in spelt)]
     for i, added in tokenizer.whole_tokens.items():
-        if kinds[i] != spm_model.UNKNOWN:
+        if kinds[i] != UNKNOWN:
             kinds[i] = CONTROL if added.special else USER_DEFINED
     metadata = {
         "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": [*model.scores, *(0.0 for _ in more)], "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.add_space_prefix": model.prefix,
     }  # fmt: skip
-    if spm_model.UNKNOWN in kinds:
-        metadata["tokenizer.ggml.unknown_token_id"] = kinds.index(spm_model.UNKNOWN)
+    if UNKNOWN in kinds:
+        metadata["tokenizer.ggml.unknown_token_id"] = kinds.index(UNKNOWN)
     if tokenizer.has_template:
         ids = tokenizer.encode("a", template=True).ids
         metadata["tokenizer.ggml.add_bos_token"] = bool(ids[0] == tokenizer.bos_id)
@@ -257,7 +271,7 @@ def _steps(described: Mapping[str, Any]) -> list[Any]:
         parts = next((step[key] for key in ("pretokenizers", "normalizers") if key in step), [step])
         kept = [{key: _spelt(x) for key, x in part.items() if key != "trim_offsets"} for part in parts]
         steps.append([part for part in kept if part != {"type": "Sequence"}])
-    return [*steps, bool(described["model"].get("ignore_merges"))]
+    return [*steps, *(bool(described["model"].get(name)) for name in ("ignore_merges", "byte_fallback"))]
 
 
 def _spelt(value: Any) -> Any:
@@ -265,13 +279,3 @@ def _spelt(value: Any) -> Any:
     if not isinstance(value, dict) or "Regex" not in value:
         return value
     return {"Regex": value["Regex"].replace("\r", r"\r").replace("\n", r"\n")}
-
-
-def _usual_steps(pre: str) -> list[Any]:
-    import tokenizers
-
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=gguf_folder.CUTS[pre][2]))
-    made.pre_tokenizer, normalizer = gguf_folder.cuts(pre)
-    if normalizer is not None:
-        made.normalizer = normalizer
-    return _steps(json.loads(made.to_str()))
