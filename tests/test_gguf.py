@@ -311,6 +311,16 @@ def test_factors_of_rotary_positions(tmp_path: Path):
         zoo.from_pretrained(tmp_path / "n.gguf")
 
 
+def test_slower_pairs_of_layers_without_a_window(tmp_path: Path):
+    """The tensor of slower pairs is theirs, where layers with a window have positions of their own."""
+    rope = Rope(theta=50.0, kind="llama3", factor=8.0, original_length=12)
+    m = families.made("gemma3", held("gemma3", rope=rope), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    read = zoo.from_pretrained(tmp_path / "m.gguf").config
+    assert families.difference(read.rope.slowdown(6), rope.slowdown(6)) < 1e-7 and read.rope.slowdown(6).max() > 2
+    assert read.local_theta == m.config.local_theta
+
+
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
 def test_quantised_experts(tmp_path: Path, family: str):
     """Each expert is read out of the blocks of all, and parts are joined behind them."""
@@ -410,7 +420,10 @@ def test_layers_that_predict_further_tokens(tmp_path: Path, family: str):
     m.save_gguf(tmp_path / "m.gguf")
     layers, arch = m.config.num_layers, registry.family(family).PUBLISHED.gguf.architecture
     changes = {f"{arch}.block_count": layers + 1, f"{arch}.nextn_predict_layers": 1}
-    more = {f"blk.{layers}.{name}.weight": np.ones((2, 2), np.float32) for name in ("nextn.eh_proj", "attn_output")}
+    more = {
+        f"blk.{layers}.{name}.weight": np.ones((2, 2), np.float32)
+        for name in ("nextn.eh_proj", "nextn.enorm", "ffn_up")
+    }
     with pytest.warns(UserWarning, match="a layer that predicts a further token, which is not read"):
         loaded = zoo.from_pretrained(rewritten(tmp_path / "m.gguf", changes, more))
     assert loaded.config.num_layers == layers and params(loaded).keys() == params(m).keys()

@@ -79,8 +79,9 @@ EXPERTS = {
 }
 """Keys of mixtures of experts."""
 
-FURTHER_TOKEN = {"blk.*.nextn.eh_proj": "model.layers.*.eh_proj"}
-"""The tensor by which a layer behind the model's own is known, which predicts a further token."""
+_FURTHER = ("eh_proj", "enorm", "hnorm", "embed_tokens", "shared_head_head", "shared_head_norm")
+FURTHER_TOKEN = {f"blk.*.nextn.{name}": f"model.layers.*.{name}" for name in _FURTHER}
+"""Tensors of a layer behind the model's own, which predicts a further token."""
 
 
 def num_layers(own: Mapping[str, Any], shapes: Any) -> int:
