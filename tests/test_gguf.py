@@ -437,6 +437,7 @@ def test_layers_that_predict_further_tokens(tmp_path: Path, family: str):
         ("deepseek_v3", {"attention.key_length": 5}, "is not that of a latent and a rotary key, 12"),
         ("deepseek_v3", {"rope.scaling.yarn_log_multiplier": None}, "only a multiplier above 0 is supported"),
         ("deepseek_v3", {"attention.temperature_scale": 0.1}, "queries of this family do not grow"),
+        ("qwen3_5", {"ssm.state_size": None}, "there is no key ssm.state_size in its metadata"),
         ("qwen3_5", {"ssm.time_step_rank": 9}, "ssm.time_step_rank is 9, for ssm.group_count 8"),
         ("gemma4", {"expert_count": 4}, "enable_moe_block is True; only False is supported"),
         ("gemma4", {"attention.sliding_window_pattern": 2}, "is no list of what has a window, layer by layer"),
@@ -452,6 +453,13 @@ def test_what_its_architecture_alone_can_hold(tmp_path: Path, family: str, chang
     changed = rewritten(tmp_path / "m.gguf", {f"{arch}.{key}": value for key, value in changes.items()}, {})
     with pytest.raises(ValueError, match=words):
         zoo.from_pretrained(changed)
+
+
+def test_rates_that_are_none(tmp_path: Path):
+    families.made("qwen3_5", held("qwen3_5"), task="causal-lm").save_gguf(tmp_path / "m.gguf")
+    rates = np.array(gguf.read(tmp_path / "m.gguf").tensors["blk.0.ssm_a"])
+    with pytest.raises(ValueError, match="n.gguf cannot be read: blk.0.ssm_a: a state would not decay"):
+        zoo.from_pretrained(rewritten(tmp_path / "m.gguf", {}, {"blk.0.ssm_a": 0 * rates}))
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])

@@ -88,6 +88,8 @@ def unpacked(file: str | os.PathLike[str]) -> Path:
     module = family(content, file)
     try:
         settings = _settings(module, content)
+    except KeyError as error:
+        raise ValueError(f"{file}: there is no key {error.args[0]} in its metadata") from error
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{file}: {json_files.excerpt(error, 500)}") from error
     written = {"config.json": settings}
@@ -195,7 +197,10 @@ class Changed:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         arrays = [np.asarray(tensor) for tensor in self.given]
         x = arrays[0] if self.parts is None else self.parts.read(arrays)
-        return x if self.change is None else self.change.read(x)
+        try:
+            return x if self.change is None else self.change.read(x)
+        except ValueError as error:
+            raise gguf.damaged(self.given[0].file, f"{json_files.excerpt(self.given[0].name)}: {error}") from error
 
 
 def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:

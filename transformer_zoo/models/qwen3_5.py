@@ -226,10 +226,17 @@ _CONFIG = llama_layout.config(Rope, eos_id=None, longest=32768)
 
 def _gguf_heads(own: Mapping[str, Any]) -> tuple[int, int, int, int]:
     """Of a GGUF file, the heads of keys in the gated delta rule, the heads of values for each, and their sizes."""
-    keys, values, size, inner = (own.get(f"ssm.{key}") for key in ("group_count", "time_step_rank", *_SSM))
+    keys, values, size, inner = (own[f"ssm.{key}"] for key in _SSM)
     if values % keys or inner % values:
         raise ValueError(f"ssm.time_step_rank is {values}, for ssm.group_count {keys} and ssm.inner_size {inner}")
     return keys, values // keys, size, inner // values
+
+
+def _gguf_log_rate(x: np.ndarray) -> np.ndarray:
+    """The logarithms of the rates at which states decay, which are stored as their negatives."""
+    if not (x < 0).all():
+        raise ValueError("a state would not decay: its rates must be below zero")
+    return np.log(-x.astype(np.float64)).astype(x.dtype)
 
 
 def _gguf_sections(settings: Mapping[str, Any]) -> list[int]:
@@ -238,7 +245,8 @@ def _gguf_sections(settings: Mapping[str, Any]) -> list[int]:
     return [(pairs + 2) // 3, (pairs + 1) // 3, pairs // 3, 0]
 
 
-_SSM, _LAYER, _DELTA = ("state_size", "inner_size"), "model.layers.*", "model.layers.*.linear_attn"
+_SSM = ("group_count", "time_step_rank", "state_size", "inner_size")
+_LAYER, _DELTA = "model.layers.*", "model.layers.*.linear_attn"
 _GGUF = gguf.Gguf(
     architecture="qwen35",
     names=gguf.named(
@@ -265,7 +273,7 @@ _GGUF = gguf.Gguf(
     },
     changes=(
         ("ssm_norm.weight", None), *gguf.NORMS,
-        ("ssm_a", gguf.Change(lambda x: -np.exp(x), lambda x: np.log(-x.astype(np.float64)).astype(x.dtype))),
+        ("ssm_a", gguf.Change(lambda x: -np.exp(x), _gguf_log_rate)),
     ),
     keys={
         "ssm.conv_kernel": "linear_conv_kernel_dim", "ssm.state_size": "linear_key_head_dim",

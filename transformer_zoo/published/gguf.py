@@ -114,6 +114,7 @@ class Change:
     write: Callable[[np.ndarray], np.ndarray]
     """From the usual ones, in float32, to those of the file."""
     read: Callable[[np.ndarray], np.ndarray]
+    """Back. It raises ValueError for numbers that stand for none."""
 
 
 LARGER = Change(lambda x: x + np.ones((), x.dtype), lambda x: x - np.ones((), x.dtype))
