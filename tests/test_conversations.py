@@ -238,3 +238,6 @@ def test_a_run(tmp_path):
     absent = dataclasses.replace(run, vocabulary=dataclasses.replace(run.vocabulary, chat_template="none.jinja"))
     with pytest.raises(FileNotFoundError, match="vocabulary.chat_template: there is no file 'none.jinja'"):
         resolve(absent)
+    (tmp_path / "own.jinja").write_text("{% for message in messages %}")
+    with pytest.raises(ValueError, match=f"the chat template of {tmp_path}/own.jinja cannot be rendered: .*endfor"):
+        resolve(run)

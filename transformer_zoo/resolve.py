@@ -264,7 +264,8 @@ def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: Op
     if step is not None and own.is_dir():
         with folders.local(own) as folder:
             return Tokenizer.load(folder)
-    template = None if vocabulary.chat_template is None else _template(Path(vocabulary.chat_template).expanduser())
+    file = None if vocabulary.chat_template is None else Path(vocabulary.chat_template).expanduser()
+    template = None if file is None else _template(file)
     if vocabulary.path is not None:
         found = load_tokenizer(vocabulary.path)
     elif bundle is not None and bundle.tokenizer is not None:
@@ -273,7 +274,7 @@ def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: Op
         documents = open_split("train").cut(PIECE)
         texts = (text for document in documents for text in run.objective.texts_of(document))
         found = Tokenizer.train(texts, vocabulary.size, CACHE, kind=vocabulary.kind, lower_case=vocabulary.lower_case)
-    return found if template is None else found.with_chat_template(template)
+    return found if template is None else found.with_chat_template(template, str(file))
 
 
 def _template(file: Path) -> str:
