@@ -1,6 +1,7 @@
 """What commands print on stderr."""
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,12 @@ def test_warnings_are_lines() -> None:
         [sys.executable, "-c", f"{code}warnings.warn('a is left out', stacklevel=1)"], capture_output=True, text=True
     )
     assert done.stderr == "warning: a is left out\n"
+    printing = [
+        file.name
+        for file in Path(messages.__file__).parent.rglob("*.py")
+        if re.search(r"print\([^)]*warning", file.read_text(encoding="utf-8"))
+    ]
+    assert printing == ["messages.py"]  # all others call `warnings.warn`
 
 
 def test_folders_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,8 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     run, kept = _held_out_as_before(run)
     open_split = functools.cache(functools.partial(source_of, run.data, inputs=run.objective.input_fields))
     opened = {split: open_split(split) for split in _splits(run)}
-    if (line := _share_without_use(run.data, opened["train"])) is not None:
-        tell(line)
+    if (fault := _share_without_use(run.data, opened["train"])) is not None:
+        warnings.warn(fault, stacklevel=2)
     for documents in opened.values():
         run.objective.check_documents(documents)
     if kept and run.data.validation_source is None and not opened["train"].own_splits:
@@ -94,9 +95,10 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
         remedy = "leave data.validation_source out, and a share of them is held out"
         if run.data.validation_source is None:
             remedy = "name another split by data.validation_split"
-        tell(
+        warnings.warn(
             f"the documents to evaluate on ({run.data.validation_source or run.data.source}) are those to train on, "
-            f"and measures on them say nothing about others: {remedy}"
+            f"and measures on them say nothing about others: {remedy}",
+            stacklevel=2,
         )
     since = 0
     if step is not None:
