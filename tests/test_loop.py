@@ -481,10 +481,9 @@ def test_a_log_that_can_no_longer_be_written_ends_alone() -> None:
     def log() -> Iterator[Callable[..., None]]:
         yield lambda step, values: written.append(step) if step < 2 else raiser(OSError(errno.ENOSPC, "full", "a"))()
 
-    with pytest.warns(UserWarning, match="^a: full: this log ends here$") as warned:
-        with loop._expendable(log()) as write:
-            for step in range(4):
-                write(step, {})
+    with pytest.warns(UserWarning, match="^a: full: this log ends here$") as warned, loop._expendable(log()) as write:
+        for step in range(4):
+            write(step, {})
     assert written == [0, 1] and len(warned) == 1
 
 
