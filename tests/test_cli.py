@@ -175,8 +175,10 @@ def test_generate(capsys, folder, monkeypatch, tmp_path):
         (["--pattern", "(a"], "is no regular expression"), ([*options[4:7], *schema], "choices and schema: give one"),
         (["--schema", "absent.json"], "absent.json"),
     ):  # fmt: skip
-        # Before any weights are looked for, of which that folder has none.
-        assert words in fault(capsys, 1, "generate", str(tmp_path), *constraint)
+        for command in ("generate", "chat"):  # before any weights are looked for, of which that folder has none
+            assert words in fault(capsys, 1, command, str(tmp_path), *constraint)
+    words = "--min-new-tokens 2 and schema may contradict one another"
+    assert words in fault(capsys, 1, "generate", str(tmp_path), "--min-new-tokens=2", *schema)
 
 
 def test_convert(capsys, folder, tmp_path):
