@@ -141,6 +141,23 @@ def test_rows():
         objective.rows(chats.tokenizer(), Data())
 
 
+def test_tools_of_a_conversation():
+    """The template writes them and the calls of them, as `zoo.chat` does; from a list, or from its text."""
+    tokenizer, tools = chats.tokenizer(chats.CHATML), [chats.TOOL]
+    ids, written = tokenizer.encode_answers(CALLED, tools)
+    assert tokenizer.decode(ids, special=True).count('"name": "weather"') == 2  # the tool, and the call
+    make_rows = SupervisedFineTuning().rows(tokenizer, Data(length=512))
+    for given in (tools, json.dumps(tools)):
+        rows = make_rows([{"messages": CALLED, "tools": given}], None)
+        whole = [rows["tokens_BT"][0, 0], *rows["targets_BT"][0, : len(ids) - 1]]
+        assert whole == ids.tolist() and rows["valid_BT"][0, : len(ids) - 1].tolist() == written[1:].tolist()
+    without = [make_rows([{"messages": CALLED, **given}], None) for given in ({}, {"tools": None}, {"tools": ""})]
+    assert all(np.array_equal(rows["tokens_BT"], without[0]["tokens_BT"]) for rows in without)
+    assert not np.array_equal(rows["tokens_BT"], without[0]["tokens_BT"])
+    with pytest.raises(ValueError, match="the chat template of folder does not write tools: leave them out"):
+        chats.tokenizer(chats.LLAMA_3).chat(TURNS[:1], tools)
+
+
 class Listed(sources.Source):
     def __init__(self, documents):
         self.documents = documents
@@ -174,6 +191,9 @@ def test_spellings_of_a_conversation():
         ({"messages": [user("Hi"), assistant(" ")]}, "message 1, an answer, is empty"),
         ({"messages": [SYSTEM, user("Hi")]}, "has no answer: no message has the role assistant"),
         ({"prompt": "Hi"}, "no field 'messages': it has prompt"),
+        ({"messages": TURNS, "tools": {"name": "weather"}}, "tools is {'name': .*where a list of functions as JSON sc"),
+        ({"messages": TURNS, "tools": ["weather"]}, r"tools is \['weather'\], where a list of functions"),
+        ({"messages": TURNS, "tools": "weather"}, "tools is not JSON"),
     ],
 )
 def test_what_is_no_conversation_is_named(tmp_path, fields, message):

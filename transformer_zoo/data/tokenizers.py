@@ -478,6 +478,8 @@ class Tokenizer:
         """A conversation as text. Special tokens that it spells out are hidden from the template if it is guarded."""
         source = self.chat_templates[self._template_name(tools, template)]
         chat_templates.check_messages(messages)
+        if tools and "tools" not in source:
+            raise ValueError(f"the chat template of {self._source} does not write tools: leave them out")
         messages = [{key: x for key, x in message.items() if x is not None} for message in messages]
         given = {"messages": messages, "tools": None if tools is None else [*tools], "variables": variables}
         given = {key: chat_templates.plain(value, key) for key, value in given.items()}
