@@ -18,6 +18,7 @@ from rich.console import Console
 import transformer_zoo as zoo
 from transformer_zoo import loop, registry, runs, trees
 from transformer_zoo.__main__ import COMMANDS, main
+from transformer_zoo.checkpoints import config_map
 from transformer_zoo.config import Data, Evaluation, Logging, Mesh, Run, Training, Vocabulary
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.models import gpt2
@@ -189,6 +190,14 @@ def test_convert(capsys, folder, tmp_path):
     assert out_of(capsys, "convert", folder, str(tmp_path / "copy")) == text  # what was written, and no other files
     for name in ("model.safetensors", "tokenizer.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (Path(folder) / name).read_bytes()
+    # Another model is not replaced unasked: that is said before weights are looked for, of which that folder has none.
+    (tmp_path / "bare").mkdir()
+    settings = config_map.write(registry.family("bert"), families.small("bert"), "masked-lm")
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(settings))
+    said = fault(capsys, 1, "convert", str(tmp_path / "bare"), str(tmp_path / "copy"))
+    assert 'with architectures ["GPT2LMHeadModel"], model_type "gpt2": name another folder, or pass --overwrite' in said
+    assert "no weights" in fault(capsys, 1, "convert", str(tmp_path / "bare"), str(tmp_path / "copy"), "--overwrite")
+    assert "causal-lm, and this one is of masked-lm" in fault(capsys, 1, "convert", str(tmp_path / "bare"), "a.gguf")
     out_of(capsys, "convert", folder, str(tmp_path / "half"), "--dtype", "bfloat16")
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     half, whole = (

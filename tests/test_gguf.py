@@ -241,7 +241,8 @@ def held(family: str, **sizes: Any) -> Any:
 def test_written_is_read(tmp_path: Path, family: str):
     """The same configuration and the same numbers, but for norms whose scales are stored larger by one."""
     m = families.made(family, held(family), task="causal-lm")
-    m.save_gguf(tmp_path / "m.gguf", dtype="float32")
+    for dtype in ("bfloat16", "float32"):  # in the place of the same model
+        m.save_gguf(tmp_path / "m.gguf", dtype=dtype)
     loaded = zoo.from_pretrained(tmp_path / "m.gguf")
     if family == "mistral":  # its files are LLaMA's
         shared = {field.name: getattr(loaded.config, field.name) for field in dataclasses.fields(loaded.config)}
@@ -401,6 +402,14 @@ def test_what_cannot_be_written_is_named(tmp_path: Path):
     assert not (tmp_path / "m.gguf").exists()
     with pytest.raises(ValueError, match="the name of a GGUF file ends in .gguf"):
         small.save_gguf(tmp_path / "m")
+    small.save_gguf(tmp_path / "m.gguf")
+    before, deeper = (tmp_path / "m.gguf").read_bytes(), of("llama", families.sized(silu, num_layers=2))
+    remedy = "name another file, or pass overwrite=True to replace it"
+    refused(f"m.gguf holds a model that is another one .*, with llama.block_count {silu.num_layers}: {remedy}", deeper)
+    assert (tmp_path / "m.gguf").read_bytes() == before
+    deeper.save_gguf(tmp_path / "m.gguf", overwrite=True)
+    (tmp_path / "m.gguf").write_text("mine")
+    refused("m.gguf holds something else .*: name another file", small)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path):

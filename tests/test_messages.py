@@ -31,6 +31,8 @@ def test_settings_are_spelt_as_options() -> None:
         ("no_top_k=1, data.seed=1 and seed = 1", "no_top_k=1, data.seed=1 and seed = 1"),
     ):
         assert messages.by_options(ValueError(text), command, __main__.OPTIONS) == expected
+    flags = __main__.Convert(source="x", target=Path("y"))
+    assert messages.by_options(ValueError("pass overwrite=True to"), flags) == "pass --overwrite to"
 
 
 def test_warnings_are_lines() -> None:

@@ -363,10 +363,49 @@ def test_files_of_two_tokenizers_do_not_mix(tmp_path: Path):
     own = from_pretrained(tmp_path).tokenizer
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<new>": own.vocab_size}))
     before = content(tmp_path)
-    with pytest.raises(ValueError, match="has files of another tokenizer, .*: added_tokens.json. Remove them, or name"):
+    with pytest.raises(ValueError, match="files of another tokenizer.* added_tokens.json: name another folder, or"):
         save_pretrained(tmp_path, bundle)
     assert content(tmp_path) == before
     save_pretrained(tmp_path, from_pretrained(tmp_path))
+    save_pretrained(tmp_path, bundle, overwrite=True)
+    assert from_pretrained(tmp_path).tokenizer.fingerprint == bundle.tokenizer.fingerprint
+    assert not (tmp_path / "added_tokens.json").exists()
+
+
+def test_another_model_is_not_replaced_unasked(tmp_path: Path):
+    """The same one is, in another precision and in shards too."""
+    tokenizer = Tokenizer.train(["to be or not to be"], 270).with_chat_template("{{ messages }}", "x.jinja")
+    m = made().replace(tokenizer=tokenizer)
+    save_pretrained(tmp_path, m)
+    (tmp_path / "README.md").write_text("mine")
+    half = m.replace(params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), m.params))
+    for same, settings in ((half, {"max_shard_bytes": 9000}), (m.replace(tokenizer=None), {}), (m, {})):
+        save_pretrained(tmp_path, same, **settings)
+    before = content(tmp_path)
+    config = json.loads(before["config.json"])
+    deeper = from_config("gpt2", dataclasses.replace(m.config, num_layers=m.config.num_layers + 1))
+    other = from_config("bert", families.small("bert"), task="sequence-classification")
+    remedy = "name another folder, or pass overwrite=True to replace it"
+    for another, message in (
+        (deeper, f"with n_layer {m.config.num_layers}: {remedy}"),
+        (from_config("gpt2", m.config, task="base"), r'with architectures \["GPT2LMHeadModel"\]: name'),
+        (other, r"with activation_function .* and \d+ more that differ: name"),
+    ):
+        with pytest.raises(ValueError, match=f"{tmp_path} holds a model that is another one .*{message}"):
+            save_pretrained(tmp_path, another)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_version": "5.0"}))
+    with pytest.raises(ValueError, match='was not written here, with transformers_version "5.0": name'):
+        save_pretrained(tmp_path, m)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds model.safetensors, and no config.json that describes them: name"):
+        save_pretrained(tmp_path, m)
+    (tmp_path / "config.json").write_bytes(before["config.json"])
+    assert content(tmp_path) == before
+
+    (tmp_path / "pytorch_model.bin").touch()
+    save_pretrained(tmp_path, other, overwrite=True)
+    assert {*content(tmp_path)} == {"README.md", "config.json", "model.safetensors"}
+    assert from_pretrained(tmp_path).config == other.config
 
 
 def test_padding_of_a_family_is_not_that_of_any_tokenizer(tmp_path: Path):

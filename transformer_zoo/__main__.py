@@ -417,13 +417,15 @@ class Convert(OfWeights):
     adapter_config.json and adapter_model.safetensors. Or a file that ends in .gguf, with the whole model."""
     merge: bool = False
     """Of a run with adapters, write the whole model with the adapters in it."""
+    overwrite: bool = False
+    """Replace another model that is there. The same one, by its settings, may always be written again."""
     dtype: str | None = None
     """Dtype of the weights in the files: float32, bfloat16 or float16, in a GGUF file also q8_0. None: the run's;
     float32 otherwise, and in a GGUF file."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
-        from transformer_zoo import folders, names, runs
+        from transformer_zoo import folders, names, pretrained, runs
 
         step = runs.step_of(self.source, self.step) if names.is_run(self.source) else None
         if names.is_run(self.target) and folders.folder(self.source).resolve() != self.target.expanduser().resolve():
@@ -431,14 +433,22 @@ class Convert(OfWeights):
                 f"{self.target} holds another run, and files of two models must not mix: name another folder"
             )
         is_file = self.target.suffix == ".gguf"
-        m = self.load(self.source, None if is_file else self.dtype)
-        if self.merge and m.adapter is None:
+        has_adapter = step is not None and runs.read(self.source).lora.rank is not None
+        if self.merge and not has_adapter:
             raise ValueError(f"--merge is for a run with adapters, and {self.source} has none: leave it out")
+        # What cannot be written is refused before there are weights.
+        model = runs.model(self.source, self.family)
         if is_file:
-            zoo.save_gguf(self.target, m, dtype=self.dtype or "float32")
+            pretrained.check_gguf(self.target, model, self.dtype or "float32")
+        elif not self.overwrite:
+            pretrained.check_target(self.target, model, adapter=has_adapter and not self.merge)
+        m = self.load(self.source, None if is_file else self.dtype)
+        if is_file:
+            zoo.save_gguf(self.target, m, dtype=self.dtype or "float32", overwrite=self.overwrite)
             written = ("configuration, weights" + (", tokenizer" if m.tokenizer is not None else ""),)
         else:
-            written = (zoo.save_pretrained if m.adapter is None or self.merge else zoo.save_adapter)(self.target, m)
+            save = zoo.save_pretrained if m.adapter is None or self.merge else zoo.save_adapter
+            written = save(self.target, m, overwrite=self.overwrite)
         what = self.source if step is None else f"{self.source}, step {step}"
         print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0
