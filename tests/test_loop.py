@@ -253,8 +253,8 @@ def test_settings_of_a_run_that_never_saved_may_be_corrected(texts: Path, tmp_pa
     """And its tokenizer, which may be of other data, is trained anew."""
     directory = tmp_path / "run"
     wrong = tiny(texts, directory, vocabulary=Vocabulary(kind="roberta", size=270))
+    (directory / "checkpoints").mkdir(parents=True)
     loop._describe(resolve(wrong))
-    (directory / "checkpoints").mkdir()
     (directory / "generation_config.json").write_text("{}")
     assert runs.read(directory) == wrong and Tokenizer.load(directory / "tokenizer").vocab_size == 270
     deeper = gpt2.Config(vocab_size=300, max_length=32, width=32, num_layers=3, num_heads=2, eos_id=0)
@@ -264,6 +264,11 @@ def test_settings_of_a_run_that_never_saved_may_be_corrected(texts: Path, tmp_pa
     assert runs.read(directory) == resolved.run and not (directory / "generation_config.json").exists()
     assert Tokenizer.load(directory / "tokenizer").fingerprint == resolved.tokenizer.fingerprint
     assert resolved.tokenizer.vocab_size == 300
+    for name in ("run.json", "tokenizer/tokenizer.json"):  # of a folder that is not a run's, nothing is replaced
+        (directory / name).unlink()
+        with pytest.raises(ValueError, match="is no folder of a run, and holds tokenizer, which must not mix"):
+            loop.train(wrong, quiet())
+    assert (directory / "tokenizer" / "tokenizer_config.json").exists()
 
 
 def test_a_folder_has_one_run_at_a_time(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

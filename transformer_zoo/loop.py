@@ -281,13 +281,14 @@ def _first_state(resolved: Resolved) -> tuple[training.TrainState, Any]:
 
 
 def _describe(resolved: Resolved) -> None:
-    """Writes the tokenizer, generation_config.json and run.json.
+    """Writes run.json, by which the folder is known as a run's, the tokenizer and generation_config.json.
 
     Raises:
         ValueError: a process does not see the folder.
     """
     directory = folders.folder(resolved.run.directory)
     if jax.process_index() == 0:
+        runs.write(resolved.run, resolved.facts)
         if resolved.step is None:  # what a run that never saved has left, perhaps for other data
             (directory / "tokenizer").rmtree(missing_ok=True)
             (directory / runs.BASE).rmtree(missing_ok=True)
@@ -296,7 +297,6 @@ def _describe(resolved: Resolved) -> None:
             resolved.tokenizer.save(directory / "tokenizer")
         if resolved.bundle is not None and resolved.bundle.generation is not None:
             save_generation(directory, resolved.bundle)
-        runs.write(resolved.run, resolved.facts)
     multihost_utils.sync_global_devices("run.json is written")
     if not multihost_utils.process_allgather(np.array(names.is_run(directory))).all():
         raise ValueError(f"{directory} is not one folder for all processes: choose a --directory that every host sees")

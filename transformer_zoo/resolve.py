@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from transformer_zoo import folders, measures, names, runs, sharding, training
+from transformer_zoo.checkpoints import config_map
 from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Data, Run
 from transformer_zoo.data import epochs, pipeline
@@ -239,10 +240,16 @@ def _found(directory: epath.Path) -> tuple[Run | None, int | None]:
     settings may be corrected.
 
     Raises:
-        ValueError: checkpoints of an unknown run.
+        ValueError: checkpoints of an unknown run; or no run, and files of a model, or that one would replace.
     """
     step = max(steps(directory / "checkpoints"), default=None)
     if step is None:
+        held = [name for name in (*runs.REPLACED, config_map.CONFIG) if (directory / name).exists()]
+        if held and not names.is_run(directory):
+            raise ValueError(
+                f"{directory} is no folder of a run, and holds {', '.join(held)}, which must not mix with its files: "
+                "give this run another --directory"
+            )
         return None, None
     if not names.is_run(directory):
         raise ValueError(

@@ -52,6 +52,8 @@ MEASURED, NOT_MEASURED = (
     ("objective.logits_chunks",),
 )
 BASE = "base"
+REPLACED = ("tokenizer", BASE, published.FILE, "metrics.jsonl")
+"""What a run that begins removes or writes anew, if a run that never saved has left it."""
 LOCK = ".lock"
 """A file that the process which trains in the folder holds locked."""
 RENAMED = {"pieces": "logits_chunks"}
