@@ -37,11 +37,11 @@ class OfWeights(OfFamily):
     step: int | Literal["best"] | None = None
     """For a run: the step of the checkpoint, or the best by the run's evaluation.best. None: the latest."""
 
-    def load(self, name: str, dtype: str | None) -> Any:
-        """A run's model or a published one, with parameters and computation in this dtype."""
+    def load(self, name: str, dtype: str | None, **settings: Any) -> Any:
+        """A run's model or a published one, with parameters and computation in this dtype; settings: of `runs.load`."""
         from transformer_zoo import runs
 
-        return runs.load(name, dtype=dtype, param_dtype=dtype, family=self.family, step=self.step)
+        return runs.load(name, dtype=dtype, param_dtype=dtype, family=self.family, step=self.step, **settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,8 @@ class OfInference(OfWeights):
     quantize: Literal["int8", "int4", "nf4"] | None = None
     """Hold the model's matrices in few bits, which saves memory and takes more time. None: as they are."""
 
-    def load(self, name: str, dtype: str | None) -> Any:
-        m = super().load(name, dtype)
-        return m if self.quantize is None else m.quantize(self.quantize)
+    def load(self, name: str, dtype: str | None, **settings: Any) -> Any:
+        return super().load(name, dtype, quantize=self.quantize, **settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -126,6 +126,7 @@ def from_pretrained(
     tokenizer: bool = True,
     verify: bool = False,
     seed: int = 0,
+    quantize: str | None = None,
     **unknown: Any,
 ) -> Bundle:
     """A published model.
@@ -155,6 +156,8 @@ def from_pretrained(
         verify: reads the weights once more beforehand, and compares them with the hashes of the hub where the cache
             has them, and with the checksums in a pytorch_model.bin.
         seed: seed of the fresh parameters.
+        quantize: the format in which to hold the matrices, as of `zoo.quantize`. Each is quantised when it is read, so
+            that memory never holds the whole model in `param_dtype`.
 
     Raises:
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
@@ -169,6 +172,8 @@ def from_pretrained(
     arguments.check(from_pretrained, locals())
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
+    if quantize is not None:
+        quantization.check_format(quantize, "quantize")
     described = names.describe(name, revision, published=True, family=family)
     if adapter is not None:
         described = names.adapted(described, peft.read(names.folder(adapter, weights=False)))
@@ -202,6 +207,7 @@ def from_pretrained(
         source=str(folder if described.kind == "hub" else name),
         optional=None if trained else heads.PATHS,
         without=weight_map.SCORES if other else None,
+        kept_as=None if quantize is None else quantization.quantized_parameter(model, quantize),
     )
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
