@@ -268,7 +268,7 @@ def test_settings_of_a_run_that_never_saved_may_be_corrected(texts: Path, tmp_pa
         (directory / name).unlink()
         with pytest.raises(ValueError, match="is no folder of a run, and holds tokenizer, which must not mix"):
             loop.train(wrong, quiet())
-    assert (directory / "tokenizer" / "tokenizer_config.json").exists()
+    assert (directory / "tokenizer" / "tokenizer_config.json").exists() and not (directory / ".lock").exists()
 
 
 def test_a_folder_has_one_run_at_a_time(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

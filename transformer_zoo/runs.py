@@ -225,9 +225,9 @@ def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.listdir(path.parent) == [LOCK]:  # nothing was written
+            if not names.is_run(directory):  # nothing was written
                 path.unlink()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # others' files are there
                     path.parent.rmdir()
 
 
