@@ -234,7 +234,8 @@ def test_a_run(tmp_path):
         vocabulary=Vocabulary(path=str(tmp_path / "tokenizer"), chat_template=str(tmp_path / "own.jinja")),
         training=Training(epochs=2, batch_size=8),
     )
-    resolved = resolve(run)
+    with pytest.warns(UserWarning, match=r"a text ends with token \d+ of the tokenizer, .* with 2: set model.eos_id to"):
+        resolved = resolve(run)
     assert resolved.steps == 1
     resolved.tokenizer.save(tmp_path / "saved")
     assert Tokenizer.load(tmp_path / "saved").chat_templates == {"default": chats.GEMMA}

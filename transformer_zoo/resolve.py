@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from transformer_zoo import folders, measures, names, runs, sharding, training
+from transformer_zoo import folders, measures, names, registry, runs, sharding, training
 from transformer_zoo.checkpoints import config_map
 from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Data, Run
@@ -22,6 +22,7 @@ from transformer_zoo.data.rows import RowMaker, cut_line
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation.source import source_of
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
@@ -87,6 +88,8 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
+    if step is None and bundle is None and (fault := _other_end(run, tokenizer)) is not None:
+        warnings.warn(fault, stacklevel=2)
     make_rows = run.objective.rows(tokenizer, run.data)
     if step is None and (line := cut_line(make_rows, opened, run.model.max_length)):
         tell(line)
@@ -142,6 +145,17 @@ def _share_without_use(data: Data, train: Source) -> str | None:
     else:
         return None
     return f"data.validation_share={data.validation_share} is not used: {why}"
+
+
+def _other_end(run: Run, tokenizer: Tokenizer) -> str | None:
+    """What is wrong with the end token of a fresh model that is to generate. None: nothing."""
+    ends = TokenIds.of_config(run.model).eos
+    if run.objective.task != registry.generating_task(run.model) or tokenizer.eos_id in (None, *ends):
+        return None
+    return (
+        f"a text ends with token {tokenizer.eos_id} of the tokenizer, and what the model generates with "
+        f"{', '.join(map(str, ends)) or 'none'}: set model.eos_id to {tokenizer.eos_id}"
+    )
 
 
 def _splits(run: Run) -> tuple[str, ...]:
