@@ -234,7 +234,7 @@ def test_a_run(tmp_path):
         vocabulary=Vocabulary(path=str(tmp_path / "tokenizer"), chat_template=str(tmp_path / "own.jinja")),
         training=Training(epochs=2, batch_size=8),
     )
-    with pytest.warns(UserWarning, match=r"a text ends with token \d+ of the tokenizer, .* with 2: set model.eos_id to"):
+    with pytest.warns(UserWarning, match=r"a text ends with token \d+ .* generates with 2: set model.eos_id to"):
         resolved = resolve(run)
     assert resolved.steps == 1
     resolved.tokenizer.save(tmp_path / "saved")
