@@ -12,16 +12,7 @@ from typing import Any
 import numpy as np
 
 from transformer_zoo import json_files
-from transformer_zoo.checkpoints import (
-    config_map,
-    flax_msgpack,
-    formats,
-    gguf,
-    gguf_folder,
-    hub,
-    safetensors,
-    torch_bin,
-)
+from transformer_zoo.checkpoints import config_map, flax_msgpack, formats, gguf, hub, safetensors, torch_bin
 
 FREE = re.compile("dtype|bos_token_id|pad_token_id")
 """Keys of config.json that depend on the precision and on the tokenizer with which a model is written."""
@@ -30,8 +21,9 @@ FREE_OF_GGUF = re.compile(r"general\.(file_type|quantization_version)|tokenizer\
 ADAPTER = re.compile(r"adapter_(config\.json|model\.(safetensors|bin))")
 MODEL = re.compile(
     rf"{config_map.CONFIG}|{hub.MODULES}|{safetensors.OWN_FILES.pattern}|pytorch_model.*\.bin|{torch_bin.INDEX}"
-    rf"|{flax_msgpack.WEIGHTS}|{gguf_folder.WEIGHTS}"
+    rf"|{flax_msgpack.WEIGHTS}"
 )
+"""Without GGUF files, which are models by themselves."""
 TOKENIZER = (*hub.TOKENIZER_FILES, hub.CHAT_TEMPLATE, "chat_template.json")
 
 
