@@ -220,10 +220,24 @@ def test_the_load_balancing_loss_is_that_of_the_real_tokens_of_all_layers():
     np.testing.assert_allclose(empty, sum(each[::2]), rtol=1e-13)
 
 
+def test_the_layers_of_all_mixtures_count_together():
+    """As those of one; how often the experts were chosen is told apart by path."""
+    logits_LBTE = np.random.default_rng(0).normal(size=(3, 2, 5, E))
+    real_BT, parts = np.arange(5) < np.array([[5], [2]]), {"blocks/layer_0": slice(2), "blocks/layer_1": slice(2, 3)}
+    sown = {path: {"routing": (routing(logits_LBTE[part]),)} for path, part in parts.items()}
+    found = experts.measured(experts.routings_of({"routing": sown}), real_BT)
+    whole = routing(logits_LBTE).measure(real_BT)
+    for path, part in parts.items():
+        np.testing.assert_array_equal(found["chosen"][path], whole["chosen_LE"][part])
+    for name in ("balance", "router_entropy"):
+        np.testing.assert_allclose(found[name], whole[name], rtol=1e-14)
+    assert experts.routings_of({}) == {}
+
+
 def test_a_training_loss_has_the_load_balancing_loss_and_an_evaluation_has_not():
-    """Of a whole model on a mesh as on one device; and what is logged."""
-    case = families.train_case("mixtral", "causal-lm").wide()
-    case = dataclasses.replace(case, config=families.without_dropout(case.config)).sized(num_layers=2)
+    """Of a whole model with several mixtures, on a mesh as on one device; and what is logged."""
+    case = families.mixture("gemma4").sized(num_layers=2, balance_weight=0.1).wide()
+    case = dataclasses.replace(case, learns="causal-lm")
     batch = families.causal_lm(families.documents(case.config, 8, 16), 16)
     params, objective, key = case.params(), case.objective, jax.random.key(0)
     twice = case.with_(balance_weight=2 * case.config.balance_weight)
@@ -240,8 +254,8 @@ def test_a_training_loss_has_the_load_balancing_loss_and_an_evaluation_has_not()
     np.testing.assert_allclose(trained["perplexity"], np.exp(trained["cross_entropy"]), rtol=1e-12)
     balance = trained["balance_loss"] / case.config.balance_weight
     assert 1.5 < balance < 4  # of two experts a token, evenly shared: 2
-    assert 0 <= trained["lowest_expert_share"] < 1 / 8 < trained["highest_expert_share"] <= 1 / 2
-    assert 1 < trained["router_entropy"] < np.log(8)
+    assert 0 <= trained["lowest_expert_share"] < 1 / 4 < trained["highest_expert_share"] <= 1 / 2
+    assert 1 < trained["router_entropy"] < np.log(4)
     np.testing.assert_allclose(run(params, batch, twice, key)["balance_loss"], 2 * trained["balance_loss"], rtol=1e-12)
 
     mesh = sharding.make_mesh(expert=4, tensor=2)
