@@ -446,14 +446,24 @@ PUBLISHED = dataclasses.replace(
         },
         fixed={"use_bidirectional_attention": (None, "vision")},
     ),
-    nested=("gemma4",),
-    renamed_classes={"Gemma4Model": "Gemma4TextModel", "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM"},
+    nested={
+        "gemma4": {},
+        "gemma4_unified": {
+            "hidden_size_per_layer_input": 0, "sliding_window": 1024, "max_position_embeddings": 262144,
+        },
+    },
+    renamed_classes={
+        "Gemma4Model": "Gemma4TextModel",
+        "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
+        "Gemma4UnifiedModel": "Gemma4TextModel",
+        "Gemma4UnifiedForConditionalGeneration": "Gemma4ForCausalLM",
+    },
     other_prefixes=("model.language_model.",),
     body=_body,
     # Published files hold keys and values of the layers that reuse those of others.
     absent=dict.fromkeys(("base", "causal-lm"), r"reusing_blocks/unread/.*"),
     ignored=(
-        (r"(vision_tower|embed_vision)\..*", "the model of images"),
+        (r"(vision_tower|vision_embedder|embed_vision)\..*", "the model of images"),
         (r"(audio_tower|embed_audio)\..*", "the model of sounds"),
     ),
 )  # fmt: skip
