@@ -86,8 +86,8 @@ class Published:
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other model types -> the prefix of their classes. The Config then has a field `model_type`."""
     nested: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """Model types of images and text whose config.json describes this model under `text_config` -> keys that it may lack
-    there, with the values that this means, where they are not those of a file of this model alone."""
+    """Model types of images and text whose config.json describes this model under `text_config` -> keys that may be
+    missing there, and their values then, where they are not those of a file of this model alone."""
     unnamed: tuple[str, ...] = ()
     """Model types whose config.json may lack `model_type`: the name of the class then identifies them."""
     classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
