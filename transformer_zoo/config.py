@@ -102,8 +102,8 @@ class Optimizer:
     balance_rate: float = 0.0
     """Balances experts without a loss (Wang et al. 2024): after each step, the numbers that correct the scores of
     experts in a router like DeepSeek-V3's rise by this much for experts that got fewer of the batch's tokens than the
-    mean of their layer, and fall for those that got more; DeepSeek-V3 took 0.001. They have no gradient, so that the
-    rest of the optimizer leaves them alone. 0: they stay as they are."""
+    mean of their layer, and fall for those that got more. DeepSeek-V3 took 0.001. The optimizer's own update, weight
+    decay and clipping leave them alone; a moving average has them. 0: they stay as they are."""
     freeze: tuple[str, ...] = ()
     """Regular expressions: parameters whose whole path matches one of them keep their value."""
     ema: float | None = None
