@@ -172,7 +172,8 @@ def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str
     ignored = [pattern for pattern, _ in spec.ignored]  # such as `(vision|audio)_tower\\..*`
     modules = [re.sub(r"\((\w+)\|.*?\)", r"\1", pattern).removesuffix(r"\..*") for pattern in ignored]
     unread = spec.unread(fresh.config)
-    modules = [f"model.{module}" for module in modules] + [sign.removesuffix(r"\..*") for _, sign, _ in unread]
+    whole = [sign.removesuffix(r"\..*") for _, sign, _ in unread if sign.endswith(r"\..*")]  # modules of their own
+    modules = [*(f"model.{module}" for module in modules), *whole]
     others = {f"{module}.blocks.0.norm1.weight": np.ones(4) for module in modules}
     safetensors.write_folder(tmp_path / "both", tensors | others)
     text = json.loads((tmp_path / "text" / "config.json").read_text())

@@ -4,7 +4,7 @@ the MLP."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +23,7 @@ from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LanguageModelConfig, RotaryBlock
 from transformer_zoo.nn.stack import Group, Layers, repeating, stack
-from transformer_zoo.published import Key, layer_types, llama_layout, rope, rows
+from transformer_zoo.published import Key, gguf, layer_types, llama_layout, rope, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -395,10 +395,137 @@ _ROPE = dataclasses.replace(
     read=lambda value, settings: _CONFIG["rope"].read(value, {**settings, "rope_parameters": value or _POSITIONS}),
 )
 
+
+def _gguf_layers(own: Mapping[str, Any], key: str) -> tuple[list[Any], list[Any]]:
+    """Of a GGUF file, a number of the layers with a window, and of those without one."""
+    local, layers = own.get("attention.sliding_window_pattern"), own.get("block_count")
+    if not isinstance(local, list) or len(local) != layers or {*map(type, local)} - {bool}:
+        raise ValueError("gemma4.attention.sliding_window_pattern is no list of what has a window, layer by layer")
+    numbers = own.get(key)
+    numbers = numbers if isinstance(numbers, list) else [numbers] * layers
+    return tuple([number for number, own in zip(numbers, local, strict=True) if own == kind] for kind in (True, False))
+
+
+def _only(numbers: Iterable[Any], key: str) -> Any:
+    """The only number among these. None: there are none."""
+    if len(found := {*numbers}) > 1:
+        raise ValueError(f"gemma4.{key} is {sorted(found)} in layers of one kind, which must be the same")
+    return next(iter(found), None)
+
+
+def _gguf_kv_heads(own: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Of layers with a window, and without."""
+    return tuple(_only(numbers, _GGUF_HEADS) for numbers in _gguf_layers(own, _GGUF_HEADS))
+
+
+def _gguf_full(own: Mapping[str, Any], shapes: Any) -> dict[str, dict[str, int]]:
+    sizes = {"head_dim": own.get("attention.key_length"), _KV_HEADS: _gguf_kv_heads(own)[1]}
+    return {str(i): sizes for i, local in enumerate(own["attention.sliding_window_pattern"]) if not local}
+
+
+def _gguf_mlp(own: Mapping[str, Any]) -> tuple[int, bool]:
+    """Of a GGUF file, the width of an MLP, and whether those of the layers that reuse keys and values are twice so."""
+    layers, wide = own["block_count"], own.get(_GGUF_MLP)
+    wide, first = wide if isinstance(wide, list) else [wide] * layers, layers - own.get("attention.shared_kv_layers", 0)
+    width, last = _only(wide[:first], _GGUF_MLP), _only(wide[first:], _GGUF_MLP)
+    if last not in (None, width, 2 * width):
+        raise ValueError(f"gemma4.{_GGUF_MLP} is {last} in the last layers and {width} before: only twice is supported")
+    return width, last == 2 * width
+
+
+def _gguf_windowed(own: Mapping[str, Any], shapes: Any) -> int:
+    """The size of a head with a window, all of which turns."""
+    sizes = [own.get(key) for key in ("attention.key_length_swa", "attention.value_length_swa", _GGUF_TURNED)]
+    return _only((size for size in sizes if size is not None), "attention.key_length_swa")
+
+
+def _gguf_turned(settings: Mapping[str, Any]) -> int:
+    """Of a head without a window, the elements that turn: all, some of them not at all."""
+    if (kind := settings["rope_parameters"]["full_attention"]["rope_type"]) != "proportional":
+        raise ValueError(f"layers of Gemma 4 with rotary positions of the kind {kind} have no place in a GGUF file")
+    return settings["global_head_dim"]
+
+
+def _gguf_values_are_keys(own: Mapping[str, Any], shapes: Any) -> bool:
+    """Whether a layer that has keys of its own and no window has no values of its own."""
+    full = map(int, _gguf_full(own, shapes))
+    return any(f"blk.{i}.attn_k.weight" in shapes and f"blk.{i}.attn_v.weight" not in shapes for i in full)
+
+
+def _by_layer(local: Any, full: Any, settings: Mapping[str, Any]) -> list[Any]:
+    return [local if kind == layer_types.KINDS[0] else full for kind in settings["layer_types"]]
+
+
+def _gguf_local(settings: Mapping[str, Any]) -> list[bool]:
+    local, reusing = _by_layer(True, False, settings), settings["num_kv_shared_layers"]
+    before, last = local[: len(local) - reusing], local[len(local) - reusing :]
+    if last and (before[-1] or (any(last) and not before[-2])):
+        raise ValueError(
+            f"num_reusing_layers={reusing} has no place in a GGUF file of gemma4: its readers take the keys and values "
+            "of the layer before these, where there is no window, and of the one before that, where there is one"
+        )
+    return local
+
+
+def _gguf_widths(settings: Mapping[str, Any]) -> int | list[int]:
+    width, reusing = settings["intermediate_size"], settings["num_kv_shared_layers"]
+    if not settings["use_double_wide_mlp"]:
+        return width
+    return [width] * (settings["num_hidden_layers"] - reusing) + [2 * width] * reusing
+
+
+_GGUF_HEADS, _GGUF_MLP = "attention.head_count_kv", "feed_forward_length"
+_GGUF_TURNED, _LAYER = "rope.dimension_count_swa", "model.layers.*"
+_GGUF = gguf.Gguf(
+    architecture="gemma4",
+    names=gguf.named(
+        {
+            **gguf.OUT_NORMS, "blk.*.ffn_norm": f"{_LAYER}.pre_feedforward_layernorm",
+            "per_layer_token_embd": "model.embed_tokens_per_layer",
+            "per_layer_model_proj": "model.per_layer_model_projection",
+            "per_layer_proj_norm": "model.per_layer_projection_norm",
+            "blk.*.inp_gate": f"{_LAYER}.per_layer_input_gate", "blk.*.proj": f"{_LAYER}.per_layer_projection",
+            "blk.*.post_norm": f"{_LAYER}.post_per_layer_input_norm",
+        }
+    ),
+    rows=(("blk.*.layer_output_scale.weight", f"{_LAYER}.layer_scalar", "N -> N"),),
+    keys={
+        **gguf.PATTERN,
+        "attention.key_length": "global_head_dim", "attention.key_length_swa": "head_dim",
+        "attention.shared_kv_layers": "num_kv_shared_layers", "final_logit_softcapping": "final_logit_softcapping",
+        "embedding_length_per_layer_input": "hidden_size_per_layer_input",
+        **dict.fromkeys((
+            _GGUF_HEADS, _GGUF_MLP, _GGUF_TURNED, "attention.value_length_swa", "expert_count", "expert_used_count",
+            "expert_feed_forward_length",
+        )),
+    },
+    defaults={
+        "attention.sliding_window_pattern": _gguf_local,
+        _GGUF_HEADS: lambda settings: _by_layer(settings[_KV_HEADS], settings["num_global_key_value_heads"], settings),
+        _GGUF_MLP: _gguf_widths,
+        "attention.value_length_swa": lambda settings: settings["head_dim"],
+        "rope.dimension_count": _gguf_turned,
+        _GGUF_TURNED: lambda settings: settings["head_dim"],
+    },
+    derived={
+        _KV_HEADS: lambda own, shapes: _gguf_kv_heads(own)[0],
+        "head_dim": _gguf_windowed,
+        "per_layer_config": _gguf_full,
+        "intermediate_size": lambda own, shapes: _gguf_mlp(own)[0],
+        "use_double_wide_mlp": lambda own, shapes: _gguf_mlp(own)[1],
+        "attention_k_eq_v": _gguf_values_are_keys,
+        "vocab_size_per_layer_input": lambda own, shapes: shapes.get("per_layer_token_embd.weight", (None,))[0],
+        "enable_moe_block": lambda own, shapes: bool(own.get("expert_count")),
+    },
+    local_theta=_THETA,
+)  # fmt: skip
+
+
 PUBLISHED = dataclasses.replace(
     llama_layout.published(
         model_type="gemma4_text",
         class_prefix="Gemma4",
+        gguf=_GGUF,
         classes={"base": "TextModel"},
         tasks=("causal-lm",),
         config={
