@@ -486,18 +486,27 @@ _GGUF = gguf.Gguf(
             "per_layer_proj_norm": "model.per_layer_projection_norm",
             "blk.*.inp_gate": f"{_LAYER}.per_layer_input_gate", "blk.*.proj": f"{_LAYER}.per_layer_projection",
             "blk.*.post_norm": f"{_LAYER}.post_per_layer_input_norm",
+            "blk.*.ffn_gate_inp": f"{_LAYER}.router.proj",
+            "blk.*.pre_ffw_norm_2": f"{_LAYER}.pre_feedforward_layernorm_2",
+            "blk.*.post_ffw_norm_1": f"{_LAYER}.post_feedforward_layernorm_1",
+            "blk.*.post_ffw_norm_2": f"{_LAYER}.post_feedforward_layernorm_2",
         }
     ),
-    rows=(("blk.*.layer_output_scale.weight", f"{_LAYER}.layer_scalar", "N -> N"),),
+    rows=(
+        ("blk.*.layer_output_scale.weight", f"{_LAYER}.layer_scalar", "N -> N"),
+        ("blk.*.ffn_gate_inp.scale", f"{_LAYER}.router.scale", "D -> D"),
+        ("blk.*.ffn_down_exps.scale", f"{_LAYER}.router.per_expert_scale", "E -> E"),
+        ("blk.*.ffn_gate_up_exps.weight", f"{_LAYER}.experts.gate_up_proj", "E F D -> E F D"),
+        ("blk.*.ffn_down_exps.weight", f"{_LAYER}.experts.down_proj", "E D F -> E D F"),
+    ),
     keys={
         **gguf.PATTERN,
         "attention.key_length": "global_head_dim", "attention.key_length_swa": "head_dim",
         "attention.shared_kv_layers": "num_kv_shared_layers", "final_logit_softcapping": "final_logit_softcapping",
         "embedding_length_per_layer_input": "hidden_size_per_layer_input",
-        **dict.fromkeys((
-            _GGUF_HEADS, _GGUF_MLP, _GGUF_TURNED, "attention.value_length_swa", "expert_count", "expert_used_count",
-            "expert_feed_forward_length",
-        )),
+        "expert_count": "num_experts", "expert_used_count": "top_k_experts",
+        "expert_feed_forward_length": "moe_intermediate_size",
+        **dict.fromkeys((_GGUF_HEADS, _GGUF_MLP, _GGUF_TURNED, "attention.value_length_swa")),
     },
     defaults={
         "attention.sliding_window_pattern": _gguf_local,
