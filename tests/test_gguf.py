@@ -268,6 +268,7 @@ OTHERS = (
     ("falcon", {"num_kv_heads": 2, "two_norms": True}),
     ("deepseek_v3", {"query_rank": None, "rope": Rope(interleaved=True), "value_dim": 6}),
     ("gemma4", {"num_layers": 4, "num_reusing_layers": 2, "double_mlp": True, "values_are_keys": True, "head_dim": 12}),
+    ("gemma4", families.EXPERTS),
 )
 
 
@@ -439,7 +440,7 @@ def test_layers_that_predict_further_tokens(tmp_path: Path, family: str):
         ("deepseek_v3", {"attention.temperature_scale": 0.1}, "queries of this family do not grow"),
         ("qwen3_5", {"ssm.state_size": None}, "there is no key ssm.state_size in its metadata"),
         ("qwen3_5", {"ssm.time_step_rank": 9}, "ssm.time_step_rank is 9, for ssm.group_count 8"),
-        ("gemma4", {"expert_count": 4}, "enable_moe_block is True; only False is supported"),
+        ("gemma4", {"expert_count": 4}, "top_k_experts is None; with enable_moe_block it must be a number"),
         ("gemma4", {"attention.sliding_window_pattern": 2}, "is no list of what has a window, layer by layer"),
         ("gemma4", {"attention.head_count_kv": [4, 8, 2]}, r"head_count_kv is \[2, 8\] in layers of one kind"),
         ("gemma4", {"feed_forward_length": [40, 40, 50]}, "50 in the last layers and 40 before: only twice"),
