@@ -391,7 +391,7 @@ def check_target(directory: str | os.PathLike[str], model: nn.Module, *, adapter
 
 def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32", overwrite: bool = False) -> None:
     """Writes a decoder as a GGUF file, which llama.cpp reads: weights, configuration, tokenizer and chat template. (A
-    file without a tokenizer is read by `from_pretrained` alone.)
+    file without a tokenizer is read by `from_pretrained` alone: a warning says so.)
 
     Only the first process of several writes. It needs the package `gguf`.
 
@@ -422,6 +422,13 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
     metadata = gguf_writer.describe(family, model.config, tensors, named, tokenizer)
     if not overwrite:
         targets.check_file(Path(file).expanduser(), metadata)
+    if tokenizer is None:
+        cause = f" ({bundle.no_tokenizer})" if bundle.no_tokenizer else ""
+        warnings.warn(
+            f"the model has no tokenizer{cause}, and llama.cpp reads no GGUF file without one: only from_pretrained "
+            f"will read {file}. m.replace(tokenizer=zoo.load_tokenizer(...)) gives it one",
+            stacklevel=2,
+        )
     write = functools.partial(gguf_writer.write, file, family, model.config, metadata, tensors, dtype)
     weight_map.written_once("save_gguf", tensors, write)
 
