@@ -196,7 +196,6 @@ def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
     """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal. Of a ring, all; of
     layers without slots, with its parent's state."""
     B, N = parent_BN.shape
-    start = start if cache.ring is None else 0
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
 
     def of_parents(x: jax.Array) -> jax.Array:
@@ -205,7 +204,7 @@ def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
     def slots_of_parents(x: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(x, of_parents(x[..., start:, :]), start, axis=-2)
 
-    return cache.replace(kv=caches.over_slots(slots_of_parents, cache.kv, of_state=of_parents))
+    return cache.replace(kv=caches.over_slots(slots_of_parents, cache.kv, of_others=of_parents))
 
 
 def _gather(x: jax.Array, index_BN: jax.Array) -> jax.Array:
