@@ -14,7 +14,7 @@ from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.generation.beam import reorder
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.nn import delta
-from transformer_zoo.nn.cache import Cache, State
+from transformer_zoo.nn.cache import Cache, State, Windowed
 from transformer_zoo.pretrained import Bundle
 
 EXACT = 1e-9
@@ -263,11 +263,12 @@ def test_the_program_is_as_long_for_any_number_of_groups():
 
 
 def test_beams_take_their_parents_states():
-    """Whole, where slots are taken from the first new one on; stacked and of a single layer."""
+    """And their rings, whole, where slots are taken from the first new one on; stacked and of a single layer."""
     rows = np.arange(4.0)
     slots, matrices = (np.broadcast_to(rows[:, None, None, None], (4, 2, *size)) for size in ((6, 3), (3, 5)))
     state = State(inputs=(np.broadcast_to(rows[:, None, None, None], (4, 2, 3, 3)),), matrices=matrices)
-    for kv in ((state, slots), jax.tree.map(lambda x: np.stack([x, x + 10]), (state, slots))):
+    whole = (state, Windowed((slots[..., :3, :],)))
+    for kv in ((whole, slots), jax.tree.map(lambda x: np.stack([x, x + 10]), (whole, slots))):
         cache = Cache(kv=kv, valid_BS=np.ones((4, 6), bool), length=jnp.int32(4))
         now, cached = reorder(cache, jnp.array([[1, 1], [1, 0]]), 4).kv
         for old, new in zip(jax.tree.leaves(kv[0]), jax.tree.leaves(now)):

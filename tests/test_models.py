@@ -28,7 +28,7 @@ from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.stack import stack
+from transformer_zoo.nn.stack import ByKind, groups, stack
 from transformer_zoo.pretrained import Bundle
 
 EXACT = 1e-12
@@ -403,6 +403,44 @@ def test_a_cache_of_windows_keeps_no_more(case: families.Case, monkeypatch: pyte
     hidden = [x["intermediates"]["blocks"]["hidden_BTD"][0] for x in (sown, sown_cached)]
     assert families.difference(hidden[1], hidden[0][:, :, 4:]) < EXACT
     assert families.difference(found.hidden_BTD, run(tokens_BT=tokens_BT[:, :7])[0].hidden_BTD[:, 4:]) < EXACT
+
+
+def test_groups_of_layers():
+    """Gemma 3's and Qwen2's, among others: with the fewest layers in them."""
+    for kinds, expected in {
+        "": "", "a": "a1", "aaaa": "a4", "abab": "ab2", "ababa": "ab2 a1", "aaabbb": "a3 b3", "abcd": "abcd1",
+        "aaaaab" * 4 + "aa": "aaaaab4 a2", "baab" * 3: "baab3", "cababab": "c1 ab3",
+    }.items():  # fmt: skip
+        found = groups(tuple(kinds))
+        assert "".join("".join(group) * times for group, times in found) == kinds
+        assert " ".join(f"{''.join(group)}{times}" for group, times in found) == expected
+
+
+def test_what_layers_of_two_kinds_keep():
+    """Each its own: arrays, and `Layers` of them."""
+    kept = ByKind(({"a": np.arange(3)}, np.arange(3, 5)), kinds=(1, 0, 0, 1, 0))
+    layers = [kept[i] for i in range(5)]
+    assert layers == [3, {"a": 0}, {"a": 1}, 4, {"a": 2}]
+    assert [kept.of_layers(layers)[i] for i in range(5)] == layers
+
+
+def test_a_long_text_in_layers_with_and_without_a_window():
+    """What Gemma 3 1B keeps of 32,768 tokens: of 4 of its 26 layers all, and of the others a window; and the program of
+    a deeper model is as long."""
+    family = families.main("gemma3").module
+    config = family.PRESETS["gemma-3-1b"][1]
+    kv = jax.eval_shape(lambda: family.init_cache(config, 1, 32768)).kv
+    numbers = sum(x.size for x in jax.tree.leaves(kv))
+    assert numbers == (4 * 32768 + 22 * (512 + caches.SPARE)) * config.num_kv_heads * config.head_dim * 2
+
+    def equations(num_layers: int) -> int:
+        case = families.main("gemma3").with_(num_layers=num_layers, max_length=64)
+        cache = jax.eval_shape(lambda: case.module.init_cache(case.config, 1, 64))
+        run = lambda params, cache: case.model.apply({"params": params}, np.zeros((1, 4), np.int32), cache=cache)
+        program = jax.make_jaxpr(run)(registry.param_shapes(case.model), cache)
+        return len(list(families.equations(program.jaxpr)))
+
+    assert equations(5) == equations(9)
 
 
 @float64

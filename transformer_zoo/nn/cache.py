@@ -172,23 +172,23 @@ def empty(
     """A cache with `length` free slots in each of `batch` rows.
 
     Args:
-        window: of `local_layers`: these then have a ring, if that has fewer slots. None: there are none.
-        local_layers: bool[L], which layers have the window. It may be None if there is none.
+        window: of the local layers: these then have a ring, if that has fewer slots. None: there are none.
+        local_layers: bool[L], which layers have the window. None: all.
     """
     cache = Cache(kv=None, valid_BS=jnp.zeros((batch, length), bool), length=jnp.zeros((), jnp.int32))
 
     def zeros(layers: int, slots: int) -> tuple[jax.Array, jax.Array]:
         return (jnp.zeros((layers, batch, num_heads, slots, head_dim), dtype),) * 2
 
-    local = 0 if window is None or window + SPARE >= length else int(local_layers.sum())
-    if not local:
+    kinds = (1,) * num_layers if local_layers is None else tuple(map(int, local_layers))
+    local = sum(kinds)
+    if not local or window is None or window + SPARE >= length:
         return cache.replace(kv=zeros(num_layers, length))
     slots = window + SPARE
-    ring = Ring(position_BR=jnp.full((batch, slots), -1, jnp.int32), window=window)
     kv = Windowed(zeros(local, slots))
     if local < num_layers:
-        kv = ByKind((zeros(num_layers - local, length), kv), kinds=tuple(map(int, local_layers)))
-    return cache.replace(kv=kv, ring=ring)
+        kv = ByKind((zeros(num_layers - local, length), kv), kinds)
+    return cache.replace(kv=kv, ring=Ring(position_BR=jnp.full((batch, slots), -1, jnp.int32), window=window))
 
 
 def of_layer(kv: Any, mask: Any, start: Any) -> tuple[Any, Any]:

@@ -98,19 +98,19 @@ def repeating(kinds: Sequence[Any]) -> tuple[Any, ...]:
 
 @functools.cache
 def groups(kinds: tuple[Any, ...]) -> tuple[tuple[tuple[Any, ...], int], ...]:
-    """Groups of layers, and how often each is repeated before the next one begins; with the fewest layers in all
-    groups together."""
-    count = lambda found: sum(len(group) for group, _ in found)
-    best = {len(kinds): ()}
-    for start in reversed(range(len(kinds))):
+    """Groups of layers, and how often each is repeated before the next one begins: those with the fewest layers in all,
+    and of these the fewest groups."""
+    count = lambda found: (sum(len(group) for group, _ in found), len(found))
+    best = {0: ()}  # of the first so many layers
+    for end in range(1, len(kinds) + 1):
         found = []
-        for n in range(1, len(kinds) - start + 1):
-            group, end = kinds[start : start + n], start + n
-            while group == kinds[end - n : end]:
-                found.append(((group, (end - start) // n), *best[end]))
-                end += n
-        best[start] = min(found, key=count)
-    return best[0]
+        for n in range(1, end + 1):
+            group, start = kinds[end - n : end], end - n
+            while start >= 0 and kinds[start : start + n] == group:
+                found.append((*best[start], (group, (end - start) // n)))
+                start -= n
+        best[end] = min(found, key=count)
+    return best[len(kinds)]
 
 
 ROUTING = "routing"
