@@ -442,3 +442,14 @@ def test_a_folder_says_how_it_writes(tmp_path, monkeypatch):
 
 def test_beams_are_values():
     assert hash(Beam(suppressed=[3])) == hash(Beam(suppressed=(3,))) and Beam(suppressed=[3]) == Beam(suppressed=(3,))
+
+
+def test_the_largest_of_many():
+    """As the plain search does: of equal numbers the first ones, excluded ones last."""
+    draw = np.random.default_rng(0)
+    for size, k, different in ((300, 4, 3), (5000, 4, 50), (5000, 12, 5000), (2560, 9, 2)):
+        numbers = draw.integers(0, different, (3, size)).astype(np.float32)
+        numbers[draw.random((3, size)) < 0.3] = -np.inf
+        numbers[2, k // 2 :] = -np.inf
+        for found, expected in zip(module._top_k(jax.numpy.asarray(numbers), k), jax.lax.top_k(numbers, k)):
+            assert (found == expected).all(), (size, k)

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import warnings
+from unittest import mock
 
 import families
 import jax
@@ -16,7 +17,7 @@ import toy
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.generation import generate as module
-from transformer_zoo.generation import published, speculative, strategies
+from transformer_zoo.generation import published, sampling, speculative, strategies
 from transformer_zoo.generation.beam import Beam
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.rules import penalize_repeats
@@ -545,6 +546,24 @@ def test_samples_follow_the_distribution():
     expected = np.concatenate([p * by_definition(logits, 0.9, 4, 0.95) for p, logits in zip(first, second)])
     assert (np.abs(seen - expected) <= 5 * np.sqrt(expected / count)).all()
     assert (first > 0).sum() > 1 and (expected > 0).sum() > 4  # or little would have been compared
+
+
+def test_draws_from_many_tokens():
+    """By a chi-squared test over a vocabulary of several blocks; what is excluded is never drawn, also next to a share
+    of 0 or of nearly 1."""
+    draw, count, size = np.random.default_rng(0), 200_000, 1000
+    logits = draw.normal(size=size).astype(np.float32)
+    logits[draw.random(size) < 0.6], logits[256:384], logits[[0, -1]] = -np.inf, -np.inf, -np.inf
+    tokens = jax.jit(jax.vmap(sampling.draw, (0, None)))(jax.random.split(jax.random.key(1), count), logits)
+    seen, expected = np.bincount(tokens, minlength=size), count * np.asarray(jax.nn.softmax(logits))
+    kept = np.isfinite(logits)
+    assert seen[~kept].sum() == 0
+    freedom = kept.sum() - 1
+    statistic = ((seen - expected)[kept] ** 2 / expected[kept]).sum()
+    assert abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
+    for uniform in (0.0, 1 - 2**-24):
+        with mock.patch("jax.random.uniform", lambda key, shape, dtype: jnp.full(shape, uniform, dtype)):  # noqa: B023
+            assert kept[sampling.draw(jax.random.key(0), jnp.asarray(logits))]
 
 
 def test_a_row_is_its_own():

@@ -11,6 +11,7 @@ from transformer_zoo.generation.rules import LogitsRules
 from transformer_zoo.generation.strategy import DecodeInputs, log_probs_of
 from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn import Cache
+from transformer_zoo.nn import cache as caches
 
 V, READ, ROOM, DRAFT = 9, 3, 8, 3  # the vocabulary, the slots of a prompt, of new tokens, and of proposed ones
 STOPS = (2, 5)
@@ -45,14 +46,16 @@ def compiled(
     proposed and accepted."""
     logits, slots = toy(seed, size), READ + room + (DRAFT if draft is not None else 0)
     kept = jnp.zeros((len(prompt_BT), 1, slots, 1)).at[:, 0, :READ, 0].set(prompt_BT)
-    cache = Cache(kv=[kept], valid_BS=jnp.ones((len(prompt_BT), slots), bool), length=jnp.asarray(READ))
+    valid_BS = jnp.broadcast_to(jnp.arange(slots) < READ, (len(prompt_BT), slots))
+    cache = Cache(kv=[kept], valid_BS=valid_BS, length=jnp.asarray(READ))
 
     def decode_step(token_M, cache):
-        kept = jax.lax.dynamic_update_slice_in_dim(
-            cache.kv[0], token_M[:, None, None, None].astype(float), cache.length, axis=-2
-        )
-        cache = cache.replace(kv=[kept], length=cache.length + 1)
-        return logits(jnp, kept[:, 0, :, 0], cache.length), cache
+        start, cache = cache.length, cache.admit(jnp.ones((len(token_M), 1), bool))
+        kept = caches.append(cache.kv[0], token_M[:, None, None, None], start)
+        seen_MS = jnp.repeat(kept[:, 0, :, 0], len(token_M) // len(kept), axis=0)
+        # The tokens of a row first, in order.
+        seen_MS = jnp.take_along_axis(seen_MS, jnp.argsort(~cache.valid_BS, axis=1, stable=True), axis=1)[:, :slots]
+        return logits(jnp, seen_MS, cache.valid_BS.sum(axis=1, keepdims=True)), cache.replace(kv=[kept])
 
     def apply_rules(n, logits_MV, new_MR):
         prompt_MT, valid_MT = (jnp.repeat(x, len(new_MR) // len(prompt_BT), axis=0) for x in (prompt_BT, valid_BT))

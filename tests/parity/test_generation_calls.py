@@ -149,7 +149,7 @@ def test_a_call_generates_what_the_references_does(saved: Any, alike: bool, seed
     ends = ends if isinstance(ends, list) else [ends]
     answers = expected(theirs, rows, call, ends) if alike else [expected(theirs, [row], call, ends)[0] for row in rows]
     least = lambda key, logits: jnp.argmin(jnp.where(jnp.isfinite(logits), logits, jnp.inf))
-    with jax.enable_x64(True), mock.patch("jax.random.categorical", least):
+    with jax.enable_x64(True), mock.patch("transformer_zoo.generation.sampling.draw", least):
         m = zoo.from_pretrained(folder, dtype="float64", param_dtype="float64")
         new = zoo.generate(m, rows, **call)
     new = new.reshape(len(rows), -1, new.shape[-1]).tolist()
@@ -217,7 +217,7 @@ def test_stop_strings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "generation_config.json").write_text(json.dumps(file))
         answers = [expected(theirs, [row], call | {"tokenizer": their_tokenizer}, [])[0][0] for row in rows]
         least = lambda key, logits: jnp.argmin(jnp.where(jnp.isfinite(logits), logits, jnp.inf))
-        with jax.enable_x64(True), mock.patch("jax.random.categorical", least):
+        with jax.enable_x64(True), mock.patch("transformer_zoo.generation.sampling.draw", least):
             m = zoo.from_pretrained(tmp_path, dtype="float64", param_dtype="float64")
             for new in (zoo.generate(m, rows, max_new_tokens=8), zoo.generate(m, rows, **call)):
                 for row, wanted in zip(new.tolist(), answers):

@@ -148,7 +148,7 @@ def expected(theirs: Any, rows: np.ndarray, ends: Any) -> list[list[int]]:
 def found(folder: Path, rows: np.ndarray) -> tuple[Any, np.ndarray]:
     """Our model from a folder, and its new tokens."""
     least = lambda key, logits: jnp.argmin(jnp.where(jnp.isfinite(logits), logits, jnp.inf))
-    with jax.enable_x64(True), mock.patch("jax.random.categorical", least):
+    with jax.enable_x64(True), mock.patch("transformer_zoo.generation.sampling.draw", least):
         m = zoo.from_pretrained(folder, dtype="float64", param_dtype="float64")
         new = zoo.generate(m, rows)
         return m, new.reshape(-1, new.shape[-1])

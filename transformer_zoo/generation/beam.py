@@ -109,7 +109,7 @@ class BeamState:
         score_BN: the answers' scores.
         found_BN: which answers exist.
         open_B: whether a better answer may still be found.
-        cache: of all tokens but the last of each beam.
+        cache: of all tokens but the last of each beam; see `share_slots`.
     """
 
     n: jax.Array | int
@@ -125,16 +125,15 @@ class BeamState:
 def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
     """The best answers to each prompt, int32[B, num_return_sequences, R], and their scores.
 
-    The cache's rows are repeated for the beams. The slots of the prompt are never reordered, and the keys and values
-    of a source are not even repeated.
+    The beams of a row share its keys and values, and those of the source: `share_slots`.
     """
     (B, V), N, R = inputs.logits_BV.shape, beam.num_beams, inputs.room
     max_new, stop_ids = inputs.max_new, inputs.stop_ids
-    slots = inputs.cache.valid_BS.shape[1]
 
     def step(state: BeamState) -> BeamState:
         last_BN = jax.lax.dynamic_index_in_dim(state.tokens_BNR, state.n - 1, axis=2, keepdims=False)
         logits_MV, cache = inputs.decode_step(last_BN.reshape(-1), state.cache)
+        cache = cache.replace(length=state.cache.length + N)
         return extend(state.replace(cache=cache), logits_MV)
 
     def extend(state: BeamState, logits_MV: jax.Array) -> BeamState:
@@ -143,7 +142,7 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
         log_prob_MV = beam.log_probs(inputs, n, logits_MV, state.tokens_BNR.reshape(-1, R))
         log_prob_BM = (state.log_prob_BN[..., None] + log_prob_MV.reshape(B, N, V)).reshape(B, -1)
         # Enough candidates for N unfinished beams: of each beam, every stop token and one other.
-        log_prob_BC, index_BC = jax.lax.top_k(log_prob_BM, min((1 + max(1, stop_ids.size)) * N, N * V))
+        log_prob_BC, index_BC = _top_k(log_prob_BM, min((1 + max(1, stop_ids.size)) * N, N * V))
         parent_BC, token_BC = index_BC // V, (index_BC % V).astype(jnp.int32)
         tokens_BCR = jnp.where(jnp.arange(R) < n, _gather(state.tokens_BNR, parent_BC), token_BC[..., None])
         ends_BC = (token_BC[..., None] == stop_ids).any(axis=-1) | (n + 1 == max_new)
@@ -169,8 +168,7 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
             score_BN=score_BN,
             found_BN=found_BN,
             open_B=state.open_B & ~(found_BN.all(axis=1) & done_B),
-            # Reordered after the step has appended to it: the append then happens in place.
-            cache=reorder(state.cache, _gather(parent_BC, best_BN), slots - R),
+            cache=follow(state.cache, _gather(parent_BC, best_BN)),
         )
 
     def unfinished(state: BeamState) -> jax.Array:
@@ -186,25 +184,48 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
         score_BN=absent_BN,
         found_BN=jnp.zeros((B, N), bool),
         open_B=jnp.ones(B, bool),
-        cache=repeat_rows(inputs.cache, N),
+        cache=share_slots(inputs.cache, N, R),
     )
     state = jax.lax.while_loop(unfinished, step, extend(state, jnp.repeat(inputs.logits_BV, N, axis=0)))
     return state.answers_BNR[:, : beam.num_return_sequences], state.score_BN[:, : beam.num_return_sequences]
 
 
-def reorder(cache: Cache, parent_BN: jax.Array, start: int) -> Cache:
-    """Each beam with its parent's slots from `start` on; before that, the beams of a row are equal. Of a ring, all; of
-    layers without slots, with its parent's state."""
+def share_slots(cache: Cache, N: int, R: int) -> Cache:
+    """A cache of N beams for each row, from one whose last R slots are free.
+
+    Where keys and values have a slot for each token, all beams of a row keep theirs in one row of them, in turn, behind
+    the prompt's; those that are a beam's own are the valid ones of its row. So no keys and values are copied when
+    beams change places. Rings, and what other layers keep, are repeated.
+    """
+    wide = cache.widen(cache.valid_BS.shape[1] + (N - 1) * R)
+    repeated = repeat_rows(wide, N)
+    kv = caches.over_slots(lambda x: x, wide.kv, of_others=lambda x: jnp.repeat(x, N, axis=row_axis(x)))
+    return repeated.replace(kv=kv, length=cache.length + jnp.arange(len(repeated.valid_BS)) % N)
+
+
+def follow(cache: Cache, parent_BN: jax.Array) -> Cache:
+    """The cache of `share_slots` after each beam was replaced by an extension of its parent."""
     B, N = parent_BN.shape
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
+    of_parents = lambda x: jnp.take(x, rows_M, axis=row_axis(x), mode="clip")
+    kv = caches.over_slots(lambda x: x, cache.kv, of_others=of_parents)
+    return cache.replace(kv=kv, valid_BS=cache.valid_BS[rows_M])
 
-    def of_parents(x: jax.Array) -> jax.Array:
-        return jnp.take(x, rows_M, axis=row_axis(x), mode="clip")
 
-    def slots_of_parents(x: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(x, of_parents(x[..., start:, :]), start, axis=-2)
+def _top_k(x_BM: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """`jax.lax.top_k`, quicker for many elements: the k largest are in the k blocks with the largest of their own."""
+    count = -(-x_BM.shape[1] // _BLOCK)
+    if count <= k:
+        return jax.lax.top_k(x_BM, k)
+    padded_BM = jnp.pad(x_BM, ((0, 0), (0, count * _BLOCK - x_BM.shape[1])), constant_values=-jnp.inf)
+    x_BNE = padded_BM.reshape(-1, count, _BLOCK)
+    # In order, so that of equal elements the first is chosen, here too.
+    block_BK = jnp.sort(jax.lax.top_k(x_BNE.max(axis=-1), k)[1], axis=-1)
+    largest_BK, index_BK = jax.lax.top_k(_gather(x_BNE, block_BK).reshape(len(x_BM), -1), k)
+    return largest_BK, _gather(block_BK, index_BK // _BLOCK) * _BLOCK + index_BK % _BLOCK
 
-    return cache.replace(kv=caches.over_slots(slots_of_parents, cache.kv, of_others=of_parents))
+
+_BLOCK = 256
 
 
 def _gather(x: jax.Array, index_BN: jax.Array) -> jax.Array:

@@ -205,7 +205,7 @@ class Sample(TokenByToken):
 
     def choose(self, keys_B: jax.Array, logits_BV: jax.Array) -> jax.Array:
         """int32[B], each row by its own key."""
-        return jax.vmap(jax.random.categorical)(keys_B, self.filter(logits_BV)).astype(jnp.int32)
+        return jax.vmap(draw)(keys_B, self.filter(logits_BV))
 
     def log_probs(self, inputs: DecodeInputs, n: jax.Array | int, logits_MV: jax.Array, new_MR: jax.Array) -> jax.Array:
         """As in `Strategy`: of what is drawn from."""
@@ -229,6 +229,28 @@ class Sample(TokenByToken):
             eta_B1 = self.eta_cutoff**0.5 * jnp.exp(-_entropy(logits_BV))
             logits_BV = _keep_probable(logits_BV, jnp.minimum(self.eta_cutoff, eta_B1))
         return logits_BV
+
+
+def draw(key: jax.Array, logits_V: jax.Array) -> jax.Array:
+    """int32[], a random token by the softmax of these logits; never one of -inf.
+
+    Two random numbers, one for a block of tokens and one for a token of the block. (Gumbel's way, a random number for
+    each token, takes longer than many a model's step on a CPU.)
+    """
+    weight_V = jnp.exp(logits_V - logits_V.max())
+    weight_NK = jnp.pad(weight_V, (0, -len(weight_V) % _BLOCK)).reshape(-1, _BLOCK)
+    share_2 = jax.random.uniform(key, (2,), weight_V.dtype)
+    block = _first_with_share(weight_NK.sum(axis=1), share_2[0])
+    return block * _BLOCK + _first_with_share(weight_NK[block], share_2[1])
+
+
+_BLOCK = 128
+
+
+def _first_with_share(weight_N: jax.Array, share: jax.Array) -> jax.Array:
+    """int32[]: the first element, of those of positive weight, up to which the weights have this share of their sum."""
+    sum_N = jnp.where(weight_N > 0, jnp.cumsum(weight_N), 0)  # which may be rounded down from one to the next
+    return jnp.argmax((weight_N > 0) & (sum_N >= share * sum_N.max())).astype(jnp.int32)
 
 
 def keep_typical(logits_BV: jax.Array, mass: float) -> jax.Array:

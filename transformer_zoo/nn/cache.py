@@ -50,7 +50,8 @@ class Cache:
             products with a token's queries and weights read them as they are, and a CPU need not copy them first. Of
             latent attention, one array that stands for both. Where blocks are scanned in groups (`stack.Group`) or in
             several stacks, a tuple of these, with a `State` for a layer without them. `Windowed` of layers with a ring;
-            where only some have one, a `ByKind` of both.
+            where only some have one, a `ByKind` of both. Where slots have fewer rows than there are, consecutive rows
+            share those of one, in which each writes slots of its own.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
         length: int32[], the slots written so far; int32[B] where they differ by row.
         ring: of the layers with a window, which positions their slots hold, fewer than those of `valid_BS`. None: all
@@ -236,6 +237,11 @@ def append(layer: Any, new: Any, start: jax.Array | int) -> Any:
     new = to_cache_layout(new)
     if layer is None:
         return new
+    if (rows := len(jax.tree.leaves(layer)[0])) != len(jax.tree.leaves(new)[0]):
+        # The single tokens of the rows that share slots, side by side.
+        side_by_side = lambda x_MG1K: jnp.swapaxes(x_MG1K[:, :, 0].reshape(rows, -1, *x_MG1K.shape[1::2]), 1, 2)
+        new = jax.tree.map(side_by_side, new)
+        start = start[0]
     return jax.tree.map(lambda old, part: _write(old, part.astype(old.dtype), start, axis=-2), layer, new)
 
 

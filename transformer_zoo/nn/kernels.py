@@ -33,17 +33,23 @@ def attend(
     for.
 
     Keys may have fewer rows than queries: a source, for example, that several beams attend to. Each row of keys then
-    serves an equal number of consecutive rows of queries, and the mask may not depend on the query.
+    serves an equal number of consecutive rows of queries.
 
     Raises:
         ValueError: an unknown implementation, or one that does not support these arguments.
     """
+    mask = mask or Mask()
     if (rows := len(k_BSGK)) != len(q_BTHK):
-        q_BTHK, shape = q_BTHK.reshape(rows, -1, *q_BTHK.shape[2:]), q_BTHK.shape
+        shape = M, T, H, K = q_BTHK.shape
+        seen = mask.dense(T, S := k_BSGK.shape[1])
+        if seen is not None and len(seen) == M:
+            seen_BTS = jnp.broadcast_to(seen, (M, 1, T, S)).reshape(rows, -1, S)
+            mask = Mask(offset=mask.offset, seen_BTS=seen_BTS)
+        if bias is not None and len(bias) == M:
+            bias = jnp.swapaxes(bias.reshape(rows, -1, *bias.shape[1:]), 1, 2).reshape(rows, H, -1, S)
         kwargs = {"mask": mask, "bias": bias, "scale": scale, "cap": cap, "sinks_H": sinks_H}
         kwargs["implementation"] = implementation
-        return attend(q_BTHK, k_BSGK, v_BSGK, **kwargs).reshape(shape)
-    mask = mask or Mask()
+        return attend(q_BTHK.reshape(rows, -1, H, K), k_BSGK, v_BSGK, **kwargs).reshape(shape[:-1] + v_BSGK.shape[-1:])
     name = FUSED.get(sharding.platform(), "xla") if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:
         hint = trees.nearest(name, IMPLEMENTATIONS)

@@ -21,6 +21,7 @@ class Mask:
             each side of it.
         local: whether the window applies; it may differ by layer.
         ahead_BTS: the position of each key minus the query's, by which the window goes. None: slots are positions.
+        seen_BTS: any other condition, bool[B, T, S].
     """
 
     causal: bool = struct.field(pytree_node=False, default=False)
@@ -31,6 +32,7 @@ class Mask:
     window: int | None = struct.field(pytree_node=False, default=None)
     local: jax.Array | bool = True
     ahead_BTS: jax.Array | None = None
+    seen_BTS: jax.Array | None = None
 
     @property
     def reach(self) -> int:
@@ -59,6 +61,8 @@ class Mask:
             if ahead_BTS is None:
                 ahead_BTS = (jnp.arange(S) - self.offset - jnp.arange(T)[:, None])[None]
             conditions.append(((jnp.abs(ahead_BTS) <= self.reach) | jnp.logical_not(self.local))[:, None])
+        if self.seen_BTS is not None:
+            conditions.append(self.seen_BTS[:, None])
         return _all(conditions)
 
 
