@@ -112,6 +112,7 @@ def test_published_counts():
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["qwen3.5-0.8b"].params == 752_393_024
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["gemma-4-26b-a4b"].params == 25_233_141_790
     assert registry.presets()["command-r7b"].params == 8_028_033_024
     assert registry.presets()["granite-3.3-2b"].params == 2_533_525_504
     assert registry.presets()["deepseek-coder-1.3b"].params == 1_346_471_936

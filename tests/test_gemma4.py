@@ -1,15 +1,16 @@
-"""Gemma 4: layers that reuse the keys and values of others."""
+"""Gemma 4: layers that reuse the keys and values of others, and experts beside the MLP."""
 
 import families
 import jax
 import numpy as np
 import pytest
 
-from transformer_zoo import trees
+from transformer_zoo import lora, quantization, registry, sharding, trees
 from transformer_zoo.checkpoints import weight_map
+from transformer_zoo.config import Lora
 from transformer_zoo.nn import cache as caches
 
-CASE = families.main("gemma4").with_(num_layers=5, num_reusing_layers=3, global_every=2)
+CASE = families.mixture("gemma4").with_(num_layers=5, num_reusing_layers=3, global_every=2)
 
 
 def test_the_cache_has_no_slots_of_layers_that_reuse_others():
@@ -47,6 +48,18 @@ def test_published_files_hold_keys_and_values_that_nothing_reads():
     jax.tree.map(np.testing.assert_array_equal, load(names), trees.unflatten(trees.flatten(params)))
     with pytest.raises(ValueError, match="unexpected:  model.layers.5.self_attn.k_proj.weight"):
         load(["model.layers.5.self_attn.k_proj.weight"])
+
+
+def test_experts_are_matrices_and_their_router_is_none():
+    """What is quantised, what has an adapter, and how a mesh divides it."""
+    ours, mesh = "blocks/layer_0/experts", sharding.make_mesh(expert=4, tensor=2)
+    found = {path for path in quantization.matrices(CASE.model) if path.startswith(ours)}
+    assert found == {f"{ours}/{name}/kernel" for name in ("gate", "up", "down")}
+    (adapted,) = lora.adapted(CASE.model, Lora(rank=2, targets=(rf"{ours}/router",))).adapters
+    assert adapted == f"{ours}/router"
+    divided = trees.flatten(sharding.param_shardings(registry.param_shapes(CASE.model), mesh))
+    assert tuple(divided[f"{ours}/up/kernel"].spec) == (None, "expert", None, "tensor")
+    assert divided[f"{ours}/scale"].is_fully_replicated and divided[f"{ours}/router/kernel"].is_fully_replicated
 
 
 def test_layers_reuse_the_last_keys_and_values_of_their_kind():

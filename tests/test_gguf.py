@@ -23,6 +23,7 @@ from transformer_zoo.checkpoints import config_map, gguf, gguf_folder, safetenso
 from transformer_zoo.data.token_bytes import BYTE_OF
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
+from transformer_zoo.published import gguf as gguf_layout
 
 FAMILIES = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
 PLAIN = ("llama", "qwen2", "qwen3")
@@ -30,6 +31,8 @@ PLAIN = ("llama", "qwen2", "qwen3")
 UNSAID = ("activation", "global_every", "unrotated_every", "normalised", "gate_scale", "gate_limit", "attention_bias")
 """Fields that most files do not tell: those of the published models."""
 TEXTS = ["The window and the door of a house, 1234 times.", "Ça va? 你好 \n\n  def f(x):\n    return x", "<|end|>"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:the model has no tokenizer")
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +156,7 @@ def test_what_yarn_multiplies_by():
 
 
 def trained(
-    pattern: str | None, digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
+    patterns: Sequence[str], digits: bool, ascii_only: bool = False, uncut: Sequence[str] = ()
 ) -> tokenizers.Tokenizer:
     """A tokenizer of pairs of bytes as the reference's `tokenizer.json` describes it.
 
@@ -162,15 +165,15 @@ def trained(
         uncut: texts of which everything is a pair, also where they are cut.
     """
     if uncut:
-        pattern, digits = r"[\s\S]+", False
+        patterns, digits = (r"[\s\S]+",), False
     pre = tokenizers.pre_tokenizers
     letters = pre.ByteLevel.alphabet()
     if ascii_only:
         letters = sorted(BYTE_OF.keys(), key=BYTE_OF.get)[:128]
     cuts = [pre.Digits(individual_digits=True)] if digits else []
-    cuts += [] if pattern is None else [pre.Split(tokenizers.Regex(pattern), "isolated")]
+    cuts += [pre.Split(tokenizers.Regex(pattern), "isolated") for pattern in patterns]
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=pattern is None)])
+    made.pre_tokenizer = pre.Sequence([*cuts, pre.ByteLevel(add_prefix_space=False, use_regex=not patterns)])
     made.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=600 if uncut else 320, special_tokens=["<|end|>", "<|start|>"], initial_alphabet=letters,
@@ -182,8 +185,8 @@ def trained(
 
 @pytest.mark.parametrize("pre", [*gguf_folder.CUTS])
 def test_tokenizer(tmp_path: Path, pre: str):
-    pattern, digits, _ = gguf_folder.CUTS[pre]
-    own = trained(pattern, digits)
+    patterns, digits, _ = gguf_folder.CUTS[pre]
+    own = trained(patterns, digits)
     described = json.loads(own.to_str())["model"]
     tokens = sorted(described["vocab"], key=described["vocab"].get)
     metadata = {
@@ -212,9 +215,9 @@ def tokenizer_of(
     folder: Path, pre: str, ascii_only: bool = False, uncut: Sequence[str] = (), **settings: Any
 ) -> Tokenizer:
     """One that `trained` makes, as a folder of the Hugging Face layout has it."""
-    pattern, digits, whole = gguf_folder.CUTS[pre]
-    described = json.loads(trained(pattern, digits, ascii_only, uncut).to_str())
-    described["pre_tokenizer"] = json.loads(trained(pattern, digits).to_str())["pre_tokenizer"]
+    patterns, digits, whole = gguf_folder.CUTS[pre]
+    described = json.loads(trained(patterns, digits, ascii_only, uncut).to_str())
+    described["pre_tokenizer"] = json.loads(trained(patterns, digits).to_str())["pre_tokenizer"]
     described["model"]["ignore_merges"] = whole
     described["normalizer"] = {"type": "NFC"} if pre in gguf_folder.COMPOSED else None
     folder.mkdir()
@@ -224,23 +227,56 @@ def tokenizer_of(
     return Tokenizer.load(folder)
 
 
+def spaced(folder: Path) -> Tokenizer:
+    """One like Gemma 4's: spaces are another character, and what is not in the vocabulary is bytes."""
+    space, split = gguf_folder.SPACE, tokenizers.pre_tokenizers.Split
+    made = gguf_folder.merging(gguf_folder.SPACED)
+    made.pre_tokenizer = split(tokenizers.Regex("\n+"), "isolated")
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=200, show_progress=False)
+    made.train_from_iterator([*TEXTS[:1], "two\n\n\n lines  ends"] * 5, trainer)
+    described, usual = (json.loads(one.to_str()) for one in (made, gguf_folder.merging(gguf_folder.SPACED)))
+    found = sorted(described["model"]["vocab"], key=described["model"]["vocab"].get)
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *found]
+    described["model"] |= {"vocab": {token: i for i, token in enumerate(tokens)}, "unk_token": "<unk>"}
+    described["pre_tokenizer"] = usual["pre_tokenizer"]
+    described["added_tokens"] = [
+        {"id": i, "content": token, "special": True, "normalized": False, "single_word": False, "lstrip": False,
+         "rstrip": False} for i, token in enumerate(tokens[:4])
+    ]  # fmt: skip
+    assert space in "".join(found)
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(described))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named | {"unk_token": "<unk>", "pad_token": "<pad>"}))
+    return Tokenizer.load(folder)
+
+
 def held(family: str, **sizes: Any) -> Any:
     """A small configuration that a file can hold."""
-    if family == "falcon":
-        sizes |= {"num_kv_heads": 1}
-    default = registry.family(family).Config()
-    config = families.sized(families.small(family), **{name: getattr(default, name) for name in UNSAID
-                                                       if hasattr(default, name)})  # fmt: skip
+    module = registry.family(family)
+    default, told = module.Config(), gguf_layout.PATTERN.keys() & module.PUBLISHED.gguf.defaults.keys()
+    unsaid = [name for name in UNSAID if hasattr(default, name) and not (told and name == "global_every")]
+    config = families.sized(families.small(family), **{name: getattr(default, name) for name in unsaid})
     config = families.sized(config, global_layers=0, **sizes)
     if not any(field.name == "global_every" for field in dataclasses.fields(config)):
         config = families.sized(config, window=None)
     return families.without_dropout(families.sized(config, score_dim=getattr(config, "head_dim", 0)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_written_is_read(tmp_path: Path, family: str):
-    """The same configuration and the same numbers, but for norms whose scales are stored larger by one."""
-    m = families.made(family, held(family), task="causal-lm")
+OTHERS = (
+    ("falcon", {"num_kv_heads": 1}),
+    ("falcon", {"num_kv_heads": 2, "two_norms": True}),
+    ("deepseek_v3", {"query_rank": None, "rope": Rope(interleaved=True), "value_dim": 6}),
+    ("gemma4", {"num_layers": 4, "num_reusing_layers": 2, "double_mlp": True, "values_are_keys": True, "head_dim": 12}),
+    ("gemma4", families.EXPERTS),
+)
+
+
+@pytest.mark.parametrize(("family", "changes"), [*((name, {}) for name in FAMILIES), *OTHERS])
+def test_written_is_read(tmp_path: Path, family: str, changes: dict[str, Any]):
+    """The same configuration and the same numbers, but for norms whose scales are stored larger by one, and for rates
+    that are stored themselves and not their logarithms."""
+    m = families.made(family, held(family, **changes), task="causal-lm")
     m.save_gguf(tmp_path / "m.gguf", dtype="float32")
     loaded = zoo.from_pretrained(tmp_path / "m.gguf")
     if family == "mistral":  # its files are LLaMA's
@@ -250,13 +286,14 @@ def test_written_is_read(tmp_path: Path, family: str):
     rope = getattr(m.config, "rope", Rope())
     if told_rope := getattr(told, "rope", None):  # a number of 32 bits
         assert told_rope.attention_scale == pytest.approx(rope.attention_scale, rel=1e-7)
-        same = {name: getattr(rope, name) for name in ("attention_factor", "mscale", "mscale_all_dim")}
+        untold = ("attention_factor", *(() if family == "deepseek_v3" else ("mscale", "mscale_all_dim")))
+        same = {name: getattr(rope, name) for name in untold}
         told = families.sized(told, rope=dataclasses.replace(told_rope, **same))
     assert families.sized(told, init_std=m.config.init_std, global_layers=0, balance_weight=balance) == m.config
     ours, expected = params(loaded), params(m)
     assert ours.keys() == expected.keys()
     for path, x in expected.items():
-        assert np.abs(ours[path] - x).max() <= (2e-7 if path.endswith("/offset") else 0), path
+        assert np.abs(ours[path] - x).max() <= (2e-7 if path.endswith(("/offset", "/log_rate")) else 0), path
 
 
 def test_factors_of_rotary_positions(tmp_path: Path):
@@ -273,6 +310,16 @@ def test_factors_of_rotary_positions(tmp_path: Path):
     (tmp_path / "n.gguf").write_bytes(content.replace(b"rope_factors_long", b"rope_factors_lung"))
     with pytest.raises(ValueError, match="the tensor rope_factors_short.weight is there without the one"):
         zoo.from_pretrained(tmp_path / "n.gguf")
+
+
+def test_slower_pairs_of_layers_without_a_window(tmp_path: Path):
+    """The tensor of slower pairs is theirs, where layers with a window have positions of their own."""
+    rope = Rope(theta=50.0, kind="llama3", factor=8.0, original_length=12)
+    m = families.made("gemma3", held("gemma3", rope=rope), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    read = zoo.from_pretrained(tmp_path / "m.gguf").config
+    assert families.difference(read.rope.slowdown(6), rope.slowdown(6)) < 1e-7 and read.rope.slowdown(6).max() > 2
+    assert read.local_theta == m.config.local_theta
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
@@ -301,7 +348,8 @@ def test_which_layers_have_a_window(tmp_path: Path):
 
 def test_written_as_16_bits(tmp_path: Path):
     m = families.made("stablelm", held("stablelm", query_key_norm=True), task="causal-lm")
-    m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")
+    with pytest.warns(UserWarning, match="no tokenizer, and llama.cpp reads no GGUF file without one"):
+        m.save_gguf(tmp_path / "m.gguf", dtype="bfloat16")
     kinds = {name: tensor.kind for name, tensor in gguf.read(tmp_path / "m.gguf").tensors.items()}
     assert {kind for name, kind in kinds.items() if "norm" in name} == {0} != {kinds["blk.0.attn_q.weight"]}
     kept, rounded = zoo.from_pretrained(tmp_path / "m.gguf").params, jnp.asarray(m.params["token_embed"]["embedding"])
@@ -318,7 +366,7 @@ def test_names_are_those_of_the_library(family: str):
     tensors = weight_map.dump(registry.family(family), shapes, config=config, task="causal-lm")
     metadata = layout.metadata(config_map.write(registry.family(family), config, "causal-lm"))
     known = {key.replace("{arch}", layout.architecture) for group in (library.Keys.LLM, library.Keys.Attention,
-             library.Keys.Rope) for key in vars(group).values() if isinstance(key, str)}  # fmt: skip
+             library.Keys.Rope, library.Keys.SSM) for key in vars(group).values() if isinstance(key, str)}  # fmt: skip
     assert metadata.keys() <= known
     checked = 0
     for name in tensors:
@@ -328,7 +376,7 @@ def test_names_are_those_of_the_library(family: str):
         if (found := tables.get_name(merged, (".weight", ".bias"))) is not None and len(theirs) == 1:
             assert theirs[0].removesuffix(".weight") == found.removesuffix(".weight"), name
             checked += 1
-        assert {part.rsplit(".", 1)[0] for part in theirs} <= {
+        assert {re.sub(r"\.(weight|bias)$", "", part) for part in theirs} <= {
             library.TENSOR_NAMES[kind].format(bid=bid) for kind in library.MODEL_TENSORS[arch]
             for bid in range(config.num_layers)
         }, name  # fmt: skip
@@ -347,6 +395,72 @@ def test_experts_and_parts_that_do_not_fit(tmp_path: Path):
         (tmp_path / "n.gguf").write_bytes(content.replace(old, new))
         with pytest.raises(ValueError, match=words):
             zoo.from_pretrained(tmp_path / "n.gguf")
+
+
+def rewritten(file: Path, changes: dict[str, Any], tensors: dict[str, np.ndarray]) -> Path:
+    """The file with other numbers in its metadata, and with further tensors."""
+    content = gguf.read(file)
+    writer = library.GGUFWriter(file.with_name("n.gguf"), content.metadata["general.architecture"])
+    for key, value in {**content.metadata, **changes}.items():
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, bool: writer.add_bool}
+        if key != "general.architecture" and value is not None:
+            add.get(type(value), writer.add_array)(key, value)
+    for name, tensor in {**content.tensors, **tensors}.items():
+        writer.add_tensor(name, np.array(tensor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file.with_name("n.gguf")
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3_5"])
+def test_layers_that_predict_further_tokens(tmp_path: Path, family: str):
+    """They follow those of the model, and are left out."""
+    m = families.made(family, held(family), task="causal-lm")
+    m.save_gguf(tmp_path / "m.gguf")
+    layers, arch = m.config.num_layers, registry.family(family).PUBLISHED.gguf.architecture
+    changes = {f"{arch}.block_count": layers + 1, f"{arch}.nextn_predict_layers": 1}
+    more = {
+        f"blk.{layers}.{name}.weight": np.ones((2, 2), np.float32)
+        for name in ("nextn.eh_proj", "nextn.enorm", "ffn_up")
+    }
+    with pytest.warns(UserWarning, match="a layer that predicts a further token, which is not read"):
+        loaded = zoo.from_pretrained(rewritten(tmp_path / "m.gguf", changes, more))
+    assert loaded.config.num_layers == layers and params(loaded).keys() == params(m).keys()
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "words"),
+    [
+        ("deepseek_v3", {"expert_gating_func": 1}, "expert_gating_func is 1: only experts that sigmoids choose"),
+        ("deepseek_v3", {"attention.key_length_mla": None}, "key_length_mla is not there: old files"),
+        ("deepseek_v3", {"attention.key_length": 5}, "is not that of a latent and a rotary key, 12"),
+        ("deepseek_v3", {"rope.scaling.yarn_log_multiplier": None}, "only a multiplier above 0 is supported"),
+        ("deepseek_v3", {"attention.temperature_scale": 0.1}, "queries of this family do not grow"),
+        ("qwen3_5", {"ssm.state_size": None}, "there is no key ssm.state_size in its metadata"),
+        ("qwen3_5", {"ssm.time_step_rank": 9}, "ssm.time_step_rank is 9, for ssm.group_count 8"),
+        ("gemma4", {"expert_count": 4}, "top_k_experts is None; with enable_moe_block it must be a number"),
+        ("gemma4", {"attention.sliding_window_pattern": 2}, "is no list of what has a window, layer by layer"),
+        ("gemma4", {"attention.head_count_kv": [4, 8, 2]}, r"head_count_kv is \[2, 8\] in layers of one kind"),
+        ("gemma4", {"feed_forward_length": [40, 40, 50]}, "50 in the last layers and 40 before: only twice"),
+        ("gemma4", {"rope.dimension_count_swa": 4}, r"key_length_swa is \[4, 8\] in layers of one kind"),
+        ("llama", {"attention.temperature_scale": 0.1}, "temperature_scale without YaRN is not supported"),
+    ],
+)  # fmt: skip
+def test_what_its_architecture_alone_can_hold(tmp_path: Path, family: str, changes: dict[str, Any], words: str):
+    families.made(family, held(family), task="causal-lm").save_gguf(tmp_path / "m.gguf")
+    arch = registry.family(family).PUBLISHED.gguf.architecture
+    changed = rewritten(tmp_path / "m.gguf", {f"{arch}.{key}": value for key, value in changes.items()}, {})
+    with pytest.raises(ValueError, match=words):
+        zoo.from_pretrained(changed)
+
+
+def test_rates_that_are_none(tmp_path: Path):
+    families.made("qwen3_5", held("qwen3_5"), task="causal-lm").save_gguf(tmp_path / "m.gguf")
+    rates = np.array(gguf.read(tmp_path / "m.gguf").tensors["blk.0.ssm_a"])
+    with pytest.raises(ValueError, match="n.gguf cannot be read: blk.0.ssm_a: a state would not decay"):
+        zoo.from_pretrained(rewritten(tmp_path / "m.gguf", {}, {"blk.0.ssm_a": 0 * rates}))
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
@@ -389,6 +503,14 @@ def test_what_cannot_be_written_is_named(tmp_path: Path):
     refused(r"YaRN between \(4.0, 1.0\) turns has no place", of("llama", families.sized(silu, rope=yarn)))
     windowed = families.small("qwen2", activation="silu", window=3, global_layers=1)
     refused("window=3 has no place in a GGUF file of qwen2: it would be read as None", of("qwen2", windowed))
+    windowed = families.small("mistral", activation="silu", window=3)  # llama.cpp has no window in LLaMA's kin
+    refused("window=3 has no place in a GGUF file of llama: it would be read as None", of("mistral", windowed))
+    reusing = held("gemma4", num_layers=5, num_reusing_layers=2)
+    refused("num_reusing_layers=2 has no place in a GGUF file of gemma4", of("gemma4", reusing))
+    refused("kind default have no place", of("gemma4", families.sized(reusing, num_reusing_layers=1, rope=Rope())))
+    scales = Rope(kind="yarn", factor=2.0, original_length=6, fast_turns=32.0, mscale=1.0, interleaved=True)
+    latent = of("deepseek_v3", held("deepseek_v3", rope=scales))
+    refused("of latent attention its readers take YaRN whose mscale", latent)
     small = of("llama", silu)
     (tmp_path / "bytes").mkdir()
     (tmp_path / "bytes" / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
@@ -416,16 +538,18 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     write(tmp_path / "m.gguf", m, metadata={"llama.attention.sliding_window": 3})
     with pytest.raises(ValueError, match="attention.sliding_window is 3, and this family has no window"):
         zoo.from_pretrained(tmp_path / "m.gguf")
-    write(tmp_path / "m.gguf", m, metadata={"llama.attention.causal": False})
+    write(tmp_path / "m.gguf", m, metadata={"llama.attention.causal": False, "general.name": "m"})
     with pytest.raises(ValueError, match="m.gguf: the key llama.attention.causal is not known"):
         zoo.from_pretrained(tmp_path / "m.gguf")
     content = (tmp_path / "m.gguf").read_bytes()
+    start = min(tensor.offset for tensor in gguf.read(tmp_path / "m.gguf").tensors.values())
     for words, changed in {
         "it is empty": b"",
         "it does not begin with GGUF": b"GGML" + content[4:],
         "its version is 1: only 2 and 3": content[:4] + b"\1\0\0\0" + content[8:],
         "has the architecture 'lxama', which is not read": content.replace(b"llama", b"lxama"),
         "and the file has": content[:-64],
+        "are of no tensor, and not zero": content[: start - 1] + b"\1" + content[start:],
     }.items():
         (tmp_path / "n.gguf").write_bytes(changed)
         with pytest.raises(ValueError, match=f"n.gguf.*{words}"):
@@ -477,6 +601,21 @@ def test_pieces_of_sentencepiece(tmp_path: Path, prefix: bool):
     loaded_again = zoo.from_pretrained(tmp_path / "m.gguf")
     loaded_again.save_gguf(tmp_path / "again.gguf")
     assert gguf.read(tmp_path / "again.gguf").metadata == gguf.read(tmp_path / "m.gguf").metadata
+
+
+def test_pairs_of_characters(tmp_path: Path):
+    """A tokenizer like Gemma 4's comes back, bytes and all."""
+    own = spaced(tmp_path / "own")
+    config = held("llama", vocab_size=own.vocab_size, eos_id=1)
+    families.made("llama", config, task="causal-lm").replace(tokenizer=own).save_gguf(tmp_path / "m.gguf")
+    metadata = gguf.read(tmp_path / "m.gguf").metadata
+    assert metadata["tokenizer.ggml.token_type"][:5] == [3, 3, 3, 2, 6] and "tokenizer.ggml.pre" not in metadata
+    loaded = zoo.from_pretrained(tmp_path / "m.gguf").tokenizer
+    for text in [*TEXTS, "a  <eos>b\t\U0001f600"]:
+        ids = own.encode(text).ids
+        assert loaded.encode(text).ids.tolist() == ids.tolist() and loaded.decode(ids) == own.decode(ids)
+    assert loaded.decode(loaded.encode(TEXTS[1]).ids) == TEXTS[1]
+    assert (loaded.bos_id, loaded.eos_id, loaded.unk_id, loaded.pad_id) == (2, 1, 3, 0)
 
 
 def test_pieces_that_are_not_written(tmp_path: Path):

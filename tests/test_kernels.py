@@ -396,3 +396,25 @@ def test_buckets_of_distances():
     before, behind = bucket_R[199::-1], bucket_R[199:]
     np.testing.assert_array_equal(before, np.searchsorted(STARTS, distances, side="right") - 1)
     np.testing.assert_array_equal(behind[1:], before[1:] + 16)
+
+
+def test_rows_that_share_keys():
+    """As with repeated keys: the mask is each query's or that of the keys, a bias likewise."""
+    N, S, M, draw = 3, 40, 3 * B, np.random.default_rng(0)
+    q_MTHK, k_BSGK, v_BSGE = (draw.normal(size=size) for size in ((M, 1, H, K), (B, S, 2, K), (B, S, 2, 5)))
+    valid_MS, bias_MHTS = draw.random((M, S)) < 0.6, draw.normal(size=(M, H, 1, S))
+    own = Mask(
+        causal=True, offset=draw.integers(20, S, M), valid_BS=valid_MS, window=9, ahead_BTS=distances(S)[:, 17:18]
+    )
+    repeated = lambda x: np.repeat(x, N, axis=0)
+    with jax.enable_x64(True):
+        for mask, whole in (
+            (None, None),
+            (Mask(valid_BS=valid_MS[:B]), Mask(valid_BS=repeated(valid_MS[:B]))),
+            (own, own),
+        ):
+            for bias, cap in ((None, None), (bias_MHTS, None), (bias_MHTS[:1], 1.5)):
+                given = {"bias": bias, "cap": cap, "scale": 0.3}
+                found = kernels.attend(q_MTHK, k_BSGK, v_BSGE, mask=mask, **given)
+                expected = kernels.attend(q_MTHK, repeated(k_BSGK), repeated(v_BSGE), mask=whole, **given)
+                np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parent.parent / "transformer_zoo"
 LEVELS = (
     ("trees", "pages", "interrupts", "messages", "json_files", "arguments", "folders", "installation", "tables"),
     ("sharding", "hugging_face", "vectors", "options"),
-    ("nn", "published"),
+    ("nn",),
+    ("published",),
     ("models",),
     ("registry", "heads"),
     ("checkpoints", "generation", "data", "config", "quantization"),

@@ -154,11 +154,11 @@ def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
     assert_same(random(family, task), from_pretrained(tmp_path / "old"))
 
 
-NESTED = [family for family in registry.families() if registry.family(family).PUBLISHED.nested]
+NESTED = [(family, kind) for family in registry.families() for kind in registry.family(family).PUBLISHED.nested]
 
 
-@pytest.mark.parametrize("family", NESTED)
-def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str):
+@pytest.mark.parametrize(("family", "kind"), NESTED)
+def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str, kind: str):
     """Its settings are under `text_config`, its tensors have another prefix, and the others are not read."""
     spec, fresh = registry.family(family).PUBLISHED, random(family, "causal-lm")
     save_pretrained(tmp_path / "text", fresh)
@@ -172,19 +172,24 @@ def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str
     ignored = [pattern for pattern, _ in spec.ignored]  # such as `(vision|audio)_tower\\..*`
     modules = [re.sub(r"\((\w+)\|.*?\)", r"\1", pattern).removesuffix(r"\..*") for pattern in ignored]
     unread = spec.unread(fresh.config)
-    modules = [f"model.{module}" for module in modules] + [sign.removesuffix(r"\..*") for _, sign, _ in unread]
+    whole = [sign.removesuffix(r"\..*") for _, sign, _ in unread if sign.endswith(r"\..*")]  # modules of their own
+    modules = [*(f"model.{module}" for module in modules), *whole]
     others = {f"{module}.blocks.0.norm1.weight": np.ones(4) for module in modules}
     safetensors.write_folder(tmp_path / "both", tensors | others)
     text = json.loads((tmp_path / "text" / "config.json").read_text())
     old = next(old for old, now in spec.renamed_classes.items() if now == text["architectures"][0])
-    settings = {"architectures": [old], "model_type": spec.nested[0], "vision_config": {"hidden_size": 8}}
+    settings = {"architectures": [old], "model_type": kind, "vision_config": {"hidden_size": 8}}
     settings["tie_word_embeddings"] = text.pop("tie_word_embeddings")
     config = tmp_path / "both" / "config.json"
     config.write_text(json.dumps(settings | {"text_config": text}))
-    with pytest.warns(UserWarning, match=f"is a {spec.nested[0]}: only its model of text is read") as told:
+    with pytest.warns(UserWarning, match=f"is a {kind}: only its model of text is read") as told:
         assert_same(fresh, from_pretrained(tmp_path / "both"))
     for *_, what in unread:
         assert sum(f"holds {what}, which is not read" in str(warning.message) for warning in told) == 1
+    lacks = {key: value for key, value in text.items() if key not in spec.nested[kind]}
+    config.write_text(json.dumps(settings | {"text_config": lacks}))
+    with pytest.warns(UserWarning):
+        assert config_map.read_file(tmp_path / "both").items() >= spec.nested[kind].items()
     config.write_text(json.dumps(settings | {"text_config": [1]}))
     with pytest.raises(ValueError, match="text_config is a list.*, where an object with the model of text is expected"):
         from_pretrained(tmp_path / "both")

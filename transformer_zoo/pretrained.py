@@ -363,7 +363,7 @@ def save_pretrained(
 
 def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32") -> None:
     """Writes a decoder as a GGUF file, which llama.cpp reads: weights, configuration, tokenizer and chat template. (A
-    file without a tokenizer is read by `from_pretrained` alone.)
+    file without a tokenizer is read by `from_pretrained` alone: a warning says so.)
 
     Only the first process of several writes. It needs the package `gguf`.
 
@@ -398,6 +398,13 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
         }
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
     metadata = gguf_writer.describe(family, model.config, tensors, named, tokenizer)
+    if tokenizer is None:
+        cause = f" ({bundle.no_tokenizer})" if bundle.no_tokenizer else ""
+        warnings.warn(
+            f"the model has no tokenizer{cause}, and llama.cpp reads no GGUF file without one: only from_pretrained "
+            f"will read {file}. m.replace(tokenizer=zoo.load_tokenizer(...)) gives it one",
+            stacklevel=2,
+        )
     write = functools.partial(gguf_writer.write, file, family, model.config, metadata, tensors, dtype)
     weight_map.written_once("save_gguf", tensors, write)
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 import xllamacpp
-from test_gguf import FAMILIES, TEXTS, held, pieces_of, tokenizer_of
+from test_gguf import FAMILIES, TEXTS, held, pieces_of, spaced, tokenizer_of
 
 import transformer_zoo as zoo
 from parity import assets
-from transformer_zoo.checkpoints.gguf_folder import CUTS
+from transformer_zoo.checkpoints.gguf_folder import CUTS, SPACED
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.nn.rotary import Rope
 
@@ -49,18 +49,31 @@ def greedy(file: Path, prompt: list[int], count: int) -> list[tuple[int, float]]
     return [(token["id"], token["logprob"]) for token in answer["choices"][0]["logprobs"]["content"]]
 
 
+# Of gpt-oss it would round the pairs at which YaRN's ramp begins and ends, unlike the model's own code.
+CHANGES = {
+    "gpt_oss": {"rope": Rope()},
+    "falcon": {"two_norms": True},
+    "qwen3_5": {"rope": Rope(share=0.5), "delta_key_dim": 16, "delta_value_dim": 16},
+    "gemma4": {
+        "num_layers": 6, "global_every": 2, "num_kv_heads": 1, "local_kv_heads": 2, "local_head_dim": 4,
+        "num_reusing_layers": 2, "double_mlp": True, "values_are_keys": True,
+        "rope": Rope(kind="proportional", share=0.5),
+    },
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("family", "rope"), [*((name, None) for name in FAMILIES), ("llama", LLAMA3), ("phi3", LONG), ("qwen3", YARN)]
+    ("family", "changes"),
+    [
+        *((name, CHANGES.get(name, {})) for name in FAMILIES),
+        *(("llama", {"rope": LLAMA3}), ("phi3", {"rope": LONG}), ("qwen3", {"rope": YARN})),
+        ("gemma4", CHANGES["gemma4"] | families.EXPERTS),
+    ],
 )
-def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, rope: Rope | None):
+def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, changes: dict[str, Any]):
     own = tokenizer_of(tmp_path / "own", "gpt-2", ascii_only=True)
-    # Of gpt-oss it would round the pairs at which YaRN's ramp begins and ends, unlike the model's own code.
-    rope = Rope() if family == "gpt_oss" else rope
-    changes = {} if rope is None else {"rope": rope}
-    config = held(
-        family, vocab_size=own.vocab_size, max_length=512, width=32, head_dim=8, num_heads=4, eos_id=0, num_kv_heads=2,
-        mlp_dim=32, window=4, **changes,
-    )  # fmt: skip
+    sizes = {"width": 32, "head_dim": 8, "num_heads": 4, "num_kv_heads": 2, "mlp_dim": 32, "window": 4, "eos_id": 0}
+    config = held(family, vocab_size=own.vocab_size, max_length=512, **sizes | changes)
     m = families.made(family, config, task="causal-lm").replace(tokenizer=own)
     prompt = own.encode("The window and").ids.tolist()
     m.save_gguf(tmp_path / "m.gguf")
@@ -82,10 +95,12 @@ TRICKY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("pre", [*CUTS, "pieces", "pieces without a prefix", "published pieces"])
+@pytest.mark.parametrize("pre", [*CUTS, SPACED, "pieces", "pieces without a prefix", "published pieces"])
 def test_llama_cpp_cuts_the_same(tmp_path: Path, pre: str):
     if pre in CUTS:
         own, changes = tokenizer_of(tmp_path / "own", pre, uncut=TRICKY), {}
+    elif pre == SPACED:
+        own, changes = spaced(tmp_path / "own"), {"eos_id": 1}
     elif pre == "published pieces":
         folder = assets.unpacked("mistral_common") / "mistral_common/data"
         own, changes = (

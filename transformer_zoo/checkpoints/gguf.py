@@ -126,15 +126,22 @@ class _Header:
             if name in found:
                 raise damaged(self.file, f"the tensor {json_files.excerpt(name)} is there twice")
             found[name] = self.placed(name, shape, kind, start + offset)
-        end = start  # the tensors must follow one another from here to the end of the file
+        end = self.at  # the tensors must follow one another from here to the end of the file, with zeros between them
         for tensor in sorted(found.values(), key=lambda tensor: tensor.offset):
             if tensor.offset != aligned(end):
                 shown = json_files.excerpt(tensor.name)
                 raise damaged(self.file, f"{shown} begins at byte {tensor.offset}, not at {aligned(end)}")
+            self.zeros(end, tensor.offset)
             end = tensor.offset + tensor.size
         if not end <= len(self.data) <= aligned(end):
             raise damaged(self.file, f"its tensors end at byte {end}, and the file has {len(self.data)}")
+        self.zeros(end, len(self.data))
         return File(metadata=metadata, tensors=found)
+
+    def zeros(self, start: int, stop: int) -> None:
+        """Raises ValueError if these bytes, which belong to no tensor, are not zero: then tensors are not in place."""
+        if any(self.data[start:stop]):
+            raise damaged(self.file, f"the bytes from {start} to {stop} are of no tensor, and not zero")
 
     def take(self, size: int, what: str) -> bytes:
         """The next bytes."""

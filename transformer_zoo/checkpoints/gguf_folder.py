@@ -1,7 +1,6 @@
 """A GGUF file as a folder of the Hugging Face layout, whose readers then read configuration, tokenizer and weights."""
 
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
@@ -13,20 +12,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import einops
-import jax
 import numpy as np
 
 from transformer_zoo import folders, json_files, registry, trees
 from transformer_zoo.checkpoints import gguf, spm_model
+from transformer_zoo.checkpoints.gguf_parts import Parts
 from transformer_zoo.checkpoints.spm_model import CONTROL, UNUSED, USER_DEFINED
-from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, sizes
+from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, ORIGINAL, STILL, Change, Gguf
 
 WEIGHTS = "model.gguf"
 ORIGINAL_KEY = "original_max_position_embeddings"
 _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LETTERS = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|"
-_OTHERS = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_OTHERS = rf"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
@@ -36,26 +35,38 @@ def _cased(ending: str) -> str:
 
 
 _PATHS = _OTHERS.replace(r"[\r\n]*", r"[\r\n/]*")
-# `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> a regular expression, or None for GPT-2's;
-# whether each digit is a word; whether a whole word of the vocabulary is taken unmerged.
+_WITH_MARKS = (
+    rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+)
+_CHINESE_OR_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_PUNCTUATED = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
+)
+# `tokenizer.ggml.pre`, how a text is cut before pairs of bytes are merged -> regular expressions, one after another, or
+# none for GPT-2's; whether each digit is a word; whether a whole word of the vocabulary is taken unmerged.
 CUTS = {
-    "gpt-2": (None, False, False),
-    "smollm": (None, True, False),
-    "command-r": (None, True, False),
-    "qwen2": (rf"{_LETTERS}\p{{N}}{_OTHERS}", False, False),
-    "dbrx": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, False),
-    "llama-bpe": (rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}", False, True),
-    "gpt-4o": (rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}", False, True),
-    "bloom": (" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+", False, False),
-    "tekken": (rf"{_cased('')}\p{{N}}{_PATHS}", False, True),
+    "gpt-2": ((), False, False),
+    "smollm": ((), True, False),
+    "command-r": ((), True, False),
+    "qwen2": ((rf"{_LETTERS}\p{{N}}{_OTHERS}",), False, False),
+    "qwen35": ((_WITH_MARKS,), False, False),
+    "dbrx": ((rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}",), False, False),
+    "llama-bpe": ((rf"{_LETTERS}\p{{N}}{{1,3}}{_OTHERS}",), False, True),
+    "gpt-4o": ((rf"{_cased(f'{_ENDINGS}?')}\p{{N}}{{1,3}}{_PATHS}",), False, True),
+    "deepseek-v3": ((r"\p{N}{1,3}", _CHINESE_OR_KANA, _PUNCTUATED), False, False),
+    "bloom": ((" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+",), False, False),
+    "tekken": ((rf"{_cased('')}\p{{N}}{_PATHS}",), False, True),
 }
-COMPOSED = ("qwen2", "command-r")
+COMPOSED = ("qwen2", "qwen35", "command-r")
 """Those that compose characters first (NFC)."""
-BEGUN = ("llama-bpe", "tekken")
+SPACED, SPACE = "gemma4", "\u2581"
+"""`tokenizer.ggml.model` of those that merge pairs of characters and not of bytes, where this character is a space."""
+BEGUN = ("llama-bpe", "tekken", SPACED)
 """Those whose texts begin with their first token where a file does not say."""
 ALIASES = {
     **dict.fromkeys(("default", "phi-2", "olmo"), "gpt-2"), **dict.fromkeys(("starcoder", "refact"), "smollm"),
-    "smaug-bpe": "dbrx", "stablelm2": "qwen2",
+    "smaug-bpe": "dbrx", "stablelm2": "qwen2", "deepseek-r1-qwen": "qwen2",
 }  # fmt: skip
 """Other names of these."""
 
@@ -77,6 +88,8 @@ def unpacked(file: str | os.PathLike[str]) -> Path:
     module = family(content, file)
     try:
         settings = _settings(module, content)
+    except KeyError as error:
+        raise ValueError(f"{file}: there is no key {error.args[0]} in its metadata") from error
     except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"{file}: {json_files.excerpt(error, 500)}") from error
     written = {"config.json": settings}
@@ -132,8 +145,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     """
     file = (folder / WEIGHTS).resolve()
     content = gguf.read(file)
-    layout = family(content, file).PUBLISHED.gguf
-    own = layout.own(content.metadata)
+    layout = family(content, file).PUBLISHED.gguf.fitting(content.tensors)
     tensors: dict[str, Any] = {}
     parts: dict[tuple[str, str, int], dict[int, gguf.Tensor]] = {}
     for theirs, tensor in content.tensors.items():
@@ -144,69 +156,51 @@ def read_folder(folder: Path) -> dict[str, Any]:
             parts.setdefault((place.name, place.layout, place.parts), {})[place.part] = tensor
         elif "*" in place.name:
             tensors |= {place.name.replace("*", str(i)): item for i, item in enumerate(tensor.items())}
-        elif layout.norm_offset and theirs.endswith("norm.weight"):
-            tensors[place.name] = Relaid(parts=(tensor,), layout="D -> D", shape=tensor.shape, less=layout.norm_offset)
         else:
-            tensors[place.name] = tensor
-    for (name, pattern, count), found in parts.items():
+            tensors[place.name] = _changed(layout, [tensor])
+    for (name, row, count), found in parts.items():
+        shown = f"{json_files.excerpt(next(iter(found.values())).name)} {list(next(iter(found.values())).shape)}"
         if len(found) < count:
-            shown = json_files.excerpt(next(iter(found.values())).name)
             raise gguf.damaged(file, f"{shown} is there without its other part")
-        tensors[name] = Relaid.of([found[i] for i in range(count)], pattern, own)
+        given = [found[i] for i in range(count)]
+        try:
+            known = layout.sizes(layout.own(content.metadata))
+            own = Parts.of_file(row, [part.shape for part in given], known)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            raise gguf.damaged(file, f"{shown} is not {row.split(' -> ')[0]}: {json_files.excerpt(error)}") from error
+        tensors[name] = _changed(layout, given, own)
     return tensors
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Relaid:
-    """A tensor whose numbers a file has in another order, or in several tensors; `np.asarray` reads it."""
+def _changed(layout: Gguf, given: Sequence[gguf.Tensor], parts: Parts | None = None) -> Any:
+    change = layout.change(given[0].name)
+    return given[0] if parts is None and change is None else Changed(given=given, parts=parts, change=change)
 
-    parts: Sequence[gguf.Tensor]
-    layout: str
-    """From the parts, along an axis of their own if they are several, as einops has it."""
-    shape: tuple[int, ...]
-    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    less: float = 0.0
-    """What its numbers are smaller by."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changed:
+    """A tensor whose numbers a file has in another order, in several tensors, or changed; `np.asarray` reads it."""
+
+    given: Sequence[gguf.Tensor]
+    parts: Parts | None
+    """How it is divided among them. None: it is the only one."""
+    change: Change | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.given[0].shape if self.parts is None else self.parts.layout.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return np.result_type(*(part.dtype for part in self.parts))
-
-    @classmethod
-    def of(cls, parts: Sequence[gguf.Tensor], layout: str, own: Mapping[str, Any]) -> "Relaid":
-        """One of these parts.
-
-        Args:
-            own: the metadata of the model, by their keys after the architecture's name.
-
-        Raises:
-            ValueError: the parts have other shapes, or are not of the layout.
-        """
-        layout, known = sizes(layout, own)
-        if unequal := [part for part in parts if part.shape != parts[0].shape]:
-            shown = f"{json_files.excerpt(unequal[0].name)} {list(unequal[0].shape)}"
-            raise gguf.damaged(unequal[0].file, f"{shown} is not like its other part")
-        given = parts[0].shape if len(parts) == 1 else (len(parts), *parts[0].shape)
-        try:
-            if not all(type(size) is int and 0 < size < 2**31 for size in known.values()):
-                raise ValueError
-            shape = _shape(layout, given, tuple(known.items()))
-        except (einops.EinopsError, ValueError) as error:
-            shown = f"{json_files.excerpt(parts[0].name)} {list(parts[0].shape)}"
-            raise gguf.damaged(parts[0].file, f"{shown} is not {layout.split(' -> ')[0]} with {known}") from error
-        return cls(parts=parts, layout=layout, shape=shape, sizes=known)
+        return np.result_type(*(tensor.dtype for tensor in self.given))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        arrays = [np.asarray(part) for part in self.parts]
-        x = einops.rearrange(arrays[0] if len(arrays) == 1 else np.stack(arrays), self.layout, **self.sizes)
-        return x - np.asarray(self.less, x.dtype) if self.less else x
-
-
-@functools.lru_cache(maxsize=256)
-def _shape(layout: str, given: tuple[int, ...], known: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
-    """The shape that a layout gives an array of another; nothing is computed."""
-    x = jax.ShapeDtypeStruct(given, np.float32)
-    return jax.eval_shape(lambda x: einops.rearrange(x, layout, **dict(known)), x).shape
+        arrays = [np.asarray(tensor) for tensor in self.given]
+        x = arrays[0] if self.parts is None else self.parts.read(arrays)
+        try:
+            return x if self.change is None else self.change.read(x)
+        except ValueError as error:
+            raise gguf.damaged(self.given[0].file, f"{json_files.excerpt(self.given[0].name)}: {error}") from error
 
 
 def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
@@ -214,22 +208,20 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
     spec = module.PUBLISHED
     shapes = {name: tensor.shape for name, tensor in content.tensors.items()}
     settings = {"model_type": spec.model_type, "architectures": [spec.class_names()["causal-lm"]]}
-    settings |= spec.gguf.settings(content.metadata, shapes)
+    metadata = _short({key: x for key, x in content.metadata.items() if not key.startswith("tokenizer.")})
+    settings |= spec.gguf.settings(metadata, shapes)
     window, longest = settings.get("sliding_window"), settings.get("max_position_embeddings")
     if window is not None and "window" not in spec.config and window != longest:
         raise ValueError(
             f"attention.sliding_window is {json_files.excerpt(repr(window))}, and this family has no window"
         )
     if FREQUENCIES in content.tensors:
-        slower = np.asarray(content.tensors[FREQUENCIES]).tolist()
-        settings["rope_parameters"] |= {
-            "rope_type": "longrope", "short_factor": slower, "long_factor": slower, "factor": 1.0,
-            "original_max_position_embeddings": settings.get("max_position_embeddings"),
-        }  # fmt: skip
+        rope = settings["rope_parameters"]
+        rope.get("full_attention", rope).update(_slowed(settings, content.tensors[FREQUENCIES]))
     if spec.gguf.has_factors and (found := content.tensors.keys() & FACTORS.values()):
         if len(found) < len(FACTORS):
             raise ValueError(f"the tensor {next(iter(found))} is there without the one for texts of the other lengths")
-        own, longest = spec.gguf.own(content.metadata), settings.get("max_position_embeddings")
+        own, longest = spec.gguf.own(metadata), settings.get("max_position_embeddings")
         original = settings[ORIGINAL_KEY] = own.get(ORIGINAL)
         if not all(type(length) is int and length > 0 for length in (original, longest)):
             raise ValueError(
@@ -238,9 +230,26 @@ def _settings(module: ModuleType, content: gguf.File) -> dict[str, Any]:
         settings["rope_parameters"] |= {
             "rope_type": "longrope", ORIGINAL_KEY: original, "factor": longest / original,
             "attention_factor": own.get(ATTENTION),
-            **{key: np.asarray(content.tensors[theirs], np.float32).tolist() for key, theirs in FACTORS.items()},
+            **{key: _numbers(content.tensors[theirs]) for key, theirs in FACTORS.items()},
         }  # fmt: skip
-    return _short(settings) | _ids(content.metadata)
+    return settings | _ids(content.metadata)
+
+
+def _slowed(settings: Mapping[str, Any], tensor: gguf.Tensor) -> dict[str, Any]:
+    """The rotary positions whose pairs turn more slowly, by the numbers of a tensor."""
+    slower = _numbers(tensor)
+    turned = [x for x in slower if x < STILL]
+    if len(turned) == len(slower):
+        factors = {"short_factor": slower, "long_factor": slower, "factor": 1.0}
+        return {"rope_type": "longrope", ORIGINAL_KEY: settings.get("max_position_embeddings"), **factors}
+    if slower[: len(turned)] != turned or len({*turned}) != 1:
+        shown = json_files.excerpt(repr(slower))
+        raise ValueError(f"the tensor {FREQUENCIES} is {shown}: the pairs before those that are still must be equal")
+    return {"rope_type": "proportional", "factor": turned[0], "partial_rotary_factor": len(turned) / len(slower)}
+
+
+def _numbers(tensor: gguf.Tensor) -> list[float]:
+    return _short(np.asarray(tensor, np.float32).tolist())
 
 
 def _short(value: Any) -> Any:
@@ -263,7 +272,7 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     Raises:
         ValueError: it is of a kind that is not read.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+    from tokenizers import AddedToken, processors
 
     of = lambda name, default=None: metadata.get(f"tokenizer.ggml.{name}", default)
     tokens, kinds = of("tokens"), of("token_type", [])
@@ -288,26 +297,21 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
         }  # fmt: skip
         described |= {"tokenizer_class": "LlamaTokenizer", **ends, "added_tokens_decoder": added}
         return {"tokenizer.model": model.to_bytes(), "tokenizer_config.json": described}
-    if of("model") != "gpt2":
+    if of("model") not in ("gpt2", SPACED):
         raise ValueError(
-            f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2 and llama are read"
+            f"tokenizer.ggml.model is {json_files.excerpt(repr(of('model')))}: only gpt2, {SPACED} and llama are read"
         )
-    pre = of("pre", "default")
+    pre = SPACED if of("model") == SPACED else of("pre", "default")
     pre = ALIASES.get(pre, pre) if isinstance(pre, str) else pre
-    if pre not in list(CUTS):
+    if pre not in [*CUTS, SPACED]:
         known = ", ".join([*CUTS, *ALIASES])
         raise ValueError(f"tokenizer.ggml.pre is {json_files.excerpt(repr(of('pre')))}: only {known} are read")
-    whole = CUTS[pre][2]
-    model = models.BPE(
+    tokenizer = merging(
+        pre,
         {token: i for i, (token, kind) in enumerate(itertools.zip_longest(tokens, kinds)) if kind != UNUSED},
         [tuple(merge.split(" ", 1)) for merge in of("merges")],
-        ignore_merges=whole,
+        special.get("unk_token"),
     )
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer, normalizer = cuts(pre)
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    tokenizer.decoder = decoders.ByteLevel()
     for kind in (CONTROL, USER_DEFINED):
         added = [AddedToken(t, normalized=False, special=kind == CONTROL) for t, k in zip(tokens, kinds) if k == kind]
         (tokenizer.add_special_tokens if kind == CONTROL else tokenizer.add_tokens)(added)
@@ -320,14 +324,24 @@ def _tokenizer(metadata: Mapping[str, Any], settings: Mapping[str, Any]) -> dict
     return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": described}
 
 
-def cuts(pre: str) -> tuple[Any, Any]:
-    """How a text is cut before pairs of bytes are merged, as the library has it; and what it is normalised by, or
-    None."""
-    from tokenizers import Regex, normalizers, pre_tokenizers
+def merging(
+    pre: str, vocab: Mapping[str, int] | None = None, merges: Sequence[Any] | None = None, unknown: str | None = None
+) -> Any:
+    """A tokenizer of the library `tokenizers` that cuts texts as those of this name do, and merges pairs."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    pattern, digits, _ = CUTS[pre]
+    if pre == SPACED:
+        made = Tokenizer(models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+        made.normalizer = normalizers.Replace(" ", SPACE)
+        made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+        made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+        return made
+    patterns, digits, whole = CUTS[pre]
+    made = Tokenizer(models.BPE(vocab, merges, ignore_merges=whole))
     steps = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    if pattern is not None:
-        steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    return pre_tokenizers.Sequence(steps), normalizers.NFC() if pre in COMPOSED else None
+    steps += [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not patterns))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Sequence(steps), decoders.ByteLevel()
+    if pre in COMPOSED:
+        made.normalizer = normalizers.NFC()
+    return made

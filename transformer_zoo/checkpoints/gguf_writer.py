@@ -5,23 +5,26 @@ import itertools
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import einops
 import numpy as np
 
 from transformer_zoo import registry
 from transformer_zoo.checkpoints import config_map, gguf_folder, spm_model
-from transformer_zoo.checkpoints.spm_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
-from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, Gguf, sizes
+from transformer_zoo.checkpoints.gguf_folder import SPACED
+from transformer_zoo.checkpoints.gguf_parts import Parts
+from transformer_zoo.checkpoints.spm_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from transformer_zoo.published.gguf import ATTENTION, FACTORS, FREQUENCIES, KEYS, ORIGINAL, STILL, Gguf
 
 KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """What a matrix may be stored as, and its type in the format. All else is stored in float32."""
-WHOLE = (".bias", "norm.weight", "ffn_gate_inp.weight")  # in float32 whatever their shape: the last are routers
+# In float32 whatever their shape: the last two are routers and convolutions.
+WHOLE = (".bias", "norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight")
 BLOCK = 32  # numbers of a row that share a scale in Q8_0
 # Fields of a Config that no file holds, because they concern training alone.
 UNHELD = ("init_std", "labels", "problem", "balance_weight")
@@ -86,7 +89,7 @@ def write(
         if kind == "q8_0":
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         if (slower := _slowdown(config)) is not None:
-            writer.add_tensor(FREQUENCIES, slower.astype(np.float32))
+            writer.add_tensor(FREQUENCIES, np.minimum(slower, STILL).astype(np.float32))
         for theirs, factors in zip(FACTORS.values(), _factors(layout, config)):
             writer.add_tensor(theirs, np.array(factors, np.float32))
         for theirs, x in _relaid(layout, tensors, metadata):
@@ -104,25 +107,22 @@ def write(
 
 def _relaid(layout: Gguf, tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors as these files have them, by their names. In memory are those of one name at a time."""
-    own = layout.own(metadata)
+    known = layout.sizes(layout.own(metadata))
     # All experts of a layer are one tensor.
-    for (theirs, pattern), names in itertools.groupby(tensors, key=lambda name: _places(layout, name)):
+    for (theirs, row), names in itertools.groupby(tensors, key=lambda name: _places(layout, name)):
         arrays = [np.asarray(tensors[name], dtype=np.float32) for name in names]
         x = arrays[0] if len(arrays) == 1 and not _of_experts(layout, theirs[0]) else np.stack(arrays)
-        if pattern is not None:
-            pattern, known = sizes(" -> ".join(pattern.split(" -> ")[::-1]), own)
-            apart = {pattern.split(" -> ")[1].split()[0]: len(theirs)} if len(theirs) > 1 else {}
-            x = einops.rearrange(x, pattern, **known, **apart)
-        if layout.norm_offset and theirs[0].endswith("norm.weight"):
-            x = x + np.float32(layout.norm_offset)
-        yield from zip(theirs, [x] if len(theirs) == 1 else x)
+        parts = [x] if row is None else Parts.of_usual(row, x.shape, len(theirs), known).write(x)
+        for name, part in zip(theirs, parts, strict=True):
+            change = layout.change(name)
+            yield name, part if change is None else change.write(part)
 
 
 def _places(layout: Gguf, name: str) -> tuple[tuple[str, ...], str | None]:
-    theirs, pattern = layout.their_names(name)
+    theirs, row = layout.their_names(name)
     if not theirs:
         raise ValueError(f"{name} has no name in the GGUF files of {layout.architecture}")
-    return tuple(theirs), pattern
+    return tuple(theirs), row
 
 
 def _of_experts(layout: Gguf, theirs: str) -> bool:
@@ -146,13 +146,14 @@ def _check_held(
 ) -> None:
     """Raises ValueError for a field that would be another one when the file is read."""
     shapes = {theirs: tensors[name].shape for name in tensors for theirs in _places(layout, name)[0]}
-    defaults = {{**KEYS, **layout.keys}[key] for key in layout.defaults}
+    defaults = {{**KEYS, **layout.keys}.get(key) for key in layout.defaults}
     settings = {"model_type": family.PUBLISHED.model_type, "eos_token_id": config.eos_id}
     settings |= layout.settings(metadata, shapes)
     again = config_map.read(family, settings)
     for field in dataclasses.fields(config):
         value, held = (getattr(c, field.name) for c in (config, again))
-        if field.name == "rope" and math.isclose(value.attention_scale, held.attention_scale, rel_tol=1e-6):
+        told = field.name != "rope" or layout.scales_scores
+        if not told and math.isclose(value.attention_scale, held.attention_scale, rel_tol=1e-6):
             # The scale is stored, in 32 bits, and not what it comes from.
             same = {name: getattr(value, name) for name in ("attention_factor", "mscale", "mscale_all_dim")}
             held = dataclasses.replace(held, **same)
@@ -184,15 +185,19 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
         if pieces.exists():
             return _pieces(tokenizer, vocab_size, pieces.read_bytes())
         if not file.exists():
-            raise ValueError("a tokenizer without a tokenizer.json has no place in a GGUF file: pass tokenizer=None")
+            raise ValueError(
+                "a tokenizer without a tokenizer.json has no place in a GGUF file: m.replace(tokenizer=None) can be "
+                "written"
+            )
         text = file.read_text(encoding="utf-8")
     described, library = json.loads(text), tokenizers.Tokenizer.from_str(text)
     model, steps = described["model"], _steps(described)
-    known = [pre for pre in gguf_folder.CUTS if _usual_steps(pre) == steps]
+    named = [*gguf_folder.CUTS, SPACED]
+    known = [pre for pre in named if _steps(json.loads(gguf_folder.merging(pre).to_str())) == steps]
     if model["type"] != "BPE" or not known:
         raise ValueError(
-            f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(gguf_folder.CUTS)}): "
-            "pass tokenizer=None to write the model without it"
+            f"the tokenizer is none of those that a GGUF file has a name for ({', '.join(named)}): "
+            "m.replace(tokenizer=None) can be written"
         )
     _check_size(library.get_vocab_size(), vocab_size)
     tokens = [library.id_to_token(i) or f"[PAD{i}]" for i in range(vocab_size)]
@@ -203,10 +208,18 @@ def _tokenizer(tokenizer: Any, vocab_size: int) -> dict[str, Any]:
     if framed[-len(plain) :] != plain or len(framed) > len(plain) + 1:
         raise ValueError("a tokenizer that frames a text with more than its first token has no place in a GGUF file")
     metadata = {
-        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": known[-1], "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": kinds, "tokenizer.ggml.add_bos_token": len(framed) > len(plain),
+        "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.add_bos_token": len(framed) > len(plain),
         "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
     }  # fmt: skip
+    if known[-1] != SPACED:
+        return metadata | {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": known[-1]} | _template(tokenizer)
+    for i, token in enumerate(tokens):
+        if re.fullmatch("<0x[0-9A-F]{2}>", token):
+            kinds[i] = BYTE
+    metadata |= {"tokenizer.ggml.model": SPACED, "tokenizer.ggml.add_space_prefix": False}
+    if (unknown := library.token_to_id(model["unk_token"] or "")) is not None:
+        metadata["tokenizer.ggml.unknown_token_id"], kinds[unknown] = unknown, UNKNOWN
     return metadata | _template(tokenizer)
 
 
@@ -226,7 +239,7 @@ def _pieces(tokenizer: Any, vocab_size: int, data: bytes) -> dict[str, Any]:
     if model.kind != spm_model.BPE or model.trimmed or model.normalised:
         raise ValueError(
             "a SentencePiece model that merges no pairs, or that changes texts before it cuts them, has no place in a "
-            "GGUF file: pass tokenizer=None to write the model without it"
+            "GGUF file: m.replace(tokenizer=None) can be written"
         )
     _check_size(tokenizer.vocab_size, vocab_size)
     more = range(len(model.pieces), vocab_size)
@@ -234,15 +247,15 @@ def _pieces(tokenizer: Any, vocab_size: int, data: bytes) -> dict[str, Any]:
     tokens = [*model.pieces, *(token or f"[PAD{i}]" for i, token in zip(more, spelt))]
     kinds = [*model.types, *(UNUSED if token is None else USER_DEFINED for token in spelt)]
     for i, added in tokenizer.whole_tokens.items():
-        if kinds[i] != spm_model.UNKNOWN:
+        if kinds[i] != UNKNOWN:
             kinds[i] = CONTROL if added.special else USER_DEFINED
     metadata = {
         "tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": [*model.scores, *(0.0 for _ in more)], "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.add_space_prefix": model.prefix,
     }  # fmt: skip
-    if spm_model.UNKNOWN in kinds:
-        metadata["tokenizer.ggml.unknown_token_id"] = kinds.index(spm_model.UNKNOWN)
+    if UNKNOWN in kinds:
+        metadata["tokenizer.ggml.unknown_token_id"] = kinds.index(UNKNOWN)
     if tokenizer.has_template:
         ids = tokenizer.encode("a", template=True).ids
         metadata["tokenizer.ggml.add_bos_token"] = bool(ids[0] == tokenizer.bos_id)
@@ -256,16 +269,13 @@ def _steps(described: Mapping[str, Any]) -> list[Any]:
     for name in ("normalizer", "pre_tokenizer"):
         step = described[name] or {"type": "Sequence"}
         parts = next((step[key] for key in ("pretokenizers", "normalizers") if key in step), [step])
-        kept = [{key: x for key, x in part.items() if key != "trim_offsets"} for part in parts]
+        kept = [{key: _spelt(x) for key, x in part.items() if key != "trim_offsets"} for part in parts]
         steps.append([part for part in kept if part != {"type": "Sequence"}])
-    return [*steps, bool(described["model"].get("ignore_merges"))]
+    return [*steps, *(bool(described["model"].get(name)) for name in ("ignore_merges", "byte_fallback"))]
 
 
-def _usual_steps(pre: str) -> list[Any]:
-    import tokenizers
-
-    made = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=gguf_folder.CUTS[pre][2]))
-    made.pre_tokenizer, normalizer = gguf_folder.cuts(pre)
-    if normalizer is not None:
-        made.normalizer = normalizer
-    return _steps(json.loads(made.to_str()))
+def _spelt(value: Any) -> Any:
+    """Regular expressions with their line ends spelt out."""
+    if not isinstance(value, dict) or "Regex" not in value:
+        return value
+    return {"Regex": value["Regex"].replace("\r", r"\r").replace("\n", r"\n")}

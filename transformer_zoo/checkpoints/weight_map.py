@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +32,7 @@ from jax.sharding import Sharding
 
 from transformer_zoo import json_files, trees
 from transformer_zoo.checkpoints import safetensors
+from transformer_zoo.checkpoints.layouts import Layout, groups, sizes_of
 from transformer_zoo.nn import heads
 from transformer_zoo.nn.tasks import TASKS
 
@@ -202,16 +202,12 @@ def written_once(name: str, tensors: Mapping[str, Any], write: Callable[[], Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Layout):
     """A row of the table, with the sizes of one model."""
 
     theirs: str
     ours: str
     paths: tuple[str, ...]
-    left: str  # their axes
-    right: str  # the axes of one layer of ours
-    sizes: tuple[Mapping[str, int], ...]  # of the axes, for each part
-    joined: int | None  # the axis of theirs along which several parts lie one after another
     layers: tuple[int, ...]  # the number that each `*` counts
     start: int = 0  # the first layer that has the tensor
     step: int | None = None  # from one such layer to the next, where ours has no other layers. None: it has all
@@ -228,48 +224,12 @@ class Row:
         number = lambda index: index if self.step is None else (self.start + self.step * index[0], *index[1:])
         return [self.theirs.replace("*", "{}").format(*number(index)) for index in self.layer_indices]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of their tensor."""
-        shapes = [tuple(_product(group, sizes) for group in _groups(self.left)) for sizes in self.sizes]
-        return tuple(sum(sizes) if i == self.joined else sizes[0] for i, sizes in enumerate(zip(*shapes)))
-
-    def view(self, tensor: Any, part: int) -> np.ndarray:
-        """Our part of their tensor: a view, so that nothing is read yet, unless the layout merges axes."""
-        array, sizes = np.asarray(tensor), self.sizes[part]
-        if (axis := self.joined) is None:
-            return einops.rearrange(array, f"{self.left} -> {self.right}", **sizes)
-        lengths = [_product(self._apart[axis + 1], x) for x in self.sizes]
-        start = sum(lengths[:part])
-        array = array.reshape(*array.shape[:axis], -1, sum(lengths), *array.shape[axis + 1 :])
-        array = array[(*[slice(None)] * (axis + 1), slice(start, start + lengths[part]))]
-        return einops.rearrange(array, f"{_side(self._apart)} -> {self.right}", **sizes)[0]
-
     def exported(self, leaves: Sequence[Any]) -> "dict[str, Export]":
         """Their tensors by name, from our parameters; each is made when it is read."""
         return {
             theirs: Export(row=self, layer_index=index, leaves=leaves)
             for index, theirs in zip(self.layer_indices, self.names)
         }
-
-    def undo(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        """Their tensor, from our parts."""
-        if self.joined is None:
-            return self._undo(parts[0], self.left, self.sizes[0])
-        arrays = [self._undo(x[None], _side(self._apart), sizes) for x, sizes in zip(parts, self.sizes)]
-        return np.concatenate(arrays, axis=self.joined + 1).reshape(self.shape)
-
-    def _undo(self, array: np.ndarray, left: str, sizes: Mapping[str, int]) -> np.ndarray:
-        array = array[(*(slice(_product(group, sizes)) for group in _groups(self.right)), ...)]
-        return einops.rearrange(array, f"{self.right} -> {left}", **sizes)
-
-    @property
-    def _apart(self) -> list[list[str]]:
-        """The dimensions of theirs, with two in the place of the joined one: the second holds the parts."""
-        groups, split = _groups(self.left), _groups(self.right)[0][0]
-        group = groups[self.joined]
-        cut = group.index(split)
-        return [*groups[: self.joined], group[:cut], group[cut:], *groups[self.joined + 1 :]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -415,10 +375,10 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
             continue
         given = {axis: int(size) for axis, size in re.findall(r"(\w+)=(\d+)", layout)}
         left, right = re.sub(r"=\d+", "", layout).split(" -> ")
-        split, depth = _groups(right)[0] if len(paths) > 1 else [], theirs.count("*")
-        dimensions = _groups(right)[len(split) :]
-        joined = next((i for i, group in enumerate(_groups(left)) if split and split[0] in group), None)
-        group = [] if joined is None else _groups(left)[joined]
+        split, depth = groups(right)[0] if len(paths) > 1 else [], theirs.count("*")
+        dimensions = groups(right)[len(split) :]
+        joined = next((i for i, group in enumerate(groups(left)) if split and split[0] in group), None)
+        group = [] if joined is None else groups(left)[joined]
         own = {*group[group.index(split[0]) + 1 :]} if split else set()  # axes with sizes of their own in each part
         shapes = [tuple(flat[path].shape) for path in paths if path in flat]
         common = {tuple(n for axes, n in zip(dimensions, shape[depth:]) if own.isdisjoint(axes)) for shape in shapes}
@@ -429,36 +389,12 @@ def _rows(family: ModuleType, config: Any, task: str, flat: Mapping[str, Any]) -
         fixed = given | dict.fromkeys(split, 1)
         fixed |= {"V": config.vocab_size} if ["V"] in dimensions else {}
         names = {"theirs": theirs, "ours": ours, "paths": paths, "left": left, "right": right}
-        sizes = tuple(_sizes(dimensions, shape[depth:], fixed) for shape in shapes)
+        sizes = tuple(sizes_of(dimensions, shape[depth:], fixed) for shape in shapes)
         rows.append(Row(**names, sizes=sizes, joined=joined, layers=shapes[0][:depth], start=start, step=step))
     filled = [path for row in rows for path in row.paths]
     if wrong := [path for path in flat if filled.count(path) != 1]:
         raise ValueError(f"not filled by exactly one row of PUBLISHED in {family.__name__}: {', '.join(wrong)}")
     return rows, inactive
-
-
-def _groups(side: str) -> list[list[str]]:
-    """The axes of each dimension of a layout's side."""
-    return [group.strip("()").split() for group in re.findall(r"\(.*?\)|\S+", side)]
-
-
-def _side(groups: list[list[str]]) -> str:
-    """A layout's side, from the axes of each dimension."""
-    return " ".join(f"({' '.join(group)})" for group in groups)
-
-
-def _product(group: Sequence[str], sizes: Mapping[str, int]) -> int:
-    """The size of a dimension."""
-    return math.prod(1 if axis == "1" else sizes[axis] for axis in group)
-
-
-def _sizes(dimensions: list[list[str]], shape: Sequence[int], known: Mapping[str, int]) -> dict[str, int]:
-    """The sizes of the axes of a part of this shape."""
-    sizes = dict(known)
-    for group, size in zip(dimensions, shape):
-        free = [axis for axis in group if axis not in known]
-        sizes |= dict.fromkeys(free, size // math.prod(known[axis] for axis in group if axis in known))
-    return sizes
 
 
 def _start(theirs: str) -> tuple[str, int, int | None]:

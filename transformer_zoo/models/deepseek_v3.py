@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import MultiHeadConfig, RotaryBlock, RotaryDecoder
 from transformer_zoo.nn.stack import stack
-from transformer_zoo.published import Key, experts_layout, llama_layout, rows
+from transformer_zoo.published import Key, experts_layout, gguf, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -215,10 +216,86 @@ def _further_token(config: Config) -> tuple[tuple[str, str, str], ...]:
     return ((rf"{layer}\..*", rf"{layer}\.eh_proj\.weight", "a layer that predicts a further token"),)
 
 
+def _gguf_sizes(own: Mapping[str, Any]) -> tuple[int, int]:
+    """Of a GGUF file, the elements of a head's key without positions, and of its value."""
+    if not {"attention.key_length_mla", "attention.value_length_mla", "rope.dimension_count"} <= own.keys():
+        raise ValueError(
+            "deepseek2.attention.key_length_mla is not there: old files, in which keys and values are made by one "
+            "tensor, are not supported"
+        )
+    latent, rotary = own["attention.kv_lora_rank"], own["rope.dimension_count"]
+    if own.get("attention.key_length") != latent + rotary or own.get("attention.value_length") != latent:
+        raise ValueError(f"deepseek2.attention.key_length is not that of a latent and a rotary key, {latent + rotary}")
+    return own["attention.key_length_mla"] - rotary, own["attention.value_length_mla"]
+
+
+def _gguf_scores(own: Mapping[str, Any], shapes: Any) -> str:
+    """Of a GGUF file, the `scoring_func`."""
+    if (number := own.get("expert_gating_func")) != _SIGMOID:
+        raise ValueError(f"deepseek2.expert_gating_func is {number}: only experts that sigmoids choose are supported")
+    return "sigmoid"
+
+
+_SIGMOID, _LAYER, _SHARED = 2, "model.layers.*", "model.layers.*.mlp.shared_experts"
+_GGUF = gguf.Gguf(
+    architecture="deepseek2",
+    names=gguf.named(
+        {
+            "blk.*.attn_k": None, "blk.*.attn_v": None,
+            "blk.*.attn_q_a": f"{_LAYER}.self_attn.q_a_proj", "blk.*.attn_q_b": f"{_LAYER}.self_attn.q_b_proj",
+            "blk.*.attn_q_a_norm": f"{_LAYER}.self_attn.q_a_layernorm",
+            "blk.*.attn_kv_a_mqa": f"{_LAYER}.self_attn.kv_a_proj_with_mqa",
+            "blk.*.attn_kv_a_norm": f"{_LAYER}.self_attn.kv_a_layernorm",
+            **gguf.experts(f"{_LAYER}.mlp", "gate_proj up_proj down_proj"),
+            **{f"blk.*.ffn_{name}_shexp": f"{_SHARED}.{name}_proj" for name in ("gate", "up", "down")},
+            **gguf.FURTHER_TOKEN,
+        }
+    ),
+    rows=(
+        ("blk.*.attn_{k_b,v_b}.weight", f"{_LAYER}.self_attn.kv_b_proj.weight", "n H R K | n H K R -> (H n K) R"),
+        ("blk.*.exp_probs_b.bias", f"{_LAYER}.mlp.gate.e_score_correction_bias", "E -> E"),
+    ),
+    axes={"K": _gguf_sizes},
+    keys={
+        "leading_dense_block_count": "first_k_dense_replace", "rope.dimension_count": "qk_rope_head_dim",
+        "attention.q_lora_rank": "q_lora_rank", "attention.kv_lora_rank": "kv_lora_rank",
+        "attention.value_length_mla": "v_head_dim", "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok",
+        "expert_shared_count": "n_shared_experts", "expert_weights_scale": "routed_scaling_factor",
+        "expert_weights_norm": "norm_topk_prob", "expert_group_count": "n_group",
+        "expert_group_used_count": "topk_group",
+        **dict.fromkeys((
+            "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.key_length_mla",
+            "expert_gating_func", "nextn_predict_layers",
+        )),
+    },
+    # There is one head of keys and values, the latents.
+    defaults={
+        "attention.head_count_kv": lambda settings: 1,
+        "attention.key_length": lambda settings: settings["kv_lora_rank"] + settings["qk_rope_head_dim"],
+        "attention.value_length": lambda settings: settings["kv_lora_rank"],
+        "attention.key_length_mla": lambda settings: settings["qk_nope_head_dim"] + settings["qk_rope_head_dim"],
+        "expert_gating_func": lambda settings: _SIGMOID,
+    },
+    derived={
+        "num_hidden_layers": gguf.num_layers,
+        "qk_nope_head_dim": lambda own, shapes: _gguf_sizes(own)[0],
+        "q_lora_rank": lambda own, shapes: own.get("attention.q_lora_rank"),
+        "scoring_func": _gguf_scores,
+        "norm_topk_prob": lambda own, shapes: own.get("expert_weights_norm", False),
+        "routed_scaling_factor": lambda own, shapes: own.get("expert_weights_scale", 1.0),
+        "n_group": lambda own, shapes: own.get("expert_group_count", 1),
+        "topk_group": lambda own, shapes: own.get("expert_group_used_count", 1),
+    },
+    scales_scores=True,
+)  # fmt: skip
+
+
 PUBLISHED = dataclasses.replace(
     llama_layout.published(
         model_type="deepseek_v3",
         class_prefix="DeepseekV3",
+        gguf=_GGUF,
         config={
             **llama_layout.multi_head_config(functools.partial(Rope, interleaved=True), eos_id=1, longest=4096),
             "norm_epsilon": Key("rms_norm_eps", 1e-6),

@@ -157,15 +157,16 @@ def _two_norms(number: Any, settings: Mapping[str, Any]) -> bool:
     return number == 2 or (number is None and settings["new_decoder_architecture"])
 
 
-def _is_multi_query(own: Mapping[str, Any], shapes: Any) -> bool:
-    """Of a GGUF file, which has the heads of fused projections in another order if there are several of keys."""
-    if (count := own.get("attention.head_count_kv")) != 1:
-        raise ValueError(
-            f"falcon.attention.head_count_kv is {count!r}: only models with one head of keys are supported"
-        )
-    return True
+def _gguf_queries(own: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of a GGUF file, the heads of queries that share one of keys, that one, and the one of values."""
+    return own["attention.head_count"] // own["attention.head_count_kv"], 1, 1
 
 
+def _gguf_is_new(own: Mapping[str, Any], shapes: Any) -> bool:
+    return _GGUF_NORM in shapes or own.get("attention.head_count_kv") not in (1, own.get("attention.head_count"))
+
+
+_LAYER, _GGUF_NORM = "transformer.h.*", "blk.0.attn_norm_2.weight"
 PUBLISHED = Published(
     model_type="falcon",
     class_prefix="Falcon",
@@ -173,16 +174,25 @@ PUBLISHED = Published(
         architecture="falcon",
         names={
             "token_embd": "transformer.word_embeddings", "output_norm": "transformer.ln_f", "output": "lm_head",
-            "blk.*.attn_norm": "transformer.h.*.input_layernorm",
-            "blk.*.attn_qkv": "transformer.h.*.self_attention.query_key_value",
-            "blk.*.attn_output": "transformer.h.*.self_attention.dense",
-            "blk.*.ffn_up": "transformer.h.*.mlp.dense_h_to_4h", "blk.*.ffn_down": "transformer.h.*.mlp.dense_4h_to_h",
+            "blk.*.attn_norm": f"{_LAYER}.input_layernorm", "blk.*.attn_output": f"{_LAYER}.self_attention.dense",
+            "blk.*.ffn_up": f"{_LAYER}.mlp.dense_h_to_4h", "blk.*.ffn_down": f"{_LAYER}.mlp.dense_4h_to_h",
         },
+        names_with={_GGUF_NORM: {"blk.*.attn_norm": f"{_LAYER}.ln_mlp", "blk.*.attn_norm_2": f"{_LAYER}.ln_attn"}},
+        rows=tuple(
+            (f"blk.*.attn_qkv.{end}", f"{_LAYER}.self_attention.query_key_value.{end}",
+             f"(n G Q K){axes} -> (G n Q K){axes}") for end, axes in (("weight", " D"), ("bias", ""))
+        ),
+        axes={"Q": _gguf_queries, "K": gguf.Gguf.head_dim},
         keys={
             "attention.head_count_kv": "num_kv_heads", "feed_forward_length": "ffn_hidden_size",
             "attention.layer_norm_epsilon": "layer_norm_epsilon", "tensor_data_layout": None,
         },
-        derived={"multi_query": _is_multi_query, "bias": lambda own, shapes: "blk.0.attn_qkv.bias" in shapes},
+        derived={
+            "multi_query": lambda own, shapes: own.get("attention.head_count_kv") == 1,
+            "new_decoder_architecture": _gguf_is_new,
+            "num_ln_in_parallel_attn": lambda own, shapes: 1 + (_GGUF_NORM in shapes),
+            "bias": lambda own, shapes: "blk.0.attn_qkv.bias" in shapes,
+        },
     ),
     config={
         **llama_layout.multi_head_config(Rope, eos_id=11, longest=2048),

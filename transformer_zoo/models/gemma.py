@@ -49,7 +49,7 @@ def _activation(name: Any, settings: Mapping[str, Any]) -> Any:
 PUBLISHED = llama_layout.published(
     model_type="gemma",
     class_prefix="Gemma",
-    gguf=gguf.Gguf(architecture="gemma", names=gguf.named({"output": None}), norm_offset=1.0),
+    gguf=gguf.Gguf(architecture="gemma", names=gguf.named({"output": None}), changes=gguf.NORMS),
     config={
         **llama_layout.config(Rope, eos_id=1, longest=8192),
         "head_dim": Key("head_dim", 256),

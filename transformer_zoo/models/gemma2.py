@@ -63,7 +63,7 @@ PUBLISHED = gemma_layout.published(
         keys=gguf.PATTERN
         | {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"},
         derived={"query_pre_attn_scalar": gemma_layout.gguf_score_dim(largest=46)},
-        norm_offset=1.0,
+        changes=gguf.NORMS,
     ),
     config={
         **gemma_layout.config(Rope, longest=8192, every=2, logit_cap=30.0),

@@ -51,7 +51,7 @@ PUBLISHED = gemma_layout.published(
         names=gemma_layout.GGUF_NAMES,
         keys=gguf.PATTERN | {"final_logit_softcapping": "final_logit_softcapping"},
         derived={"query_pre_attn_scalar": gemma_layout.gguf_score_dim(largest=62)},
-        norm_offset=1.0,
+        changes=gguf.NORMS,
         local_theta=10000.0,
     ),
     classes={"base": "TextModel", "sequence-classification": "TextForSequenceClassification"},

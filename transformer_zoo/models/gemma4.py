@@ -1,9 +1,10 @@
-"""Gemma 4 (Gemma Team 2026), the models of text without experts: layers with and without a window whose heads differ in
-size and number, a vector of each token for each layer, and last layers that read the keys and values of others."""
+"""Gemma 4 (Gemma Team 2026), the models of text: layers with and without a window whose heads differ in size and
+number, a vector of each token for each layer, last layers that read the keys and values of others, and experts beside
+the MLP."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,12 +17,13 @@ from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.checks import check_range, check_slots
 from transformer_zoo.nn.embedding import TokenEmbedding
+from transformer_zoo.nn.experts import Experts
 from transformer_zoo.nn.gemma_decoder import AlternatingBlock, AlternatingDecoder
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LanguageModelConfig, RotaryBlock
 from transformer_zoo.nn.stack import Group, Layers, repeating, stack
-from transformer_zoo.published import Key, layer_types, llama_layout, rope, rows
+from transformer_zoo.published import Key, gguf, layer_types, llama_layout, rope, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -31,8 +33,9 @@ class Config(LanguageModelConfig):
     """The architecture: what a checkpoint fixes. The other fields are those of `nn.rotary_decoder.LanguageModelConfig`.
 
     Raises:
-        ValueError: as `LanguageModelConfig`, `local_kv_heads` that do not divide the query heads, a cap of zero, or
-            layers that reuse keys and values of a kind of layers that is not among those before them.
+        ValueError: as `LanguageModelConfig`, `local_kv_heads` that do not divide the query heads, a cap of zero,
+            layers that reuse keys and values of a kind of layers that is not among those before them, some of the three
+            fields of experts without the others, or more experts for a token than there are.
     """
 
     vocab_size: int = 262144
@@ -56,6 +59,10 @@ class Config(LanguageModelConfig):
     num_reusing_layers: int = 0  # the last ones: each has the keys and values of the last one of its kind before them
     double_mlp: bool = False  # the MLPs of these are twice as wide
     input_dim: int = 256  # of a token's vector for each layer; 0: there is none
+    num_experts: int | None = None  # beside the MLP of each layer. None: there are none
+    num_chosen: int | None = None  # experts of a token
+    expert_dim: int | None = None
+    balance_weight: float = 0.0  # of the load-balancing loss in training
     logit_cap: float | None = None  # logits of the vocabulary are pressed into (-cap, cap)
     tied: bool = True
     eos_id: int | None = 1
@@ -71,6 +78,12 @@ class Config(LanguageModelConfig):
             )
         if self.logit_cap is not None:
             check_range(self, "logit_cap", above=0)
+        experts = {name: getattr(self, name) for name in ("num_experts", "num_chosen", "expert_dim")}
+        if None in experts.values() and any(experts.values()):
+            given = ", ".join(f"{name}={value}" for name, value in experts.items())
+            raise ValueError(f"{given}: give all three, or none of them for a model without experts")
+        if self.num_experts is not None and self.num_chosen > self.num_experts:
+            raise ValueError(f"num_chosen={self.num_chosen} experts for a token, and there are {self.num_experts}")
         Rope().check(self.local_head_dim, self.max_length)
         first = self.num_layers - self.num_reusing_layers
         if not {*self.local_layers()[first:]} <= {*self.local_layers()[: max(first, 0)]}:
@@ -111,6 +124,11 @@ PRESETS = {
         Config(**_E, width=2560, num_layers=42, num_kv_heads=2, local_kv_heads=2, mlp_dim=10240,
                num_reusing_layers=18),
     ),
+    "gemma-4-26b-a4b": (
+        "google/gemma-4-26B-A4B",
+        Config(**_E, max_length=262144, width=2816, num_heads=16, num_kv_heads=2, local_kv_heads=8, mlp_dim=2112,
+               window=1024, values_are_keys=True, input_dim=0, num_experts=128, num_chosen=8, expert_dim=704),
+    ),
     "gemma-4-31b": (
         "google/gemma-4-31B",
         Config(**_E, max_length=262144, width=5376, num_layers=60, num_heads=32, local_kv_heads=16, mlp_dim=21504,
@@ -131,8 +149,8 @@ class Scale(nn.Module):
 
 
 class Block(AlternatingBlock):
-    """With norms of queries, keys and values, and a third sublayer, which reads the layer's own vector of each token.
-    `config` is that of the layer's kind."""
+    """With norms of queries, keys and values, perhaps experts beside the MLP, and a third sublayer, which reads the
+    layer's own vector of each token. `config` is that of the layer's kind."""
 
     full: bool = True
     reusing: bool = False
@@ -164,6 +182,24 @@ class Block(AlternatingBlock):
         seen = {"mask": mask, "scale": self.scale, "rotation": rotation, "train": train}
         y_BTD = attention(h_BTD, caches.from_cache_layout(kv_seen), **seen)
         return y_BTD, kv_now if kv is not None or self.config.num_reusing_layers else None
+
+    def read(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        """The MLP and the experts have norms of their own."""
+        return x_BTD if name == "mlp" else super().read(name, x_BTD)
+
+    def mlp(self, x_BTD: jax.Array) -> jax.Array:
+        y_BTD = super().mlp(super().read("mlp", x_BTD))
+        if self.config.num_experts is None:
+            return y_BTD
+        cfg, activation = self.config, ACTIVATIONS[self.config.activation]
+        experts = Experts(
+            cfg.num_experts, cfg.num_chosen, cfg.expert_dim, self.compute, lambda gate, up: activation(gate) * up,
+            scaled=True, balance_weight=cfg.balance_weight, kernel_init=nn.initializers.normal(cfg.init_std),
+            name="experts",
+        )  # fmt: skip
+        routed_BTD = super().read("router", x_BTD) * cfg.width**-0.5
+        z_BTD = experts(super().read("experts", x_BTD), routed_BTD)
+        return self.added("dense", y_BTD) + self.added("experts", z_BTD)
 
     def left(self, y_BTD: jax.Array, *own: jax.Array) -> jax.Array:
         dense = functools.partial(
@@ -295,6 +331,14 @@ def _body(config: Config) -> rows.Rows:
                 *rows.norm(f"{theirs}.pre_feedforward_layernorm", f"{ours}/mlp_norm"),
                 *rows.norm(f"{theirs}.post_feedforward_layernorm", f"{ours}/mlp_out_norm"),
                 *rows.norm(f"{theirs}.post_per_layer_input_norm", f"{ours}/input_out_norm"),
+                (f"{theirs}.router.scale", f"{ours}/router_norm/scale", "D -> D"),
+                *rows.dense(f"{theirs}.router.proj", f"{ours}/experts/router"),
+                (f"{theirs}.router.per_expert_scale", f"{ours}/experts/scale", "E -> E"),
+                (f"{theirs}.experts.gate_up_proj", f"{ours}/experts/{{gate,up}}/kernel", "E (n F) D -> n E D F"),
+                (f"{theirs}.experts.down_proj", f"{ours}/experts/down/kernel", "E D F -> E F D"),
+                *rows.norm(f"{theirs}.pre_feedforward_layernorm_2", f"{ours}/experts_norm"),
+                *rows.norm(f"{theirs}.post_feedforward_layernorm_1", f"{ours}/dense_out_norm"),
+                *rows.norm(f"{theirs}.post_feedforward_layernorm_2", f"{ours}/experts_out_norm"),
                 (f"{theirs}.layer_scalar", f"{ours}/output/scale", "1 -> "),
             ]
     for i in config.stacks.get("reusing_blocks", [()])[0]:
@@ -336,10 +380,16 @@ def _of_full(settings: Mapping[str, Any]) -> dict[str, Any]:
     return full[0]
 
 
-def _input_dim(size: int, settings: Mapping[str, Any]) -> int:
+def _input_dim(size: int | None, settings: Mapping[str, Any]) -> int:
     if size and (rows := settings["vocab_size_per_layer_input"]) != settings["vocab_size"]:
         raise ValueError(f"vocab_size_per_layer_input is {rows}: only that of vocab_size is supported")
-    return size
+    return size or 0
+
+
+def _of_experts(number: int | None, settings: Mapping[str, Any]) -> int | None:
+    if settings["enable_moe_block"] and number is None:
+        raise ValueError("with enable_moe_block it must be a number")
+    return number if settings["enable_moe_block"] else None
 
 
 def _per_layer(config: Config) -> dict[str, dict[str, int]]:
@@ -355,10 +405,146 @@ _ROPE = dataclasses.replace(
     read=lambda value, settings: _CONFIG["rope"].read(value, {**settings, "rope_parameters": value or _POSITIONS}),
 )
 
+
+def _gguf_layers(own: Mapping[str, Any], key: str) -> tuple[list[Any], list[Any]]:
+    """Of a GGUF file, a number of the layers with a window, and of those without one."""
+    local, layers = own.get("attention.sliding_window_pattern"), own.get("block_count")
+    if not isinstance(local, list) or len(local) != layers or {*map(type, local)} - {bool}:
+        raise ValueError("gemma4.attention.sliding_window_pattern is no list of what has a window, layer by layer")
+    numbers = own.get(key)
+    numbers = numbers if isinstance(numbers, list) else [numbers] * layers
+    return tuple([number for number, own in zip(numbers, local, strict=True) if own == kind] for kind in (True, False))
+
+
+def _only(numbers: Iterable[Any], key: str) -> Any:
+    """The only number among these. None: there are none."""
+    if len(found := {*numbers}) > 1:
+        raise ValueError(f"gemma4.{key} is {sorted(found)} in layers of one kind, which must be the same")
+    return next(iter(found), None)
+
+
+def _gguf_kv_heads(own: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Of layers with a window, and without."""
+    return tuple(_only(numbers, _GGUF_HEADS) for numbers in _gguf_layers(own, _GGUF_HEADS))
+
+
+def _gguf_full(own: Mapping[str, Any], shapes: Any) -> dict[str, dict[str, int]]:
+    sizes = {"head_dim": own.get("attention.key_length"), _KV_HEADS: _gguf_kv_heads(own)[1]}
+    return {str(i): sizes for i, local in enumerate(own["attention.sliding_window_pattern"]) if not local}
+
+
+def _gguf_mlp(own: Mapping[str, Any]) -> tuple[int, bool]:
+    """Of a GGUF file, the width of an MLP, and whether those of the layers that reuse keys and values are twice so."""
+    layers, wide = own["block_count"], own.get(_GGUF_MLP)
+    wide, first = wide if isinstance(wide, list) else [wide] * layers, layers - own.get("attention.shared_kv_layers", 0)
+    width, last = _only(wide[:first], _GGUF_MLP), _only(wide[first:], _GGUF_MLP)
+    if last not in (None, width, 2 * width):
+        raise ValueError(f"gemma4.{_GGUF_MLP} is {last} in the last layers and {width} before: only twice is supported")
+    return width, last == 2 * width
+
+
+def _gguf_windowed(own: Mapping[str, Any], shapes: Any) -> int:
+    """The size of a head with a window, all of which turns."""
+    sizes = [own.get(key) for key in ("attention.key_length_swa", "attention.value_length_swa", _GGUF_TURNED)]
+    return _only((size for size in sizes if size is not None), "attention.key_length_swa")
+
+
+def _gguf_turned(settings: Mapping[str, Any]) -> int:
+    """Of a head without a window, the elements that turn: all, some of them not at all."""
+    if (kind := settings["rope_parameters"]["full_attention"]["rope_type"]) != "proportional":
+        raise ValueError(f"layers of Gemma 4 with rotary positions of the kind {kind} have no place in a GGUF file")
+    return settings["global_head_dim"]
+
+
+def _gguf_values_are_keys(own: Mapping[str, Any], shapes: Any) -> bool:
+    """Whether a layer that has keys of its own and no window has no values of its own."""
+    full = map(int, _gguf_full(own, shapes))
+    return any(f"blk.{i}.attn_k.weight" in shapes and f"blk.{i}.attn_v.weight" not in shapes for i in full)
+
+
+def _by_layer(local: Any, full: Any, settings: Mapping[str, Any]) -> list[Any]:
+    return [local if kind == layer_types.KINDS[0] else full for kind in settings["layer_types"]]
+
+
+def _gguf_local(settings: Mapping[str, Any]) -> list[bool]:
+    local, reusing = _by_layer(True, False, settings), settings["num_kv_shared_layers"]
+    before, last = local[: len(local) - reusing], local[len(local) - reusing :]
+    if last and (before[-1] or (any(last) and not before[-2])):
+        raise ValueError(
+            f"num_reusing_layers={reusing} has no place in a GGUF file of gemma4: its readers take the keys and values "
+            "of the layer before these, where there is no window, and of the one before that, where there is one"
+        )
+    return local
+
+
+def _gguf_widths(settings: Mapping[str, Any]) -> int | list[int]:
+    width, reusing = settings["intermediate_size"], settings["num_kv_shared_layers"]
+    if not settings["use_double_wide_mlp"]:
+        return width
+    return [width] * (settings["num_hidden_layers"] - reusing) + [2 * width] * reusing
+
+
+_GGUF_HEADS, _GGUF_MLP = "attention.head_count_kv", "feed_forward_length"
+_GGUF_TURNED, _LAYER = "rope.dimension_count_swa", "model.layers.*"
+_GGUF = gguf.Gguf(
+    architecture="gemma4",
+    names=gguf.named(
+        {
+            **gguf.OUT_NORMS, "blk.*.ffn_norm": f"{_LAYER}.pre_feedforward_layernorm",
+            "per_layer_token_embd": "model.embed_tokens_per_layer",
+            "per_layer_model_proj": "model.per_layer_model_projection",
+            "per_layer_proj_norm": "model.per_layer_projection_norm",
+            "blk.*.inp_gate": f"{_LAYER}.per_layer_input_gate", "blk.*.proj": f"{_LAYER}.per_layer_projection",
+            "blk.*.post_norm": f"{_LAYER}.post_per_layer_input_norm",
+            "blk.*.ffn_gate_inp": f"{_LAYER}.router.proj",
+            "blk.*.pre_ffw_norm_2": f"{_LAYER}.pre_feedforward_layernorm_2",
+            "blk.*.post_ffw_norm_1": f"{_LAYER}.post_feedforward_layernorm_1",
+            "blk.*.post_ffw_norm_2": f"{_LAYER}.post_feedforward_layernorm_2",
+        }
+    ),
+    rows=(
+        ("blk.*.layer_output_scale.weight", f"{_LAYER}.layer_scalar", "N -> N"),
+        ("blk.*.ffn_gate_inp.scale", f"{_LAYER}.router.scale", "D -> D"),
+        ("blk.*.ffn_down_exps.scale", f"{_LAYER}.router.per_expert_scale", "E -> E"),
+        ("blk.*.ffn_gate_up_exps.weight", f"{_LAYER}.experts.gate_up_proj", "E F D -> E F D"),
+        ("blk.*.ffn_down_exps.weight", f"{_LAYER}.experts.down_proj", "E D F -> E D F"),
+    ),
+    keys={
+        **gguf.PATTERN,
+        "attention.key_length": "global_head_dim", "attention.key_length_swa": "head_dim",
+        "attention.shared_kv_layers": "num_kv_shared_layers", "final_logit_softcapping": "final_logit_softcapping",
+        "embedding_length_per_layer_input": "hidden_size_per_layer_input",
+        "expert_count": "num_experts", "expert_used_count": "top_k_experts",
+        "expert_feed_forward_length": "moe_intermediate_size",
+        **dict.fromkeys((_GGUF_HEADS, _GGUF_MLP, _GGUF_TURNED, "attention.value_length_swa")),
+    },
+    defaults={
+        "attention.sliding_window_pattern": _gguf_local,
+        _GGUF_HEADS: lambda settings: _by_layer(settings[_KV_HEADS], settings["num_global_key_value_heads"], settings),
+        _GGUF_MLP: _gguf_widths,
+        "attention.value_length_swa": lambda settings: settings["head_dim"],
+        "rope.dimension_count": _gguf_turned,
+        _GGUF_TURNED: lambda settings: settings["head_dim"],
+    },
+    derived={
+        _KV_HEADS: lambda own, shapes: _gguf_kv_heads(own)[0],
+        "head_dim": _gguf_windowed,
+        "per_layer_config": _gguf_full,
+        "intermediate_size": lambda own, shapes: _gguf_mlp(own)[0],
+        "use_double_wide_mlp": lambda own, shapes: _gguf_mlp(own)[1],
+        "attention_k_eq_v": _gguf_values_are_keys,
+        "vocab_size_per_layer_input": lambda own, shapes: shapes.get("per_layer_token_embd.weight", (None,))[0],
+        "enable_moe_block": lambda own, shapes: bool(own.get("expert_count")),
+    },
+    local_theta=_THETA,
+)  # fmt: skip
+
+
 PUBLISHED = dataclasses.replace(
     llama_layout.published(
         model_type="gemma4_text",
         class_prefix="Gemma4",
+        gguf=_GGUF,
         classes={"base": "TextModel"},
         tasks=("causal-lm",),
         config={
@@ -385,25 +571,45 @@ PUBLISHED = dataclasses.replace(
             "num_reusing_layers": Key("num_kv_shared_layers", 0),
             "double_mlp": Key("use_double_wide_mlp", False),
             "input_dim": Key("hidden_size_per_layer_input", 256, _input_dim),
+            "num_experts": Key("num_experts", None, _of_experts),
+            "num_chosen": Key("top_k_experts", None, _of_experts),
+            "expert_dim": Key("moe_intermediate_size", None, _of_experts),
+            "balance_weight": Key("router_aux_loss_coef", 0.0),
             "logit_cap": Key("final_logit_softcapping", None),
             "tied": Key("tie_word_embeddings", True),
         },
-        defaults={"layer_types": None, "per_layer_config": None, "vocab_size_per_layer_input": 262144},
+        defaults={
+            "layer_types": None,
+            "per_layer_config": None,
+            "vocab_size_per_layer_input": 262144,
+            "enable_moe_block": False,
+        },
         derived={
+            "enable_moe_block": lambda config: config.num_experts is not None,
             "layer_types": lambda config: _listed(config.global_every, config.num_layers),
             "per_layer_config": _per_layer,
             "vocab_size_per_layer_input": lambda config: config.vocab_size,
         },
-        fixed={"enable_moe_block": False, "use_bidirectional_attention": (None, "vision")},
+        fixed={"use_bidirectional_attention": (None, "vision")},
     ),
-    nested=("gemma4",),
-    renamed_classes={"Gemma4Model": "Gemma4TextModel", "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM"},
+    nested={
+        "gemma4": {},
+        "gemma4_unified": {
+            "hidden_size_per_layer_input": 0, "sliding_window": 1024, "max_position_embeddings": 262144,
+        },
+    },
+    renamed_classes={
+        "Gemma4Model": "Gemma4TextModel",
+        "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
+        "Gemma4UnifiedModel": "Gemma4TextModel",
+        "Gemma4UnifiedForConditionalGeneration": "Gemma4ForCausalLM",
+    },
     other_prefixes=("model.language_model.",),
     body=_body,
     # Published files hold keys and values of the layers that reuse those of others.
     absent=dict.fromkeys(("base", "causal-lm"), r"reusing_blocks/unread/.*"),
     ignored=(
-        (r"(vision_tower|embed_vision)\..*", "the model of images"),
+        (r"(vision_tower|vision_embedder|embed_vision)\..*", "the model of images"),
         (r"(audio_tower|embed_audio)\..*", "the model of sounds"),
     ),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn import delta
@@ -18,7 +19,7 @@ from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import RotaryConfig, RotaryDecoder, every_nth
 from transformer_zoo.nn.stack import Group, repeating
-from transformer_zoo.published import Key, layer_types, llama_layout, rows
+from transformer_zoo.published import Key, gguf, layer_types, llama_layout, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
 
@@ -141,6 +142,12 @@ def _layer_types(config: Config) -> list[str]:
     return _listed(config.full_every, config.num_layers)
 
 
+def _further_token(config: Config) -> tuple[tuple[str, str, str], ...]:
+    """A module of its own, or in GGUF files a layer behind the others."""
+    what, layer = "a layer that predicts a further token", rf"layers\.{config.num_layers}"
+    return ((r"mtp\..*", r"mtp\..*", what), (rf"{layer}\..*", rf"{layer}\.eh_proj\.weight", what))
+
+
 def _listed(every: int, layers: int) -> list[str]:
     return ["linear_attention" if i % every else "full_attention" for i in range(1, layers + 1)]
 
@@ -217,10 +224,79 @@ def _rope(key: Key) -> Key:
 _CONFIG = llama_layout.config(Rope, eos_id=None, longest=32768)
 
 
+def _gguf_heads(own: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Of a GGUF file, the heads of keys in the gated delta rule, the heads of values for each, and their sizes."""
+    keys, values, size, inner = (own[f"ssm.{key}"] for key in _SSM)
+    if values % keys or inner % values:
+        raise ValueError(f"ssm.time_step_rank is {values}, for ssm.group_count {keys} and ssm.inner_size {inner}")
+    return keys, values // keys, size, inner // values
+
+
+def _gguf_log_rate(x: np.ndarray) -> np.ndarray:
+    """The logarithms of the rates at which states decay, which are stored as their negatives."""
+    if not (x < 0).all():
+        raise ValueError("a state would not decay: its rates must be below zero")
+    return np.log(-x.astype(np.float64)).astype(x.dtype)
+
+
+def _gguf_sections(settings: Mapping[str, Any]) -> list[int]:
+    """The pairs that turn by the position in time, in height, in width, and by none."""
+    pairs = int(settings["head_dim"] * settings["rope_parameters"]["partial_rotary_factor"]) // 2
+    return [(pairs + 2) // 3, (pairs + 1) // 3, pairs // 3, 0]
+
+
+_SSM = ("group_count", "time_step_rank", "state_size", "inner_size")
+_LAYER, _DELTA = "model.layers.*", "model.layers.*.linear_attn"
+_GGUF = gguf.Gguf(
+    architecture="qwen35",
+    names=gguf.named(
+        {
+            "blk.*.ffn_norm": None, "blk.*.post_attention_norm": f"{_LAYER}.post_attention_layernorm",
+            "blk.*.ssm_norm": f"{_DELTA}.norm", **gguf.FURTHER_TOKEN,
+        }
+    ),
+    # Heads of values that share a head of keys are not side by side: the first of each, the second of each, ...
+    rows=(
+        ("blk.*.attn_qkv.weight", f"{_DELTA}.in_proj_qkv.weight", "(n M N K) D -> (n N M K) D"),
+        ("blk.*.ssm_conv1d.weight", f"{_DELTA}.conv1d.weight", "(n M N K) J -> (n N M K) 1 J"),
+        ("blk.*.attn_gate.weight", f"{_DELTA}.in_proj_z.weight", "(m N V) D -> (N m V) D"),
+        ("blk.*.ssm_alpha.weight", f"{_DELTA}.in_proj_a.weight", "(m N) D -> (N m) D"),
+        ("blk.*.ssm_beta.weight", f"{_DELTA}.in_proj_b.weight", "(m N) D -> (N m) D"),
+        ("blk.*.ssm_a", f"{_DELTA}.A_log", "(m N) -> (N m)"),
+        ("blk.*.ssm_dt.bias", f"{_DELTA}.dt_bias", "(m N) -> (N m)"),
+        ("blk.*.ssm_out.weight", f"{_DELTA}.out_proj.weight", "D (m N V) -> D (N m V)"),
+    ),
+    axes={
+        "N": lambda own: _gguf_heads(own)[0], "m": lambda own: _gguf_heads(own)[1],
+        "M": lambda own: (1, 1, _gguf_heads(own)[1]), "V": lambda own: _gguf_heads(own)[3],
+        "K": lambda own: (own["ssm.state_size"], own["ssm.state_size"], _gguf_heads(own)[3]),
+    },
+    changes=(
+        ("ssm_norm.weight", None), *gguf.NORMS,
+        ("ssm_a", gguf.Change(lambda x: -np.exp(x), _gguf_log_rate)),
+    ),
+    keys={
+        "ssm.conv_kernel": "linear_conv_kernel_dim", "ssm.state_size": "linear_key_head_dim",
+        "ssm.group_count": "linear_num_key_heads", "ssm.time_step_rank": "linear_num_value_heads",
+        "full_attention_interval": "full_attention_interval",
+        **dict.fromkeys(("ssm.inner_size", "rope.dimension_sections", "nextn_predict_layers")),
+    },
+    defaults={
+        "ssm.inner_size": lambda settings: settings["linear_value_head_dim"] * settings["linear_num_value_heads"],
+        "rope.dimension_sections": _gguf_sections,
+    },
+    derived={
+        "num_hidden_layers": gguf.num_layers,
+        "linear_value_head_dim": lambda own, shapes: _gguf_heads(own)[3],
+    },
+)  # fmt: skip
+
+
 PUBLISHED = dataclasses.replace(
     llama_layout.published(
         model_type="qwen3_5_text",
         class_prefix="Qwen3_5",
+        gguf=_GGUF,
         classes={"base": "TextModel", "sequence-classification": "TextForSequenceClassification"},
         tasks=("causal-lm", "sequence-classification"),
         config={
@@ -239,7 +315,7 @@ PUBLISHED = dataclasses.replace(
         defaults={"layer_types": None, "partial_rotary_factor": 0.25},
         derived={"layer_types": _layer_types},
     ),
-    nested=("qwen3_5",),
+    nested={"qwen3_5": {}},
     renamed_classes={
         "Qwen3_5Model": "Qwen3_5TextModel",
         "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",
@@ -248,5 +324,5 @@ PUBLISHED = dataclasses.replace(
     other_prefixes=("model.language_model.",),
     body=_body,
     ignored=((r"visual\..*", "the model of images"),),
-    unread=lambda config: ((r"mtp\..*", r"mtp\..*", "a layer that predicts a further token"),),
+    unread=_further_token,
 )

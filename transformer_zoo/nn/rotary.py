@@ -2,6 +2,7 @@
 read texts longer than those that a model was trained on."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal
 
@@ -148,9 +149,11 @@ class Rope:
         these positions. None: the length of the text, or another scale of queries and keys, makes them too."""
         if self.kind == "longrope" and self.attention_scale == 1 and self.short_factors == self.long_factors:
             return np.array(self.short_factors)
-        if self.kind != "llama3":
+        if self.kind not in ("llama3", "proportional"):
             return None
-        return dataclasses.replace(self, kind="default")._speed(head_dim) / self._speed(head_dim)
+        usual = dataclasses.replace(self, kind="default", share=1.0 if self.kind == "proportional" else self.share)
+        with np.errstate(divide="ignore"):  # pairs that do not turn at all
+            return usual._speed(head_dim) / self._speed(head_dim)
 
     def _pairs(self, head_dim: int) -> int:
         return head_dim // 2 if self.kind == "proportional" else int(head_dim * self.share) // 2
@@ -191,16 +194,14 @@ class Rope:
             return self.attention_factor
         if self.kind == "yarn":
             both = self.mscale and self.mscale_all_dim
-            return self._magnitude(self.mscale) / self._magnitude(self.mscale_all_dim) if both else self._magnitude(1)
+            of = functools.partial(yarn_magnitude, self.factor)
+            return of(self.mscale) / of(self.mscale_all_dim) if both else of(1)
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length)) if self.factor > 1 else 1.0
 
     @property
     def score_scale(self) -> float:
         """What the scores of latent attention are multiplied by, besides the usual scale."""
-        return self._magnitude(self.mscale_all_dim) ** 2 if self.mscale_all_dim else 1.0
-
-    def _magnitude(self, scale: float) -> float:
-        return 0.1 * scale * math.log(self.factor) + 1 if self.factor > 1 else 1.0
+        return yarn_magnitude(self.factor, self.mscale_all_dim) ** 2 if self.mscale_all_dim else 1.0
 
 
 @flax.struct.dataclass
@@ -216,6 +217,11 @@ class Rotation:
     def where(self, rotated: jax.Array) -> "Rotation":
         """This rotation where `rotated`, bool[], is true, and elsewhere one that changes nothing."""
         return self.replace(cos_BTP=jnp.where(rotated, self.cos_BTP, 1), sin_BTP=jnp.where(rotated, self.sin_BTP, 0))
+
+
+def yarn_magnitude(factor: float, scale: float) -> float:
+    """What YaRN multiplies queries and keys by (Peng et al. 2023, section 3.4), with a scale of the logarithm."""
+    return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 def _lengths(positions_BT: jax.Array) -> jax.Array:

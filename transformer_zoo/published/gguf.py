@@ -1,12 +1,16 @@
 """How a family is stored in GGUF files, as llama.cpp has them."""
 
 import dataclasses
+import functools
 import itertools
-import math
+import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from transformer_zoo.nn.rotary import yarn_magnitude
 from transformer_zoo.published.rows import Rows
 
 KEYS = {
@@ -32,11 +36,14 @@ _SCALING = {
     "attention.temperature_scale": "llama_4_scaling_beta",
 }
 _SCALED = ("linear", "yarn")  # the kinds whose scaling is in the metadata
+_TENSORS = ("llama3", "longrope", "proportional")  # those of which the tensor FREQUENCIES has all
 _ROPE = (*_SCALING, ATTENTION, _MULTIPLIER, "rope.freq_base", "rope.freq_base_swa", "rope.dimension_count")
 # Of these each says what another key or a tensor also says, or what the file was once.
 _IMPLIED = ("vocab_size", "attention.value_length", "rope.scaling.finetuned")
 FREQUENCIES = "rope_freqs.weight"
 """A tensor by which the speeds of rotary pairs are divided."""
+STILL = 1e30
+"""What the speed of a pair that does not turn is divided by."""
 FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 """Such tensors for texts up to the original length and for longer ones."""
 
@@ -72,6 +79,15 @@ EXPERTS = {
 }
 """Keys of mixtures of experts."""
 
+_FURTHER = ("eh_proj", "enorm", "hnorm", "embed_tokens", "shared_head_head", "shared_head_norm")
+FURTHER_TOKEN = {f"blk.*.nextn.{name}": f"model.layers.*.{name}" for name in _FURTHER}
+"""Tensors of a layer behind the model's own, which predicts a further token."""
+
+
+def num_layers(own: Mapping[str, Any], shapes: Any) -> int:
+    """The model's own layers in a file that may hold further ones."""
+    return own["block_count"] - own.get("nextn_predict_layers", 0)
+
 
 def named(changes: Mapping[str, str | None]) -> dict[str, str]:
     """`NAMES` with some others; None: there is no such tensor."""
@@ -89,6 +105,22 @@ def experts(mixture: str, names: str) -> dict[str, str]:
     return {f"blk.*.ffn_{ours}_exps": f"{mixture}.experts.*.{name}" for ours, name in found} | {
         "blk.*.ffn_gate_inp": f"{mixture}.gate"
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Numbers that a file holds changed."""
+
+    write: Callable[[np.ndarray], np.ndarray]
+    """From the usual ones, in float32, to those of the file."""
+    read: Callable[[np.ndarray], np.ndarray]
+    """Back. It raises ValueError for numbers that stand for none."""
+
+
+LARGER = Change(lambda x: x + np.ones((), x.dtype), lambda x: x - np.ones((), x.dtype))
+"""Scales of norms that are larger by one."""
+NORMS = (("norm.weight", LARGER),)
+"""The changes of families all of whose norms are so."""
 
 
 _PAIRED = ("(H i p=2)", "(H p i)")
@@ -134,14 +166,21 @@ class Gguf:
         only_with: a key of the metadata by which its files differ from another family's of this architecture.
         names: their tensors -> those of the family's usual files, both without the ending `.weight` or `.bias`. The
             first `*` is the layer, and a second one the expert.
-        rows: (their tensors, the usual one, layout), of those whose numbers are in another order: `{a,b}` are parts
-            along the first axis `n`; `H` and `G` are the numbers of heads and of heads of keys and values.
+        names_with: a tensor of the first layer -> the names that are others in files that have it.
+        rows: (their tensors, the usual one, layout), of those whose numbers are in another order: `n` counts parts,
+            which are the tensors `{a,b}`, or lie one after another in a single one. In the usual tensor they lie one
+            after another too. Axes behind `n` may have sizes of their own in each part. `n H R K | n H K R -> ...`: the
+            first part has its axes in another order. `H` and `G` are the numbers of heads and of heads of keys and
+            values.
+        axes: axis of the rows -> its size, from the metadata after the architecture's name; of one whose size differs
+            from part to part, a tuple.
+        changes: (ending of their tensors' names, how their numbers are changed), of which the first counts.
         keys: beside `KEYS`; None: what other keys say too.
         defaults: key of the metadata -> its value for the keys of a config.json that have none for it.
         derived: key of config.json -> its value, from the metadata after the architecture's name and from the shapes of
             the tensors.
         yarn: of the rotary positions of the kind yarn, what the metadata do not tell.
-        norm_offset: what the scales of norms are larger by than in the usual files.
+        scales_scores: whether the multiplier of the kind yarn, tenfold, is the `mscale_all_dim` of latent attention.
         has_factors: whether rotary positions of the kind longrope are in the tensors FACTORS.
         local_theta: of rotary positions in layers with a window, where they have their own. 0: that of the others,
             whose positions alone are scaled.
@@ -150,14 +189,17 @@ class Gguf:
     architecture: str
     only_with: str | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=lambda: NAMES)
+    names_with: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     rows: Rows = ()
+    axes: Mapping[str, Callable[[Mapping[str, Any]], Any]] = dataclasses.field(default_factory=dict)
+    changes: tuple[tuple[str, Change | None], ...] = ()
     keys: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Callable[[Mapping[str, Any]], Any]] = dataclasses.field(default_factory=dict)
     derived: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Any]] = dataclasses.field(
         default_factory=dict
     )
     yarn: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    norm_offset: float = 0.0
+    scales_scores: bool = False
     has_factors: bool = False
     local_theta: float | None = None
 
@@ -189,19 +231,24 @@ class Gguf:
         settings["tie_word_embeddings"] = "output.weight" not in shapes
         settings["attention_bias"] = "blk.0.attn_q.bias" in shapes
         head = self.head_dim(own)
-        if own.get("attention.value_length", head) != head:
+        if "attention.value_length" not in keys and own.get("attention.value_length", head) != head:
             raise ValueError(f"{prefix}attention.value_length differs from the {head} elements of a key")
         scaling = {theirs: own[key] for key, theirs in _SCALING.items() if key in own}
         rope = scaling if scaling.get("rope_type", "none") != "none" else {"rope_type": "default"}
+        if own.get("attention.temperature_scale") and rope["rope_type"] != "yarn":
+            raise ValueError(f"{prefix}attention.temperature_scale without YaRN is not supported")
         if rope["rope_type"] == "yarn":
             rope |= self.yarn
-            if ATTENTION in own or own.get(_MULTIPLIER):
-                usual, divided = (_attention_scale(rope.get("factor", 1), x) for x in (1, own.get(_MULTIPLIER, 0)))
+            if self.scales_scores:
+                rope |= self._score_scale(own)
+            elif ATTENTION in own or own.get(_MULTIPLIER):
+                usual, divided = (yarn_magnitude(rope.get("factor", 1), x) for x in (1, own.get(_MULTIPLIER, 0)))
                 beside = own.get(ATTENTION, 1)
                 scale = beside * usual / divided
                 rope["attention_factor"] = scale if beside == 1 else float(f"{scale:.7g}")  # it has 32 bits
         rope |= {"rope_theta": own["rope.freq_base"]} if "rope.freq_base" in own else {}
-        if (rotated := own.get("rope.dimension_count", head)) is not None:
+        rotated = None if "rope.dimension_count" in keys else own.get("rope.dimension_count", head)
+        if rotated is not None:
             if not all(type(size) is int for size in (rotated, head)) or not 0 < rotated <= head:
                 raise ValueError(f"{prefix}rope.dimension_count is {rotated}, and a head has {head} elements")
             rope["partial_rotary_factor"] = rotated / head
@@ -224,28 +271,60 @@ class Gguf:
         own = {key: settings.get(theirs) for key, theirs in keys.items() if theirs not in (None, "layer_types")}
         own |= {key: default(settings) for key, default in self.defaults.items() if own.get(key) is None}
         own["vocab_size"], head = settings["vocab_size"], self.head_dim(own)
-        own["attention.key_length"] = own["attention.value_length"] = head
+        for key in ("attention.key_length", "attention.value_length"):
+            own[key] = head if own.get(key) is None else own[key]
         if (rope := settings.get("rope_parameters")) is not None:
             if self.local_theta is not None:
                 local, rope = rope["sliding_attention"]["rope_theta"], rope["full_attention"]
                 own |= {"rope.freq_base_swa": local} if self.local_theta else {}
             own["rope.freq_base"] = rope["rope_theta"]
-            own["rope.dimension_count"] = int(head * rope.get("partial_rotary_factor", 1))
-            if (kind := rope["rope_type"]) in _SCALED:
+            share = 1 if (kind := rope["rope_type"]) == "proportional" else rope.get("partial_rotary_factor", 1)
+            own.setdefault("rope.dimension_count", int(head * share))
+            if kind in _SCALED:
                 own |= {key: rope.get(theirs) for key, theirs in _SCALING.items()}
                 if (turns := (rope.get("beta_fast", 32), rope.get("beta_slow", 1))) != (32, 1):
                     raise ValueError(
                         f"YaRN between {turns} turns has no place in a GGUF file: its readers take (32, 1)"
                     )
-                scale, scales = rope.get("attention_factor"), [rope.get(name) for name in ("mscale", "mscale_all_dim")]
-                usual, *parts = (_attention_scale(rope["factor"], x or 0) for x in (1, *scales))
-                if scale is None and all(scales):
-                    scale = parts[0] / parts[1]
-                if scale is not None:
-                    own[ATTENTION] = scale / usual
-            elif kind not in ("default", "llama3", "longrope"):  # of the last two the tensor FREQUENCIES has all
+                if self.scales_scores:
+                    own |= self._multiplier(rope)
+                elif (scale := _attention_scale(rope)) is not None:
+                    own[ATTENTION] = scale / yarn_magnitude(rope["factor"], 1)
+            elif kind not in ("default", *(() if self.scales_scores else _TENSORS)):
                 raise ValueError(f"rotary positions of the kind {kind} have no place in a GGUF file")
         return {f"{self.architecture}.{key}": value for key, value in own.items() if value is not None}
+
+    @staticmethod
+    def _score_scale(own: Mapping[str, Any]) -> dict[str, float]:
+        """What scales the scores of latent attention, from the metadata."""
+        multiplier = own.get(_MULTIPLIER, 0)
+        if own.get(ATTENTION, 1) != 1 or not multiplier > 0:
+            raise ValueError(
+                f"{_MULTIPLIER} is {multiplier} and {ATTENTION} {own.get(ATTENTION, 1)}: of latent attention only a "
+                "multiplier above 0 is supported, and a factor of 1"
+            )
+        scale = float(f"{10 * multiplier:.7g}")  # it has 32 bits
+        return {"mscale": scale, "mscale_all_dim": scale}
+
+    @staticmethod
+    def _multiplier(rope: Mapping[str, Any]) -> dict[str, float]:
+        """What stands for the scale of the scores of latent attention, in the metadata."""
+        both, scale = rope.get("mscale_all_dim"), rope.get("attention_factor")
+        if rope["rope_type"] != "yarn" or not both or scale not in (None, 1) or both != rope.get("mscale"):
+            raise ValueError(
+                f"{rope['rope_type']} with {', '.join(f'{name}={x}' for name, x in rope.items())} has no place in a "
+                "GGUF file: of latent attention its readers take YaRN whose mscale and mscale_all_dim are the same"
+            )
+        return {_MULTIPLIER: both / 10}
+
+    def change(self, theirs: str) -> Change | None:
+        """How the numbers of one of their tensors are changed. None: they are not."""
+        return next((change for ending, change in self.changes if theirs.endswith(ending)), None)
+
+    def fitting(self, tensors: Container[str]) -> "Gguf":
+        """The layout with the names of a file with these tensors."""
+        more = (names for tensor, names in self.names_with.items() if tensor in tensors)
+        return dataclasses.replace(self, names=functools.reduce(operator.or_, more, dict(self.names)))
 
     def place(self, theirs: str) -> Place:
         """Where one of their tensors is among the usual ones. One that is not known keeps its name."""
@@ -273,8 +352,15 @@ class Gguf:
             if ours == starred:
                 return [*map(in_layer, _expand(parts))], layout
         stem, _, end = starred.rpartition(".")
-        found = [in_layer(theirs) for theirs, ours in self.names.items() if ours == stem]
+        names = itertools.chain(*(names.items() for names in (self.names, *self.names_with.values())))
+        found = [in_layer(theirs) for theirs, ours in names if ours == stem]
         return [f"{theirs}.{end}" for theirs in found], None
+
+    def sizes(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes of the axes in `rows` that the metadata tell, by those after the architecture's name."""
+        heads = own.get("attention.head_count")
+        known = {"H": heads, "G": own.get("attention.head_count_kv", heads)}
+        return known | {axis: size(own) for axis, size in self.axes.items()}
 
     @staticmethod
     def head_dim(own: Mapping[str, Any]) -> Any:
@@ -285,18 +371,12 @@ class Gguf:
         return width // heads if type(width) is type(heads) is int else None
 
 
-def sizes(layout: str, own: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
-    """A layout as einops takes it, and the sizes of its axes that the metadata or the layout itself tell."""
-    heads = own.get("attention.head_count")
-    known = {"H": heads, "G": own.get("attention.head_count_kv", heads)}
-    known |= {axis: int(size) for axis, size in re.findall(r"(\w+)=(\d+)", layout)}
-    layout = re.sub(r"=\d+", "", layout)
-    return layout, {axis: size for axis, size in known.items() if re.search(rf"\b{axis}\b", layout)}
-
-
-def _attention_scale(factor: float, multiplier: float) -> float:
-    """What YaRN multiplies queries and keys by; in these files, what is beside it."""
-    return 1 + 0.1 * multiplier * math.log(factor) if factor > 1 else 1.0
+def _attention_scale(rope: Mapping[str, Any]) -> float | None:
+    """What YaRN multiplies queries and keys by, where it is not the usual number."""
+    scales = [rope.get(name) for name in ("mscale", "mscale_all_dim")]
+    if rope.get("attention_factor") is None and all(scales):
+        return yarn_magnitude(rope["factor"], scales[0]) / yarn_magnitude(rope["factor"], scales[1])
+    return rope.get("attention_factor")
 
 
 def _expand(names: str) -> Iterator[str]:
