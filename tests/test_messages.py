@@ -1,10 +1,9 @@
 """What commands print on stderr."""
 
 import errno
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from transformer_zoo import __main__, commands, folders, messages, runs
@@ -34,10 +33,8 @@ def test_settings_are_spelt_as_options() -> None:
 
 def test_warnings_are_lines() -> None:
     code = "import warnings; from transformer_zoo import messages; messages.show_warnings_plainly(); "
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}warnings.warn('a is left out', stacklevel=1)"], capture_output=True, text=True
-    )
-    assert done.stderr == "warning: a is left out\n"
+    process = processes.Process(processes.run, f"{code}warnings.warn('a is left out', stacklevel=1)")
+    assert process.communicate()[0] == "warning: a is left out\n"
 
 
 def test_folders_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
