@@ -8,6 +8,7 @@ import pytest
 from transformer_zoo import lora, quantization, registry, sharding, trees
 from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.config import Lora
+from transformer_zoo.nn import cache as caches
 
 CASE = families.mixture("gemma4").with_(num_layers=5, num_reusing_layers=3, global_every=2)
 
@@ -16,6 +17,22 @@ def test_the_cache_has_no_slots_of_layers_that_reuse_others():
     cache = CASE.module.init_cache(CASE.config, 2, 7)
     sizes = [(x.shape[0], x.shape[-1]) for x in jax.tree.leaves(cache.kv)]
     assert sizes == [(1, CASE.config.local_head_dim)] * 2 + [(1, CASE.config.head_dim)] * 2
+
+
+def test_layers_with_a_window_keep_only_that(monkeypatch: pytest.MonkeyPatch):
+    """Unless others reuse their keys and values: in parts of more tokens than spare slots, and of one."""
+    monkeypatch.setattr(caches, "SPARE", 1)
+    assert CASE.module.init_cache(CASE.config, 2, 12).ring is None
+    with jax.enable_x64(True):
+        case = CASE.with_(num_layers=2, num_reusing_layers=0).wide()
+        params, tokens_BT = case.params(), case.tokens(2, 12)
+        expected = families.outputs(families.apply(case.model, params, tokens_BT=tokens_BT))
+        cache = case.module.init_cache(case.config, 2, 12, np.float64)
+        assert [x.shape[3] for x in jax.tree.leaves(cache.kv)] == [case.config.window + 1] * 2 + [12] * 2
+        for part in (slice(6), *(slice(i, i + 1) for i in range(6, 12))):
+            out = families.apply(case.model, params, tokens_BT=tokens_BT[:, part], cache=cache)
+            assert families.difference(families.outputs(out), expected[:, part]) < 1e-12
+            cache = out.cache
 
 
 def test_published_files_hold_keys_and_values_that_nothing_reads():

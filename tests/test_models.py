@@ -29,8 +29,7 @@ from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryConfig
-from transformer_zoo.nn.stack import stack
+from transformer_zoo.nn.stack import ByKind, groups, stack
 from transformer_zoo.pretrained import Bundle
 
 EXACT = 1e-12
@@ -147,9 +146,17 @@ def reach(config: Any) -> float:
     return np.inf if not local_L.all() else len(local_L) * (config.window - 1)
 
 
-def windows_only(config: Any) -> bool:
-    """Whether all layers of a decoder have a window."""
-    return isinstance(config, RotaryConfig) and config.local_layers().all()
+def has_windows(case: families.Case) -> bool:
+    """Whether layers of a decoder have a window, and so a ring."""
+    with mock.patch.object(caches, "SPARE", 0):
+        return case.module.init_cache(case.config, 1, LONGEST).ring is not None
+
+
+# A family for each way in which attention writes to a cache, all of whose layers have a window, and one some of whose.
+WITH_RINGS = families.kinds(
+    [case for case in families.cases("tokens_BT", "cache") if has_windows(case)],
+    lambda case: (case.model.block.__call__, case.config.local_layers().all()),
+)
 
 
 @float64
@@ -349,8 +356,10 @@ def test_the_shortest_rows(case: families.Case):
 @float64
 @each("tokens_BT", "cache")
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_cached_is_uncached(case: families.Case, side: str):
-    """Prompts of 2 and 4 tokens, padded, and then parts of 1, 1, 3 and 1: all outputs equal the whole row's."""
+def test_cached_is_uncached(case: families.Case, side: str, monkeypatch: pytest.MonkeyPatch):
+    """Prompts of 2 and 4 tokens, padded, and then parts of 1, 1, 3 and 1: all outputs equal the whole row's. Windows
+    are shorter, and rings have one slot more than they: the parts are of fewer and of more tokens than that."""
+    monkeypatch.setattr(caches, "SPARE", 1)
     case = case.wide()
     params = case.params()
     prompts, more, width = np.array([2, 4]), 6, 4
@@ -390,25 +399,64 @@ def test_token_by_token(case: families.Case):
 
 
 @float64
-@pytest.mark.parametrize("family", [f for f in registry.families() if windows_only(families.main(f).config)])
-def test_a_cache_of_windows_keeps_no_more(family: str, monkeypatch: pytest.MonkeyPatch):
-    """Slots for a window and one token more: texts that are longer, in pieces shorter and longer than the rest."""
+@pytest.mark.parametrize("case", WITH_RINGS, ids=families.name_of)
+def test_a_cache_of_windows_keeps_no_more(case: families.Case, monkeypatch: pytest.MonkeyPatch):
+    """Slots for a window and one token more, of layers that have one: a token is taken back, and slots are added."""
+    make = lambda length=LONGEST: case.module.init_cache(case.config, 2, length, jnp.float64)
+    assert make().ring is None and make(PADDING).ring is None  # the slots would be more than the tokens
     monkeypatch.setattr(caches, "SPARE", 1)
-    case = families.main(family)
-    cache = case.module.init_cache(case.config, 2, LONGEST)
-    assert cache.kv[0].shape[3] == cache.ring.position_BR.shape[1] == case.config.window + 1 < LONGEST
-    for side in ("left", "right"):
-        test_cached_is_uncached(case, side)
-    # A token is taken back.
-    case, tokens_BT = case.wide(), case.tokens(2, LONGEST)
-    run = functools.partial(families.apply, case.model, case.params())
-    cache = run(tokens_BT=tokens_BT[:, :4], cache=case.module.init_cache(case.config, 2, LONGEST, jnp.float64)).cache
-    cache = run(tokens_BT=tokens_BT[:, 8:9], cache=cache).cache.rewind(jnp.int32(4))
-    found = families.outputs(run(tokens_BT=tokens_BT[:, 4:7], cache=cache))
-    expected = read_first(case, case.params(), tokens_BT)
-    assert families.difference(found, expected[:, 4:7]) < EXACT
-    monkeypatch.undo()
-    assert case.module.init_cache(case.config, 2, LONGEST).ring is None  # the slots would be more than the tokens
+    local = case.config.local_layers()
+    for cache in (make(), make(12).widen(LONGEST)):
+        slots = [len(local[local]) * (case.config.window + 1), len(local[~local]) * LONGEST]
+        held = [x.shape[0] * x.shape[3] for x in jax.tree.leaves(cache.kv)]
+        assert sum(held) == 2 * sum(slots) and cache.valid_BS.shape == (2, LONGEST)
+    case = case.wide()
+    tokens_BT = case.tokens(2, LONGEST)
+    run = functools.partial(families.apply, case.model, case.params(), mutable=("intermediates",))
+    (_, sown), (first, _) = run(tokens_BT=tokens_BT[:, :7]), run(tokens_BT=tokens_BT[:, :4], cache=cache)
+    wrong, _ = run(tokens_BT=tokens_BT[:, 8:9], cache=first.cache)
+    found, sown_cached = run(tokens_BT=tokens_BT[:, 4:7], cache=wrong.cache.rewind(jnp.int32(4)))
+    hidden = [x["intermediates"]["blocks"]["hidden_BTD"][0] for x in (sown, sown_cached)]
+    assert families.difference(hidden[1], hidden[0][:, :, 4:]) < EXACT
+    assert families.difference(found.hidden_BTD, run(tokens_BT=tokens_BT[:, :7])[0].hidden_BTD[:, 4:]) < EXACT
+
+
+def test_groups_of_layers():
+    """Gemma 3's and Qwen2's, among others: with the fewest layers in them."""
+    for kinds, expected in {
+        "": "", "a": "a1", "aaaa": "a4", "abab": "ab2", "ababa": "ab2 a1", "aaabbb": "a3 b3", "abcd": "abcd1",
+        "aaaaab" * 4 + "aa": "aaaaab4 a2", "baab" * 3: "baab3", "cababab": "c1 ab3",
+    }.items():  # fmt: skip
+        found = groups(tuple(kinds))
+        assert "".join("".join(group) * times for group, times in found) == kinds
+        assert " ".join(f"{''.join(group)}{times}" for group, times in found) == expected
+
+
+def test_what_layers_of_two_kinds_keep():
+    """Each its own: arrays, and `Layers` of them."""
+    kept = ByKind(({"a": np.arange(3)}, np.arange(3, 5)), kinds=(1, 0, 0, 1, 0))
+    layers = [kept[i] for i in range(5)]
+    assert layers == [3, {"a": 0}, {"a": 1}, 4, {"a": 2}]
+    assert [kept.of_layers(layers)[i] for i in range(5)] == layers
+
+
+def test_a_long_text_in_layers_with_and_without_a_window():
+    """What Gemma 3 1B keeps of 32,768 tokens: of 4 of its 26 layers all, and of the others a window; and the program of
+    a deeper model is as long."""
+    family = families.main("gemma3").module
+    config = family.PRESETS["gemma-3-1b"][1]
+    kv = jax.eval_shape(lambda: family.init_cache(config, 1, 32768)).kv
+    numbers = sum(x.size for x in jax.tree.leaves(kv))
+    assert numbers == (4 * 32768 + 22 * (512 + caches.SPARE)) * config.num_kv_heads * config.head_dim * 2
+
+    def equations(num_layers: int) -> int:
+        case = families.main("gemma3").with_(num_layers=num_layers, max_length=64)
+        cache = jax.eval_shape(lambda: case.module.init_cache(case.config, 1, 64))
+        run = lambda params, cache: case.model.apply({"params": params}, np.zeros((1, 4), np.int32), cache=cache)
+        program = jax.make_jaxpr(run)(registry.param_shapes(case.model), cache)
+        return len(list(families.equations(program.jaxpr)))
+
+    assert equations(5) == equations(9)
 
 
 @float64

@@ -282,16 +282,26 @@ def _last(kv: Any, group: tuple[bool, ...], full: bool) -> Any:
 
 
 def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with `length` slots a row, in the layers that have keys and values of their own.
+    """An empty cache for `length` tokens a row, in the layers that have keys and values of their own. Those with a
+    window keep the keys and values of so many, unless other layers reuse them.
 
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
     check_slots(config, length)
     part, group = config.stacks["blocks"]
-    of_kind = lambda kind: caches.empty(len(part) // len(group), batch, length, kind.num_kv_heads, kind.head_dim, dtype)
-    parts = [of_kind(config.of(full)) for full in group]
-    return parts[0].replace(kv=tuple(part.kv for part in parts))
+    # A layer that reuses keys and values is lent what the other has kept. Where a call has many tokens, that is less of
+    # a ring than its first tokens attend to.
+    window = None if config.num_reusing_layers else config.window
+
+    def of_kind(full: bool) -> Cache:
+        kind = config.of(full)
+        sizes = (len(part) // len(group), batch, length, kind.num_kv_heads, kind.head_dim)
+        return caches.empty(*sizes, dtype, window=None if full else window)
+
+    parts = {full: of_kind(full) for full in {*group}}
+    cache = parts[min(parts)]  # of layers with a window, if there are any: it has the ring
+    return cache.replace(kv=tuple(parts[full].kv for full in group))
 
 
 def _body(config: Config) -> rows.Rows:
