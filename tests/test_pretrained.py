@@ -398,8 +398,12 @@ def test_another_model_is_not_replaced_unasked(tmp_path: Path):
     ):
         with pytest.raises(ValueError, match=f"{tmp_path} holds a model that is another one .*{message}"):
             save_pretrained(tmp_path, another)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"transformers_version": "5.0"}))
-    with pytest.raises(ValueError, match='was not written here, with transformers_version "5.0": name'):
+    spelled = {key: x for key, x in config.items() if key != "problem_type"}
+    spelled |= {"transformers_version": "5.0", "use_cache": True}
+    (tmp_path / "config.json").write_text(json.dumps(spelled))
+    save_pretrained(tmp_path, m)
+    (tmp_path / "config.json").write_text(json.dumps(spelled | {"n_head": "two"}))
+    with pytest.raises(ValueError, match='is another one or was not written here, with n_head "two"'):
         save_pretrained(tmp_path, m)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match="holds model.safetensors, and no config.json that describes them: name"):

@@ -368,7 +368,8 @@ def save_pretrained(
             f"{directory} holds the run of another model, and files of two models must not mix: name another folder"
         )
     if not overwrite:
-        targets.check_folder(directory, config_map.CONFIG, config_map.write(family, model.config, model.task))
+        settings = config_map.write(family, model.config, model.task)
+        targets.check_folder(directory, config_map.CONFIG, settings, family=family)
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
     constants = weight_map.constants(family, model.config, model.task, next(iter(tensors.values())).dtype)
     tensors = safetensors.aligned(tensors | constants)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,16 @@ def files_in(folder: Path) -> list[str]:
     return sorted(name for name in names if name in beside or ADAPTER.fullmatch(name) or MODEL.fullmatch(name))
 
 
-def check_folder(folder: Path, name: str, settings: Mapping[str, Any], *, whole: bool = True) -> None:
+def check_folder(
+    folder: Path, name: str, settings: Mapping[str, Any], *, whole: bool = True, family: ModuleType | None = None
+) -> None:
     """Refuses a folder with another model.
 
     Args:
         name: config.json or adapter_config.json, the file of the settings.
         settings: what it is to say.
         whole: False: these are some of its settings, and the rest is not compared.
+        family: of a model; a config.json of another library may spell the same settings in other words.
 
     Raises:
         ValueError: it holds an adapter where a model is to be, or the reverse; weights without such a file; or one that
@@ -54,11 +58,22 @@ def check_folder(folder: Path, name: str, settings: Mapping[str, Any], *, whole:
     if own and name not in own:
         raise _fault("folder", folder, f"{', '.join(own[:5])}, and no {name} that describes them")
     if own:
-        there = json_files.read(folder / name)
+        there = _spelled(json_files.read(folder / name), family)
         there = there if whole else {key: x for key, x in there.items() if key in settings}
         if differ := _differences(there, settings, FREE):
             what = "a model" if kind is MODEL else "an adapter"
             raise _fault("folder", folder, f"{what} that is another one or was not written here, with {differ}")
+
+
+def _spelled(settings: dict[str, Any], family: ModuleType | None) -> dict[str, Any]:
+    """A family's config.json as we write it; others as they are."""
+    if family is None or settings.get("model_type") != family.PUBLISHED.model_type:
+        return settings
+    try:
+        config, task = config_map.read(family, settings), config_map.task_of(family, settings)
+        return config_map.write(family, config, task)
+    except ValueError:  # of settings that are not supported
+        return settings
 
 
 def check_tokenizer(folder: Path, new: Path) -> None:
