@@ -11,6 +11,10 @@ if "jax" in sys.modules:
 from pathlib import Path  # noqa: E402
 from unittest import mock  # noqa: E402
 
+# Garbage is collected between tests: modules and traces are many objects that live long, and the collector would visit
+# them over and over, for a fifth of the time.
+gc.disable()
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -21,6 +25,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 # No program of a test is looked at: it needs no lines of source beside its operations.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+# Many errors are wanted: nobody reads their tracebacks, of which jax would compare each frame's file with its own.
+os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
 
 import jax  # noqa: E402
 import jax.experimental  # noqa: E402
@@ -57,11 +63,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Garbage is collected between tests: traces are many objects that live long, and the collector would visit them
-    over and over, for a fifth of the time."""
+    """What is there now stays: no collection visits it."""
     gc.collect()
     gc.freeze()
-    gc.disable()
 
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:

@@ -72,6 +72,8 @@ SMALL = {
     "num_expert_groups": 2,
     "num_chosen_groups": 1,
 }
+# Of a family that has experts or none; its small model has none.
+EXPERTS = {"num_experts": 4, "num_chosen": 2, "expert_dim": 8}
 # Choices for random configurations. Every number of heads divides every width.
 RANDOM = {
     "vocab_size": (11, 77, 128, 129, 300),
@@ -253,6 +255,8 @@ def small(family: str, **changes: Any) -> Any:
     Config = registry.family(family).Config
     values = {}
     for field in dataclasses.fields(Config):
+        if field.name in EXPERTS and field.default is None:
+            continue
         if field.name in SMALL:
             values[field.name] = SMALL[field.name]
         elif field.name.endswith("_id") and field.default is not None:
@@ -371,6 +375,13 @@ def cases(*wanted: str) -> list[Any]:
 def main(family: str) -> Case:
     """A family's small model for its main task, without dropout."""
     return Case(family=family, task=main_task(family), config=without_dropout(small(family)))
+
+
+@functools.cache
+def mixture(family: str) -> Case | None:
+    """The same with experts. None: the family has none."""
+    case, optional = main(family), getattr(registry.family(family).Config(), "num_experts", 0)
+    return case.with_(**EXPERTS) if optional is None else case if optional else None
 
 
 @functools.cache

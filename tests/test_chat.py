@@ -261,6 +261,9 @@ def test_the_command(m, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "one [stopped]\n" * 2
     assert asked[-1] == [user("Hi"), assistant("one"), user("Bye")]
     monkeypatch.undo()
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\nBye\n"))
+    assert main(["chat", str(tmp_path), "--max-new-tokens", "9", "--choices", "yes", "no"]) == 0
+    assert {*capsys.readouterr().out.split()} <= {"yes", "no"}
     (tmp_path / "chat_template.jinja").unlink()
     assert main(["chat", str(tmp_path)]) == 1
     assert "has no chat template: load a model that was tuned on conversations" in capsys.readouterr().err

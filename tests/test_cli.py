@@ -18,6 +18,7 @@ from rich.console import Console
 import transformer_zoo as zoo
 from transformer_zoo import loop, registry, runs, trees
 from transformer_zoo.__main__ import COMMANDS, main
+from transformer_zoo.checkpoints import config_map
 from transformer_zoo.config import Data, Evaluation, Logging, Mesh, Run, Training, Vocabulary
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.models import gpt2
@@ -112,6 +113,7 @@ def test_published_counts():
     assert registry.presets()["gemma-3-270m"].params == 268_098_176
     assert registry.presets()["qwen3.5-0.8b"].params == 752_393_024
     assert registry.presets()["gemma-3-1b"].params == 999_885_952
+    assert registry.presets()["gemma-4-26b-a4b"].params == 25_233_141_790
     assert registry.presets()["command-r7b"].params == 8_028_033_024
     assert registry.presets()["granite-3.3-2b"].params == 2_533_525_504
     assert registry.presets()["deepseek-coder-1.3b"].params == 1_346_471_936
@@ -175,8 +177,10 @@ def test_generate(capsys, folder, monkeypatch, tmp_path):
         (["--pattern", "(a"], "is no regular expression"), ([*options[4:7], *schema], "choices and schema: give one"),
         (["--schema", "absent.json"], "absent.json"),
     ):  # fmt: skip
-        # Before any weights are looked for, of which that folder has none.
-        assert words in fault(capsys, 1, "generate", str(tmp_path), *constraint)
+        for command in ("generate", "chat"):  # before any weights are looked for, of which that folder has none
+            assert words in fault(capsys, 1, command, str(tmp_path), *constraint)
+    words = "--min-new-tokens 2 and schema may contradict one another"
+    assert words in fault(capsys, 1, "generate", str(tmp_path), "--min-new-tokens=2", *schema)
 
 
 def test_convert(capsys, folder, tmp_path):
@@ -187,6 +191,14 @@ def test_convert(capsys, folder, tmp_path):
     assert out_of(capsys, "convert", folder, str(tmp_path / "copy")) == text  # what was written, and no other files
     for name in ("model.safetensors", "tokenizer.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (Path(folder) / name).read_bytes()
+    # Another model is not replaced unasked: that is said before weights are looked for, of which that folder has none.
+    (tmp_path / "bare").mkdir()
+    settings = config_map.write(registry.family("bert"), families.small("bert"), "masked-lm")
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(settings))
+    said = fault(capsys, 1, "convert", str(tmp_path / "bare"), str(tmp_path / "copy"))
+    assert 'with architectures ["GPT2LMHeadModel"], model_type "gpt2": name another folder, or pass --overwrite' in said
+    assert "no weights" in fault(capsys, 1, "convert", str(tmp_path / "bare"), str(tmp_path / "copy"), "--overwrite")
+    assert "causal-lm, and this one is of masked-lm" in fault(capsys, 1, "convert", str(tmp_path / "bare"), "a.gguf")
     out_of(capsys, "convert", folder, str(tmp_path / "half"), "--dtype", "bfloat16")
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     half, whole = (

@@ -39,7 +39,7 @@ IMPOSSIBLE: dict[Any, dict[str, tuple[Any, ...]]] = {
     Optimizer: {
         "name": WORD, "schedule": WORD, "peak_lr": POSITIVE, "warmup_steps": NOT_NEGATIVE, "decay_steps": SIZE,
         "final_lr": (-0.1, 1.1), "b1": SHARE, "b2": SHARE, "eps": POSITIVE, "weight_decay": NOT_NEGATIVE,
-        "clip_norm": POSITIVE, "ema": SHARE,
+        "clip_norm": POSITIVE, "balance_rate": NOT_NEGATIVE, "ema": SHARE,
     },
     Mesh: dict.fromkeys(("data", "fsdp", "tensor", "sequence", "expert"), (0, -2)),
     Training: {

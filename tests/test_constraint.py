@@ -1,5 +1,6 @@
 """Answers that match a pattern: automata against `re`, the bytes of tokens, and answers of a model."""
 
+import math
 import random
 import re
 
@@ -125,14 +126,24 @@ def bundle(case, seed: int = 0) -> Bundle:
 
 
 def test_answers_match(monkeypatch):
-    """Whatever the model would rather write: in time, by every strategy, also with rules that would forbid all."""
+    """Whatever the model would rather write: in time, by every strategy, and without tokens that are forbidden."""
     monkeypatch.setattr(module, "BUCKET", 16)
     case = next(case for case in CASES if not registry.is_encoder_decoder(case.config))
     m, prompts = bundle(case), ["def read", "12", "return open(path).read()"]
     pattern = r"[A-Z][a-z]{2,30}: (-?\d+(\.\d+)?|none)"
-    for settings in ({"suppress_tokens": [*range(20, 300)], "draft": "prompt-lookup"}, {"num_beams": 2}):
+    ids = {text: i for i, text in enumerate(m.tokenizer.token_bytes[0])}
+    # Alone, each of these rules forbids what the pattern needs next: an answer keeps another way to its end.
+    colon, letters = ids[b":"], [ids[bytes([byte])] for byte in range(ord("A"), ord("Z") + 1)]
+    for settings, never in (
+        ({"suppress_tokens": letters[:-2], "draft": "prompt-lookup"}, letters[:-2]),
+        ({"bad_words": [[i] for i in letters[1:]]}, letters[1:]),
+        ({"sequence_bias": {(i,): -math.inf for i in letters[1:]}, "num_beams": 2}, letters[1:]),
+    ):
         answers = generate(m, prompts, pattern=pattern, max_new_tokens=16, **settings)
         assert all(re.fullmatch(pattern, answer) for answer in answers), answers
+        assert not {*never} & {i for answer in answers for i in m.tokenizer.encode(answer).ids.tolist()}
+    with pytest.raises(ValueError, match="no tokens of this model match"):
+        generate(m, prompts, pattern=pattern, max_new_tokens=16, suppress_tokens=[colon])
 
 
 @pytest.mark.parametrize("case", CASES, ids=families.name_of)
@@ -160,6 +171,17 @@ def test_constraints_that_cannot_be():
         ({"choices": []}, "choices=[]: give texts"),
         ({"choices": ["a"], "num_beams": 2, "num_return_sequences": 2}, "is more than there are choices"),
         ({"choices": ["a", ""]}, "give texts, none of them empty"),
+        ({"choices": ["a"], "min_new_tokens": 2}, "min_new_tokens=2 and choices may contradict one another: pass min_"),
+        (
+            {"pattern": "a", "min_length": 2},
+            "min_length=2 and pattern may contradict one another: pass min_length=0",
+        ),
+        ({"schema": {"type": "null"}, "no_repeat_ngram_size": 2}, "no_repeat_ngram_size=2 and schema may contradict"),
+        ({"pattern": "a", "begin_suppress_tokens": [5]}, "pass begin_suppressed=(), or leave out pattern"),
+        ({"pattern": "a", "stop_strings": ["}"]}, "stop_strings=('}',) and pattern may contradict one another"),
+        ({"pattern": "a", "stop": ["}", 3]}, "stop=['}'] and pattern may contradict one another: pass stop=[], or"),
+        ({"pattern": "a", "bad_words": [[5, 6]]}, "the tokens [5, 6] are forbidden one after another"),
+        ({"pattern": "a", "suppressed": [m.config.eos_id]}, "tokens that end an answer, [0], are forbidden: allow one"),
         (
             {"pattern": "a{9}", "max_new_tokens": 2},
             "pattern: an answer cannot have at most max_new_tokens=2: the shortest has",

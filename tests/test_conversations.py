@@ -141,6 +141,23 @@ def test_rows():
         objective.rows(chats.tokenizer(), Data())
 
 
+def test_tools_of_a_conversation():
+    """The template writes them and the calls of them, as `zoo.chat` does; from a list, or from its text."""
+    tokenizer, tools = chats.tokenizer(chats.CHATML), [chats.TOOL]
+    ids, written = tokenizer.encode_answers(CALLED, tools)
+    assert tokenizer.decode(ids, special=True).count('"name": "weather"') == 2  # the tool, and the call
+    make_rows = SupervisedFineTuning().rows(tokenizer, Data(length=512))
+    for given in (tools, json.dumps(tools)):
+        rows = make_rows([{"messages": CALLED, "tools": given}], None)
+        whole = [rows["tokens_BT"][0, 0], *rows["targets_BT"][0, : len(ids) - 1]]
+        assert whole == ids.tolist() and rows["valid_BT"][0, : len(ids) - 1].tolist() == written[1:].tolist()
+    without = [make_rows([{"messages": CALLED, **given}], None) for given in ({}, {"tools": None}, {"tools": ""})]
+    assert all(np.array_equal(rows["tokens_BT"], without[0]["tokens_BT"]) for rows in without)
+    assert not np.array_equal(rows["tokens_BT"], without[0]["tokens_BT"])
+    with pytest.raises(ValueError, match="the chat template of folder does not write tools: leave them out"):
+        chats.tokenizer(chats.LLAMA_3).chat(TURNS[:1], tools)
+
+
 class Listed(sources.Source):
     def __init__(self, documents):
         self.documents = documents
@@ -174,6 +191,9 @@ def test_spellings_of_a_conversation():
         ({"messages": [user("Hi"), assistant(" ")]}, "message 1, an answer, is empty"),
         ({"messages": [SYSTEM, user("Hi")]}, "has no answer: no message has the role assistant"),
         ({"prompt": "Hi"}, "no field 'messages': it has prompt"),
+        ({"messages": TURNS, "tools": {"name": "weather"}}, "tools is {'name': .*where a list of functions as JSON sc"),
+        ({"messages": TURNS, "tools": ["weather"]}, r"tools is \['weather'\], where a list of functions"),
+        ({"messages": TURNS, "tools": "weather"}, "tools is not JSON"),
     ],
 )
 def test_what_is_no_conversation_is_named(tmp_path, fields, message):
@@ -214,7 +234,8 @@ def test_a_run(tmp_path):
         vocabulary=Vocabulary(path=str(tmp_path / "tokenizer"), chat_template=str(tmp_path / "own.jinja")),
         training=Training(epochs=2, batch_size=8),
     )
-    resolved = resolve(run)
+    with pytest.warns(UserWarning, match=r"a text ends with token \d+ .* generates with 2: set model.eos_id to"):
+        resolved = resolve(run)
     assert resolved.steps == 1
     resolved.tokenizer.save(tmp_path / "saved")
     assert Tokenizer.load(tmp_path / "saved").chat_templates == {"default": chats.GEMMA}
@@ -238,3 +259,6 @@ def test_a_run(tmp_path):
     absent = dataclasses.replace(run, vocabulary=dataclasses.replace(run.vocabulary, chat_template="none.jinja"))
     with pytest.raises(FileNotFoundError, match="vocabulary.chat_template: there is no file 'none.jinja'"):
         resolve(absent)
+    (tmp_path / "own.jinja").write_text("{% for message in messages %}")
+    with pytest.raises(ValueError, match=f"the chat template of {tmp_path}/own.jinja cannot be rendered: .*endfor"):
+        resolve(run)

@@ -14,7 +14,7 @@ from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.generation.beam import follow
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.nn import delta
-from transformer_zoo.nn.cache import Cache, State
+from transformer_zoo.nn.cache import Cache, State, Windowed
 from transformer_zoo.pretrained import Bundle
 
 EXACT = 1e-9
@@ -263,14 +263,16 @@ def test_the_program_is_as_long_for_any_number_of_groups():
 
 
 def test_beams_take_their_parents_states():
-    """Stacked and of a single layer; keys and values stay, and what is seen of them is the parent's."""
+    """And their rings, stacked and of a single layer; other keys and values stay, and what is seen of them is the
+    parent's."""
     rows = np.arange(4.0)
     state = State(
         inputs=(np.broadcast_to(rows[:, None, None, None], (4, 2, 3, 3)),),
         matrices=np.broadcast_to(rows[:, None, None, None], (4, 2, 3, 5)),
     )
     slots, valid = np.ones((2, 2, 6, 3)), np.arange(24).reshape(4, 6) % 5 < 2
-    for kv in ((state, slots), jax.tree.map(lambda x: np.stack([x, x + 10]), (state, slots))):
+    whole = (state, Windowed(state.inputs))
+    for kv in ((whole, slots), jax.tree.map(lambda x: np.stack([x, x + 10]), (whole, slots))):
         cache = follow(Cache(kv=kv, valid_BS=jnp.asarray(valid), length=jnp.arange(4)), jnp.array([[1, 1], [1, 0]]))
         for old, new in zip(jax.tree.leaves(kv[0]), jax.tree.leaves(cache.kv[0])):
             np.testing.assert_array_equal(new, np.take(old, [1, 1, 3, 2], axis=old.ndim - 4))

@@ -533,13 +533,14 @@ def test_what_cannot_work_is_refused(t5, bart):
         ("no end-of-text token", TextInfilling(start_id=START), wordpiece, {}),
         ("start_id is not known", SpanCorruption(), t5, {}),
         ("rows of 64 and 1 tokens leave no room", SpanCorruption(start_id=START, target_length=1), t5, {}),
+        ("rows of 2 and 2 tokens leave no room", MixtureOfDenoisers(start_id=START), t5, {"length": 2}),
     ]
     for message, objective, tokenizer, data in refused:
         with pytest.raises(ValueError, match=message):
             objective.rows(tokenizer, Data(**{"length": 64} | data))
     for objective in (TextInfilling(start_id=START), GapSentences(start_id=START, target_length=2)):
         with pytest.raises(ValueError, match="leave no room for text within its frame"):
-            rows_of(objective, bart, [{"text": "a b c"}], length=2)
+            objective.rows(bart, Data(length=2))
     for kind, how in (
         (SpanCorruption, {"density": 0.0}),
         (SpanCorruption, {"mean_span_length": 0.5}),

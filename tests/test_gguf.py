@@ -268,6 +268,7 @@ OTHERS = (
     ("falcon", {"num_kv_heads": 2, "two_norms": True}),
     ("deepseek_v3", {"query_rank": None, "rope": Rope(interleaved=True), "value_dim": 6}),
     ("gemma4", {"num_layers": 4, "num_reusing_layers": 2, "double_mlp": True, "values_are_keys": True, "head_dim": 12}),
+    ("gemma4", families.EXPERTS),
 )
 
 
@@ -276,7 +277,8 @@ def test_written_is_read(tmp_path: Path, family: str, changes: dict[str, Any]):
     """The same configuration and the same numbers, but for norms whose scales are stored larger by one, and for rates
     that are stored themselves and not their logarithms."""
     m = families.made(family, held(family, **changes), task="causal-lm")
-    m.save_gguf(tmp_path / "m.gguf", dtype="float32")
+    for dtype in ("bfloat16", "float32"):  # in the place of the same model
+        m.save_gguf(tmp_path / "m.gguf", dtype=dtype)
     loaded = zoo.from_pretrained(tmp_path / "m.gguf")
     if family == "mistral":  # its files are LLaMA's
         shared = {field.name: getattr(loaded.config, field.name) for field in dataclasses.fields(loaded.config)}
@@ -439,7 +441,7 @@ def test_layers_that_predict_further_tokens(tmp_path: Path, family: str):
         ("deepseek_v3", {"attention.temperature_scale": 0.1}, "queries of this family do not grow"),
         ("qwen3_5", {"ssm.state_size": None}, "there is no key ssm.state_size in its metadata"),
         ("qwen3_5", {"ssm.time_step_rank": 9}, "ssm.time_step_rank is 9, for ssm.group_count 8"),
-        ("gemma4", {"expert_count": 4}, "enable_moe_block is True; only False is supported"),
+        ("gemma4", {"expert_count": 4}, "top_k_experts is None; with enable_moe_block it must be a number"),
         ("gemma4", {"attention.sliding_window_pattern": 2}, "is no list of what has a window, layer by layer"),
         ("gemma4", {"attention.head_count_kv": [4, 8, 2]}, r"head_count_kv is \[2, 8\] in layers of one kind"),
         ("gemma4", {"feed_forward_length": [40, 40, 50]}, "50 in the last layers and 40 before: only twice"),
@@ -522,6 +524,14 @@ def test_what_cannot_be_written_is_named(tmp_path: Path):
     assert not (tmp_path / "m.gguf").exists()
     with pytest.raises(ValueError, match="the name of a GGUF file ends in .gguf"):
         small.save_gguf(tmp_path / "m")
+    small.save_gguf(tmp_path / "m.gguf")
+    before, deeper = (tmp_path / "m.gguf").read_bytes(), of("llama", families.sized(silu, num_layers=2))
+    remedy = "name another file, or pass overwrite=True to replace it"
+    refused(f"m.gguf holds a model that is another one .*, with llama.block_count {silu.num_layers}: {remedy}", deeper)
+    assert (tmp_path / "m.gguf").read_bytes() == before
+    deeper.save_gguf(tmp_path / "m.gguf", overwrite=True)
+    (tmp_path / "m.gguf").write_text("mine")
+    refused("m.gguf holds something else .*: name another file", small)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path):

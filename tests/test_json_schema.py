@@ -162,6 +162,18 @@ def test_exactly_these_are_read():
         ),
         ({"type": "string", "format": "date", "minLength": 9}, "#: format beside other keywords of strings"),
         ({"type": "string", "contentEncoding": "x"}, "#: the keyword 'contentEncoding' is not supported: leave it out"),
+        (
+            {"type": "object", "propertys": {}},
+            "#: there is no keyword 'propertys': leave it out. Did you mean 'properties'?",
+        ),
+        (
+            {"properties": {"a": {"typ": "null"}}},
+            "#/properties/a: there is no keyword 'typ': leave it out. Did you mean",
+        ),
+        ({"properties": {}, "requried": []}, "Did you mean 'required'?"),
+        ({"properties": {"name": {"type": "null"}}, "required": ["nmae"]}, "the properties. Did you mean 'name'?"),
+        ({"type": "int"}, "null. Did you mean 'integer'?"),
+        ({"type": "string", "format": "datetime"}, "are. Did you mean 'date-time'?"),
         ({"properties": {"a": {}}}, "#/properties/a: it has no type, so that any value is allowed"),
         ({"items": True}, "#/items: it is true, which does not say what is allowed"),
         ({"type": "object"}, "#: it has no properties"),

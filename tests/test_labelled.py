@@ -440,11 +440,11 @@ def test_texts_that_are_cut_are_counted(tokenizers, monkeypatch):
         ),
         (
             "question-answering",
-            {},
+            {"overlap": 4},
             {"question": "a", "context": "b c", "answers": {"text": ["c"], "answer_start": [0]}},
             "'c' does not stand at character 0",
         ),
-        ("question-answering", {"overlap": 40}, {"question": "a", "context": "b", "answers": {}}, "no field 'text'"),
+        ("question-answering", {"overlap": 4}, {"question": "a", "context": "b", "answers": {}}, "no field 'text'"),
     ],
 )
 def test_examples_that_contradict_themselves(tokenizers, name, settings, example, message):
@@ -454,15 +454,24 @@ def test_examples_that_contradict_themselves(tokenizers, name, settings, example
 
 
 def test_rows_with_no_room(tokenizers):
-    for name, settings in (
-        ("sequence-classification", {"labels": ("x",)}),
-        ("token-classification", {"labels": ("x",)}),
-        ("question-answering", {"overlap": 28}),
+    """They are refused before there are any rows; that of a question, once its tokens are counted."""
+    wordpiece = tokenizers["wordpiece"]
+    for name, length, settings, message in (
+        ("sequence-classification", 2, {"labels": ("x",)}, "no room for text besides its frame"),
+        ("sequence-classification", 3, {"labels": ("x",), "texts": ("a", "b")}, "no room for text besides its frame"),
+        ("token-classification", 2, {"labels": ("x",)}, "no room for text besides its frame"),
+        ("question-answering", 64, {"overlap": 60}, "data.length=64 .*: 3 are .* at least 65, or"),
     ):
-        example = {"text": "a", "label": 0, "spans": {"start": [], "end": [], "label": []}}
-        example |= {"question": "a", "context": "b", "answers": {"text": [], "answer_start": []}}
-        with pytest.raises(ValueError, match="no room for text besides its frame and the overlap of rows"):
-            rows_of(name, tokenizers["wordpiece"], [example], 2 if "overlap" not in settings else 32, **settings)
+        objective = OBJECTIVES[name](**settings)
+        with pytest.raises(ValueError, match=message):
+            objective.rows(wordpiece, Data(length=length))
+        objective.rows(wordpiece, Data(length=length + 1))
+    make_rows = OBJECTIVES["question-answering"](overlap=60, question_length=8).rows(wordpiece, Data(length=68))
+    short, long = ([{"question": question}] for question in ("a", "def read(path): return 1"))
+    cut = lambda questions: rows.cut_line(make_rows, {"train": questions}, None)
+    assert cut(short) == ""
+    with pytest.raises(ValueError, match="of a question of 8 tokens: .* to at least 72"):
+        cut(long)
 
 
 def test_batches_are_as_the_objectives_say(tokenizers, read):

@@ -220,14 +220,16 @@ def test_a_finished_run_is_not_trained_again(texts: Path, tmp_path: Path) -> Non
     handlers, on_device = [], loop._on_device
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_on_device", lambda *x: handlers.append(signal.getsignal(signal.SIGTERM)) or on_device(*x))
-        loop.train(run, console := quiet())
+        with pytest.warns(UserWarning) as warned:
+            loop.train(run, console := quiet())
     # Until the first step is compiled and done, there is nothing to save: signals end the program at once.
     assert handlers[0] == signal.getsignal(signal.SIGTERM) and handlers[-1].__func__ is loop._Stop._handle
     said = console.file.getvalue()
     assert said.startswith("38,784 parameters, ")
     assert re.search(r"step 1/3  loss \S+\nstep 2/3  loss \S+  \S+ tokens/s  0:00 left\n", said)
-    assert f"warning: {tmp_path}/run/tensorboard: File exists: this log is not written" in said
-    assert f"warning: {tmp_path}/run/curve.png: Is a directory" in said
+    assert [str(warning.message).removeprefix(f"{tmp_path}/run/") for warning in warned] == [
+        "tensorboard: File exists: this log is not written", "curve.png: Is a directory",
+    ]  # fmt: skip
     before = final(tmp_path / "run")[0]
     loop.train(run, quiet())
     assert all(np.array_equal(array, before[name]) for name, array in final(tmp_path / "run")[0].items())
@@ -251,8 +253,8 @@ def test_settings_of_a_run_that_never_saved_may_be_corrected(texts: Path, tmp_pa
     """And its tokenizer, which may be of other data, is trained anew."""
     directory = tmp_path / "run"
     wrong = tiny(texts, directory, vocabulary=Vocabulary(kind="roberta", size=270))
+    (directory / "checkpoints").mkdir(parents=True)
     loop._describe(resolve(wrong))
-    (directory / "checkpoints").mkdir()
     (directory / "generation_config.json").write_text("{}")
     assert runs.read(directory) == wrong and Tokenizer.load(directory / "tokenizer").vocab_size == 270
     deeper = gpt2.Config(vocab_size=300, max_length=32, width=32, num_layers=3, num_heads=2, eos_id=0)
@@ -262,6 +264,11 @@ def test_settings_of_a_run_that_never_saved_may_be_corrected(texts: Path, tmp_pa
     assert runs.read(directory) == resolved.run and not (directory / "generation_config.json").exists()
     assert Tokenizer.load(directory / "tokenizer").fingerprint == resolved.tokenizer.fingerprint
     assert resolved.tokenizer.vocab_size == 300
+    for name in ("run.json", "tokenizer/tokenizer.json"):  # of a folder that is not a run's, nothing is replaced
+        (directory / name).unlink()
+        with pytest.raises(ValueError, match="is no folder of a run, and holds tokenizer, which must not mix"):
+            loop.train(wrong, quiet())
+    assert (directory / "tokenizer" / "tokenizer_config.json").exists() and not (directory / ".lock").exists()
 
 
 def test_a_folder_has_one_run_at_a_time(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,17 +480,16 @@ def saved(directory: Path) -> list[int]:
 
 
 def test_a_log_that_can_no_longer_be_written_ends_alone() -> None:
-    written, console = [], quiet()
+    written = []
 
     @contextlib.contextmanager
     def log() -> Iterator[Callable[..., None]]:
         yield lambda step, values: written.append(step) if step < 2 else raiser(OSError(errno.ENOSPC, "full", "a"))()
 
-    with loop._expendable(log(), console) as write:
+    with pytest.warns(UserWarning, match="^a: full: this log ends here$") as warned, loop._expendable(log()) as write:
         for step in range(4):
             write(step, {})
-    assert written == [0, 1]
-    assert console.file.getvalue() == "warning: a: full: this log ends here\n"
+    assert written == [0, 1] and len(warned) == 1
 
 
 def test_a_second_ctrl_c_does_not_wait(request: pytest.FixtureRequest) -> None:

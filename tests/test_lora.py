@@ -286,7 +286,17 @@ def test_a_run_with_adapters(published: Path, tmp_path: Path, capsys: pytest.Cap
     assert convert(tmp_path / "whole", tmp_path / "adapter") == 1
     said = capsys.readouterr().err
     assert "--merge is for a run with adapters" in said
-    assert "holds a model, and an adapter must not mix" in said and "holds an adapter, and a model must not mix" in said
+    remedy = "name another folder, or pass --overwrite to replace it\n"
+    assert f"whole holds a model, config.json, model.safetensors: {remedy}" in said
+    assert f"adapter holds an adapter, adapter_config.json, adapter_model.safetensors: {remedy}" in said
+    assert convert(tmp_path / "run", tmp_path / "adapter") == 0  # the same one again
+    edited = settings | {"r": 4}
+    (tmp_path / "adapter" / peft.CONFIG).write_text(json.dumps(edited))
+    assert convert(tmp_path / "run", tmp_path / "adapter") == 1
+    assert "an adapter that is another one or was not written here, with r 4" in capsys.readouterr().err
+    assert convert(tmp_path / "run", tmp_path / "whole", "--overwrite") == 0
+    assert {file.name for file in (tmp_path / "whole").iterdir()} >= {peft.CONFIG, peft.WEIGHTS}
+    assert not (tmp_path / "whole" / "config.json").exists()
     with pytest.raises(ValueError, match="other settings, .*\n(.*\n)*  lora.rank: 2 there, 4 now"):
         loop.train(tuning(published, tmp_path / "run", lora=Lora(rank=4)), console)
 

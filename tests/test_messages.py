@@ -1,10 +1,10 @@
 """What commands print on stderr."""
 
 import errno
-import subprocess
-import sys
+import re
 from pathlib import Path
 
+import processes
 import pytest
 
 from transformer_zoo import __main__, commands, folders, messages, runs
@@ -30,14 +30,20 @@ def test_settings_are_spelt_as_options() -> None:
         ("no_top_k=1, data.seed=1 and seed = 1", "no_top_k=1, data.seed=1 and seed = 1"),
     ):
         assert messages.by_options(ValueError(text), command, __main__.OPTIONS) == expected
+    flags = __main__.Convert(source="x", target=Path("y"))
+    assert messages.by_options(ValueError("pass overwrite=True to"), flags) == "pass --overwrite to"
 
 
 def test_warnings_are_lines() -> None:
     code = "import warnings; from transformer_zoo import messages; messages.show_warnings_plainly(); "
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}warnings.warn('a is left out', stacklevel=1)"], capture_output=True, text=True
-    )
-    assert done.stderr == "warning: a is left out\n"
+    process = processes.Process(processes.run, f"{code}warnings.warn('a is left out', stacklevel=1)")
+    assert process.communicate()[0] == "warning: a is left out\n"
+    printing = [
+        file.name
+        for file in Path(messages.__file__).parent.rglob("*.py")
+        if re.search(r"print\([^)]*warning", file.read_text(encoding="utf-8"))
+    ]
+    assert printing == ["messages.py"]  # all others call `warnings.warn`
 
 
 def test_folders_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.linear_util import WrappedFun
 
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.generation.generate import generate
@@ -28,8 +29,7 @@ from transformer_zoo.nn import cache as caches
 from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.embedding import padded_vocab
 from transformer_zoo.nn.rotary import Rope
-from transformer_zoo.nn.rotary_decoder import RotaryConfig
-from transformer_zoo.nn.stack import stack
+from transformer_zoo.nn.stack import ByKind, groups, stack
 from transformer_zoo.pretrained import Bundle
 
 EXACT = 1e-12
@@ -101,14 +101,31 @@ def read(
 ) -> tuple[np.ndarray, trees.Tree]:  # fmt: skip
     """Outputs for `whole_rows`, or others of their shape, and gradients in a direction; valid None: no padding. A model
     that takes documents is also given their numbers, which may stand in `valid`: as a rule a row is one document."""
-    valid = valid or {ids: np.ones(x.shape, bool) for ids, x in tokens.items()}
     if direction is None:
         direction = np.zeros((*tokens[case.ids[-1]].shape, outputs(case)))
+    result, grads = families.gradients(case.model, params, direction, **with_masks(case, tokens, valid))
+    return np.asarray(result), grads
+
+
+def with_masks(
+    case: families.Case, tokens: dict[str, np.ndarray], valid: dict[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """What `read` gives the model."""
+    valid = valid or {ids: np.ones(x.shape, bool) for ids, x in tokens.items()}
     given = tokens | {families.MASKS[ids]: mask > 0 for ids, mask in valid.items()}
     given |= {families.DOCUMENTS[ids]: mask.astype(np.int32) for ids, mask in valid.items()}
-    given = {name: x for name, x in given.items() if name in case.takes}
-    result, grads = families.gradients(case.model, params, direction, **given)
-    return np.asarray(result), grads
+    return {name: x for name, x in given.items() if name in case.takes}
+
+
+def read_first(
+    case: families.Case, params: trees.Tree, tokens_BT: np.ndarray, valid_BT: np.ndarray | None = None
+) -> np.ndarray:
+    """Outputs for a few rows of the largest length, as the first of `whole_rows`."""
+    tokens, valid = whole_rows(case)["tokens_BT"], np.ones((LONGEST, LONGEST), bool)
+    tokens[: len(tokens_BT)] = tokens_BT
+    if valid_BT is not None:
+        valid[: len(valid_BT)] = valid_BT
+    return read(case, params, {"tokens_BT": tokens}, {"tokens_BT": valid})[0][: len(tokens_BT)]
 
 
 def aside(case: families.Case, tokens: dict[str, np.ndarray], side: str, fill: int) -> tuple[dict, dict, dict]:
@@ -129,9 +146,17 @@ def reach(config: Any) -> float:
     return np.inf if not local_L.all() else len(local_L) * (config.window - 1)
 
 
-def windows_only(config: Any) -> bool:
-    """Whether all layers of a decoder have a window."""
-    return isinstance(config, RotaryConfig) and config.local_layers().all()
+def has_windows(case: families.Case) -> bool:
+    """Whether layers of a decoder have a window, and so a ring."""
+    with mock.patch.object(caches, "SPARE", 0):
+        return case.module.init_cache(case.config, 1, LONGEST).ring is not None
+
+
+# A family for each way in which attention writes to a cache, all of whose layers have a window, and one some of whose.
+WITH_RINGS = families.kinds(
+    [case for case in families.cases("tokens_BT", "cache") if has_windows(case)],
+    lambda case: (case.model.block.__call__, case.config.local_layers().all()),
+)
 
 
 @float64
@@ -317,9 +342,9 @@ def test_positions(case: families.Case):
     assert families.difference(actual[:, 2:], explicit(np.maximum(counted - 2, 0), left["tokens_BT"])[:, 2:]) < EXACT
 
 
-@each()
+@each_kind()
 def test_the_shortest_rows(case: families.Case):
-    """A single token; in a causal model it equals the first of any row."""
+    """A single token. (Of decoders with a cache, also token by token.)"""
     params, given = case.params(), inputs(case, length=1)
     one = families.outputs(families.apply(case.model, params, **{ids: x[:, :1] for ids, x in given.items()}))
     assert one.shape[:2] == (1, 1) and np.isfinite(np.asarray(one)).all()
@@ -331,14 +356,15 @@ def test_the_shortest_rows(case: families.Case):
 @float64
 @each("tokens_BT", "cache")
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_cached_is_uncached(case: families.Case, side: str):
-    """Prompts of 2 and 4 tokens, padded, and then parts of 1, 1, 3 and 1: all outputs equal the whole row's."""
+def test_cached_is_uncached(case: families.Case, side: str, monkeypatch: pytest.MonkeyPatch):
+    """Prompts of 2 and 4 tokens, padded, and then parts of 1, 1, 3 and 1: all outputs equal the whole row's. Windows
+    are shorter, and rings have one slot more than they: the parts are of fewer and of more tokens than that."""
+    monkeypatch.setattr(caches, "SPARE", 1)
     case = case.wide()
     params = case.params()
     prompts, more, width = np.array([2, 4]), 6, 4
     whole = case.tokens(2, LONGEST)
-    valid_BT = np.arange(LONGEST) < (prompts + more)[:, None]
-    expected = families.outputs(families.apply(case.model, params, tokens_BT=whole, valid_BT=valid_BT))
+    expected = read_first(case, params, whole, np.arange(LONGEST) < (prompts + more)[:, None])
 
     slots = np.arange(width)[None] - (width - prompts[:, None] if side == "left" else 0)
     real_BT = (slots >= 0) & (slots < prompts[:, None])
@@ -351,7 +377,7 @@ def test_cached_is_uncached(case: families.Case, side: str):
     for piece in (1, 1, 3, 1):
         places = prompts[:, None] + start + np.arange(piece)
         out = families.apply(case.model, params, tokens_BT=np.take_along_axis(whole, places, 1), cache=out.cache)
-        there = np.take_along_axis(np.asarray(expected), places[..., None], 1)
+        there = np.take_along_axis(expected, places[..., None], 1)
         assert families.difference(families.outputs(out), there) < EXACT
         start += piece
     assert out.cache.length == width + more
@@ -364,8 +390,7 @@ def test_token_by_token(case: families.Case):
     case = case.wide()
     params = case.params()
     tokens_BT = case.tokens(2, LONGEST)
-    valid_BT = np.ones(tokens_BT.shape, bool)
-    expected = families.outputs(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
+    expected = read_first(case, params, tokens_BT)
     cache = case.module.init_cache(case.config, 2, LONGEST, jnp.float64)
     for t in range(LONGEST):
         out = families.apply(case.model, params, tokens_BT=tokens_BT[:, t : t + 1], cache=cache)
@@ -374,25 +399,64 @@ def test_token_by_token(case: families.Case):
 
 
 @float64
-@pytest.mark.parametrize("family", [f for f in registry.families() if windows_only(families.main(f).config)])
-def test_a_cache_of_windows_keeps_no_more(family: str, monkeypatch: pytest.MonkeyPatch):
-    """Slots for a window and one token more: texts that are longer, in pieces shorter and longer than the rest."""
+@pytest.mark.parametrize("case", WITH_RINGS, ids=families.name_of)
+def test_a_cache_of_windows_keeps_no_more(case: families.Case, monkeypatch: pytest.MonkeyPatch):
+    """Slots for a window and one token more, of layers that have one: a token is taken back, and slots are added."""
+    make = lambda length=LONGEST: case.module.init_cache(case.config, 2, length, jnp.float64)
+    assert make().ring is None and make(PADDING).ring is None  # the slots would be more than the tokens
     monkeypatch.setattr(caches, "SPARE", 1)
-    case = families.main(family)
-    cache = case.module.init_cache(case.config, 2, LONGEST)
-    assert cache.kv[0].shape[3] == cache.ring.position_BR.shape[1] == case.config.window + 1 < LONGEST
-    for side in ("left", "right"):
-        test_cached_is_uncached(case, side)
-    # A token is taken back.
-    case, tokens_BT = case.wide(), case.tokens(2, LONGEST)
-    run = functools.partial(families.apply, case.model, case.params())
-    cache = run(tokens_BT=tokens_BT[:, :4], cache=case.module.init_cache(case.config, 2, LONGEST, jnp.float64)).cache
-    cache = run(tokens_BT=tokens_BT[:, 8:9], cache=cache).cache.rewind(jnp.int32(4))
-    found = families.outputs(run(tokens_BT=tokens_BT[:, 4:7], cache=cache))
-    expected = families.outputs(run(tokens_BT=tokens_BT[:, :7], valid_BT=np.ones((2, 7), bool)))
-    assert families.difference(found, expected[:, 4:]) < EXACT
-    monkeypatch.undo()
-    assert case.module.init_cache(case.config, 2, LONGEST).ring is None  # the slots would be more than the tokens
+    local = case.config.local_layers()
+    for cache in (make(), make(12).widen(LONGEST)):
+        slots = [len(local[local]) * (case.config.window + 1), len(local[~local]) * LONGEST]
+        held = [x.shape[0] * x.shape[3] for x in jax.tree.leaves(cache.kv)]
+        assert sum(held) == 2 * sum(slots) and cache.valid_BS.shape == (2, LONGEST)
+    case = case.wide()
+    tokens_BT = case.tokens(2, LONGEST)
+    run = functools.partial(families.apply, case.model, case.params(), mutable=("intermediates",))
+    (_, sown), (first, _) = run(tokens_BT=tokens_BT[:, :7]), run(tokens_BT=tokens_BT[:, :4], cache=cache)
+    wrong, _ = run(tokens_BT=tokens_BT[:, 8:9], cache=first.cache)
+    found, sown_cached = run(tokens_BT=tokens_BT[:, 4:7], cache=wrong.cache.rewind(jnp.int32(4)))
+    hidden = [x["intermediates"]["blocks"]["hidden_BTD"][0] for x in (sown, sown_cached)]
+    assert families.difference(hidden[1], hidden[0][:, :, 4:]) < EXACT
+    assert families.difference(found.hidden_BTD, run(tokens_BT=tokens_BT[:, :7])[0].hidden_BTD[:, 4:]) < EXACT
+
+
+def test_groups_of_layers():
+    """Gemma 3's and Qwen2's, among others: with the fewest layers in them."""
+    for kinds, expected in {
+        "": "", "a": "a1", "aaaa": "a4", "abab": "ab2", "ababa": "ab2 a1", "aaabbb": "a3 b3", "abcd": "abcd1",
+        "aaaaab" * 4 + "aa": "aaaaab4 a2", "baab" * 3: "baab3", "cababab": "c1 ab3",
+    }.items():  # fmt: skip
+        found = groups(tuple(kinds))
+        assert "".join("".join(group) * times for group, times in found) == kinds
+        assert " ".join(f"{''.join(group)}{times}" for group, times in found) == expected
+
+
+def test_what_layers_of_two_kinds_keep():
+    """Each its own: arrays, and `Layers` of them."""
+    kept = ByKind(({"a": np.arange(3)}, np.arange(3, 5)), kinds=(1, 0, 0, 1, 0))
+    layers = [kept[i] for i in range(5)]
+    assert layers == [3, {"a": 0}, {"a": 1}, 4, {"a": 2}]
+    assert [kept.of_layers(layers)[i] for i in range(5)] == layers
+
+
+def test_a_long_text_in_layers_with_and_without_a_window():
+    """What Gemma 3 1B keeps of 32,768 tokens: of 4 of its 26 layers all, and of the others a window; and the program of
+    a deeper model is as long."""
+    family = families.main("gemma3").module
+    config = family.PRESETS["gemma-3-1b"][1]
+    kv = jax.eval_shape(lambda: family.init_cache(config, 1, 32768)).kv
+    numbers = sum(x.size for x in jax.tree.leaves(kv))
+    assert numbers == (4 * 32768 + 22 * (512 + caches.SPARE)) * config.num_kv_heads * config.head_dim * 2
+
+    def equations(num_layers: int) -> int:
+        case = families.main("gemma3").with_(num_layers=num_layers, max_length=64)
+        cache = jax.eval_shape(lambda: case.module.init_cache(case.config, 1, 64))
+        run = lambda params, cache: case.model.apply({"params": params}, np.zeros((1, 4), np.int32), cache=cache)
+        program = jax.make_jaxpr(run)(registry.param_shapes(case.model), cache)
+        return len(list(families.equations(program.jaxpr)))
+
+    assert equations(5) == equations(9)
 
 
 @float64
@@ -503,14 +567,16 @@ def test_fused_attention_says_the_same(case: families.Case):
     case = case.with_(num_layers=2, **({"max_length": 128} if case.config.max_length else {}))
     params, tokens_BT = case.params(), case.tokens(1, 128)
     valid_BT = np.arange(128)[None] < 100
-    speak = lambda case: families.outputs(families.apply(case.model, params, tokens_BT=tokens_BT, valid_BT=valid_BT))
-    plain = speak(case.with_(attention="xla"))
+    given, xla = {"tokens_BT": tokens_BT, "valid_BT": valid_BT}, case.with_(attention="xla")
+    speak = lambda case: families.outputs(families.apply(case.model, params, **given))
     try:
         fused = speak(case.with_(attention="splash"))
     except ValueError as error:
         assert "attention 'splash'" in str(error)
-        np.testing.assert_array_equal(speak(case), plain)
+        program, plain = (families.apply.trace(one.model, params, **given).jaxpr for one in (case, xla))
+        assert values_of(program) == values_of(plain)
         return
+    plain = speak(xla)
     assert 0 < families.difference(fused[:, :100], plain[:, :100]) < 1e-5
 
 
@@ -690,14 +756,36 @@ def other(family: str, name: str, value: Any) -> Any:
     return value / 2 or 0.5
 
 
-def constants(program: Any) -> list[bytes]:
-    """The arrays in a traced program, which its text abbreviates."""
-    found = [*program.consts]
-    for equation in families.equations(program.jaxpr):
-        found += [var.val for var in equation.invars if isinstance(var, Literal)]
-        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr))
-        found += [x for jaxpr in inner if isinstance(jaxpr, ClosedJaxpr) for x in jaxpr.consts]
-    return [np.asarray(x).tobytes() for x in found]
+def values_of(program: ClosedJaxpr) -> Any:
+    """A traced program in types that are compared by their values: variables by their numbers, arrays by their bytes,
+    functions not at all."""
+
+    @functools.cache  # what is called often is one program
+    def equations(jaxpr: Jaxpr) -> Any:
+        numbers: dict[Any, int] = {}
+
+        def typed(variables: Any) -> Any:
+            return tuple(
+                (of(var.val) if isinstance(var, Literal) else numbers.setdefault(var, len(numbers)), var.aval)
+                for var in variables
+            )
+
+        begin = typed((*jaxpr.constvars, *jaxpr.invars))
+        body = [(e.primitive, typed(e.invars), typed(e.outvars), *map(of, e.params.items())) for e in jaxpr.eqns]
+        return begin, body, typed(jaxpr.outvars)
+
+    def of(x: Any) -> Any:
+        if isinstance(x, ClosedJaxpr):
+            return equations(x.jaxpr), of(x.consts)
+        if isinstance(x, Jaxpr):
+            return equations(x)
+        if isinstance(x, tuple | list):
+            return [*map(of, x)]
+        if isinstance(x, np.ndarray | np.generic | jax.Array):
+            return np.asarray(x).tobytes()
+        return None if callable(x) or isinstance(x, WrappedFun) else x
+
+    return of(program)
 
 
 @each()
@@ -706,15 +794,15 @@ def test_every_field_of_the_config_is_read(case: families.Case):
     config = case.config
 
     @functools.cache
-    def traced(task: str, config: Any) -> tuple[str, list[bytes]]:
+    def traced(task: str, config: Any) -> Any:
         small = dataclasses.replace(case, task=task, config=config)
         given = families.for_task(task, {name: jnp.zeros((1, 8), jnp.int32) for name in inputs(small)})
         make = lambda key: small.model.init_with_output({"params": key, "dropout": key}, **given, train=True)
-        program = jax.make_jaxpr(make)(jax.random.key(0))
-        return re.sub(" at 0x[0-9a-f]+", "", str(program)), constants(program)
+        return values_of(jax.make_jaxpr(make)(jax.random.key(0)))
 
     assert traced.__wrapped__(case.task, config) == traced(case.task, config)  # so that a difference means something
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values = {name: value for name, value in values.items() if value is not None or name not in families.EXPERTS}
     others = {name: other(case.family, name, value) for name, value in values.items() if name not in READ_ELSEWHERE}
     changes = {name: {name: value} | TOGETHER.get(name, {}) for name, value in others.items()}
     changed = {name: families.sized(config, **change) for name, change in changes.items()}
@@ -812,7 +900,9 @@ def test_bfloat16(case: families.Case):
     """Computation in bfloat16 stays near float32's, or as near as with rounded parameters, to which some models are
     sensitive; parameters (and so their gradients) and logits are float32."""
     # All experts: with fewer, rounding may choose others.
-    case = case.sized(num_chosen=families.SMALL["num_experts"], num_chosen_groups=families.SMALL["num_expert_groups"])
+    if getattr(case.config, "num_experts", None) is not None:
+        sizes = families.SMALL
+        case = case.sized(num_chosen=sizes["num_experts"], num_chosen_groups=sizes["num_expert_groups"])
     params, given = case.params(scale=0.1), inputs(case, 2, 12)
     low = case.with_(dtype="bfloat16")
     assert {x.dtype for x in jax.tree.leaves(registry.param_shapes(low.model))} == {jnp.dtype("float32")}
@@ -846,9 +936,10 @@ def test_norms_of_numbers_far_from_zero(dtype: str):
 @each()
 def test_float64_is_float64_from_end_to_end(case: families.Case):
     """No intermediate number, forward or backward, has fewer bits: one would lose half of the digits."""
-    case, given = case.wide(), families.for_task(case.task, inputs(case))
-    loss = lambda params: families.outputs(case.model.apply({"params": params}, **given)).sum()
-    program = jax.make_jaxpr(jax.value_and_grad(loss))(registry.param_shapes(case.model))
+    case = case.wide()
+    tokens = whole_rows(case)
+    direction = np.zeros((*tokens[case.ids[-1]].shape, outputs(case)))
+    program = families.gradients.trace(case.model, case.params(), direction, **with_masks(case, tokens)).jaxpr
     found = {
         str(var.aval.dtype)
         for equation in families.equations(program.jaxpr)

@@ -94,5 +94,5 @@ def test_a_multi_label_run_leaves_a_curve_and_its_classes(tmp_path):
     report = Report(loss=1.0)
     report.by_class = metrics.ByClass(objective.labels, *np.array([[3.0, 0], [4, 0], [6, 0]]))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}) + "\n")
-    loop._draw(run, epath.Path(tmp_path), report, tables.console())
+    loop._draw(run, epath.Path(tmp_path), report)
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["classes.png", "curve.png"]

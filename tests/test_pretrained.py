@@ -154,11 +154,11 @@ def test_a_folder_as_it_was_published_years_ago(tmp_path: Path, family: str):
     assert_same(random(family, task), from_pretrained(tmp_path / "old"))
 
 
-NESTED = [family for family in registry.families() if registry.family(family).PUBLISHED.nested]
+NESTED = [(family, kind) for family in registry.families() for kind in registry.family(family).PUBLISHED.nested]
 
 
-@pytest.mark.parametrize("family", NESTED)
-def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str):
+@pytest.mark.parametrize(("family", "kind"), NESTED)
+def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str, kind: str):
     """Its settings are under `text_config`, its tensors have another prefix, and the others are not read."""
     spec, fresh = registry.family(family).PUBLISHED, random(family, "causal-lm")
     save_pretrained(tmp_path / "text", fresh)
@@ -178,14 +178,18 @@ def test_the_model_of_text_in_one_of_images_and_text(tmp_path: Path, family: str
     safetensors.write_folder(tmp_path / "both", tensors | others)
     text = json.loads((tmp_path / "text" / "config.json").read_text())
     old = next(old for old, now in spec.renamed_classes.items() if now == text["architectures"][0])
-    settings = {"architectures": [old], "model_type": spec.nested[0], "vision_config": {"hidden_size": 8}}
+    settings = {"architectures": [old], "model_type": kind, "vision_config": {"hidden_size": 8}}
     settings["tie_word_embeddings"] = text.pop("tie_word_embeddings")
     config = tmp_path / "both" / "config.json"
     config.write_text(json.dumps(settings | {"text_config": text}))
-    with pytest.warns(UserWarning, match=f"is a {spec.nested[0]}: only its model of text is read") as told:
+    with pytest.warns(UserWarning, match=f"is a {kind}: only its model of text is read") as told:
         assert_same(fresh, from_pretrained(tmp_path / "both"))
     for *_, what in unread:
         assert sum(f"holds {what}, which is not read" in str(warning.message) for warning in told) == 1
+    lacks = {key: value for key, value in text.items() if key not in spec.nested[kind]}
+    config.write_text(json.dumps(settings | {"text_config": lacks}))
+    with pytest.warns(UserWarning):
+        assert config_map.read_file(tmp_path / "both").items() >= spec.nested[kind].items()
     config.write_text(json.dumps(settings | {"text_config": [1]}))
     with pytest.raises(ValueError, match="text_config is a list.*, where an object with the model of text is expected"):
         from_pretrained(tmp_path / "both")
@@ -364,10 +368,53 @@ def test_files_of_two_tokenizers_do_not_mix(tmp_path: Path):
     own = from_pretrained(tmp_path).tokenizer
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<new>": own.vocab_size}))
     before = content(tmp_path)
-    with pytest.raises(ValueError, match="has files of another tokenizer, .*: added_tokens.json. Remove them, or name"):
+    with pytest.raises(ValueError, match="files of another tokenizer.* added_tokens.json: name another folder, or"):
         save_pretrained(tmp_path, bundle)
     assert content(tmp_path) == before
     save_pretrained(tmp_path, from_pretrained(tmp_path))
+    save_pretrained(tmp_path, bundle, overwrite=True)
+    assert from_pretrained(tmp_path).tokenizer.fingerprint == bundle.tokenizer.fingerprint
+    assert not (tmp_path / "added_tokens.json").exists()
+
+
+def test_another_model_is_not_replaced_unasked(tmp_path: Path):
+    """The same one is, in another precision and in shards too."""
+    tokenizer = Tokenizer.train(["to be or not to be"], 270).with_chat_template("{{ messages }}", "x.jinja")
+    m = made().replace(tokenizer=tokenizer)
+    save_pretrained(tmp_path, m)
+    (tmp_path / "README.md").write_text("mine")
+    half = m.replace(params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), m.params))
+    for same, settings in ((half, {"max_shard_bytes": 9000}), (m.replace(tokenizer=None), {}), (m, {})):
+        save_pretrained(tmp_path, same, **settings)
+    before = content(tmp_path)
+    config = json.loads(before["config.json"])
+    deeper = from_config("gpt2", dataclasses.replace(m.config, num_layers=m.config.num_layers + 1))
+    other = from_config("bert", families.small("bert"), task="sequence-classification")
+    remedy = "name another folder, or pass overwrite=True to replace it"
+    for another, message in (
+        (deeper, f"with n_layer {m.config.num_layers}: {remedy}"),
+        (from_config("gpt2", m.config, task="base"), r'with architectures \["GPT2LMHeadModel"\]: name'),
+        (other, r"with activation_function .* and \d+ more that differ: name"),
+    ):
+        with pytest.raises(ValueError, match=f"{tmp_path} holds a model that is another one .*{message}"):
+            save_pretrained(tmp_path, another)
+    spelled = {key: x for key, x in config.items() if key != "problem_type"}
+    spelled |= {"transformers_version": "5.0", "use_cache": True}
+    (tmp_path / "config.json").write_text(json.dumps(spelled))
+    save_pretrained(tmp_path, m)
+    (tmp_path / "config.json").write_text(json.dumps(spelled | {"n_head": "two"}))
+    with pytest.raises(ValueError, match='is another one or was not written here, with n_head "two"'):
+        save_pretrained(tmp_path, m)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds model.safetensors, and no config.json that describes them: name"):
+        save_pretrained(tmp_path, m)
+    (tmp_path / "config.json").write_bytes(before["config.json"])
+    assert content(tmp_path) == before
+
+    (tmp_path / "pytorch_model.bin").touch()
+    save_pretrained(tmp_path, other, overwrite=True)
+    assert {*content(tmp_path)} == {"README.md", "config.json", "model.safetensors"}
+    assert from_pretrained(tmp_path).config == other.config
 
 
 def test_padding_of_a_family_is_not_that_of_any_tokenizer(tmp_path: Path):

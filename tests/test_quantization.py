@@ -1,7 +1,9 @@
 """Matrices in few bits: their errors, which parameters they are, that any module computes with them, and memory."""
 
+import collections
 import functools
 import re
+from typing import Any
 
 import families
 import jax
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+import transformer_zoo as zoo
 from transformer_zoo import quantization, registry, sharding, trees
+from transformer_zoo.checkpoints import weight_map
 from transformer_zoo.generation import generate
 from transformer_zoo.generation.sampling import Greedy
 from transformer_zoo.models import gpt2
@@ -126,4 +130,29 @@ def test_calls(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="format is 'int3': choose one of int8, int4, nf4"):
         m.quantize("int3")
+    with pytest.raises(ValueError, match="quantize is 'int3': choose one of int8, int4, nf4"):
+        zoo.from_pretrained("no-such-model", quantize="int3")
     assert quantization.matrices(m.model)["blocks/attention/out/kernel"] == (-3, -2)
+
+
+def test_quantised_while_it_is_read(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as afterwards; and no two of its matrices are in memory as numbers."""
+    case = families.main("llama")
+    bundle(case).save_pretrained(tmp_path)
+    expected = zoo.from_pretrained(tmp_path).quantize("nf4")
+    put, shapes = weight_map._put, []
+    here = lambda: [x.shape for x in jax.live_arrays() if x.dtype == jnp.float32]
+    before = collections.Counter(here())
+
+    def watched(*arguments: Any) -> jax.Array:
+        jax.block_until_ready(x := put(*arguments))
+        kernels = [shape for shape in (collections.Counter(here()) - before).elements() if shape in wide]
+        shapes.append(len(kernels))
+        return x
+
+    wide = {x.shape for path, x in trees.flatten(expected.params).items() if "/embed" not in path and is_quantized(x)}
+    monkeypatch.setattr(weight_map, "_put", watched)
+    found = zoo.from_pretrained(tmp_path, quantize="nf4")
+    assert max(shapes) == 1 and len(shapes) == len(trees.flatten(found.params))
+    assert jax.tree.structure(found.params) == jax.tree.structure(expected.params)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)

@@ -362,13 +362,20 @@ def test_config_json_of_heads_that_differ_by_layer():
     assert config_map.read(module, written) == config
     names = ("global_head_dim", "num_global_key_value_heads", "sliding_window_pattern")
     assert config_map.read(module, {name: x for name, x in written.items() if name not in names}) == config
-    plain = config_map.read(module, OTHERS | {"rope_parameters": None, "hidden_size_per_layer_input": 0})
+    mixture = {"enable_moe_block": True, "num_experts": 3, "top_k_experts": 2, "moe_intermediate_size": 5}
+    mixed = config_map.read(module, published | mixture)
+    assert (mixed.num_experts, mixed.num_chosen, mixed.expert_dim) == (3, 2, 5)
+    written = json.loads(json.dumps(config_map.write(module, mixed, "causal-lm")))
+    assert config_map.read(module, written) == mixed
+    assert config_map.read(module, written | {"enable_moe_block": False}) == config
+    plain = config_map.read(module, OTHERS | {"rope_parameters": None, "hidden_size_per_layer_input": None})
     default = module.Config()
     assert (plain.rope, plain.local_theta, plain.head_dim) == (default.rope, default.local_theta, default.head_dim)
     for words, change in {
         "every nth and the last must be full": {"layer_types": kinds[:1] * 5},
         "vocab_size_per_layer_input is 262144": {"hidden_size_per_layer_input": 4},
-        "enable_moe_block is True; only False": {"enable_moe_block": True},
+        "num_experts is None; with enable_moe_block it must be": {"enable_moe_block": True},
+        "num_chosen=4 experts for a token, and there are 3": {**mixture, "top_k_experts": 4},
         "use_bidirectional_attention is 'all'; only None or 'vision'": {"use_bidirectional_attention": "all"},
         "must all have the same head_dim": {"per_layer_config": {"1": {"head_dim": 8}}},
         "num_reusing_layers=4 of num_layers=5": {"num_kv_shared_layers": 4},

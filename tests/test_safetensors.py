@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import resource
 import struct
@@ -317,6 +318,32 @@ def test_a_new_save_replaces_the_layout_of_the_old_one(tmp_path: Path):
         assert same(safetensors.read_folder(tmp_path), tensors)
         assert len(list(tmp_path.iterdir())) == expected + 1
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("limits", [*itertools.product((80, 10**9), repeat=2)])
+def test_a_save_that_is_killed_mixes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int]):
+    """While the files move: what is read is all old or all new, or it is an error, and the new files are all there."""
+    old, new = ({name: np.full(10, value) for name in "abc"} for value in (1.0, 2.0))
+    moves, replace = [], Path.replace
+
+    def killed(file: Path, target: Path) -> Path:
+        moves.append(target)
+        if len(moves) > count:
+            raise KeyboardInterrupt
+        return replace(file, target)
+
+    for count in range(5):
+        folder = tmp_path / str(count)
+        write(folder, old, max_shard_bytes=limits[0])
+        moves.clear()
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(Path, "replace", killed)
+            write(folder, new, max_shard_bytes=limits[1])
+        with contextlib.suppress(FileNotFoundError):
+            read = safetensors.read_folder(folder)
+            assert same(read, old) or same(read, new)
+        left = {file.name for file in folder.rglob("*.saf*")}
+        assert {target.name for target in moves} <= left
 
 
 def test_files_have_the_permissions_of_new_files(tmp_path: Path):

@@ -207,11 +207,15 @@ def test_what_cannot_work_is_refused(t5, bart):
     for objective, examples, message in (
         (Seq2SeqLM(**TRANSLATE), [{"en": "a", "de": "b"}], "an example has no field 'fr': it has en, de"),
         (Seq2SeqLM(**TRANSLATE), [{"en": "a", "fr": ["b"]}], r"field 'fr' holds no text: \['b'\]"),
-        (Seq2SeqLM(**TRANSLATE, languages=("en_XX", None)), EXAMPLES, "has no tokens for languages|unknown language"),
-        (Seq2SeqLM(**TRANSLATE, target_length=1), EXAMPLES, "rows of 1 tokens leave no room for text"),
     ):
         with pytest.raises(ValueError, match=message):
             rows_of(objective, t5, examples)
+    for settings, message in (  # before there are any examples
+        ({"languages": ("en_XX", None)}, "has no tokens for languages|unknown language"),
+        ({"target_length": 1}, "rows of 1 tokens leave no room for text"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Seq2SeqLM(**TRANSLATE, **settings).rows(t5, Data())
     with pytest.raises(ValueError, match="pairs of texts need data.packing=documents"):
         Seq2SeqLM(**TRANSLATE).rows(t5, Data(packing="concat"))
     with pytest.raises(ValueError, match="start_id is not known"):

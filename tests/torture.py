@@ -43,7 +43,7 @@ config = Run(
     {kind},
     directory="{directory}",
     training=Training(steps={steps}, batch_size=8, accumulation={accumulation}),
-    evaluation=Evaluation(every=15, batches=1),
+    evaluation=Evaluation(every=30, batches=1),
     checkpoints=Checkpoints(every=4, keep=2),
     logging=Logging(every=1),
 )

@@ -44,7 +44,10 @@ def configs(family: str) -> Iterator[tuple[str, str, Any]]:
     rope = getattr(registry.family(family).Config(), "rope", None)
     wider = {"width": 8} if rope is not None and rope.share < 1 else {}  # a part of a head has several pairs too
     if hasattr(registry.family(family).Config, "num_reusing_layers"):  # layers of both kinds, of which others follow
-        wider |= {"num_layers": 4, "num_reusing_layers": 2, "global_every": 2}
+        # The reference counts their dropouts only with vectors of each layer.
+        wider |= {"num_layers": 4, "num_reusing_layers": 2, "global_every": 2, "input_dim": 8}
+    small = families.small(family)
+    experts = families.EXPERTS if getattr(small, "num_experts", 0) is None else {}
     for task in families.tasks(family):
         drawn = families.random_config(family, 6, task)
         few = {"num_kv_heads", "local_kv_heads"}.intersection(vars(drawn))  # these divide the heads
@@ -53,7 +56,7 @@ def configs(family: str) -> Iterator[tuple[str, str, Any]]:
         rates = families.dropouts(families.small(family))
         drawn = dataclasses.replace(drawn, **rates)  # only for `dropout`
         if task == families.main_task(family):
-            yield f"{family}-{task}", task, families.sized(families.small(family), **CHOSEN | wider)
+            yield f"{family}-{task}", task, families.sized(small, **CHOSEN | wider | experts)
             yield f"{family}-{task}-drawn", task, drawn
         else:
             yield f"{family}-{task}", task, drawn

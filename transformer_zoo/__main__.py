@@ -37,11 +37,11 @@ class OfWeights(OfFamily):
     step: int | Literal["best"] | None = None
     """For a run: the step of the checkpoint, or the best by the run's evaluation.best. None: the latest."""
 
-    def load(self, name: str, dtype: str | None) -> Any:
-        """A run's model or a published one, with parameters and computation in this dtype."""
+    def load(self, name: str, dtype: str | None, **settings: Any) -> Any:
+        """A run's model or a published one, with parameters and computation in this dtype; settings: of `runs.load`."""
         from transformer_zoo import runs
 
-        return runs.load(name, dtype=dtype, param_dtype=dtype, family=self.family, step=self.step)
+        return runs.load(name, dtype=dtype, param_dtype=dtype, family=self.family, step=self.step, **settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,54 @@ class OfInference(OfWeights):
     quantize: Literal["int8", "int4", "nf4"] | None = None
     """Hold the model's matrices in few bits, which saves memory and takes more time. None: as they are."""
 
-    def load(self, name: str, dtype: str | None) -> Any:
-        m = super().load(name, dtype)
-        return m if self.quantize is None else m.quantize(self.quantize)
+    def load(self, name: str, dtype: str | None, **settings: Any) -> Any:
+        return super().load(name, dtype, quantize=self.quantize, **settings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfWriting(OfInference):
+    """A command by which a model writes text."""
+
+    temperature: float | None = None
+    """0: always the most probable token. Above 0: sample; the logits are divided by it. None: as in the model's
+    generation_config.json, or else 0."""
+    top_k: int | None = None
+    """Sample from this many tokens, the most probable ones; 0: from all. None: as in
+    generation_config.json, or else 50."""
+    top_p: float | None = None
+    """Sample from the fewest tokens that together have this probability."""
+    repetition_penalty: float | None = None
+    """Above 1: tokens that the text already has are less probable."""
+    choices: tuple[str, ...] = ()
+    """What the model writes is one of these; behind a prompt, begin them with a space where it is wanted."""
+    pattern: str | None = None
+    """What the model writes matches this regular expression as a whole."""
+    schema: Path | None = None
+    """A file with a JSON schema: what the model writes is JSON that it allows."""
+    seed: int = 0
+    """Seed of the random numbers."""
+    dtype: str | None = None
+    """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
+
+    def prepared(self, name: str, *settings: str) -> tuple[Any, dict[str, Any]]:
+        """The model, and arguments of `zoo.generate`: the strategy, and what an answer must be. A constraint that
+        cannot be is refused before the weights are read.
+
+        Args:
+            settings: of the strategy, besides those of all commands.
+        """
+        from transformer_zoo import json_files
+        from transformer_zoo.generation import constraint, published
+
+        names = ("temperature", "top_k", "top_p", "repetition_penalty", *settings)
+        given = {name: getattr(self, OPTIONS.get(name, name)) for name in names}
+        given = {name: value for name, value in given.items() if value is not None}
+        schema = None if self.schema is None else json_files.read(self.schema, once=True)
+        constrained = {"choices": self.choices or None, "pattern": self.pattern, "schema": schema}
+        constraint.check(given, **constrained)
+        m = self.load(name, self.dtype)
+        spell = lambda name: "--" + OPTIONS.get(name, name).replace("_", "-")
+        return m, {"sampling": published.build(m, given, spell=spell), **constrained}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +156,7 @@ class Info(OfFamily):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generate(OfInference):
+class Generate(OfWriting):
     """Continues a text; an encoder-decoder generates a new text from it."""
 
     name: Name
@@ -120,14 +165,6 @@ class Generate(OfInference):
     """The text to continue, or the source to read. Empty: the start of a text."""
     max_new_tokens: int | None = None
     """The largest number of new tokens. None: that of the model's generation_config.json, or else 128."""
-    temperature: float | None = None
-    """0: always the most probable token. Above 0: sample; the logits are divided by it. With neither this nor --beams,
-    the strategy of the model's generation_config.json, or else 0."""
-    top_k: int | None = None
-    """Sample from this many tokens, the most probable ones; 0: from all. None: as in
-    generation_config.json, or else 50."""
-    top_p: float | None = None
-    """Sample from the fewest tokens that together have this probability."""
     beams: int | None = None
     """Beam search for the most probable text, with this number of beams."""
     length_penalty: float | None = None
@@ -138,18 +175,10 @@ class Generate(OfInference):
     """No n-gram of this size may occur twice."""
     min_new_tokens: int | None = None
     """The text does not end before this number of new tokens."""
-    repetition_penalty: float | None = None
-    """Above 1: tokens that the text already has are less probable."""
     language: str | None = None
     """The code of the language to generate, such as fr_XX, for a multilingual model."""
     source_language: str | None = None
     """The code of the prompt's language, for a tokenizer that marks it."""
-    choices: tuple[str, ...] = ()
-    """The text is one of these; behind a prompt, begin them with a space where it is wanted."""
-    pattern: str | None = None
-    """The text as a whole matches this regular expression."""
-    schema: Path | None = None
-    """A file with a JSON schema: the text is JSON that it allows."""
     draft: str | None = None
     """A smaller model with the same tokenizer, by name, or prompt-lookup: proposes tokens, which takes less time on an
     accelerator where the model would choose them too. The text stays the same."""
@@ -157,36 +186,22 @@ class Generate(OfInference):
     """The number of tokens that are proposed at a time. None: 4."""
     prefill_chunk: int | None = None
     """The number of the prompt's tokens that are read at a time, to bound the memory of a long one. None: all."""
-    seed: int = 0
-    """Seed of the random numbers."""
-    dtype: str | None = None
-    """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
-        from transformer_zoo import json_files, registry
-        from transformer_zoo.generation import constraint, published
+        from transformer_zoo import registry
         from transformer_zoo.generation.generate import PROMPT_LOOKUP
 
-        names = (
-            "temperature", "top_k", "top_p", "num_beams", "length_penalty", "num_return_sequences",
-            "no_repeat_ngram_size", "min_new_tokens", "repetition_penalty",
-        )  # fmt: skip
-        settings = {name: getattr(self, OPTIONS.get(name, name)) for name in names}
-        settings = {name: value for name, value in settings.items() if value is not None}
-        schema = None if self.schema is None else json_files.read(self.schema, once=True)
-        constraint.check(choices=self.choices or None, pattern=self.pattern, schema=schema)  # before there are weights
-        m = self.load(self.name, self.dtype)
-        spell = lambda name: "--" + OPTIONS.get(name, name).replace("_", "-")
-        sampling = published.build(m, settings, spell=spell)
+        m, options = self.prepared(
+            self.name, "num_beams", "length_penalty", "num_return_sequences", "no_repeat_ngram_size", "min_new_tokens"
+        )
         draft: Any = self.draft
         if draft not in (None, PROMPT_LOOKUP):
             draft = self.load(draft, self.dtype)
         answers = zoo.generate(
-            m, self.prompt, max_new_tokens=self.max_new_tokens, sampling=sampling, seed=self.seed,
-            language=self.language, source_language=self.source_language, choices=self.choices or None,
-            pattern=self.pattern, schema=schema,
-            draft=draft, draft_tokens=self.draft_tokens, prefill_chunk=self.prefill_chunk,
+            m, self.prompt, max_new_tokens=self.max_new_tokens, seed=self.seed,
+            language=self.language, source_language=self.source_language,
+            draft=draft, draft_tokens=self.draft_tokens, prefill_chunk=self.prefill_chunk, **options,
         )  # fmt: skip
         prefix = "" if registry.is_encoder_decoder(m.config) else self.prompt
         for answer in [answers] if isinstance(answers, str) else answers:
@@ -195,7 +210,7 @@ class Generate(OfInference):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chat(OfInference):
+class Chat(OfWriting):
     """Talks with a model that was tuned on conversations: each line that it reads, from a terminal or a pipe, is a
     message. Ctrl-C ends an answer, Ctrl-D the conversation."""
 
@@ -205,31 +220,15 @@ class Chat(OfInference):
     """What the system message tells the model. None: the chat template's own, if it has one."""
     max_new_tokens: int = 512
     """The largest number of tokens of an answer."""
-    temperature: float | None = None
-    """0: always the most probable token. Above 0: sample; the logits are divided by it. None: as in the model's
-    generation_config.json, or else 0."""
-    top_k: int | None = None
-    """Sample from this many tokens, the most probable ones; 0: from all. None: as in generation_config.json, or else
-    50."""
-    top_p: float | None = None
-    """Sample from the fewest tokens that together have this probability."""
-    repetition_penalty: float | None = None
-    """Above 1: tokens that the conversation already has are less probable."""
     seed: int = 0
     """Seed of the random numbers; each answer has the next one."""
-    dtype: str | None = None
-    """Dtype of parameters and computation: float32, bfloat16 or float16. None: the run's; float32 otherwise."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
-        from transformer_zoo.generation import published
 
-        names = ("temperature", "top_k", "top_p", "repetition_penalty")
-        settings = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        m = self.load(self.name, self.dtype)
-        sampling = published.build(m, settings, spell=lambda name: "--" + name.replace("_", "-"))
+        m, options = self.prepared(self.name)
+        options["max_new_tokens"] = self.max_new_tokens
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
-        options = {"max_new_tokens": self.max_new_tokens, "sampling": sampling}
         # A model or a system message that cannot be is refused before the first line is read.
         zoo.stream(m, [*messages, {"role": "user", "content": "Hello"}], **options)
         answers = 0
@@ -417,13 +416,15 @@ class Convert(OfWeights):
     adapter_config.json and adapter_model.safetensors. Or a file that ends in .gguf, with the whole model."""
     merge: bool = False
     """Of a run with adapters, write the whole model with the adapters in it."""
+    overwrite: bool = False
+    """Replace another model that is there. The same one, by its settings, may always be written again."""
     dtype: str | None = None
     """Dtype of the weights in the files: float32, bfloat16 or float16, in a GGUF file also q8_0. None: the run's;
     float32 otherwise, and in a GGUF file."""
 
     def __call__(self) -> int:
         import transformer_zoo as zoo
-        from transformer_zoo import folders, names, runs
+        from transformer_zoo import folders, names, pretrained, runs
 
         step = runs.step_of(self.source, self.step) if names.is_run(self.source) else None
         if names.is_run(self.target) and folders.folder(self.source).resolve() != self.target.expanduser().resolve():
@@ -431,14 +432,22 @@ class Convert(OfWeights):
                 f"{self.target} holds another run, and files of two models must not mix: name another folder"
             )
         is_file = self.target.suffix == ".gguf"
-        m = self.load(self.source, None if is_file else self.dtype)
-        if self.merge and m.adapter is None:
+        has_adapter = step is not None and runs.read(self.source).lora.rank is not None
+        if self.merge and not has_adapter:
             raise ValueError(f"--merge is for a run with adapters, and {self.source} has none: leave it out")
+        # What cannot be written is refused before there are weights.
+        model = runs.model(self.source, self.family)
         if is_file:
-            zoo.save_gguf(self.target, m, dtype=self.dtype or "float32")
+            pretrained.check_gguf(self.target, model, self.dtype or "float32")
+        elif not self.overwrite:
+            pretrained.check_target(self.target, model, adapter=has_adapter and not self.merge)
+        m = self.load(self.source, None if is_file else self.dtype)
+        if is_file:
+            zoo.save_gguf(self.target, m, dtype=self.dtype or "float32", overwrite=self.overwrite)
             written = ("configuration, weights" + (", tokenizer" if m.tokenizer is not None else ""),)
         else:
-            written = (zoo.save_pretrained if m.adapter is None or self.merge else zoo.save_adapter)(self.target, m)
+            save = zoo.save_pretrained if m.adapter is None or self.merge else zoo.save_adapter
+            written = save(self.target, m, overwrite=self.overwrite)
         what = self.source if step is None else f"{self.source}, step {step}"
         print(f"{self.target} holds {what}: {', '.join(written)}")
         return 0

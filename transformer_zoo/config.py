@@ -99,6 +99,11 @@ class Optimizer:
     """Of kernels and embeddings; norms and biases are never decayed."""
     clip_norm: float | None = 1.0
     """Gradients with a larger global norm are scaled down to this norm. None: no clipping."""
+    balance_rate: float = 0.0
+    """Balances experts without a loss (Wang et al. 2024): after each step, the numbers that correct the scores of
+    experts in a router like DeepSeek-V3's rise by this much for experts that got fewer of the batch's tokens than the
+    mean of their layer, and fall for those that got more. DeepSeek-V3 took 0.001. The optimizer's own update, weight
+    decay and clipping leave them alone; a moving average has them. 0: they stay as they are."""
     freeze: tuple[str, ...] = ()
     """Regular expressions: parameters whose whole path matches one of them keep their value."""
     ema: float | None = None
@@ -108,7 +113,7 @@ class Optimizer:
         check_rates(self, "b1", "b2", "ema")
         check_choices(self)
         check_sizes(self, "decay_steps")
-        check_range(self, "warmup_steps", "weight_decay", least=0)
+        check_range(self, "warmup_steps", "weight_decay", "balance_rate", least=0)
         check_range(self, "peak_lr", "clip_norm", "eps", above=0)
         check_range(self, "final_lr", least=0, most=1)
 

@@ -25,6 +25,9 @@ LOAD = {
     "torch_dtype": "dtype and param_dtype",
     "attn_implementation": "compute=zoo.Compute(attention=...)",
     "device_map": "mesh",
+    "quantization_config": "quantize",
+    "load_in_8bit": 'quantize="int8"',
+    "load_in_4bit": 'quantize="nf4"',
 }
 """Arguments of `from_pretrained`."""
 

@@ -8,6 +8,7 @@ import itertools
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -60,7 +61,7 @@ def train(run: Run, console: Console | None = None) -> dict[str, float]:
     saves and then raises KeyboardInterrupt; a second one does not save. Before the first step is computed there is
     nothing to save, and signals do what they did before the call. Whatever ends the run, a checkpoint in flight is
     completed first, and after an error the console names the last one. A picture or a TensorBoard file that cannot be
-    written is a line on the console.
+    written is a warning.
 
     A run that is finished already is not computed again: it says so. One that does not get better in
     `evaluation.patience` evaluations stops early.
@@ -89,7 +90,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
     if (done := ended.as_given(run)) is None:
         resolved = resolve(run, functools.partial(console.print, soft_wrap=True, highlight=False, markup=False))
         for note in resolved.notes:
-            console.print(f"changed since this run began: {note}", style="yellow", soft_wrap=True, markup=False)
+            warnings.warn(f"changed since this run began: {note}", stacklevel=3)
         done = ended.of(resolved.run, resolved.steps, runs.comparable_since(resolved.facts))
     if done is not None:
         console.print(done.message, soft_wrap=True, highlight=False, markup=False)
@@ -134,7 +135,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
     with (
         contextlib.ExitStack() as stepping,
         _completed(checkpoints, batches, console),
-        _writers(run, directory, step, console) as record,
+        _writers(run, directory, step) as record,
         logs.Bar(steps, step, console) as bar,
         jax.set_mesh(program.mesh),
     ):
@@ -156,7 +157,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
             bar.print(f"step {step}: held out: {logs.line(found)}{' (the best so far)' if is_best else ''}")
             if is_best:
                 checkpoints.save(step, state, position)
-            _draw(run, directory, found, console)
+            _draw(run, directory, found)
             clock.skip()
             return found
 
@@ -198,7 +199,7 @@ def _train(run: Run, console: Console) -> dict[str, float]:
                 early = measures.stops_early(run.evaluation, history)
             checkpoints.check()
         if run.evaluation.every is None:
-            _draw(run, directory, report, console)
+            _draw(run, directory, report)
         if step:
             checkpoints.save(step, state, position)  # where a signal stopped it
         if recent:
@@ -280,13 +281,14 @@ def _first_state(resolved: Resolved) -> tuple[training.TrainState, Any]:
 
 
 def _describe(resolved: Resolved) -> None:
-    """Writes the tokenizer, generation_config.json and run.json.
+    """Writes run.json, by which the folder is known as a run's, the tokenizer and generation_config.json.
 
     Raises:
         ValueError: a process does not see the folder.
     """
     directory = folders.folder(resolved.run.directory)
     if jax.process_index() == 0:
+        runs.write(resolved.run, resolved.facts)
         if resolved.step is None:  # what a run that never saved has left, perhaps for other data
             (directory / "tokenizer").rmtree(missing_ok=True)
             (directory / runs.BASE).rmtree(missing_ok=True)
@@ -295,7 +297,6 @@ def _describe(resolved: Resolved) -> None:
             resolved.tokenizer.save(directory / "tokenizer")
         if resolved.bundle is not None and resolved.bundle.generation is not None:
             save_generation(directory, resolved.bundle)
-        runs.write(resolved.run, resolved.facts)
     multihost_utils.sync_global_devices("run.json is written")
     if not multihost_utils.process_allgather(np.array(names.is_run(directory))).all():
         raise ValueError(f"{directory} is not one folder for all processes: choose a --directory that every host sees")
@@ -428,18 +429,17 @@ class _Clock:
 
 
 @contextlib.contextmanager
-def _writers(run: Run, directory: epath.Path, step: int, console: Console) -> Iterator[logs.Writer]:
+def _writers(run: Run, directory: epath.Path, step: int) -> Iterator[logs.Writer]:
     """Writes to every log, in the first process."""
     with contextlib.ExitStack() as stack:
         writers = []
         if jax.process_index() == 0:
             writers.append(stack.enter_context(logs.json_lines(directory / "metrics.jsonl", step)))
             if run.logging.tensorboard:
-                log = _expendable(logs.tensorboard(directory / "tensorboard", step), console)
-                writers.append(stack.enter_context(log))
+                writers.append(stack.enter_context(_expendable(logs.tensorboard(directory / "tensorboard", step))))
             if run.logging.wandb is not None:
-                log = _expendable(logs.wandb(run.logging.wandb, directory, step, runs.settings(run)), console)
-                writers.append(stack.enter_context(log))
+                log = logs.wandb(run.logging.wandb, directory, step, runs.settings(run))
+                writers.append(stack.enter_context(_expendable(log)))
 
         def write(step: int, values: Any) -> None:
             for writer in writers:
@@ -449,8 +449,8 @@ def _writers(run: Run, directory: epath.Path, step: int, console: Console) -> It
 
 
 @contextlib.contextmanager
-def _expendable(log: contextlib.AbstractContextManager[logs.Writer], console: Console) -> Iterator[logs.Writer]:
-    """A log that the run does not need: an error of writing it is a line, and this log ends there."""
+def _expendable(log: contextlib.AbstractContextManager[logs.Writer]) -> Iterator[logs.Writer]:
+    """A log that the run does not need: an error of writing it is a warning, and this log ends there."""
     with contextlib.ExitStack() as stack:
         writer = None
 
@@ -461,16 +461,16 @@ def _expendable(log: contextlib.AbstractContextManager[logs.Writer], console: Co
                     writer(step, values)
             except OSError as error:
                 writer = None
-                _warn(console, f"{messages.words(error)}: this log ends here")
+                warnings.warn(f"{messages.words(error)}: this log ends here", stacklevel=2)
 
         try:
             writer = stack.enter_context(log)
         except OSError as error:
-            _warn(console, f"{messages.words(error)}: this log is not written")
+            warnings.warn(f"{messages.words(error)}: this log is not written", stacklevel=2)
         yield write
 
 
-def _draw(run: Run, directory: epath.Path, report: Report, console: Console) -> None:
+def _draw(run: Run, directory: epath.Path, report: Report) -> None:
     """Draws the curve, and the confusion matrix of a classifier or its measures of each class. The run goes on without
     a picture that cannot be written."""
     if jax.process_index() != 0:
@@ -487,11 +487,7 @@ def _draw(run: Run, directory: epath.Path, report: Report, console: Console) -> 
         except OSError as error:
             with contextlib.suppress(OSError):
                 (directory / name).unlink(missing_ok=True)  # what there is of it
-            _warn(console, messages.words(error))
-
-
-def _warn(console: Console, text: str) -> None:
-    console.print(f"warning: {text}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+            warnings.warn(messages.words(error), stacklevel=2)
 
 
 def _summary(resolved: Resolved) -> str:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from transformer_zoo import arguments, quantization, registry, trees
-from transformer_zoo.checkpoints import config_map, peft, safetensors, weight_map
+from transformer_zoo.checkpoints import peft, safetensors, targets, weight_map
 from transformer_zoo.checkpoints.peft import Matrix
 from transformer_zoo.config import Lora
 from transformer_zoo.nn import lora
@@ -203,19 +203,22 @@ class Adapter:
     """The name of the first weights."""
 
 
-def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded) -> tuple[str, ...]:
+def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded, *, overwrite: bool = False) -> tuple[str, ...]:
     """Writes the adapters of a run in PEFT's layout, without the model that they change: adapter_config.json,
     adapter_model.safetensors with the factors and the modules that were trained whole, and the tokenizer's files.
 
     Args:
         m: the `Bundle` of a run that was trained with `lora.rank`, as `load_run` returns it.
+        overwrite: whether to replace another adapter, or a model, whose files are then removed. The same adapter, by
+            its adapter_config.json, may always be saved again.
 
     Returns:
         The names of the files, in order.
 
     Raises:
-        ValueError: the bundle has no adapters; the directory holds a model; or token embeddings were trained that are
-            also the output layer, of which PEFT's layout has no way to tell.
+        ValueError: the bundle has no adapters; without `overwrite`, the directory holds a model, another adapter or
+            files of another tokenizer; or token embeddings were trained that are also the output layer, of which PEFT's
+            layout has no way to tell.
         OSError: the files could not be written; those that were there before are unchanged.
         TypeError: an argument of another type.
     """
@@ -225,8 +228,6 @@ def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded) -> tupl
         raise ValueError(
             "the model has no adapters, which a run trains with lora.rank: save_pretrained writes the whole model"
         )
-    if (directory / config_map.CONFIG).exists():
-        raise ValueError(f"{directory} holds a model, and an adapter must not mix with its files: name another folder")
     quantization.refuse(m.params, "save_adapter")
     if (format := adapter.model.settings.quantize) is not None:
         warnings.warn(
@@ -235,12 +236,16 @@ def save_adapter(directory: str | os.PathLike[str], m: arguments.Loaded) -> tupl
             stacklevel=2,
         )
     tensors, settings = _published(adapter, trees.flatten(m.params))
+    if not overwrite:
+        targets.check_folder(directory, peft.CONFIG, peft.DEFAULTS | settings)
 
     def write() -> tuple[str, ...]:
-        with safetensors.staged(directory) as folder:
+        with safetensors.staged(directory, targets.files_in(directory) if overwrite else ()) as folder:
             peft.write(folder, tensors, settings)
             if m.tokenizer is not None:
                 m.tokenizer.save(folder)
+                if not overwrite:
+                    targets.check_tokenizer(directory, folder)
             return tuple(sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()))
 
     return weight_map.written_once("save_adapter", tensors, write)

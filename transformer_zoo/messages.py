@@ -26,9 +26,15 @@ def by_options(error: BaseException | str, command: Any, others: Mapping[str, st
     """
     fields = {field.name: field.name for field in dataclasses.fields(command)}
     fields |= {name: field for name, field in others.items() if field in fields}
+    flags = {field.name for field in dataclasses.fields(command) if field.type is bool}
+
+    def spelt(found: re.Match[str]) -> str:
+        option = f"--{fields[found[1]].replace('_', '-')}"
+        return option if found[2] and found[1] in flags else f"{option} {found[2] or ''}"
+
     # What follows a colon is from a file.
-    settings = rf"(?<!: )(?<![\w.])({'|'.join(fields)})(?:=(?=\S)| is (?=\S+: it must))"
-    return re.sub(settings, lambda found: f"--{fields[found[1]].replace('_', '-')} ", words(error))
+    settings = rf"(?<!: )(?<![\w.])({'|'.join(fields)})(?:=(?:(True\b)|(?=\S))| is (?=\S+: it must))"
+    return re.sub(settings, spelt, words(error))
 
 
 def fail(error: BaseException | str, code: int = 1) -> int:

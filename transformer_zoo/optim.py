@@ -1,6 +1,7 @@
 """Schedules and optimizers: optax chains by name, from `Run.optimizer`; parameters are selected by their paths."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from transformer_zoo import trees
 from transformer_zoo.config import Optimizer
+from transformer_zoo.nn.experts import balancing_step
 from transformer_zoo.nn.stack import STACKED
 from transformer_zoo.sharding import replicated
 
@@ -23,6 +25,10 @@ MUON_AXES = (
     (r"(?!.*/((position_)?(query|key|value)|(attention|delta)/gate|out|\w+_conv)/kernel).*/kernel", (-2, -1)),
     (r"(?!.*/kernel).*|.*/\w+_conv/kernel", None),  # the rest is left to AdamW
 )
+
+
+# Adds to the scores that experts are chosen by (`experts.Correction`); the mixture is where routers count the choices.
+CORRECTION = r"(?P<mixture>.*)/correction/bias"
 
 
 def schedule(settings: Optimizer, steps: int) -> optax.Schedule:
@@ -83,6 +89,49 @@ def make_optimizer(settings: Optimizer, steps: int, params: trees.Tree) -> optax
         return chain
     labels = trees.map_paths(lambda path, _: "frozen" if path in frozen else "trained", params)
     return optax.multi_transform({"trained": chain, "frozen": optax.set_to_zero()}, labels)
+
+
+def corrections(settings: Optimizer, params: trees.Tree) -> frozenset[str]:
+    """The paths of the parameters that `balanced` moves: none without a rate.
+
+    Args:
+        params: what is trained, or its shapes.
+
+    Raises:
+        ValueError: a rate, and none of what is trained is a router's correction.
+    """
+    if not settings.balance_rate:
+        return frozenset()
+    paths = trees.flatten(params)
+    found = {path for path in paths if re.fullmatch(CORRECTION, path)} - trees.select(settings.freeze, paths)
+    if not found:
+        raise ValueError(
+            f"optimizer.balance_rate={settings.balance_rate}: nothing that is trained corrects the scores of experts, "
+            "as routers of DeepSeek-V3 do. Set it to 0"
+        )
+    return frozenset(found)
+
+
+def balanced(
+    params: trees.Tree, before: trees.Tree, chosen: Mapping[str, jax.Array], rate: float, corrections: frozenset[str]
+) -> trees.Tree:
+    """The parameters after a step, with `corrections` moved by `rate` so that experts are balanced
+    (`experts.balancing_step`), and by nothing else.
+
+    Args:
+        params: after the optimizer's update.
+        before: before it.
+        chosen: by the path of a mixture, how often each expert was chosen in the whole batch, [L, E].
+        corrections: paths of parameters.
+    """
+
+    def moved(path: str, new: jax.Array, old: jax.Array) -> jax.Array:
+        if path not in corrections:
+            return new
+        chosen_LE = chosen[re.fullmatch(CORRECTION, path)["mixture"]]
+        return old + rate * balancing_step(chosen_LE).astype(old.dtype)
+
+    return trees.map_paths(moved, params, before)
 
 
 def _decayed(params: trees.Tree) -> trees.Tree:

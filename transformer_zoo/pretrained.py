@@ -26,7 +26,7 @@ from transformer_zoo import (
     sharding,
     trees,
 )
-from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, peft, safetensors, weight_map
+from transformer_zoo.checkpoints import config_map, formats, gguf_writer, hub, peft, safetensors, targets, weight_map
 from transformer_zoo.generation import published
 from transformer_zoo.generation.generate import generate
 from transformer_zoo.generation.sampling import Greedy
@@ -126,6 +126,7 @@ def from_pretrained(
     tokenizer: bool = True,
     verify: bool = False,
     seed: int = 0,
+    quantize: str | None = None,
     **unknown: Any,
 ) -> Bundle:
     """A published model.
@@ -155,6 +156,8 @@ def from_pretrained(
         verify: reads the weights once more beforehand, and compares them with the hashes of the hub where the cache
             has them, and with the checksums in a pytorch_model.bin.
         seed: seed of the fresh parameters.
+        quantize: the format in which to hold the matrices, as of `zoo.quantize`. Each is quantised when it is read, so
+            that memory never holds the whole model in `param_dtype`.
 
     Raises:
         FileNotFoundError: no such folder, preset, repository or revision; or no config.json or no weights in it.
@@ -169,6 +172,8 @@ def from_pretrained(
     arguments.check(from_pretrained, locals())
     hugging_face.refuse("from_pretrained", unknown, hugging_face.LOAD, from_pretrained.__kwdefaults__)
     compute = choose_compute(compute, dtype, param_dtype)
+    if quantize is not None:
+        quantization.check_format(quantize, "quantize")
     described = names.describe(name, revision, published=True, family=family)
     if adapter is not None:
         described = names.adapted(described, peft.read(names.folder(adapter, weights=False)))
@@ -202,6 +207,7 @@ def from_pretrained(
         source=str(folder if described.kind == "hub" else name),
         optional=None if trained else heads.PATHS,
         without=weight_map.SCORES if other else None,
+        kept_as=None if quantize is None else quantization.quantized_parameter(model, quantize),
     )
     params, fresh = completed(model, params, mesh, seed)
     if fresh:
@@ -326,7 +332,11 @@ def from_config(
 
 
 def save_pretrained(
-    directory: str | os.PathLike[str], bundle: Bundle, *, max_shard_bytes: int = 5_000_000_000
+    directory: str | os.PathLike[str],
+    bundle: Bundle,
+    *,
+    max_shard_bytes: int = 5_000_000_000,
+    overwrite: bool = False,
 ) -> tuple[str, ...]:
     """Writes the Hugging Face layout: config.json, model.safetensors (in shards where larger), the tokenizer's files,
     and generation_config.json if it generates: the checkpoint's own, or the strategy and the token ids of the bundle.
@@ -334,12 +344,16 @@ def save_pretrained(
     Each tensor has the dtype of its parameter. The directory gets all of the files or none. In a run of several
     processes all of them must call this; the first one writes.
 
+    Args:
+        overwrite: whether to replace another model, or one that was not written here, whose files are then removed. The
+            same model, by its config.json, may always be saved again.
+
     Returns:
         The names of the files, in order; none in a process that did not write.
 
     Raises:
-        ValueError: the parameters do not have the model's shapes; the directory is that of a run of another model, or
-            has files of another tokenizer that these would not replace.
+        ValueError: the parameters do not have the model's shapes; the directory is that of a run of another model; or,
+            without `overwrite`, it holds another model, an adapter, or files of another tokenizer.
         OSError: the files could not be written; those that were there before are unchanged.
         TypeError: an argument of another type.
     """
@@ -348,20 +362,35 @@ def save_pretrained(
     family = registry.module_of(model.config)
     quantization.refuse(bundle.params, "save_pretrained")
     _check_shapes(bundle.params, registry.param_shapes(model))
-    if (Path(directory) / peft.CONFIG).exists():
-        raise ValueError(f"{directory} holds an adapter, and a model must not mix with its files: name another folder")
+    directory = Path(directory).expanduser()
     if names.is_run(directory) and names.describe(directory).config != model.config:
         raise ValueError(
             f"{directory} holds the run of another model, and files of two models must not mix: name another folder"
         )
+    if not overwrite:
+        settings = config_map.write(family, model.config, model.task)
+        targets.check_folder(directory, config_map.CONFIG, settings, family=family)
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
     constants = weight_map.constants(family, model.config, model.task, next(iter(tensors.values())).dtype)
     tensors = safetensors.aligned(tensors | constants)
-    write = functools.partial(_write, directory, bundle, family, tensors, max_shard_bytes)
+    write = functools.partial(_write, directory, bundle, family, tensors, max_shard_bytes, overwrite)
     return weight_map.written_once("save_pretrained", tensors, write)
 
 
-def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32") -> None:
+def check_target(directory: str | os.PathLike[str], model: nn.Module, *, adapter: bool = False) -> None:
+    """Refuses a folder with a model of another architecture or task, as `save_pretrained` does, before there are
+    parameters; adapter: an adapter is to be written, as by `save_adapter`.
+
+    Raises:
+        ValueError: it holds another model, or an adapter; of an adapter, a model.
+    """
+    settings = config_map.write(registry.module_of(model.config), model.config, model.task)
+    wanted = {} if adapter else {key: settings[key] for key in ("architectures", "model_type")}
+    name = peft.CONFIG if adapter else config_map.CONFIG
+    targets.check_folder(Path(directory).expanduser(), name, wanted, whole=False)
+
+
+def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "float32", overwrite: bool = False) -> None:
     """Writes a decoder as a GGUF file, which llama.cpp reads: weights, configuration, tokenizer and chat template. (A
     file without a tokenizer is read by `from_pretrained` alone: a warning says so.)
 
@@ -370,24 +399,18 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
     Args:
         dtype: of the matrices: "float32", "float16", "bfloat16", or "q8_0", 8 bits with a scale for every 32 numbers of
             a row. Norms, biases, routers, and for q8_0 matrices with rows of another length, are stored in float32.
+        overwrite: as of `save_pretrained`.
 
     Raises:
         ValueError: a name without the ending .gguf; a dtype, task, family, setting or tokenizer that these files cannot
-            hold: nothing is written.
+            hold; without `overwrite` a file with another model: nothing is written.
         ImportError: the package is not installed.
         OSError: the file could not be written; the one that was there before is unchanged.
         TypeError: an argument of another type.
     """
     arguments.check(save_gguf, locals())
+    check_gguf(file, bundle.model, dtype)
     model, family = bundle.model, registry.module_of(bundle.model.config)
-    if Path(file).suffix != ".gguf":
-        raise ValueError(f"{file}: the name of a GGUF file ends in .gguf")
-    if dtype not in gguf_writer.KINDS:
-        raise ValueError(f"dtype {dtype!r} is not written: choose one of {', '.join(gguf_writer.KINDS)}")
-    if model.task != "causal-lm":
-        raise ValueError(f"a GGUF file holds a model of the task causal-lm, and this one is of {model.task}")
-    if importlib.util.find_spec("gguf") is None:
-        raise ImportError('GGUF files are written by the package gguf: pip install "transformer-zoo[gguf]"')
     quantization.refuse(bundle.params, "save_gguf")
     _check_shapes(bundle.params, registry.param_shapes(model))
     ids, tokenizer = TokenIds.of_model(bundle), bundle.tokenizer
@@ -398,6 +421,8 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
         }
     tensors = weight_map.dump(family, bundle.params, config=model.config, task=model.task)
     metadata = gguf_writer.describe(family, model.config, tensors, named, tokenizer)
+    if not overwrite:
+        targets.check_file(Path(file).expanduser(), metadata)
     if tokenizer is None:
         cause = f" ({bundle.no_tokenizer})" if bundle.no_tokenizer else ""
         warnings.warn(
@@ -409,12 +434,30 @@ def save_gguf(file: str | os.PathLike[str], bundle: Bundle, *, dtype: str = "flo
     weight_map.written_once("save_gguf", tensors, write)
 
 
+def check_gguf(file: str | os.PathLike[str], model: nn.Module, dtype: str) -> None:
+    """Refuses what `save_gguf` cannot write, before there are parameters.
+
+    Raises:
+        ValueError, ImportError: as `save_gguf`.
+    """
+    if Path(file).suffix != ".gguf":
+        raise ValueError(f"{file}: the name of a GGUF file ends in .gguf")
+    if dtype not in gguf_writer.KINDS:
+        raise ValueError(f"dtype {dtype!r} is not written: choose one of {', '.join(gguf_writer.KINDS)}")
+    if model.task != "causal-lm":
+        raise ValueError(f"a GGUF file holds a model of the task causal-lm, and this one is of {model.task}")
+    gguf_writer.layout_of(registry.module_of(model.config))
+    if importlib.util.find_spec("gguf") is None:
+        raise ImportError('GGUF files are written by the package gguf: pip install "transformer-zoo[gguf]"')
+
+
 def _write(
-    directory: str | os.PathLike[str],
+    directory: Path,
     bundle: Bundle,
     family: ModuleType,
     tensors: Mapping[str, Any],
     max_shard_bytes: int,
+    overwrite: bool,
 ) -> tuple[str, ...]:
     model, tokenizer = bundle.model, bundle.tokenizer
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
@@ -435,25 +478,15 @@ def _write(
     # Readers take a family's own padding for a key that is not there, which may lie outside of the vocabulary.
     told = {"pad_token_id"} if family.PUBLISHED.defaults.get("pad_token_id", 0) >= model.config.vocab_size else ()
     settings = {key: x for key, x in ids.items() if tokenizer is not None or x is not None or key in told} | settings
-    with safetensors.staged(directory) as folder:
+    with safetensors.staged(directory, targets.files_in(directory) if overwrite else ()) as folder:
         if tokenizer is not None:
             tokenizer.save(folder, _tokenizer_settings(model.config))
-            _check_tokenizers(Path(directory), folder)
+            if not overwrite:
+                targets.check_tokenizer(directory, folder)
         safetensors.write_folder(folder, tensors, max_shard_bytes=max_shard_bytes)
         (folder / config_map.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         save_generation(folder, bundle)
         return tuple(sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()))
-
-
-def _check_tokenizers(directory: Path, staged: Path) -> None:
-    """Raises ValueError if a directory has files of a tokenizer that the staged ones would not replace: readers would
-    take both for one."""
-    left = [name for name in hub.TOKENIZER_FILES if (directory / name).exists() and not (staged / name).exists()]
-    if left:
-        raise ValueError(
-            f"{directory} has files of another tokenizer, which must not mix with this one's: "
-            f"{', '.join(left)}. Remove them, or name another folder"
-        )
 
 
 def _tokenizer_settings(config: Any) -> dict[str, Any]:

@@ -42,16 +42,24 @@ def quantize(m: arguments.Loaded, format: str) -> Any:
         TypeError: an argument of another type.
     """
     arguments.check(quantize, locals())
-    if format not in quantized.FORMATS:
-        raise ValueError(f"format is {format!r}: choose one of {', '.join(quantized.FORMATS)}")
+    check_format(format, "format")
     refuse(m.params, "quantize")
     return dataclasses.replace(m, params=quantized_params(m.model, m.params, format))
+
+
+def check_format(format: str, name: str) -> None:
+    """Raises ValueError unless there is such a format; name: of the argument that gives it."""
+    if format not in quantized.FORMATS:
+        raise ValueError(f"{name} is {format!r}: choose one of {', '.join(quantized.FORMATS)}")
 
 
 def refuse(params: trees.Tree, function: str) -> None:
     """Raises ValueError if some parameters are quantised, for a function that needs their numbers."""
     if quantized.has_quantized(params):
-        raise ValueError(f"{function}: the model is quantised. Pass the one that zoo.quantize made it from")
+        raise ValueError(
+            f"{function}: the model is quantised. Pass the one that zoo.quantize made it from, or one that was loaded "
+            "without quantize"
+        )
 
 
 def quantized_params(
@@ -62,12 +70,21 @@ def quantized_params(
     Args:
         chosen: whether the parameter of a path may be.
     """
-    flat = trees.flatten(params)
-    for path, inputs in matrices(model).items():
-        if path in flat and chosen(path):
-            own = "int8" if path.endswith("/embedding") else format
-            flat[path] = _quantized(path, jnp.asarray(flat[path]), own, inputs)
-    return trees.unflatten(flat)
+    of = quantized_parameter(model, format)
+    return trees.map_paths(lambda path, x: of(path, x) if chosen(path) else x, params)
+
+
+def quantized_parameter(model: nn.Module, format: str) -> Callable[[str, Any], Any]:
+    """The parameter of a path as a quantised model has it: by a function, so that they can be quantised one by one."""
+    axes = matrices(model)
+
+    def of(path: str, x: Any) -> Any:
+        if path not in axes:
+            return x
+        own = "int8" if path.endswith("/embedding") else format
+        return _quantized(path, jnp.asarray(x), own, axes[path])
+
+    return of
 
 
 def _quantized(path: str, x: jax.Array, format: str, inputs: tuple[int, ...]) -> quantized.Quantized:

@@ -225,7 +225,7 @@ def param_shapes(model: Any) -> trees.Tree:
     return jax.tree.unflatten(structure, leaves)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _traced(model: Any, x64: bool) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
     """The structure and the leaves of a model's parameters; cached, since they are needed again and again."""
     leaves, structure = jax.tree.flatten(jax.eval_shape(functools.partial(init, model), jax.random.key(0)))

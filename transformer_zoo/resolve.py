@@ -3,13 +3,15 @@
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from transformer_zoo import folders, measures, names, runs, sharding, training
+from transformer_zoo import folders, measures, names, registry, runs, sharding, training
+from transformer_zoo.checkpoints import config_map
 from transformer_zoo.checkpoints.orbax import steps
 from transformer_zoo.config import Data, Run
 from transformer_zoo.data import epochs, pipeline
@@ -20,6 +22,7 @@ from transformer_zoo.data.rows import RowMaker, cut_line
 from transformer_zoo.data.sources import Source
 from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.evaluation.source import source_of
+from transformer_zoo.generation.token_ids import TokenIds
 from transformer_zoo.nn.tasks import TASKS, same_scores
 from transformer_zoo.pretrained import Bundle, load_tokenizer
 
@@ -70,8 +73,8 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
     run, kept = _held_out_as_before(run)
     open_split = functools.cache(functools.partial(source_of, run.data, inputs=run.objective.input_fields))
     opened = {split: open_split(split) for split in _splits(run)}
-    if (line := _share_without_use(run.data, opened["train"])) is not None:
-        tell(line)
+    if (fault := _share_without_use(run.data, opened["train"])) is not None:
+        warnings.warn(fault, stacklevel=2)
     for documents in opened.values():
         run.objective.check_documents(documents)
     if kept and run.data.validation_source is None and not opened["train"].own_splits:
@@ -85,6 +88,8 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {run.model.vocab_size}: "
             "set model.vocab-size to at least that"
         )
+    if step is None and bundle is None and (fault := _other_end(run, tokenizer)) is not None:
+        warnings.warn(fault, stacklevel=2)
     make_rows = run.objective.rows(tokenizer, run.data)
     if step is None and (line := cut_line(make_rows, opened, run.model.max_length)):
         tell(line)
@@ -94,9 +99,10 @@ def resolve(run: Run, tell: Tell = lambda line: None) -> Resolved:
         remedy = "leave data.validation_source out, and a share of them is held out"
         if run.data.validation_source is None:
             remedy = "name another split by data.validation_split"
-        tell(
+        warnings.warn(
             f"the documents to evaluate on ({run.data.validation_source or run.data.source}) are those to train on, "
-            f"and measures on them say nothing about others: {remedy}"
+            f"and measures on them say nothing about others: {remedy}",
+            stacklevel=2,
         )
     since = 0
     if step is not None:
@@ -139,6 +145,17 @@ def _share_without_use(data: Data, train: Source) -> str | None:
     else:
         return None
     return f"data.validation_share={data.validation_share} is not used: {why}"
+
+
+def _other_end(run: Run, tokenizer: Tokenizer) -> str | None:
+    """What is wrong with the end token of a fresh model that is to generate. None: nothing."""
+    ends = TokenIds.of_config(run.model).eos
+    if run.objective.task != registry.generating_task(run.model) or tokenizer.eos_id in (None, *ends):
+        return None
+    return (
+        f"a text ends with token {tokenizer.eos_id} of the tokenizer, and what the model generates with "
+        f"{', '.join(map(str, ends)) or 'none'}: set model.eos_id to {tokenizer.eos_id}"
+    )
 
 
 def _splits(run: Run) -> tuple[str, ...]:
@@ -237,10 +254,16 @@ def _found(directory: epath.Path) -> tuple[Run | None, int | None]:
     settings may be corrected.
 
     Raises:
-        ValueError: checkpoints of an unknown run.
+        ValueError: checkpoints of an unknown run; or no run, and files of a model, or that one would replace.
     """
     step = max(steps(directory / "checkpoints"), default=None)
     if step is None:
+        held = [name for name in (*runs.REPLACED, config_map.CONFIG) if (directory / name).exists()]
+        if held and not names.is_run(directory):
+            raise ValueError(
+                f"{directory} is no folder of a run, and holds {', '.join(held)}, which must not mix with its files: "
+                "give this run another --directory"
+            )
         return None, None
     if not names.is_run(directory):
         raise ValueError(
@@ -264,7 +287,8 @@ def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: Op
     if step is not None and own.is_dir():
         with folders.local(own) as folder:
             return Tokenizer.load(folder)
-    template = None if vocabulary.chat_template is None else _template(Path(vocabulary.chat_template).expanduser())
+    file = None if vocabulary.chat_template is None else Path(vocabulary.chat_template).expanduser()
+    template = None if file is None else _template(file)
     if vocabulary.path is not None:
         found = load_tokenizer(vocabulary.path)
     elif bundle is not None and bundle.tokenizer is not None:
@@ -273,7 +297,7 @@ def _tokenizer(run: Run, step: int | None, bundle: Bundle | None, open_split: Op
         documents = open_split("train").cut(PIECE)
         texts = (text for document in documents for text in run.objective.texts_of(document))
         found = Tokenizer.train(texts, vocabulary.size, CACHE, kind=vocabulary.kind, lower_case=vocabulary.lower_case)
-    return found if template is None else found.with_chat_template(template)
+    return found if template is None else found.with_chat_template(template, str(file))
 
 
 def _template(file: Path) -> str:

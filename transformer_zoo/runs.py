@@ -52,6 +52,8 @@ MEASURED, NOT_MEASURED = (
     ("objective.logits_chunks",),
 )
 BASE = "base"
+REPLACED = ("tokenizer", BASE, published.FILE, "metrics.jsonl")
+"""What a run that begins removes or writes anew, if a run that never saved has left it."""
 LOCK = ".lock"
 """A file that the process which trains in the folder holds locked."""
 RENAMED = {"pieces": "logits_chunks"}
@@ -223,9 +225,9 @@ def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.listdir(path.parent) == [LOCK]:  # nothing was written
+            if not names.is_run(directory):  # nothing was written
                 path.unlink()
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # others' files are there
                     path.parent.rmdir()
 
 
@@ -321,6 +323,7 @@ def load(
     seed: int = 0,
     family: str | None = None,
     step: int | Literal["best"] | None = None,
+    quantize: str | None = None,
 ) -> Bundle:
     """A model by name: one that a run has trained, by the run's folder, or a published one (`from_pretrained`).
 
@@ -333,6 +336,7 @@ def load(
         seed: seed of the fresh parameters.
         family: as in `from_pretrained`.
         step: as in `load_run`, for a run.
+        quantize: as in `from_pretrained`; a run's model is quantised once it is loaded.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError, ValueError: as `from_pretrained` and `load_run`.
@@ -342,14 +346,15 @@ def load(
             raise ValueError(f"step={step} is for the checkpoints of a run, and {name} is none: leave it out")
         return from_pretrained(
             name, task=task, labels=labels, dtype=dtype, param_dtype=param_dtype, compute=compute, mesh=mesh, seed=seed,
-            family=family,
+            family=family, quantize=quantize,
         )  # fmt: skip
+    quantized = lambda m: m if quantize is None else m.quantize(quantize)
     names.check_family(name, read(name).model, family)
     compute = choose_compute(compute, dtype, param_dtype, default=read(name).compute)
     bundle = load_run(name, step, mesh=mesh, compute=compute)
     config = names.labelled(bundle.config, labels)
     if task in (None, bundle.model.task) and config == bundle.config:
-        return bundle
+        return quantized(bundle)
     model = names.build(config, task or bundle.model.task, compute)
     before, after = _heads(bundle.model), _heads(model)
     known, wanted = trees.flatten(bundle.params), trees.flatten(registry.param_shapes(model))
@@ -372,7 +377,7 @@ def load(
     params, fresh = completed(model, trees.unflatten(kept), mesh, seed)
     if fresh:
         warnings.warn(f"{name} {why}: fresh parameters are {', '.join(fresh)}", stacklevel=2)
-    return dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh, adapter=None)
+    return quantized(dataclasses.replace(bundle, model=model, params=params, config=config, fresh=fresh, adapter=None))
 
 
 def _heads(model: Any) -> dict[str, str]:

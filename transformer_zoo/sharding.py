@@ -46,7 +46,7 @@ PARAM_AXES = (
     (r".*/experts/down/kernel", "experts mlp embed"),
     (r".*/experts/down/bias", "experts embed"),
     (r".*/lora_(a|b|magnitude)", "_"),
-    (r".*/(router|correction|(query_)?latent|rotary)/bias|.*/output/scale", "_"),
+    (r".*/(router|correction|(query_)?latent|rotary)/bias|.*/(output|experts)/scale", "_"),
     (r"embed_project/bias|.*/(filter|out|mlp_down|dense|scores)/bias|(.*/)?\w*norm/(scale|offset|bias)", "_"),
 )
 # A model may be a part of another: `student/token_embed/embedding`.

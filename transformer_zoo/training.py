@@ -60,9 +60,12 @@ def train_step(
     rate: optax.Schedule,
     accumulation: int = 1,
     ema: float | None = None,
+    balance_rate: float = 0.0,
+    corrections: frozenset[str] = frozenset(),
 ) -> tuple[TrainState, Metrics]:
     """One update from one global batch, computed in `accumulation` parts of its rows. The base has the parameters that
-    are not in the state: none of them has a gradient.
+    are not in the state: none of them has a gradient. The `corrections` have none either: they balance experts
+    (`optim.balanced`), and the moving average has theirs as it has the routers'.
 
     A loss or gradient that is not finite changes neither parameters nor optimizer: the batch is skipped. A number that
     the optimizer makes not finite, of finite ones (0 / 0 for want of an `eps`), keeps its old value by itself: to let
@@ -80,6 +83,8 @@ def train_step(
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    if corrections:
+        params = optim.balanced(params, state.params, sums["chosen"], balance_rate, corrections)
     average = None if ema is None else optax.incremental_update(params, state.ema, 1 - ema)
     new, old = (params, opt_state, average), (state.params, state.opt_state, state.ema)
     keep = lambda new, old: jnp.where(finite & jnp.isfinite(new), new, old)
@@ -185,7 +190,7 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None, steps: int | 
     model = lora.adapted(objective.model(run.model, run.compute), run.lora)
     shapes, base = lora.divided(model, registry.param_shapes(model))
     frozen = dataclasses.replace(run.optimizer, freeze=run.optimizer.freeze + objective.frozen)
-    optimizer = optim.make_optimizer(frozen, steps, shapes)
+    optimizer, corrections = optim.make_optimizer(frozen, steps, shapes), optim.corrections(frozen, shapes)
     state = jax.eval_shape(
         functools.partial(make_state, optimizer=optimizer, seed=0, ema=run.optimizer.ema is not None), shapes
     )
@@ -198,16 +203,24 @@ def prepare(run: Run, devices: Sequence[jax.Device] | None = None, steps: int | 
     step = functools.partial(
         train_step, model=model, objective=objective, optimizer=optimizer,
         rate=optim.schedule(run.optimizer, steps), accumulation=training.accumulation, ema=run.optimizer.ema,
+        balance_rate=run.optimizer.balance_rate, corrections=corrections,
     )  # fmt: skip
     batch = batch_shapes(run, mesh)
     with_shardings = lambda shapes, shardings: jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
     # Traced, so that the model raises its own errors, such as for rows longer than its positions.
+    whole = lora.joined(base, shapes)
     measures = jax.eval_shape(
         lambda params, batch: objective.report(objective.sums(model, params, batch), objective.counts(batch)),
-        lora.joined(base, shapes), batch,
+        whole, batch,
     )  # fmt: skip
+    sums = functools.partial(objective.sums, model)
+    if corrections and "chosen" not in jax.eval_shape(sums, whole, batch, jax.eval_shape(lambda: jax.random.key(0))):
+        raise ValueError(
+            f"optimizer.balance_rate={run.optimizer.balance_rate}: the objective {objective.name} does not count how "
+            "often experts are chosen, as causal-lm does. Set it to 0"
+        )
     return Program(
         model=model,
         mesh=mesh,

@@ -26,6 +26,7 @@ from transformer_zoo.generation.beam import Beam  # noqa: E402
 from transformer_zoo.generation.generate import generate  # noqa: E402
 from transformer_zoo.generation.sampling import Greedy  # noqa: E402
 from transformer_zoo.generation.strategy import Strategy  # noqa: E402
+from transformer_zoo.nn import cache as caches  # noqa: E402
 from transformer_zoo.pretrained import Bundle  # noqa: E402
 
 ROWS, NEW, LONG = 20, 9, 128
@@ -76,6 +77,12 @@ def drawn(case: families.Case, seed: int, new: int) -> families.Case:
         sizes |= {"full_every": 2}
     sizes = {name: size for name, size in sizes.items() if name in fields}
     return dataclasses.replace(case, config=dataclasses.replace(config, **sizes)).wide()
+
+
+@pytest.fixture(autouse=True)
+def short_rings(monkeypatch: pytest.MonkeyPatch):
+    """One slot besides a window, so that a cache has rings though the texts here are short."""
+    monkeypatch.setattr(caches, "SPARE", 1)
 
 
 @pytest.fixture(scope="module")

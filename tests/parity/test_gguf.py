@@ -67,6 +67,7 @@ CHANGES = {
     [
         *((name, CHANGES.get(name, {})) for name in FAMILIES),
         *(("llama", {"rope": LLAMA3}), ("phi3", {"rope": LONG}), ("qwen3", {"rope": YARN})),
+        ("gemma4", CHANGES["gemma4"] | families.EXPERTS),
     ],
 )
 def test_llama_cpp_writes_the_same(tmp_path: Path, family: str, changes: dict[str, Any]):

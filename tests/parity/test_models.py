@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 from parity import reference  # noqa: E402
 from transformer_zoo import registry, trees  # noqa: E402
 from transformer_zoo.checkpoints import config_map, weight_map  # noqa: E402
+from transformer_zoo.nn import cache as caches  # noqa: E402
 from transformer_zoo.nn.rotary import Rope  # noqa: E402
 
 EXACT = 1e-9
@@ -49,6 +50,12 @@ def padding(mode: str, ids: str, T: int) -> np.ndarray | None:
     if mode == "left, cache":
         ends = np.array([[0], [2], [1]])
     return np.arange(T) < T - ends if mode == "right" else np.arange(T) >= ends
+
+
+@pytest.fixture(autouse=True)
+def short_rings(monkeypatch: pytest.MonkeyPatch):
+    """One slot besides a window, so that a cache has rings though the texts here are short."""
+    monkeypatch.setattr(caches, "SPARE", 1)
 
 
 @pytest.mark.parametrize(("case", "seed"), cases())

@@ -35,11 +35,11 @@ def read_file(folder: str | Path) -> dict[str, Any]:
     settings = json_files.read(folder / CONFIG)
     for family in map(registry.family, registry.families()):
         if settings.get("model_type") in family.PUBLISHED.nested:
-            return _of_text(settings, family.PUBLISHED.model_type, folder)
+            return _of_text(settings, family.PUBLISHED, folder)
     return settings if settings.get("model_type") is not None else settings | _unnamed(settings)
 
 
-def _of_text(settings: Mapping[str, Any], model_type: str, folder: Path) -> dict[str, Any]:
+def _of_text(settings: Mapping[str, Any], spec: Published, folder: Path) -> dict[str, Any]:
     """The settings of the model of text in one of images and text, with those that the two share."""
     text, images = settings.get("text_config"), settings["model_type"]
     if not isinstance(text, dict):
@@ -49,7 +49,7 @@ def _of_text(settings: Mapping[str, Any], model_type: str, folder: Path) -> dict
         )
     warnings.warn(f"{folder} is a {images}: only its model of text is read", stacklevel=3)
     shared = {key: value for key, value in settings.items() if not key.endswith("_config")}
-    return {**text, **shared, "model_type": model_type}
+    return {**spec.nested[images], **text, **shared, "model_type": spec.model_type}
 
 
 def _unnamed(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -30,6 +30,19 @@ BLOCK = 32  # numbers of a row that share a scale in Q8_0
 UNHELD = ("init_std", "labels", "problem", "balance_weight")
 
 
+def layout_of(family: ModuleType) -> Gguf:
+    """How a family's models lie in these files.
+
+    Raises:
+        ValueError: a family that they cannot hold.
+    """
+    if (layout := family.PUBLISHED.gguf) is None:
+        known = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
+        what = family.PUBLISHED.model_type
+        raise ValueError(f"GGUF files of {what} are not written: only those of {', '.join(known)} are")
+    return layout
+
+
 def describe(
     family: ModuleType, config: Any, tensors: Mapping[str, Any], ids: Mapping[str, int | None], tokenizer: Any
 ) -> dict[str, Any]:
@@ -43,10 +56,7 @@ def describe(
     Raises:
         ValueError: a family, a setting or a tokenizer that these files cannot hold.
     """
-    spec = family.PUBLISHED
-    if (layout := spec.gguf) is None:
-        known = [name for name in registry.families() if registry.family(name).PUBLISHED.gguf is not None]
-        raise ValueError(f"GGUF files of {spec.model_type} are not written: only those of {', '.join(known)} are")
+    layout = layout_of(family)
     settings = config_map.write(family, config, "causal-lm")
     metadata = {"general.architecture": layout.architecture, "general.type": "model"} | layout.metadata(settings)
     if _factors(layout, config):

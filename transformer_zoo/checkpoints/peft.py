@@ -49,6 +49,13 @@ HARMLESS = {
     "megatron_core", "modules_to_save", "peft_version", "qalora_group_size", "runtime_config", "target_modules",
 }  # fmt: skip
 """Settings that are read, or that change nothing for the tensors that are there."""
+DEFAULTS = {
+    "alpha_pattern": {}, "auto_mapping": None, "base_model_name_or_path": None, "bias": "none",
+    "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True, "layers_pattern": None,
+    "layers_to_transform": None, "lora_dropout": 0.0, "modules_to_save": None, "peft_type": "LORA",
+    "rank_pattern": {}, "revision": None, "task_type": None, "use_dora": False, "use_rslora": False,
+}  # fmt: skip
+"""The keys of adapter_config.json, as PEFT has them by default."""
 INITIAL = (True, False, "gaussian", "eva", "orthogonal", "loftq")
 """Ways of beginning an adapter that leave the weights of its base as they are."""
 
@@ -372,10 +379,4 @@ def write(folder: Path, tensors: Mapping[str, Any], settings: Mapping[str, Any])
     """
     named = {PREFIX + name: x for name, x in tensors.items()}
     safetensors.write_file(folder / WEIGHTS, safetensors.aligned(named))
-    defaults = {
-        "alpha_pattern": {}, "auto_mapping": None, "base_model_name_or_path": None, "bias": "none",
-        "fan_in_fan_out": False, "inference_mode": True, "init_lora_weights": True, "layers_pattern": None,
-        "layers_to_transform": None, "lora_dropout": 0.0, "modules_to_save": None, "peft_type": "LORA",
-        "rank_pattern": {}, "revision": None, "task_type": None, "use_dora": False, "use_rslora": False,
-    }  # fmt: skip
-    (folder / CONFIG).write_text(json.dumps(defaults | dict(settings), indent=2, sort_keys=True) + "\n")
+    (folder / CONFIG).write_text(json.dumps(DEFAULTS | dict(settings), indent=2, sort_keys=True) + "\n")

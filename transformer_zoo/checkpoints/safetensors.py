@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,11 +258,16 @@ def write_file(file: Path, tensors: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def staged(folder: str | Path) -> Iterator[Path]:
+def staged(folder: str | Path, replaced: Iterable[str] = ()) -> Iterator[Path]:
     """A temporary folder whose files move into `folder`, over the old ones, when the block succeeds.
 
     No old file is touched until every new one is complete on disk: a full disk, or any other failure, leaves `folder`
-    as it was. Weights of an earlier save under other names, such as shards, are removed, so that the two never mix.
+    as it was. Weights of an earlier save under other names, such as shards, are removed, so that the two never mix:
+    before the new files move, so that a process which is killed meanwhile leaves weights that cannot be read, and none
+    that belong to another file. The new ones are then in a folder `.saving-...` in this one.
+
+    Args:
+        replaced: names of other old files that are removed with them.
 
     Raises:
         OSError: the files could not be written.
@@ -274,29 +279,31 @@ def staged(folder: str | Path) -> Iterator[Path]:
     folders.make(folder)
     temporary = Path(tempfile.mkdtemp(prefix=".saving-", dir=folder))
     try:
-        try:
-            yield temporary
-            new = sorted(file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file())
-            for file in new:
-                _sync(temporary / file)
-        except OSError as error:
+        yield temporary
+        new = sorted(file.relative_to(temporary) for file in temporary.rglob("*") if file.is_file())
+        for file in new:
+            _sync(temporary / file)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        if isinstance(error, OSError):
             raise OSError(
                 error.errno,
                 f"cannot save in {folder}: {error.strerror or error}. The old files are unchanged, and no partial ones"
                 " are left; free some space or choose another folder",
             ) from error
-        for file in new:
-            (folder / file).parent.mkdir(exist_ok=True)
-            (temporary / file).replace(folder / file)
-        for file in folder.iterdir():
-            if OWN_FILES.fullmatch(file.name) and Path(file.name) not in new:
-                file.unlink()
-        _sync(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not existed:
-            with contextlib.suppress(OSError):  # not empty, so the files arrived
-                folder.rmdir()
+        raise
+    first = {INDEX, *replaced}  # an index must not describe shards of another save
+    left = {file.name for file in folder.iterdir() if OWN_FILES.fullmatch(file.name)} - {file.name for file in new}
+    for name in sorted(first | left, key=lambda name: name != INDEX):
+        (folder / name).unlink(missing_ok=True)
+    for file in sorted(new, key=lambda file: file.name == INDEX):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (temporary / file).replace(folder / file)
+    _sync(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -62,6 +62,7 @@ def load(
     source: str = "the checkpoint",
     optional: str | None = None,
     without: str | None = None,
+    kept_as: Callable[[str, jax.Array], Any] | None = None,
 ) -> trees.Tree:
     """The parameters of a model, from published tensors.
 
@@ -81,6 +82,7 @@ def load(
         optional: a regular expression. A parameter whose whole path matches it is left out of the result if the
             checkpoint lacks it or has another shape.
         without: a regular expression. A parameter whose whole path matches it is left out of the result.
+        kept_as: what the result has for the parameter of a path, before the next one is read. None: the parameter.
 
     Raises:
         ValueError: tensors are missing, unexpected, of a wrong shape or type, or there twice. One error lists them all.
@@ -135,7 +137,7 @@ def load(
     for what in dict.fromkeys(unread.values()):
         warnings.warn(f"{source} holds {what}, which is not read", stacklevel=3)
 
-    params = {}
+    params, keep = {}, kept_as or (lambda path, x: x)
     for row in (row for row in rows if row.ours in used):
         for part, path in enumerate(row.paths):
             views = {
@@ -145,7 +147,7 @@ def load(
             # A layer that lacks the tensor gets the value of a fresh norm, and does not use it.
             absent = 1.0 if path.endswith("/scale") else 0.0
             dtype, sharding = np.dtype(param_dtype or flat[path].dtype), sharding_of.get(path)
-            params[path] = _put(views, len(row.layers), flat[path].shape, dtype, sharding, absent)
+            params[path] = keep(path, _put(views, len(row.layers), flat[path].shape, dtype, sharding, absent))
     return trees.unflatten(params)
 
 

@@ -17,6 +17,8 @@ Message = dict[str, Any]
 Answers = Literal["all", "last"]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+TOOLS = "tools"
+"""The field beside the messages with the functions that the model may call, as JSON schemas, where there are any."""
 SHAREGPT = {"human": "user", "gpt": "assistant"}
 """Roles in ShareGPT's spelling of a message, {"from": ..., "value": ...}, that have other names in chat templates."""
 
@@ -56,6 +58,23 @@ def messages_in(document: Mapping[str, Any], fields: tuple[str, ...]) -> list[Me
     return messages
 
 
+def tools_in(document: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The functions that the model may call in a conversation: a list, or its text in JSON. None: there are none.
+
+    Raises:
+        ValueError: they are something else. The message does not say where the document is.
+    """
+    found = document.get(TOOLS)
+    if isinstance(found, str):
+        found = json_files.parse(found.encode(), TOOLS, list) if found else None
+    if found is not None and not (isinstance(found, list | tuple) and all(isinstance(tool, dict) for tool in found)):
+        raise ValueError(
+            f"{TOOLS} is {json_files.excerpt(repr(found))}, where a list of functions as JSON schemas is expected: "
+            '[{"type": "function", "function": {"name": "weather", "parameters": {...}}}]'
+        )
+    return found if found is None else [*found]
+
+
 def _usual(message: Message) -> Message:
     """A message in the spelling of chat templates. Keys without a value are those that only other messages have."""
     message = {key: value for key, value in message.items() if value is not None}
@@ -72,9 +91,9 @@ def _has_text(message: Message) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConversationRows(RowMaker):
-    """Conversations as the tokenizer's chat template writes them, packed into rows. Only the tokens of answers, each
-    with the token that ends it, are predicted. A conversation that is longer than a row loses its end; if no token of
-    an answer is left, it is left out."""
+    """Conversations, with their tools, as the tokenizer's chat template writes them, packed into rows. Only the tokens
+    of answers, each with the token that ends it, are predicted. A conversation that is longer than a row loses its end;
+    if no token of an answer is left, it is left out."""
 
     name: ClassVar[str] = "conversation_rows"
     cut_by: ClassVar[str] = "data.length"
@@ -124,7 +143,7 @@ class ConversationRows(RowMaker):
     def _encoded(self, document: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of a conversation, and which of them are predicted."""
         try:
-            messages = messages_in(dict(document), self.fields)
-            return self.tokenizer.encode_answers(messages, last=self.answers == "last")
+            messages, tools = messages_in(dict(document), self.fields), tools_in(document)
+            return self.tokenizer.encode_answers(messages, tools, last=self.answers == "last")
         except ValueError as error:
             raise ValueError(f"{place_of(document)}: {error}") from None

@@ -56,13 +56,16 @@ class DenoisedRows(PairMaker):
     """The probability of each of them."""
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """Besides, there are sentinels if there are spans."""
+        """Besides, there are sentinels if there are spans, and room for text."""
         super().check(tokenizer)
         if any(denoiser.span for denoiser in self.denoisers) and not tokenizer.sentinel_ids:
             raise ValueError(
                 "the tokenizer has no sentinels to stand for spans: take one that was made for T5, such as "
                 "vocabulary.kind=t5"
             )
+        for density, span, mode in self.denoisers:
+            marked = mode is not None and tokenizer.id_of(mode) is not None
+            longest_text(self.length - marked, self.target_length, density, span, len(tokenizer.sentinel_ids))
 
     def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
         """As `pack_pairs`."""
@@ -161,17 +164,21 @@ class InfilledRows(PairMaker):
     """Whether the sentences are put out of order."""
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """Besides, there is a mask."""
+        """Besides, there is a mask, and room for text."""
         super().check(tokenizer)
         if tokenizer.mask_id is None:
             raise ValueError(
                 "the tokenizer has no mask: take one that was made for BART, such as vocabulary.kind=roberta"
             )
+        self._room(*frame(tokenizer))
+
+    def _room(self, *frame: np.ndarray) -> int:
+        return room_in(min(self.length, self.target_length), *frame)
 
     def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
         """As `pack_pairs`."""
         first, last = frame(self.tokenizer)
-        room, pairs = room_in(min(self.length, self.target_length), first, last), []
+        room, pairs = self._room(first, last), []
         for text, borders in texts_of(documents, self.tokenizer, self.packing):
             for at in range(0, len(text), room):
                 piece = text[at : at + room]
@@ -245,10 +252,14 @@ class GapRows(PairMaker):
     """Token that replaces each sentence; if the tokenizer has none of this name, its mask."""
 
     def check(self, tokenizer: Tokenizer) -> None:
-        """Besides, there is a mask."""
+        """Besides, there is a mask, and room for text on both sides."""
         super().check(tokenizer)
         if self._gap(tokenizer) is None:
             raise ValueError(f"the tokenizer has neither {self.mask!r} nor a mask to replace a sentence")
+        self._rooms(*frame(tokenizer))
+
+    def _rooms(self, *frame: np.ndarray) -> tuple[int, int]:
+        return room_in(self.length, *frame), room_in(self.target_length, *frame)
 
     def _gap(self, tokenizer: Tokenizer) -> int | None:
         gap = tokenizer.id_of(self.mask)
@@ -257,7 +268,7 @@ class GapRows(PairMaker):
     def __call__(self, documents: list[dict[str, Any]], rng: np.random.Generator) -> Rows:
         """As `pack_pairs`."""
         first, last = frame(self.tokenizer)
-        room, target_room = (room_in(size, first, last) for size in (self.length, self.target_length))
+        room, target_room = self._rooms(first, last)
         gap, texts, pairs = self._gap(self.tokenizer), [text_in(document, "text") for document in documents], []
         for text, encoding in zip(texts, self.tokenizer.encode_batch(texts)):
             spans = sentences.spans_of(text, encoding, min(room, target_room))

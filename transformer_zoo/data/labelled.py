@@ -14,7 +14,7 @@ from transformer_zoo import json_files
 from transformer_zoo.data.documents import field_of
 from transformer_zoo.data.labels import class_of, labels_in, number_of
 from transformer_zoo.data.rows import RowMaker, Rows, Shapes, zeros
-from transformer_zoo.data.tokenizers import Encoding
+from transformer_zoo.data.tokenizers import Encoding, Tokenizer
 
 ANSWERS = 6
 """Answers to a question that are kept, A: no question of SQuAD has more."""
@@ -28,6 +28,19 @@ Part = tuple[Encoding, np.ndarray]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FramedRows(RowMaker, abc.ABC):
     """Rows of one text or two in the tokenizer's frame. A subclass adds the labels."""
+
+    @property
+    @abc.abstractmethod
+    def texts_in_row(self) -> int:
+        """How many texts a row has: 1 or 2."""
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """There is room for text in the frame."""
+        _check_room(self.length - self.frame(tokenizer), self.length)
+
+    def frame(self, tokenizer: Tokenizer) -> int:
+        """The number of tokens that the tokenizer puts around the texts of a row."""
+        return len(tokenizer.encode_batch(*[[""]] * self.texts_in_row, template=True)[0])
 
     def shapes(self, batch: int) -> Shapes:
         """The arrays of `framed`."""
@@ -76,6 +89,11 @@ class SequenceRows(FramedRows):
     """A number that is no text is the index of a class, even where names are numbers. None: no; older versions saved no
     such setting."""
 
+    @property
+    def texts_in_row(self) -> int:
+        """One for each field."""
+        return len(self.texts)
+
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, and the targets.
 
@@ -96,7 +114,7 @@ class SequenceRows(FramedRows):
         targets_BC: float32: 1 for each class of the example.
 
         Raises:
-            ValueError: an example without these fields, an unknown label, or a row too short for any text.
+            ValueError: an example without these fields, or an unknown label.
         """
         encodings = self._encoded(examples)
         rows = self.framed([(encoding, shortened(encoding, self.length)) for encoding in encodings])
@@ -136,6 +154,7 @@ class TokenRows(FramedRows):
     """The names of the classes."""
     by_index: bool | None = None
     """As in `SequenceRows`."""
+    texts_in_row: ClassVar[int] = 1
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, the targets, and which tokens have one."""
@@ -149,7 +168,7 @@ class TokenRows(FramedRows):
         judged_BT: bool: the token is labelled. One that reaches over several spans has the label of the first.
 
         Raises:
-            ValueError: an example without these fields, an unknown label, or a row too short for any text.
+            ValueError: an example without these fields, or an unknown label.
         """
         read = lambda e: spans_in(field_of(e, self.text), field_of(e, self.spans), self.spans)
         texts, *all_spans = zip(*map(read, examples))
@@ -193,6 +212,21 @@ class AnswerRows(FramedRows):
     """Tokens of a question, at most; the rest is cut off."""
     overlap: int
     """Tokens of the context that consecutive rows have in common."""
+    texts_in_row: ClassVar[int] = 2
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """There is room for a question, and for more of the context than rows have in common."""
+        self._check_question(tokenizer, 1)
+
+    def _check_question(self, tokenizer: Tokenizer, size: int) -> None:
+        """Raises ValueError if a question of this many tokens leaves no room for its context."""
+        frame = self.frame(tokenizer)
+        if self.length < (least := frame + size + self.overlap + 1):
+            raise ValueError(
+                f"data.length={self.length} leaves no room for the context of a question of {size} tokens: {frame} are "
+                f"the frame of a row, and objective.overlap={self.overlap} are those of the row before: set "
+                f"data.length to at least {least}, or objective.question_length or objective.overlap lower"
+            )
 
     def shapes(self, batch: int) -> Shapes:
         """Those of `framed`, where an answer may be, and the answers."""
@@ -214,8 +248,7 @@ class AnswerRows(FramedRows):
         answers_BA: bool: there is such an answer.
 
         Raises:
-            ValueError: an example without these fields, an answer that is not at its `answer_start`, or a row too short
-                for any text.
+            ValueError: an example without these fields, or an answer that is not at its `answer_start`.
         """
         questions, contexts = ([field_of(e, name) for e in examples] for name in (self.question, self.context))
         encodings = self.tokenizer.encode_batch(questions, contexts, template=True)
@@ -239,9 +272,15 @@ class AnswerRows(FramedRows):
         return rows
 
     def cut(self, documents: list[Example]) -> tuple[int, int]:
-        """Those whose question is longer than `question_length`; of contexts, nothing is lost."""
+        """Those whose question is longer than `question_length`; of contexts, nothing is lost.
+
+        Raises:
+            ValueError: a question leaves no room for its context.
+        """
         questions = self.tokenizer.encode_batch([field_of(example, self.question) for example in documents])
-        return sum(len(question) > self.question_length for question in questions), 0
+        sizes = np.array([*map(len, questions)])
+        self._check_question(self.tokenizer, min(sizes.max(initial=1), self.question_length))
+        return int((sizes > self.question_length).sum()), 0
 
 
 def span_of_tokens(size: int, encoding: Encoding, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -69,6 +69,12 @@ class PairRows(PairMaker):
     """What becomes of an example with a text that does not fit into a row: truncate: its end is cut off; drop: it is
     left out; refuse: an error."""
 
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Besides, there is room for text on both sides, and the languages are known."""
+        super().check(tokenizer)
+        room_in(self.length, *frame(tokenizer, language=self.languages[0]))
+        room_in(self.target_length, *frame(tokenizer, target=True, language=self.languages[1]))
+
     def shapes(self, batch: int) -> Shapes:
         """Those of `pack_pairs`, and the examples that were too long."""
         return super().shapes(batch) | {"too_long_B": ((batch,), np.int32)}
@@ -81,7 +87,7 @@ class PairRows(PairMaker):
 
         Raises:
             ValueError: an example without these fields, or with no text in them; one that is too long and is to be
-                refused; rows that have no room for text.
+                refused.
         """
         sources, targets = ([text_in(example, name) for example in examples] for name in (self.source, self.target))
         sources = framed(

@@ -127,7 +127,7 @@ class Tokenizer:
         source: str = "the tokenizer",
     ) -> None:
         self._backend, self._roles, self._files = backend, dict(roles), dict(files)
-        self._source = source  # its folder, for errors
+        self._source = source  # the folder or the file of its chat templates, for errors
         self._languages = languages  # of sources and of targets, where none is said
         for role in ROLES:
             setattr(self, f"{role}_id", backend.id_of(roles[role]) if role in roles else None)
@@ -478,6 +478,8 @@ class Tokenizer:
         """A conversation as text. Special tokens that it spells out are hidden from the template if it is guarded."""
         source = self.chat_templates[self._template_name(tools, template)]
         chat_templates.check_messages(messages)
+        if tools and "tools" not in source:
+            raise ValueError(f"the chat template of {self._source} does not write tools: leave them out")
         messages = [{key: x for key, x in message.items() if x is not None} for message in messages]
         given = {"messages": messages, "tools": None if tools is None else [*tools], "variables": variables}
         given = {key: chat_templates.plain(value, key) for key, value in given.items()}
@@ -541,11 +543,12 @@ class Tokenizer:
             raise ValueError(f"texts are put in lower case for a tokenizer.json or a vocab.txt, not for {self.kind}")
         return Tokenizer(self._backend.lower_cased(), self._roles, {}, self._languages, self._source)
 
-    def with_chat_template(self, template: str) -> "Tokenizer":
-        """The same tokenizer with this chat template, in Jinja, in place of its own."""
+    def with_chat_template(self, template: str, source: str) -> "Tokenizer":
+        """The same tokenizer with this chat template, in Jinja, in place of its own; source: the file that errors
+        name."""
         files = {name: content for name, content in self._files.items() if not name.endswith(".jinja")}
         files |= {"chat_template.jinja": template.encode()}
-        return Tokenizer(self._backend, self._roles, files, self._languages, self._source)
+        return Tokenizer(self._backend, self._roles, files, self._languages, source)
 
     def save(self, directory: str | os.PathLike[str], settings: Mapping[str, Any] | None = None) -> None:
         """Writes the tokenizer's files: those that it was loaded from, and what other libraries need besides.

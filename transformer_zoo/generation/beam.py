@@ -133,7 +133,7 @@ def search(beam: Beam, inputs: DecodeInputs) -> tuple[jax.Array, jax.Array]:
     def step(state: BeamState) -> BeamState:
         last_BN = jax.lax.dynamic_index_in_dim(state.tokens_BNR, state.n - 1, axis=2, keepdims=False)
         logits_MV, cache = inputs.decode_step(last_BN.reshape(-1), state.cache)
-        cache = cache.replace(length=state.cache.length + (N if cache.ring is None else 1))
+        cache = cache.replace(length=state.cache.length + N)
         return extend(state.replace(cache=cache), logits_MV)
 
     def extend(state: BeamState, logits_MV: jax.Array) -> BeamState:
@@ -197,12 +197,10 @@ def share_slots(cache: Cache, N: int, R: int) -> Cache:
     the prompt's; those that are a beam's own are the valid ones of its row. So no keys and values are copied when
     beams change places. Rings, and what other layers keep, are repeated.
     """
-    if cache.ring is not None:
-        return repeat_rows(cache, N)
     wide = cache.widen(cache.valid_BS.shape[1] + (N - 1) * R)
-    valid_MS = jnp.repeat(wide.valid_BS, N, axis=0)
-    kv = caches.over_slots(lambda x: x, wide.kv, of_state=lambda x: jnp.repeat(x, N, axis=row_axis(x)))
-    return wide.replace(kv=kv, valid_BS=valid_MS, length=cache.length + jnp.arange(len(valid_MS)) % N)
+    repeated = repeat_rows(wide, N)
+    kv = caches.over_slots(lambda x: x, wide.kv, of_others=lambda x: jnp.repeat(x, N, axis=row_axis(x)))
+    return repeated.replace(kv=kv, length=cache.length + jnp.arange(len(repeated.valid_BS)) % N)
 
 
 def follow(cache: Cache, parent_BN: jax.Array) -> Cache:
@@ -210,7 +208,7 @@ def follow(cache: Cache, parent_BN: jax.Array) -> Cache:
     B, N = parent_BN.shape
     rows_M = (parent_BN + N * jnp.arange(B)[:, None]).reshape(-1)
     of_parents = lambda x: jnp.take(x, rows_M, axis=row_axis(x), mode="clip")
-    kv = caches.over_slots((lambda x: x) if cache.ring is None else of_parents, cache.kv, of_state=of_parents)
+    kv = caches.over_slots(lambda x: x, cache.kv, of_others=of_parents)
     return cache.replace(kv=kv, valid_BS=cache.valid_BS[rows_M])
 
 

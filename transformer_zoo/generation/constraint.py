@@ -1,6 +1,7 @@
 """Answers that match a pattern: which tokens are allowed behind which, as tables that a program reads."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,11 +11,18 @@ from flax import struct
 
 from transformer_zoo.generation import pattern
 from transformer_zoo.generation.json_schema import Schema
+from transformer_zoo.json_files import excerpt
 
 LARGEST = 1 << 28
 """Elements of the largest table."""
 FAR = 1 << 30
 """The distance of a state that leads to no end."""
+NEUTRAL = {
+    "min_new_tokens": 0, "min_length": 0, "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0,
+    "begin_suppressed": (), "stop_strings": (), "stop": [],
+}  # fmt: skip
+"""Rules by which an answer may have no way to its end, or an end before it is complete; and the values by which they
+change nothing."""
 
 
 @struct.dataclass
@@ -64,12 +72,15 @@ class Constraint:
         return jnp.where(none_M1, jnp.where(allowed_MV, otherwise_MV, -jnp.inf), found_MV)
 
 
-def check(**constrained: Any) -> tuple[str, Any]:
+def check(rules: Mapping[str, Any], **constrained: Any) -> tuple[str, Any]:
     """The one of the arguments of `generate` that constrains answers, and what `pattern.automaton` takes for it; "" and
     None, if all of them are None.
 
+    Args:
+        rules: settings of `LogitsRules` and `stop`, by name.
+
     Raises:
-        ValueError: several of them; no choices, or an empty one; as `pattern.automaton`.
+        ValueError: several of them; no choices, or an empty one; rules that may contradict it; as `pattern.automaton`.
     """
     found = {name: value for name, value in constrained.items() if value is not None}
     if len(found) > 1:
@@ -79,17 +90,26 @@ def check(**constrained: Any) -> tuple[str, Any]:
     ((name, value),) = found.items()
     if name == "choices" and not (value and all(value)):
         raise ValueError(f"choices={value!r}: give texts, none of them empty")
+    for rule, neutral in NEUTRAL.items():
+        if (given := rules.get(rule)) not in (neutral, None):
+            raise ValueError(
+                f"{rule}={excerpt(repr(given))} and {name} may contradict one another: pass {rule}={neutral!r}, or "
+                f"leave out {name}"
+            )
     wanted = {"choices": tuple, "pattern": str, "schema": Schema.of}[name](value)
     pattern.automaton(wanted)
     return name, wanted
 
 
 @functools.lru_cache(maxsize=8)
-def tables(wanted: Any, tokenizer: Any, vocab_size: int, stop_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def tables(wanted: Any, tokenizer: Any, vocab_size: int, excluded: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """`after_NV` and `distance_N` of what `pattern.automaton` takes: int32[N, V] and int32[N].
 
     State 0 is the beginning of an answer behind other text, and state 1 that at the beginning of all text, where some
     tokenizers leave out a space. The number of states is rounded up, so that patterns share programs.
+
+    Args:
+        excluded: tokens that no answer has, such as those that end it.
 
     Raises:
         ValueError: as `pattern.automaton`; a pattern that needs too large a table, or that no tokens match.
@@ -103,10 +123,10 @@ def tables(wanted: Any, tokenizer: Any, vocab_size: int, stop_ids: tuple[int, ..
         )
     first, later = tokenizer.token_bytes
     after_NV = np.full((1 << N.bit_length(), vocab_size), -1, np.int32)
-    bytes_VL, length_V = _as_array(later, vocab_size, stop_ids)
+    bytes_VL, length_V = _as_array(later, vocab_size, excluded)
     for state in range(N):
         after_NV[state + (state > 0)] = _after(state, step_N256, bytes_VL, length_V)
-    after_NV[1] = _after(0, step_N256, *_as_array(first, vocab_size, stop_ids))
+    after_NV[1] = _after(0, step_N256, *_as_array(first, vocab_size, excluded))
     after_NV[after_NV > 0] += 1  # state 1 is none of the automaton's
     distance_N = np.full(len(after_NV), FAR, np.int32)
     distance_N[: N + 1] = np.where(np.insert(ends_N, 1, ends_N[0]), 0, FAR)
@@ -121,10 +141,10 @@ def tables(wanted: Any, tokenizer: Any, vocab_size: int, stop_ids: tuple[int, ..
     return after_NV, distance_N
 
 
-def _as_array(tokens: list[bytes], vocab_size: int, stop_ids: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """uint8[V, L], the bytes of each token, and int[V], how many there are: none of those that end a row."""
+def _as_array(tokens: list[bytes], vocab_size: int, excluded: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """uint8[V, L], the bytes of each token, and int[V], how many there are: none of those that are excluded."""
     tokens = [*tokens[:vocab_size], *[b""] * (vocab_size - len(tokens))]
-    for i in stop_ids:
+    for i in excluded:
         tokens[i] = b""
     length_V = np.array([*map(len, tokens)])
     longest = max(1, length_V.max())

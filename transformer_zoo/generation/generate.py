@@ -114,7 +114,9 @@ def generate(
             with one where it is wanted.
         pattern: each answer as a whole matches this regular expression, in the syntax of `re` with the flag ASCII:
             characters, classes, groups, | and repetitions. Tokens are chosen such that the answer is complete after
-            max_new_tokens at the latest.
+            max_new_tokens at the latest. Beside it, and beside choices and schema, rules that may contradict it are
+            refused: min_new_tokens, min_length, begin_suppressed, stop texts, and what forbids n-grams or more than
+            single tokens; suppressed tokens are kept out of the answers.
         schema: each answer as a whole is JSON that this JSON schema (a dict, or its text) allows, complete after
             max_new_tokens at the latest: on one line, with at most one space behind a comma or a colon, the properties
             in the schema's order, those that are not required or not, and no others, as if additionalProperties were
@@ -310,14 +312,14 @@ def request(
 
     if getattr(sampling, "stop_strings", ()) and m.tokenizer is None:
         raise ValueError(registry.no_tokenizer(m, f"Pass stop_strings=None in place of {[*sampling.stop_strings]}"))
-    constraint = None
-    if constrained := {
-        name: x for name, x in (("choices", choices), ("pattern", pattern), ("schema", schema)) if x is not None
-    }:
+    constraint, rules = None, vars(sampling) | {"stop": stop_texts}
+    name, wanted = constraints.check(rules, choices=choices, pattern=pattern, schema=schema)
+    if name:
         if sampling.forced_first is not None or is_encoder_decoder and token_ids.forced_bos is not None:
-            raise ValueError(f"{', '.join(constrained)}: the model's first token is forced, and no text: leave it out")
+            raise ValueError(f"{name}: the model's first token is forced, and no text: leave it out")
         before = [[] for _ in rows] if is_encoder_decoder and targets is None else targets or rows
-        constraint = _constraint(m, constrained, before, stop_ids, max_new_tokens)
+        forbidden = sampling.forbidden(token_ids)
+        constraint = _constraint(m, name, wanted, forbidden, before, stop_ids, max_new_tokens)
         # Answers that are drawn token by token may be the same.
         differ = choices is not None and not isinstance(sampling, TokenByToken)
         if differ and sampling.num_return_sequences > len(set(choices)):
@@ -504,20 +506,35 @@ def _check_draft(draft: Any, draft_tokens: int | None, m: Any, sampling: Strateg
 
 
 def _constraint(
-    m: Any, constrained: Mapping[str, Any], before: Sequence[Any], stop_ids: list[int], max_new_tokens: int
+    m: Any,
+    name: str,
+    wanted: Any,
+    forbidden: Sequence[tuple[int, ...]],
+    before: Sequence[Any],
+    stop_ids: list[int],
+    max_new_tokens: int,
 ) -> Constraint:
     """That all answers are among the choices, match the pattern, or are JSON of the schema.
 
     Args:
-        constrained: the argument of `generate` that says so, by its name.
+        name, wanted: as of `constraint.check`.
+        forbidden: the sequences of tokens that are never generated.
         before: the tokens that each answer follows.
     """
-    name, wanted = constraints.check(**constrained)
+    if longer := [words for words in forbidden if len(words) > 1]:
+        raise ValueError(
+            f"the tokens {[*longer[0]]} are forbidden one after another (bad_words or sequence_bias), and {name} may "
+            "need them: forbid single tokens alone"
+        )
     if (tokenizer := m.tokenizer) is None:
         raise ValueError(registry.no_tokenizer(m, f"Leave out {name}"))
     if not stop_ids:
         raise ValueError(f"{name}: no token ends an answer: pass stop=, the id of one")
-    after_NV, distance_N = constraints.tables(wanted, tokenizer, m.model.config.vocab_size, tuple(stop_ids))
+    never = dict.fromkeys(i for (i,) in forbidden)
+    if never.keys() >= {*stop_ids}:
+        raise ValueError(f"{name}: the tokens that end an answer, {stop_ids}, are forbidden: allow one of them")
+    excluded = tuple(dict.fromkeys([*stop_ids, *never]))
+    after_NV, distance_N = constraints.tables(wanted, tokenizer, m.model.config.vocab_size, excluded)
     decode = lambda row: tokenizer.decode([i for i in row if i < tokenizer.vocab_size])
     start_B = np.array([0 if decode(row) else 1 for row in before], np.int32)
     if (least := distance_N[start_B].max()) > max_new_tokens:

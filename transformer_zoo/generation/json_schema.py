@@ -10,6 +10,7 @@ from typing import Any
 
 from transformer_zoo import json_files
 from transformer_zoo.generation.pattern import Nodes, Parser, Ranges, without
+from transformer_zoo.trees import nearest
 
 ANNOTATIONS = {
     "title", "description", "default", "examples", "$schema", "$comment", "$defs", "definitions", "deprecated",
@@ -26,6 +27,14 @@ KEYWORDS = {
 """Keywords of each type. They concern no other."""
 TYPED = {key for keys in KEYWORDS.values() for key in keys}
 COMBINED = ("anyOf", "oneOf", "allOf")
+KNOWN = {*ANNOTATIONS, *TYPED, *COMBINED, "type", "enum", "const", "$ref"}
+OTHERS = {
+    "$anchor", "$dynamicAnchor", "$dynamicRef", "$id", "$vocabulary", "contains", "contentEncoding", "contentMediaType",
+    "contentSchema", "dependentRequired", "dependentSchemas", "else", "if", "maxContains", "maxProperties",
+    "minContains", "minProperties", "multipleOf", "not", "patternProperties", "propertyNames", "then",
+    "unevaluatedItems", "unevaluatedProperties", "uniqueItems",
+}  # fmt: skip
+"""Keywords of JSON Schema 2020-12 that are not supported."""
 
 HEX = "[0-9a-fA-F]"
 # A surrogate that has no other half stands for no character.
@@ -237,7 +246,8 @@ class _Builder:
         properties, additional = _of(schema, "properties", dict, path), schema.get("additionalProperties")
         required = _of(schema, "required", list, path)
         if missing := [name for name in required if not isinstance(name, str) or name not in properties]:
-            raise _fault(path, f"required: {json_files.excerpt(repr(missing[0]))} is not among the properties")
+            shown, hint = json_files.excerpt(repr(missing[0])), nearest(str(missing[0])[:80], properties)
+            raise _fault(path, f"required: {shown} is not among the properties.{hint}")
         if not isinstance(additional, bool | dict | None):
             raise _fault(path, f"additionalProperties is {json_files.describe(additional)}: expected a schema")
         if not schema.keys() & {"properties", "additionalProperties"}:
@@ -292,8 +302,8 @@ class _Builder:
         least, most = (_count(schema, key, path) for key in ("minLength", "maxLength"))
         if "format" in schema:
             if (name := schema["format"]) not in list(FORMATS):
-                known = ", ".join(FORMATS)
-                raise _fault(path, f"format {json_files.excerpt(repr(name))} is not supported: only {known} are")
+                shown, hint = json_files.excerpt(repr(name)), nearest(str(name)[:80], FORMATS)
+                raise _fault(path, f"format {shown} is not supported: only {', '.join(FORMATS)} are.{hint}")
             if len(schema.keys() & KEYWORDS["string"]) > 1:
                 raise _fault(path, "format beside other keywords of strings is not supported: leave them out")
             return self.regular(start, FORMATS[name])
@@ -362,9 +372,11 @@ def _fault(path: str, fault: str) -> ValueError:
 def _check_keywords(schema: Mapping[str, Any], path: str, known: Collection[str]) -> None:
     for key in schema:
         if key not in known and key not in ANNOTATIONS:
+            shown = json_files.excerpt(repr(key))
+            if key not in KNOWN | OTHERS:
+                raise _fault(path, f"there is no keyword {shown}: leave it out.{nearest(key[:80], KNOWN)}")
             beside = [f" beside {name}" for name in schema if name in known and name not in ("type", *TYPED)]
-            shown, beside = json_files.excerpt(repr(key)), "".join(beside[:1])
-            raise _fault(path, f"the keyword {shown} is not supported{beside}: leave it out")
+            raise _fault(path, f"the keyword {shown} is not supported{''.join(beside[:1])}: leave it out")
 
 
 def _types(schema: Mapping[str, Any], path: str) -> list[str] | None:
@@ -373,7 +385,8 @@ def _types(schema: Mapping[str, Any], path: str) -> list[str] | None:
                                      if key in schema), None))  # fmt: skip
     types = [types] if isinstance(types, str) else types
     if types is not None and not (isinstance(types, list) and types and all(kind in [*TYPES] for kind in types)):
-        raise _fault(path, f"type is {json_files.excerpt(repr(types))}: known are {', '.join(TYPES)}")
+        hint = nearest(str(schema["type"])[:80], TYPES)
+        raise _fault(path, f"type is {json_files.excerpt(repr(types))}: known are {', '.join(TYPES)}.{hint}")
     return types
 
 

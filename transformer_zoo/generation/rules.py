@@ -92,6 +92,12 @@ class LogitsRules:
             if wrong := [i for i in ids if isinstance(i, bool) or not isinstance(i, int | np.integer)]:
                 raise ValueError(f"{name} has {wrong[0]!r} in it, which is no token id")
 
+    def forbidden(self, token_ids: TokenIds) -> list[tuple[int, ...]]:
+        """The sequences of tokens that are never generated; token_ids: the model's."""
+        bad_words = [words for words in self.bad_words if words not in [(end,) for end in token_ids.eos]]
+        biased = [words for words, bias in self.sequence_bias if bias == -math.inf]
+        return [*((i,) for i in self.suppressed), *bad_words, *biased]
+
     def token_ids_by_setting(self) -> dict[str, list[int]]:
         """All token ids that each setting names."""
         return {

@@ -1,5 +1,6 @@
-"""Gemma 4 (Gemma Team 2026), the models of text without experts: layers with and without a window whose heads differ in
-size and number, a vector of each token for each layer, and last layers that read the keys and values of others."""
+"""Gemma 4 (Gemma Team 2026), the models of text: layers with and without a window whose heads differ in size and
+number, a vector of each token for each layer, last layers that read the keys and values of others, and experts beside
+the MLP."""
 
 import dataclasses
 import functools
@@ -16,6 +17,7 @@ from transformer_zoo.nn.activations import ACTIVATIONS
 from transformer_zoo.nn.cache import Cache
 from transformer_zoo.nn.checks import check_range, check_slots
 from transformer_zoo.nn.embedding import TokenEmbedding
+from transformer_zoo.nn.experts import Experts
 from transformer_zoo.nn.gemma_decoder import AlternatingBlock, AlternatingDecoder
 from transformer_zoo.nn.masks import Mask
 from transformer_zoo.nn.rotary import Rope
@@ -31,8 +33,9 @@ class Config(LanguageModelConfig):
     """The architecture: what a checkpoint fixes. The other fields are those of `nn.rotary_decoder.LanguageModelConfig`.
 
     Raises:
-        ValueError: as `LanguageModelConfig`, `local_kv_heads` that do not divide the query heads, a cap of zero, or
-            layers that reuse keys and values of a kind of layers that is not among those before them.
+        ValueError: as `LanguageModelConfig`, `local_kv_heads` that do not divide the query heads, a cap of zero,
+            layers that reuse keys and values of a kind of layers that is not among those before them, some of the three
+            fields of experts without the others, or more experts for a token than there are.
     """
 
     vocab_size: int = 262144
@@ -56,6 +59,10 @@ class Config(LanguageModelConfig):
     num_reusing_layers: int = 0  # the last ones: each has the keys and values of the last one of its kind before them
     double_mlp: bool = False  # the MLPs of these are twice as wide
     input_dim: int = 256  # of a token's vector for each layer; 0: there is none
+    num_experts: int | None = None  # beside the MLP of each layer. None: there are none
+    num_chosen: int | None = None  # experts of a token
+    expert_dim: int | None = None
+    balance_weight: float = 0.0  # of the load-balancing loss in training
     logit_cap: float | None = None  # logits of the vocabulary are pressed into (-cap, cap)
     tied: bool = True
     eos_id: int | None = 1
@@ -71,6 +78,12 @@ class Config(LanguageModelConfig):
             )
         if self.logit_cap is not None:
             check_range(self, "logit_cap", above=0)
+        experts = {name: getattr(self, name) for name in ("num_experts", "num_chosen", "expert_dim")}
+        if None in experts.values() and any(experts.values()):
+            given = ", ".join(f"{name}={value}" for name, value in experts.items())
+            raise ValueError(f"{given}: give all three, or none of them for a model without experts")
+        if self.num_experts is not None and self.num_chosen > self.num_experts:
+            raise ValueError(f"num_chosen={self.num_chosen} experts for a token, and there are {self.num_experts}")
         Rope().check(self.local_head_dim, self.max_length)
         first = self.num_layers - self.num_reusing_layers
         if not {*self.local_layers()[first:]} <= {*self.local_layers()[: max(first, 0)]}:
@@ -111,6 +124,11 @@ PRESETS = {
         Config(**_E, width=2560, num_layers=42, num_kv_heads=2, local_kv_heads=2, mlp_dim=10240,
                num_reusing_layers=18),
     ),
+    "gemma-4-26b-a4b": (
+        "google/gemma-4-26B-A4B",
+        Config(**_E, max_length=262144, width=2816, num_heads=16, num_kv_heads=2, local_kv_heads=8, mlp_dim=2112,
+               window=1024, values_are_keys=True, input_dim=0, num_experts=128, num_chosen=8, expert_dim=704),
+    ),
     "gemma-4-31b": (
         "google/gemma-4-31B",
         Config(**_E, max_length=262144, width=5376, num_layers=60, num_heads=32, local_kv_heads=16, mlp_dim=21504,
@@ -131,8 +149,8 @@ class Scale(nn.Module):
 
 
 class Block(AlternatingBlock):
-    """With norms of queries, keys and values, and a third sublayer, which reads the layer's own vector of each token.
-    `config` is that of the layer's kind."""
+    """With norms of queries, keys and values, perhaps experts beside the MLP, and a third sublayer, which reads the
+    layer's own vector of each token. `config` is that of the layer's kind."""
 
     full: bool = True
     reusing: bool = False
@@ -164,6 +182,24 @@ class Block(AlternatingBlock):
         seen = {"mask": mask, "scale": self.scale, "rotation": rotation, "train": train}
         y_BTD = attention(h_BTD, caches.from_cache_layout(kv_seen), **seen)
         return y_BTD, kv_now if kv is not None or self.config.num_reusing_layers else None
+
+    def read(self, name: str, x_BTD: jax.Array) -> jax.Array:
+        """The MLP and the experts have norms of their own."""
+        return x_BTD if name == "mlp" else super().read(name, x_BTD)
+
+    def mlp(self, x_BTD: jax.Array) -> jax.Array:
+        y_BTD = super().mlp(super().read("mlp", x_BTD))
+        if self.config.num_experts is None:
+            return y_BTD
+        cfg, activation = self.config, ACTIVATIONS[self.config.activation]
+        experts = Experts(
+            cfg.num_experts, cfg.num_chosen, cfg.expert_dim, self.compute, lambda gate, up: activation(gate) * up,
+            scaled=True, balance_weight=cfg.balance_weight, kernel_init=nn.initializers.normal(cfg.init_std),
+            name="experts",
+        )  # fmt: skip
+        routed_BTD = super().read("router", x_BTD) * cfg.width**-0.5
+        z_BTD = experts(super().read("experts", x_BTD), routed_BTD)
+        return self.added("dense", y_BTD) + self.added("experts", z_BTD)
 
     def left(self, y_BTD: jax.Array, *own: jax.Array) -> jax.Array:
         dense = functools.partial(
@@ -246,16 +282,26 @@ def _last(kv: Any, group: tuple[bool, ...], full: bool) -> Any:
 
 
 def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with `length` slots a row, in the layers that have keys and values of their own.
+    """An empty cache for `length` tokens a row, in the layers that have keys and values of their own. Those with a
+    window keep the keys and values of so many, unless other layers reuse them.
 
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
     check_slots(config, length)
     part, group = config.stacks["blocks"]
-    of_kind = lambda kind: caches.empty(len(part) // len(group), batch, length, kind.num_kv_heads, kind.head_dim, dtype)
-    parts = [of_kind(config.of(full)) for full in group]
-    return parts[0].replace(kv=tuple(part.kv for part in parts))
+    # A layer that reuses keys and values is lent what the other has kept. Where a call has many tokens, that is less of
+    # a ring than its first tokens attend to.
+    window = None if config.num_reusing_layers else config.window
+
+    def of_kind(full: bool) -> Cache:
+        kind = config.of(full)
+        sizes = (len(part) // len(group), batch, length, kind.num_kv_heads, kind.head_dim)
+        return caches.empty(*sizes, dtype, window=None if full else window)
+
+    parts = {full: of_kind(full) for full in {*group}}
+    cache = parts[min(parts)]  # of layers with a window, if there are any: it has the ring
+    return cache.replace(kv=tuple(parts[full].kv for full in group))
 
 
 def _body(config: Config) -> rows.Rows:
@@ -285,6 +331,14 @@ def _body(config: Config) -> rows.Rows:
                 *rows.norm(f"{theirs}.pre_feedforward_layernorm", f"{ours}/mlp_norm"),
                 *rows.norm(f"{theirs}.post_feedforward_layernorm", f"{ours}/mlp_out_norm"),
                 *rows.norm(f"{theirs}.post_per_layer_input_norm", f"{ours}/input_out_norm"),
+                (f"{theirs}.router.scale", f"{ours}/router_norm/scale", "D -> D"),
+                *rows.dense(f"{theirs}.router.proj", f"{ours}/experts/router"),
+                (f"{theirs}.router.per_expert_scale", f"{ours}/experts/scale", "E -> E"),
+                (f"{theirs}.experts.gate_up_proj", f"{ours}/experts/{{gate,up}}/kernel", "E (n F) D -> n E D F"),
+                (f"{theirs}.experts.down_proj", f"{ours}/experts/down/kernel", "E D F -> E F D"),
+                *rows.norm(f"{theirs}.pre_feedforward_layernorm_2", f"{ours}/experts_norm"),
+                *rows.norm(f"{theirs}.post_feedforward_layernorm_1", f"{ours}/dense_out_norm"),
+                *rows.norm(f"{theirs}.post_feedforward_layernorm_2", f"{ours}/experts_out_norm"),
                 (f"{theirs}.layer_scalar", f"{ours}/output/scale", "1 -> "),
             ]
     for i in config.stacks.get("reusing_blocks", [()])[0]:
@@ -326,10 +380,16 @@ def _of_full(settings: Mapping[str, Any]) -> dict[str, Any]:
     return full[0]
 
 
-def _input_dim(size: int, settings: Mapping[str, Any]) -> int:
+def _input_dim(size: int | None, settings: Mapping[str, Any]) -> int:
     if size and (rows := settings["vocab_size_per_layer_input"]) != settings["vocab_size"]:
         raise ValueError(f"vocab_size_per_layer_input is {rows}: only that of vocab_size is supported")
-    return size
+    return size or 0
+
+
+def _of_experts(number: int | None, settings: Mapping[str, Any]) -> int | None:
+    if settings["enable_moe_block"] and number is None:
+        raise ValueError("with enable_moe_block it must be a number")
+    return number if settings["enable_moe_block"] else None
 
 
 def _per_layer(config: Config) -> dict[str, dict[str, int]]:
@@ -436,18 +496,27 @@ _GGUF = gguf.Gguf(
             "per_layer_proj_norm": "model.per_layer_projection_norm",
             "blk.*.inp_gate": f"{_LAYER}.per_layer_input_gate", "blk.*.proj": f"{_LAYER}.per_layer_projection",
             "blk.*.post_norm": f"{_LAYER}.post_per_layer_input_norm",
+            "blk.*.ffn_gate_inp": f"{_LAYER}.router.proj",
+            "blk.*.pre_ffw_norm_2": f"{_LAYER}.pre_feedforward_layernorm_2",
+            "blk.*.post_ffw_norm_1": f"{_LAYER}.post_feedforward_layernorm_1",
+            "blk.*.post_ffw_norm_2": f"{_LAYER}.post_feedforward_layernorm_2",
         }
     ),
-    rows=(("blk.*.layer_output_scale.weight", f"{_LAYER}.layer_scalar", "N -> N"),),
+    rows=(
+        ("blk.*.layer_output_scale.weight", f"{_LAYER}.layer_scalar", "N -> N"),
+        ("blk.*.ffn_gate_inp.scale", f"{_LAYER}.router.scale", "D -> D"),
+        ("blk.*.ffn_down_exps.scale", f"{_LAYER}.router.per_expert_scale", "E -> E"),
+        ("blk.*.ffn_gate_up_exps.weight", f"{_LAYER}.experts.gate_up_proj", "E F D -> E F D"),
+        ("blk.*.ffn_down_exps.weight", f"{_LAYER}.experts.down_proj", "E D F -> E D F"),
+    ),
     keys={
         **gguf.PATTERN,
         "attention.key_length": "global_head_dim", "attention.key_length_swa": "head_dim",
         "attention.shared_kv_layers": "num_kv_shared_layers", "final_logit_softcapping": "final_logit_softcapping",
         "embedding_length_per_layer_input": "hidden_size_per_layer_input",
-        **dict.fromkeys((
-            _GGUF_HEADS, _GGUF_MLP, _GGUF_TURNED, "attention.value_length_swa", "expert_count", "expert_used_count",
-            "expert_feed_forward_length",
-        )),
+        "expert_count": "num_experts", "expert_used_count": "top_k_experts",
+        "expert_feed_forward_length": "moe_intermediate_size",
+        **dict.fromkeys((_GGUF_HEADS, _GGUF_MLP, _GGUF_TURNED, "attention.value_length_swa")),
     },
     defaults={
         "attention.sliding_window_pattern": _gguf_local,
@@ -502,25 +571,45 @@ PUBLISHED = dataclasses.replace(
             "num_reusing_layers": Key("num_kv_shared_layers", 0),
             "double_mlp": Key("use_double_wide_mlp", False),
             "input_dim": Key("hidden_size_per_layer_input", 256, _input_dim),
+            "num_experts": Key("num_experts", None, _of_experts),
+            "num_chosen": Key("top_k_experts", None, _of_experts),
+            "expert_dim": Key("moe_intermediate_size", None, _of_experts),
+            "balance_weight": Key("router_aux_loss_coef", 0.0),
             "logit_cap": Key("final_logit_softcapping", None),
             "tied": Key("tie_word_embeddings", True),
         },
-        defaults={"layer_types": None, "per_layer_config": None, "vocab_size_per_layer_input": 262144},
+        defaults={
+            "layer_types": None,
+            "per_layer_config": None,
+            "vocab_size_per_layer_input": 262144,
+            "enable_moe_block": False,
+        },
         derived={
+            "enable_moe_block": lambda config: config.num_experts is not None,
             "layer_types": lambda config: _listed(config.global_every, config.num_layers),
             "per_layer_config": _per_layer,
             "vocab_size_per_layer_input": lambda config: config.vocab_size,
         },
-        fixed={"enable_moe_block": False, "use_bidirectional_attention": (None, "vision")},
+        fixed={"use_bidirectional_attention": (None, "vision")},
     ),
-    nested=("gemma4",),
-    renamed_classes={"Gemma4Model": "Gemma4TextModel", "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM"},
+    nested={
+        "gemma4": {},
+        "gemma4_unified": {
+            "hidden_size_per_layer_input": 0, "sliding_window": 1024, "max_position_embeddings": 262144,
+        },
+    },
+    renamed_classes={
+        "Gemma4Model": "Gemma4TextModel",
+        "Gemma4ForConditionalGeneration": "Gemma4ForCausalLM",
+        "Gemma4UnifiedModel": "Gemma4TextModel",
+        "Gemma4UnifiedForConditionalGeneration": "Gemma4ForCausalLM",
+    },
     other_prefixes=("model.language_model.",),
     body=_body,
     # Published files hold keys and values of the layers that reuse those of others.
     absent=dict.fromkeys(("base", "causal-lm"), r"reusing_blocks/unread/.*"),
     ignored=(
-        (r"(vision_tower|embed_vision)\..*", "the model of images"),
+        (r"(vision_tower|vision_embedder|embed_vision)\..*", "the model of images"),
         (r"(audio_tower|embed_audio)\..*", "the model of sounds"),
     ),
 )  # fmt: skip

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from transformer_zoo.nn import Mask
+from transformer_zoo.nn import Cache, Mask, gpt_decoder
 from transformer_zoo.nn.checks import choices_of
-from transformer_zoo.nn.gpt_decoder import GptBlock, GptConfig, GptDecoder, init_cache
+from transformer_zoo.nn.gpt_decoder import GptBlock, GptConfig, GptDecoder
 from transformer_zoo.published import Key, Published, first_id, rows
 
 __all__ = ["PRESETS", "PUBLISHED", "Config", "Model", "init_cache"]
@@ -89,6 +89,16 @@ class Model(GptDecoder):
         """bool[L]: whether a layer's attention is limited to the window. None: no layer's is."""
         local_L = self.config.local_layers()
         return jnp.asarray(local_L) if local_L.any() else None
+
+
+def init_cache(config: Config, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
+    """An empty cache for `length` tokens a row. Layers with a window keep the keys and values of so many.
+
+    Raises:
+        ValueError: more slots than the model has positions, or none.
+    """
+    windows = {"window": config.window, "local_layers": config.local_layers()}
+    return gpt_decoder.init_cache(config, batch, length, dtype, **windows)
 
 
 def _read_pattern(types: Sequence[Any], settings: Mapping[str, Any]) -> str:

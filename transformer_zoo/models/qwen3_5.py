@@ -315,7 +315,7 @@ PUBLISHED = dataclasses.replace(
         defaults={"layer_types": None, "partial_rotary_factor": 0.25},
         derived={"layer_types": _layer_types},
     ),
-    nested=("qwen3_5",),
+    nested={"qwen3_5": {}},
     renamed_classes={
         "Qwen3_5Model": "Qwen3_5TextModel",
         "Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM",

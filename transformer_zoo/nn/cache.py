@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from transformer_zoo.nn import checks
+from transformer_zoo.nn.stack import ByKind
 from transformer_zoo.sharding import platform
 
 SPARE = 32
@@ -29,6 +31,17 @@ class State:
 
 
 @struct.dataclass
+class Windowed:
+    """What layers with a window keep: the keys and values of the tokens in a `Ring`.
+
+    Attributes:
+        kv: (k_LBGRK, v_LBGRK).
+    """
+
+    kv: Any
+
+
+@struct.dataclass
 class Cache:
     """Keys and values of the tokens seen so far, in slots that all rows fill at the same pace, or each at its own.
 
@@ -36,12 +49,13 @@ class Cache:
         kv: (k_LBGSK, v_LBGSK), stacked along the layers as the parameters are. A head's slots lie side by side: so the
             products with a token's queries and weights read them as they are, and a CPU need not copy them first. Of
             latent attention, one array that stands for both. Where blocks are scanned in groups (`stack.Group`) or in
-            several stacks, a tuple of these, with a `State` for a layer without them. Where they have fewer rows than
-            there are, consecutive rows share the slots of one, in which each writes slots of its own.
+            several stacks, a tuple of these, with a `State` for a layer without them. `Windowed` of layers with a ring;
+            where only some have one, a `ByKind` of both. Where slots have fewer rows than there are, consecutive rows
+            share those of one, in which each writes slots of its own.
         valid_BS: which slots hold a real token; padding takes a slot, and nobody sees it.
         length: int32[], the slots written so far; int32[B] where they differ by row.
-        ring: where all layers have a window, which positions the slots of `kv` hold, fewer than those of `valid_BS`.
-            None: `kv` has a slot for each token.
+        ring: of the layers with a window, which positions their slots hold, fewer than those of `valid_BS`. None: all
+            layers have a slot for each token.
         cross: of an encoder-decoder, (k_LBGSK, v_LBGSK) of the encoded source, computed once; None before that.
         cross_valid_BS: which positions of the source are real.
     """
@@ -94,18 +108,17 @@ class Cache:
         """
         if platform() != "cpu":
             return self
-        return self.replace(kv=over_slots(lambda x: x[0] if x.ndim == 4 and len(x) == 1 else x, self.kv))
+        return self.replace(kv=jax.tree.map(lambda x: x[0] if x.ndim == 4 and len(x) == 1 else x, self.kv))
 
     def with_rows(self) -> "Cache":
         """The cache that `without_rows` is of."""
-        return self.replace(kv=over_slots(lambda x: x[None] if x.ndim == 3 else x, self.kv))
+        return self.replace(kv=jax.tree.map(lambda x: x[None] if x.ndim == 3 else x, self.kv))
 
     def widen(self, length: int) -> "Cache":
-        """The cache with `length` slots a row, those that it has and free ones behind them."""
+        """The cache with `length` slots a row, those that it has and free ones behind them. A ring has as many as its
+        window needs."""
         more = length - self.valid_BS.shape[1]
         valid_BS = jnp.pad(self.valid_BS, ((0, 0), (0, more)))
-        if self.ring is not None:  # which has as many as a window needs
-            return self.replace(valid_BS=valid_BS)
         kv = over_slots(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((0, more), (0, 0))), self.kv)
         return self.replace(kv=kv, valid_BS=valid_BS)
 
@@ -154,34 +167,51 @@ class Slots:
 
 
 def empty(
-    num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any, *, window: int | None = None
-) -> Cache:
+    num_layers: int, batch: int, length: int, num_heads: int, head_dim: int, dtype: Any, *,
+    window: int | None = None, local_layers: np.ndarray | None = None,
+) -> Cache:  # fmt: skip
     """A cache with `length` free slots in each of `batch` rows.
 
     Args:
-        window: of all layers: the cache then has a ring, if that has fewer slots. None: there are layers without.
+        window: of the local layers: these then have a ring, if that has fewer slots. None: there are none.
+        local_layers: bool[L], which layers have the window. None: all.
     """
-    slots, ring = length, None
-    if window is not None and window + SPARE < length:
-        slots = window + SPARE
-        ring = Ring(position_BR=jnp.full((batch, slots), -1, jnp.int32), window=window)
-    zeros = jnp.zeros((num_layers, batch, num_heads, slots, head_dim), dtype)
-    valid_BS = jnp.zeros((batch, length), bool)
-    return Cache(kv=(zeros, zeros), valid_BS=valid_BS, length=jnp.zeros((), jnp.int32), ring=ring)
+    cache = Cache(kv=None, valid_BS=jnp.zeros((batch, length), bool), length=jnp.zeros((), jnp.int32))
+
+    def zeros(layers: int, slots: int) -> tuple[jax.Array, jax.Array]:
+        return (jnp.zeros((layers, batch, num_heads, slots, head_dim), dtype),) * 2
+
+    kinds = (1,) * num_layers if local_layers is None else tuple(map(int, local_layers))
+    local = sum(kinds)
+    if not local or window is None or window + SPARE >= length:
+        return cache.replace(kv=zeros(num_layers, length))
+    slots = window + SPARE
+    kv = Windowed(zeros(local, slots))
+    if local < num_layers:
+        kv = ByKind((zeros(num_layers - local, length), kv), kinds)
+    return cache.replace(kv=kv, ring=Ring(position_BR=jnp.full((batch, slots), -1, jnp.int32), window=window))
+
+
+def of_layer(kv: Any, mask: Any, start: Any) -> tuple[Any, Any]:
+    """The mask of a layer with this part of a cache, and where it is written, from what `decoder_inputs` returns."""
+    if not isinstance(start, tuple):
+        return mask, start
+    windowed = isinstance(kv, Windowed)
+    return mask[windowed], start[windowed]
 
 
 def update(layer: Any, new: Any, start: Any) -> tuple[Any, Any]:
-    """What tokens attend to and what is kept of one layer, (k_BGSK, v_BGSK), given the `new` (k_BSGK, v_BSGK) of these
-    tokens; `start` is where `decoder_inputs` has them written."""
-    if not isinstance(start, Slots):
+    """What tokens attend to, (k_BGSK, v_BGSK), and what is kept of one layer, given the `new` (k_BSGK, v_BSGK) of these
+    tokens; `start` is where the layer is written."""
+    if not isinstance(layer, Windowed):
         kept = append(layer, new, start)
         return kept, kept
-    new = jax.tree.map(lambda old, part: part.astype(old.dtype), layer, new)
-    kept = jax.tree.map(lambda old, part: _scatter(old, part, start.slot_BT), layer, new)
+    new = jax.tree.map(lambda old, part: part.astype(old.dtype), layer.kv, new)
+    kept = jax.tree.map(lambda old, part: _scatter(old, part, start.slot_BT), layer.kv, new)
     if not start.beside:
-        return kept, kept
+        return kept, Windowed(kept)
     join = lambda old, part: jnp.concatenate([old, part], axis=-2)
-    return jax.tree.map(join, layer, to_cache_layout(new)), kept
+    return jax.tree.map(join, layer.kv, to_cache_layout(new)), Windowed(kept)
 
 
 def _scatter(old: jax.Array, new: jax.Array, slot_BT: jax.Array) -> jax.Array:
@@ -192,11 +222,13 @@ def _scatter(old: jax.Array, new: jax.Array, slot_BT: jax.Array) -> jax.Array:
 
 
 def over_slots(
-    function: Callable[[jax.Array], jax.Array], kv: Any, of_state: Callable[[jax.Array], jax.Array] = lambda x: x
+    function: Callable[[jax.Array], jax.Array], kv: Any, of_others: Callable[[jax.Array], jax.Array] = lambda x: x
 ) -> Any:
-    """A cache's `kv` with a function applied to each array of slots, [..., S, K], and another to those of `State`."""
-    of_any = lambda x: jax.tree.map(of_state, x) if isinstance(x, State) else function(x)
-    return jax.tree.map(of_any, kv, is_leaf=lambda x: isinstance(x, State))
+    """A cache's `kv` with a function applied to each array with a slot for each token, [..., S, K], and another to
+    those of `State` and `Windowed`."""
+    is_other = lambda x: isinstance(x, State | Windowed)
+    of_any = lambda x: jax.tree.map(of_others, x) if is_other(x) else function(x)
+    return jax.tree.map(of_any, kv, is_leaf=is_other)
 
 
 def append(layer: Any, new: Any, start: jax.Array | int) -> Any:

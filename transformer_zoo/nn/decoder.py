@@ -22,8 +22,8 @@ class Decoder(nn.Module):
 
     A family's Model has `setup`, which makes `token_embed`, `blocks`, `final_norm` (unless it has a `final` of its own)
     and, where the output layer is not the table of tokens or the task is another one, `head`; and `embed`. A block is
-    called with x_BTD, (its part of the cache or None, its part of `per_layer`), the mask, where the cache is written,
-    what `shared` returns, and `train`.
+    called with x_BTD, (its part of the cache or None, its part of `per_layer`), the mask, where the cache is written
+    (where there are windows, `cache.of_layer` finds its own of both), what `shared` returns, and `train`.
     """
 
     config: Any

@@ -17,9 +17,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
-from transformer_zoo import sharding
+from transformer_zoo import sharding, trees
 from transformer_zoo.nn.compute import Compute
 from transformer_zoo.nn.stack import ROUTING
 
@@ -54,17 +55,25 @@ class Experts(nn.Module):
     """How sigmoids choose; the router is then computed in at least float32. None: a softmax chooses."""
     use_bias: bool = False
     """Whether the router and the experts have biases."""
+    scaled: bool = False
+    """Whether the weight of each expert is multiplied by a number of its own, as in Gemma 4."""
     balance_weight: float = 0.0
     """Of the load-balancing loss, as in `Routing`."""
     kernel_init: Any = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, routed_BTD: jax.Array | None = None) -> jax.Array:
+        """The output of the mixture for these inputs, [B, T, D].
+
+        Args:
+            routed_BTD: what the router reads of the tokens. None: what the experts read.
+        """
         E, D, F, dtype = self.num_experts, x_BTD.shape[-1], self.mlp_dim, self.compute.dtype
         wide, router = self.compute.accumulation_dtype, {"use_bias": self.use_bias, "kernel_init": self.kernel_init}
         if self.sigmoid is not None:
             router["dtype"] = wide
-        logits_BTE = self.compute.dense(E, **router, name="router")(x_BTD).astype(wide)
+        routed_BTD = x_BTD if routed_BTD is None else routed_BTD
+        logits_BTE = self.compute.dense(E, **router, name="router")(routed_BTD).astype(wide)
         if self.sigmoid is None:
             weights_BTJ, chosen_BTJ = choose(logits_BTE, self.num_chosen, self.normalised)
             logs_BTE = jax.nn.log_softmax(logits_BTE)
@@ -82,6 +91,10 @@ class Experts(nn.Module):
             for name, size in sizes.items()
         }
         layers = jax.tree.map(lambda x: x.astype(dtype), layers)
+        if self.scaled:
+            scale_E = self.param("scale", nn.initializers.ones_init(), (E,), self.compute.param_dtype)
+            # Not by its index: a GPU would add up the gradient in an order of its own each time.
+            weights_BTJ *= (jax.nn.one_hot(chosen_BTJ, E, dtype=wide) * scale_E).sum(axis=-1)
         bias_ED = layers["down"].pop("bias", None)  # added here: not once for each part of a divided F
         y_BTD = mixture(self._expert, layers, x_BTD.astype(dtype), weights_BTJ, chosen_BTJ)
         if bias_ED is not None:
@@ -114,7 +127,7 @@ class ExpertLayers(nn.Module):
 
 class Correction(nn.Module):
     """Adds a number for each expert to the scores that experts are chosen by, so that each is chosen equally often. It
-    has no gradient: DeepSeek-V3 was trained with steps of its own for it (section 2.1.2), which are not taken here.
+    has no gradient: it moves by `balancing_step`.
 
     The numbers are of at least float32, since those of published models are large, and their differences matter.
     """
@@ -175,9 +188,26 @@ class Routing:
         }
 
 
-def routing_of(sown: Mapping[str, Any]) -> Routing | None:
-    """What a model sowed when it was applied with `mutable=[ROUTING]`. None: it has no experts."""
-    return next(iter(jax.tree.leaves(sown, is_leaf=lambda x: isinstance(x, Routing))), None)
+def routings_of(sown: Mapping[str, Any]) -> dict[str, Routing]:
+    """What a model sowed when it was applied with `mutable=[ROUTING]`, by the paths of its mixtures, such as
+    `blocks/experts`; of a model without experts, nothing."""
+    flat = trees.flatten(sown.get(ROUTING, {}))
+    return {path.removesuffix("/routing"): routing for path, (routing,) in flat.items()}
+
+
+def measured(routings: Mapping[str, Routing], real_BT: jax.Array) -> dict[str, Any]:
+    """`Routing.measure` of all mixtures together; their `chosen_LE` by path, under the name `chosen`."""
+    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *routings.values()).measure(real_BT)
+    last = np.cumsum([len(routing.chosen_LBTJ) for routing in routings.values()])[:-1]
+    return {"chosen": dict(zip(routings, jnp.split(whole.pop("chosen_LE"), last)))} | whole
+
+
+def balancing_step(chosen_LE: jax.Array) -> jax.Array:
+    """The direction in which the numbers of `Correction` move after a step of training: 1 for an expert that was chosen
+    less often than the mean of its layer, -1 for one more often, 0 for one as often (Wang et al. 2024, "Auxiliary-Loss-
+    Free Load Balancing Strategy for Mixture-of-Experts", algorithm 1; DeepSeek-AI 2024, "DeepSeek-V3", section 2.1.2).
+    """
+    return jnp.sign(chosen_LE.sum(axis=-1, keepdims=True) - chosen_LE.shape[-1] * chosen_LE)  # no quotient: exact
 
 
 def choose(logits_BTE: jax.Array, num_chosen: int, normalised: bool) -> tuple[jax.Array, jax.Array]:

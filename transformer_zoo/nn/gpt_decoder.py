@@ -50,6 +50,7 @@ class GptBlock(nn.Module):
     @nn.compact
     def __call__(self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, *rest: Any) -> tuple[jax.Array, Any]:
         cfg, (kv, own), (*shared, train) = self.config, layer, rest
+        mask, start = caches.of_layer(kv, mask, start)
         init = nn.initializers.normal(cfg.init_std)
         drop = nn.Dropout(cfg.residual_dropout, deterministic=not train)
         attention = Attention(
@@ -59,8 +60,8 @@ class GptBlock(nn.Module):
         dense = functools.partial(self.compute.dense, use_bias=self.use_bias)
 
         h_BTD = x_BTD if self.norm_last else self.norm(name="attention_norm")(x_BTD)
-        kv_now = caches.append(kv, attention.keys_values(h_BTD), start)
-        y_BTD = attention(h_BTD, caches.from_cache_layout(kv_now), train=train, **self.scores(mask, own, *shared))
+        kv_seen, kv_now = caches.update(kv, attention.keys_values(h_BTD), start)
+        y_BTD = attention(h_BTD, caches.from_cache_layout(kv_seen), train=train, **self.scores(mask, own, *shared))
         x_BTD += drop(y_BTD)
         x_BTD = self.norm(name="attention_norm")(x_BTD) if self.norm_last else x_BTD
 
@@ -144,8 +145,11 @@ class GptDecoder(Decoder):
         return self.token_embed(tokens_BT)
 
 
-def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache with `length` slots a row.
+def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32, **windows: Any) -> Cache:
+    """An empty cache for `length` tokens a row.
+
+    Args:
+        windows: of a family that has them, those of `cache.empty`.
 
     Raises:
         ValueError: more slots than the model has positions, or none.
@@ -153,4 +157,5 @@ def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -
     if not 0 < length <= (config.max_length or length):
         most = "" if config.max_length is None else f", and at most {config.max_length}, the model's positions"
         raise ValueError(f"a cache of {length} tokens: ask for at least 1{most}")
-    return caches.empty(config.num_layers, batch, length, config.num_heads, config.width // config.num_heads, dtype)
+    sizes = (config.num_layers, batch, length, config.num_heads, config.width // config.num_heads)
+    return caches.empty(*sizes, dtype, **windows)

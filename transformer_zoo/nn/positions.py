@@ -17,9 +17,10 @@ def decoder_inputs(
     positions_BT: jax.Array | None,
     documents_BT: jax.Array | None,
     cache: Cache | None,
-) -> tuple[jax.Array, Mask, Any, Cache | None]:
+) -> tuple[jax.Array, Any, Any, Cache | None]:
     """The inputs of a decoder's first block: positions [B or 1, T], causal mask, where the cache is written, and the
-    cache with new slots.
+    cache with new slots. Of a cache with a ring, the mask and where it is written are pairs, of layers with a slot for
+    each token and of those with the ring (`cache.of_layer`).
 
     A position is the number of real tokens before it in its row (cached ones included) or, in a packed row, in its
     document.
@@ -41,18 +42,17 @@ def decoder_inputs(
         start = cache.length
         before = cache.valid_BS.sum(axis=1, keepdims=True)
         cache = cache.admit(valid_BT)
-        if cache.ring is None:
-            # Of a window: there may be padding between two calls.
-            ahead_BTS = distances(tokens_BT.shape[1], cache)
-            mask = Mask(causal=True, offset=start, valid_BS=cache.valid_BS, ahead_BTS=ahead_BTS)
-        else:
+        # Of a window: there may be padding between two calls.
+        ahead_BTS = distances(tokens_BT.shape[1], cache)
+        mask = Mask(causal=True, offset=start, valid_BS=cache.valid_BS, ahead_BTS=ahead_BTS)
+        if cache.ring is not None:
             position_BT = (before + jnp.cumsum(valid_BT, axis=1) - 1).astype(jnp.int32)
-            ring, start, seen_BS = cache.ring.admit(position_BT, valid_BT)
+            ring, slots, seen_BS = cache.ring.admit(position_BT, valid_BT)
             ahead_BTS = seen_BS[:, None] - position_BT[:, :, None]
             # Slots are in no order: what is ahead is beyond every window.
-            ahead_BTS = jnp.where(ahead_BTS > 0, cache.ring.window, ahead_BTS)
-            mask = Mask(causal=True, offset=seen_BS.shape[1], valid_BS=seen_BS >= 0, ahead_BTS=ahead_BTS)
-            cache = cache.replace(ring=ring)
+            ahead_BTS = jnp.where(ahead_BTS > 0, ring.window, ahead_BTS)
+            of_ring = Mask(causal=True, offset=seen_BS.shape[1], valid_BS=seen_BS >= 0, ahead_BTS=ahead_BTS)
+            mask, start, cache = (mask, of_ring), (start, slots), cache.replace(ring=ring)
     if positions_BT is None:
         positions_BT = before + positions_of(tokens_BT.shape[1], valid_BT, documents_BT)
     return positions_BT, mask, start, cache

@@ -162,6 +162,7 @@ class RotaryBlock(nn.Module):
         self, x_BTD: jax.Array, layer: Any, mask: Mask, start: Any, rotation: Any, train: bool
     ) -> tuple[jax.Array, Any]:
         kv, (local, rotated, *own) = layer
+        mask, start = caches.of_layer(kv, mask, start)
         if local is not None:
             mask = mask.replace(window=self.config.window, local=local)
         turn = self.rotation(rotation, local)
@@ -319,12 +320,11 @@ class RotaryDecoder(Decoder):
 
 
 def init_cache(config: Any, batch: int, length: int, dtype: Any = jnp.float32) -> Cache:
-    """An empty cache for `length` tokens a row. If all layers have a window, it keeps the keys and values of so many.
+    """An empty cache for `length` tokens a row. Layers with a window keep the keys and values of so many.
 
     Raises:
         ValueError: more slots than the model has positions, or none.
     """
     check_slots(config, length)
-    window = config.window if config.local_layers().all() else None
     sizes = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-    return caches.empty(*sizes, dtype, window=window)
+    return caches.empty(*sizes, dtype, window=config.window, local_layers=config.local_layers())

@@ -44,7 +44,7 @@ class CausalLM(TokenPrediction):
 
     def sums(self, model: Any, params: Any, batch: Batch, key: jax.Array | None = None) -> Sums:
         """Nats and correct predictions, summed over all targets. With a key, dropout is on; and a model with experts
-        adds what its routers did (`Routing.measure`), the means times the number of targets. The tokens that are
+        adds what its routers did (`experts.measured`), the means times the number of targets. The tokens that are
         balanced are those of this batch: with accumulation, of each part."""
         output, sown = model.apply(
             {"params": params},
@@ -57,9 +57,9 @@ class CausalLM(TokenPrediction):
         sums = self.cross_entropy(
             model, params, output.hidden_BTD, batch["targets_BT"], batch["valid_BT"], chunks=self.logits_chunks
         )
-        if key is not None and (routing := experts.routing_of(sown)) is not None:
-            measured, targets = routing.measure(batch["documents_BT"] > 0), batch["valid_BT"].sum()
-            sums |= {"chosen_LE": measured.pop("chosen_LE")} | {name: x * targets for name, x in measured.items()}
+        if key is not None and (routings := experts.routings_of(sown)):
+            measured, targets = experts.measured(routings, batch["documents_BT"] > 0), batch["valid_BT"].sum()
+            sums |= {"chosen": measured.pop("chosen")} | {name: x * targets for name, x in measured.items()}
         return sums
 
     def loss(self, sums: Sums, counts: Sums) -> jax.Array:
@@ -76,7 +76,7 @@ class CausalLM(TokenPrediction):
             report |= {"bits_per_byte": bits / jnp.maximum(counts["bytes"], 1)}
         if "balance" not in sums:
             return report
-        chosen_LE = sums["chosen_LE"]
+        chosen_LE = jnp.concatenate([*sums["chosen"].values()])
         shares_LE = chosen_LE / jnp.maximum(chosen_LE.sum(axis=-1, keepdims=True), 1)
         return report | {
             "cross_entropy": sums["nats"] / tokens,

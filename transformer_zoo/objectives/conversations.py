@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, get_args
 
 from transformer_zoo.config import Data
-from transformer_zoo.data.conversations import Answers, ConversationRows, messages_in
+from transformer_zoo.data.conversations import Answers, ConversationRows, messages_in, tools_in
 from transformer_zoo.data.documents import Source
 from transformer_zoo.data.labels import Tell, each
 from transformer_zoo.objectives.causal_lm import CausalLM
@@ -28,7 +28,8 @@ class SupervisedFineTuning(CausalLM):
 
     fields: tuple[str, ...] = ("messages",)
     """Field of an example with its messages, in the form {"role": ..., "content": ...} or in ShareGPT's, {"from": ...,
-    "value": ...}; or two fields, with a prompt and its answer, both texts."""
+    "value": ...}; or two fields, with a prompt and its answer, both texts. A field tools beside them has the functions
+    that the model may call, as JSON schemas."""
     answers: Answers = "all"
     """Which answers of a conversation are learned. last: the last one alone, for chat templates that write an answer
     otherwise when more messages follow it, such as without its reasoning."""
@@ -57,10 +58,10 @@ class SupervisedFineTuning(CausalLM):
         self, config: Any, splits: Mapping[str, Source], head: Any = None, tell: Tell | None = None
     ) -> tuple[Objective, str]:
         """Checks all conversations; a published data set is not read for that."""
+        read = lambda document: (messages_in(document, self.fields), tools_in(document))
         for split, documents in splits.items():
             if not documents.as_published:
-                found = each(documents, split, lambda document: messages_in(document, self.fields), tell=tell)
-                collections.deque(found, maxlen=0)
+                collections.deque(each(documents, split, read, tell=tell), maxlen=0)
         return self, ""
 
     def texts_of(self, document: dict[str, Any]) -> tuple[str, ...]:

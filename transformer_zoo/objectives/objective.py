@@ -17,7 +17,7 @@ from transformer_zoo.data.tokenizers import Tokenizer
 from transformer_zoo.objectives.metrics import ByClass
 
 Batch = dict[str, jax.Array]
-Sums = dict[str, jax.Array]
+Sums = dict[str, Any]  # arrays, and trees of arrays
 
 
 def training_mode(key: jax.Array | None) -> dict[str, Any]:

@@ -85,8 +85,9 @@ class Published:
     """Other beginnings of these names in files of others."""
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Other model types -> the prefix of their classes. The Config then has a field `model_type`."""
-    nested: tuple[str, ...] = ()
-    """Model types of images and text whose config.json describes this model under `text_config`."""
+    nested: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Model types of images and text whose config.json describes this model under `text_config` -> keys that may be
+    missing there, and their values then, where they are not those of a file of this model alone."""
     unnamed: tuple[str, ...] = ()
     """Model types whose config.json may lack `model_type`: the name of the class then identifies them."""
     classes: Mapping[str, str] = dataclasses.field(default_factory=dict)
