@@ -7,8 +7,7 @@ export JAX_PLATFORMS
 VENV := .venv
 CONSTRAINTS := constraints.txt
 RUN := $(VENV)/bin/python
-# A module is compiled when it is first imported, as most never are.
-PIP := $(RUN) -m pip install -qq --no-compile --disable-pip-version-check -c $(CONSTRAINTS)
+PIP := $(RUN) -m pip install -qq --disable-pip-version-check -c $(CONSTRAINTS)
 VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
 PINS := pyproject.toml $(CONSTRAINTS)
 DEMO := runs/demo

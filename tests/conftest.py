@@ -23,6 +23,9 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer_zoo" / "tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+# Tests start many processes, none of which need compile our modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # No program of a test is looked at: it needs no lines of source beside its operations.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # Many errors are wanted: nobody reads their tracebacks, of which jax would compare each frame's file with its own.
@@ -72,7 +75,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     """A worker with much memory forgets its compiled programs with their module and family. So it stays below 3 GB, and
     its memory mappings, of which every program takes some, below the 65,530 of a process."""
     last = nextitem is None or (item.path, family_of(item)) != (nextitem.path, family_of(nextitem))
-    if last and memory() > 2e9:
+    if last and memory() > 2.4e9:
         jax.clear_caches()
         gc.collect()
         if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed

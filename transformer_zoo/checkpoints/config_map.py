@@ -34,7 +34,7 @@ def read_file(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(message)
     settings = json_files.read(folder / CONFIG)
     for family in map(registry.family, registry.families()):
-        if settings.get("model_type") in family.PUBLISHED.nested:
+        if settings.get("model_type") in [*family.PUBLISHED.nested]:  # a list, since a wrong value may have no hash
             return _of_text(settings, family.PUBLISHED, folder)
     return settings if settings.get("model_type") is not None else settings | _unnamed(settings)
 
