@@ -565,6 +565,15 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
             zoo.from_pretrained(tmp_path / "n.gguf")
     with pytest.raises(FileNotFoundError):
         zoo.from_pretrained(tmp_path / "absent.gguf")
+    file, m = tmp_path / "n.gguf", families.made("gemma4", held("gemma4"), task="causal-lm")
+    m.save_gguf(file)
+    content, end = file.read_bytes(), max(tensor.offset + tensor.size for tensor in gguf.read(file).tensors.values())
+    assert len(content) > end + 1  # zeros behind the last tensor: all may be there, or none
+    file.write_bytes(content[:end])
+    zoo.from_pretrained(file)
+    file.write_bytes(content[: end + 1])
+    with pytest.raises(ValueError, match=f"its tensors end at byte {end}, and the file has {end + 1}"):
+        zoo.from_pretrained(file)
     with pytest.raises(FileNotFoundError, match=r"A GGUF file is loaded by its own name: .*[mn]\.gguf"):
         zoo.from_pretrained(tmp_path)
 
