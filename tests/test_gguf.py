@@ -566,7 +566,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         zoo.from_pretrained(tmp_path / "absent.gguf")
     file, m = tmp_path / "n.gguf", families.made("gemma4", held("gemma4"), task="causal-lm")
-    m.save_gguf(file)
+    m.save_gguf(file, overwrite=True)
     content, end = file.read_bytes(), max(tensor.offset + tensor.size for tensor in gguf.read(file).tensors.values())
     assert len(content) > end + 1  # zeros behind the last tensor: all may be there, or none
     file.write_bytes(content[:end])
