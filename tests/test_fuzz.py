@@ -225,7 +225,7 @@ def test_weights(tmp_path: Path, kind: str):
     campaign(file, kind, check)
 
 
-@pytest.mark.parametrize("family", ["llama", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["llama", "deepseek_v3", "gemma4"])
 def test_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str):
     """Likewise; its metadata are the configuration too, of which a number may be another one. A mixture, whose tensors
     are parts of others, has a tokenizer of pieces."""
