@@ -3,6 +3,8 @@ PYTHON ?= python3
 # `make` installs jax for the CPU. For another platform install the extra `cuda` or `tpu` in .venv and name it here.
 JAX_PLATFORMS ?= cpu
 export JAX_PLATFORMS
+# Tests start many processes, none of which need compile our modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 VENV := .venv
 CONSTRAINTS := constraints.txt
