@@ -198,7 +198,7 @@ def share_slots(cache: Cache, N: int, R: int) -> Cache:
     beams change places. Rings, and what other layers keep, are repeated.
     """
     wide = cache.widen(cache.valid_BS.shape[1] + (N - 1) * R)
-    repeated = repeat_rows(wide, N)
+    repeated = repeat_rows(wide.replace(kv=None), N)
     kv = caches.over_slots(lambda x: x, wide.kv, of_others=lambda x: jnp.repeat(x, N, axis=row_axis(x)))
     return repeated.replace(kv=kv, length=cache.length + jnp.arange(len(repeated.valid_BS)) % N)
 
