@@ -8,11 +8,12 @@ import sys
 if "jax" in sys.modules:
     raise RuntimeError("jax was imported before tests/conftest.py, which is too late to simulate eight devices.")
 
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from unittest import mock  # noqa: E402
 
-# Garbage is collected between tests: modules and traces are many objects that live long, and the collector would visit
-# them over and over, for a fifth of the time.
+# Garbage is collected after each test, of what is new: modules and traces are many objects that live long, and the
+# collector would visit them over and over, for a fifth of the time.
 gc.disable()
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,8 +24,9 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformer_zoo" / "tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
-# No program of a test is looked at: it needs no lines of source beside its operations.
+# No program of a test is looked at: it needs no lines of source beside its operations, and no names of modules.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+os.environ.setdefault("FLAX_PROFILE", "false")
 # Many errors are wanted: nobody reads their tracebacks, of which jax would compare each frame's file with its own.
 os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
 
@@ -70,13 +72,24 @@ def pytest_collection_finish() -> None:
 
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """A worker with much memory forgets its compiled programs with their module and family. So it stays below 3 GB, and
-    its memory mappings, of which every program takes some, below the 65,530 of a process."""
-    last = nextitem is None or (item.path, family_of(item)) != (nextitem.path, family_of(nextitem))
-    if last and memory() > 2.4e9:
-        jax.clear_caches()
-        gc.collect()
-        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed
-            trim(0)
+    its memory mappings, of which every program takes some, below the 65,530 of a process. The models' programs are most
+    of it; those of single operations are kept if that is enough, since the next family would compile them anew."""
+    import families  # which the process that starts the workers does not need
+
+    gc.collect(0)
+    group = lambda item: (item.path, family_of(item))
+    if nextitem is not None and group(item) != group(nextitem) and memory() > 2.4e9:
+        release(families.forget)
+        if memory() > 1.9e9:
+            release(jax.clear_caches)
+
+
+def release(forget: Callable[[], None]) -> None:
+    """Gives back the memory of what is forgotten."""
+    forget()
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc keeps what was freed
+        trim(0)
 
 
 def memory() -> float:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from transformer_zoo import registry, sharding, trees
 from transformer_zoo.checkpoints import config_map
 from transformer_zoo.config import Data, Mesh, Optimizer, Run, Training
-from transformer_zoo.nn import Compute
+from transformer_zoo.nn import Compute, Encoder
+from transformer_zoo.nn import cache as caches
+from transformer_zoo.nn.decoder import Decoder
 from transformer_zoo.nn.rotary import Rope
 from transformer_zoo.nn.rotary_decoder import LanguageModelConfig
 from transformer_zoo.nn.tasks import TASKS
@@ -509,6 +512,12 @@ def _random_values(model: Any, seed: int, scale: float) -> trees.Tree:
     return trees.unflatten(params)
 
 
+def empty_cache(case: Case, rows: int, length: int) -> Any:
+    """The family's `init_cache`, by numpy: `jnp.zeros` would compile a program for each shape."""
+    with mock.patch.object(caches, "jnp", np):
+        return case.module.init_cache(case.config, rows, length, case.compute.dtype)
+
+
 def made(*args: Any, **kwargs: Any) -> Bundle:
     """`from_config` with random numbers in the place of fresh ones, whose program would take longer than the test."""
     random = lambda model, mesh=None: lambda key: random_params(model)
@@ -546,6 +555,28 @@ def gradients(
 def fresh(model: Any, key: Any, *ids: Any) -> trees.Tree:
     """Parameters as the model initialises them."""
     return model.init(key, *ids)["params"]
+
+
+def without_layers(hidden_BTD: np.ndarray | None) -> Any:
+    """An encoder or a decoder reads its rows, and these hidden states are in the place of those that it would compute;
+    None: what the layers of a decoder would read. (A model of both computes all.)"""
+
+    def replace(function: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        method = context.method_name if isinstance(context.module, Encoder | Decoder) else ""
+        if method == "run_blocks":
+            x_BTD, _, kv, *_ = args
+            return x_BTD, kv
+        if method == "encode" or (method == "final" and hidden_BTD is not None):
+            return jnp.asarray(hidden_BTD)
+        return function(*args, **kwargs)
+
+    return nn.intercept_methods(replace)
+
+
+def forget() -> None:
+    """Frees the programs of all models."""
+    for program in (apply, gradients, fresh, evaluate):
+        program.clear_cache()
 
 
 def outputs(output: Any) -> Any:

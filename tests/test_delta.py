@@ -19,6 +19,8 @@ from transformer_zoo.pretrained import Bundle
 
 EXACT = 1e-9
 B, T, G, H, K, E, J = 3, 11, 2, 4, 3, 5, 4
+gated_delta_rule = jax.jit(delta.gated_delta_rule, static_argnames="chunk")
+short_convolution = jax.jit(delta.short_convolution)
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +67,7 @@ def test_in_chunks_it_is_the_loop(names: tuple[str, ...]):
     given = {name: masks()[name] for name in names}
     expected = loop(*drawn(), **given)
     for chunk in (1, 4, 64):
-        found = delta.gated_delta_rule(
-            *drawn(), **{f"{name}_BT": jnp.array(x) for name, x in given.items()}, chunk=chunk
-        )
+        found = gated_delta_rule(*drawn(), **{f"{name}_BT": jnp.array(x) for name, x in given.items()}, chunk=chunk)
         valid = given.get("valid", np.ones((B, T), bool))
         assert difference((found[0] * valid[..., None, None], found[1]), expected) < EXACT
 
@@ -78,7 +78,7 @@ def test_token_by_token_it_is_the_loop():
     ys = []
     for t in range(T):
         now = {f"{name}_BT": jnp.array(x[:, t : t + 1]) for name, x in given.items()}
-        y, state = delta.gated_delta_rule(*(x[:, t : t + 1] for x in tokens), state, **now)
+        y, state = gated_delta_rule(*(x[:, t : t + 1] for x in tokens), state, **now)
         ys.append(y * given["valid"][:, t, None, None, None])
     assert difference((jnp.concatenate(ys, axis=1), state), loop(*arrays, **given)) < EXACT
 
@@ -135,7 +135,7 @@ def test_a_row_in_parts_is_the_row():
     *tokens, state = map(jnp.array, drawn())
     expected, ys = loop(*drawn()), []
     for part in (slice(0, 5), slice(5, 6), slice(6, None)):
-        y, state = delta.gated_delta_rule(*(x[:, part] for x in tokens), state, chunk=4)
+        y, state = gated_delta_rule(*(x[:, part] for x in tokens), state, chunk=4)
         ys.append(y)
     assert difference((jnp.concatenate(ys, axis=1), state), expected) < EXACT
 
@@ -144,7 +144,7 @@ def test_keys_that_are_all_the_same():
     """The system of equations has powers that grow beyond any number: its solution must not be a sum of them."""
     q, k, v, log_decay, beta, state = drawn(T=64)
     arrays = (q, np.broadcast_to(k[:, :1], k.shape), v, np.zeros_like(log_decay), np.ones_like(beta), state)
-    assert difference(delta.gated_delta_rule(*arrays), loop(*arrays)) < EXACT
+    assert difference(gated_delta_rule(*arrays), loop(*arrays)) < EXACT
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
@@ -210,11 +210,11 @@ def test_the_convolution_is_the_loop(names: tuple[str, ...], length: int):
     given = {name: mask[:, :length].copy() for name, mask in masks().items() if name in names}
     if "valid" in names:
         given["valid"][2, length // 2] = False
-    y, now = delta.short_convolution(x, kernel, last, **{f"{name}_BT": jnp.array(m) for name, m in given.items()})
+    y, now = short_convolution(x, kernel, last, **{f"{name}_BT": jnp.array(m) for name, m in given.items()})
     valid = given.get("valid", np.ones((B, length), bool))
     assert difference((y * valid[..., None, None], now), convolved(x, kernel, last, **given)) < EXACT
     if not names:
-        y, _ = delta.short_convolution(x, kernel)
+        y, _ = short_convolution(x, kernel)
         assert difference(y, jnp.array(convolved(x, kernel, np.zeros_like(last))[0])) < EXACT
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,6 +15,13 @@ from transformer_zoo.config import Data, Mesh, Run, Training
 from transformer_zoo.models import bert, gpt2, t5
 from transformer_zoo.nn import Compute
 from transformer_zoo.objectives import CausalLM
+
+
+@pytest.fixture(autouse=True)
+def named():
+    """Operations have the names of their modules, which tests of other things do without."""
+    with nn.override_named_call():
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from transformer_zoo.published import deberta_layout
 B, T, H, K = 2, 384, 4, 16  # three tiles of splash in a row
 
 
+attend = jax.jit(kernels.attend, static_argnames=("cap", "scale", "implementation"))
+
+
 def inputs(kv_heads=H, dtype=np.float32, length=T, head_dim=K):
     """Queries, keys and values, as numpy's arrays: jax compiles a program for each shape that it draws."""
     rng = np.random.default_rng(0)
@@ -112,9 +115,9 @@ def test_sinks_are_scores_of_a_key_without_a_value():
     weights /= weights.sum(axis=-1, keepdims=True) + np.exp(sinks_H)[:, None, None]
     expected = np.einsum("bhts,bshk->bthk", weights, np.repeat(v, 2, axis=2))
     mask = Mask(causal=True, valid_BS=np.broadcast_to(np.arange(5) > 0, (2, 5)))
-    np.testing.assert_allclose(kernels.attend(q, k, v, mask=mask, scale=0.3, sinks_H=sinks_H), expected, atol=1e-6)
-    pairs = kernels.attend(q, k[:1], v[:1], scale=0.3, sinks_H=sinks_H)
-    alone = kernels.attend(q[1:], k[:1], v[:1], scale=0.3, sinks_H=sinks_H)
+    np.testing.assert_allclose(attend(q, k, v, mask=mask, scale=0.3, sinks_H=sinks_H), expected, atol=1e-6)
+    pairs = attend(q, k[:1], v[:1], scale=0.3, sinks_H=sinks_H)
+    alone = attend(q[1:], k[:1], v[:1], scale=0.3, sinks_H=sinks_H)
     np.testing.assert_allclose(pairs[1:], alone, rtol=1e-6)
 
 
@@ -124,10 +127,10 @@ def test_a_soft_cap_presses_scores_before_the_mask():
     scores_BHTS = np.einsum("BTHK,BSHK->BHTS", q, k, dtype=np.float64) * 0.3
     weights = np.where(np.tri(T, dtype=bool), np.exp(cap * np.tanh(scores_BHTS / cap)), 0)
     expected = np.einsum("BHTS,BSHK->BTHK", weights / weights.sum(-1, keepdims=True), v)
-    np.testing.assert_allclose(kernels.attend(q, k, v, mask=mask, scale=0.3, cap=cap), expected, atol=1e-5)
+    np.testing.assert_allclose(attend(q, k, v, mask=mask, scale=0.3, cap=cap), expected, atol=1e-5)
     # Two rows of queries over one of keys.
-    pairs = kernels.attend(q, k[:1], v[:1], scale=0.3, cap=cap)
-    alone = kernels.attend(q[1:2], k[:1], v[:1], scale=0.3, cap=cap)
+    pairs = attend(q, k[:1], v[:1], scale=0.3, cap=cap)
+    alone = attend(q[1:2], k[:1], v[:1], scale=0.3, cap=cap)
     np.testing.assert_allclose(pairs[1:2], alone, atol=1e-5)
 
 
@@ -415,6 +418,6 @@ def test_rows_that_share_keys():
         ):
             for bias, cap in ((None, None), (bias_MHTS, None), (bias_MHTS[:1], 1.5)):
                 given = {"bias": bias, "cap": cap, "scale": 0.3}
-                found = kernels.attend(q_MTHK, k_BSGK, v_BSGE, mask=mask, **given)
-                expected = kernels.attend(q_MTHK, repeated(k_BSGK), repeated(v_BSGE), mask=whole, **given)
+                found = attend(q_MTHK, k_BSGK, v_BSGE, mask=mask, **given)
+                expected = attend(q_MTHK, repeated(k_BSGK), repeated(v_BSGE), mask=whole, **given)
                 np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -63,17 +63,19 @@ def test_merged_is_beside(family: str, settings: Lora) -> None:
         params, tokens_BT = families.random_params(model, 0, 0.3), case.tokens(1, 5)
 
         _, base = model.divided(params)
-        began = model.merged(lora.joined(params, jax.jit(model.fresh)(jax.random.key(0), base)))
+        merge = jax.jit(model.merged)
+        began = merge(lora.joined(params, jax.jit(model.fresh)(jax.random.key(0), base)))
         same = jax.tree.map(functools.partial(np.allclose, rtol=1e-12), began, base)
         apply = lambda params, merged: [
             model.apply({"params": params}, tokens_BT).hidden_BTD,
             case.model.apply({"params": merged}, tokens_BT).hidden_BTD,
         ]
-        beside, merged = map(np.asarray, jax.jit(apply)(params, changed := model.merged(params)))
+        beside, merged = map(np.asarray, jax.jit(apply)(params, changed := merge(params)))
     assert jax.tree.all(same)
     np.testing.assert_allclose(beside, merged, rtol=1e-10, atol=1e-12)
     kernels = {kernel for matrix in model.adapters.values() for kernel in matrix.row.paths}
-    moved = {path: np.abs(x - trees.flatten(base)[path]).max() for path, x in trees.flatten(changed).items()}
+    changed, base = map(trees.flatten, jax.device_get((changed, base)))
+    moved = {path: np.abs(x - base[path]).max() for path, x in changed.items()}
     assert {path for path, by in moved.items() if by > 0.1} == kernels == {path for path, by in moved.items() if by}
 
 

@@ -5,6 +5,7 @@ single documents are other values for that program. Tests of what `stack`, the c
 layers run for one family of each kind (`each_kind`).
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -117,6 +118,16 @@ def with_masks(
     return {name: x for name, x in given.items() if name in case.takes}
 
 
+def placed(
+    case: families.Case, params: trees.Tree, tokens: dict[str, np.ndarray], positions_BT: np.ndarray,
+    valid: dict[str, np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Outputs of a model that takes positions, for rows as those of `read`."""
+    positions_BT = np.broadcast_to(positions_BT, tokens["tokens_BT"].shape).astype(np.int32)
+    given = with_masks(case, tokens, valid) | {"positions_BT": positions_BT}
+    return np.asarray(families.outputs(families.apply(case.model, params, **given)))
+
+
 def read_first(
     case: families.Case, params: trees.Tree, tokens_BT: np.ndarray, valid_BT: np.ndarray | None = None
 ) -> np.ndarray:
@@ -149,7 +160,7 @@ def reach(config: Any) -> float:
 def has_windows(case: families.Case) -> bool:
     """Whether layers of a decoder have a window, and so a ring."""
     with mock.patch.object(caches, "SPARE", 0):
-        return case.module.init_cache(case.config, 1, LONGEST).ring is not None
+        return families.empty_cache(case, 1, LONGEST).ring is not None
 
 
 # A family for each way in which attention writes to a cache, all of whose layers have a window, and one some of whose.
@@ -219,7 +230,8 @@ SCORERS = [
 @pytest.mark.parametrize("case", SCORERS, ids=lambda case: f"{case.family}-{case.task}")
 def test_a_row_is_scored_by_its_first_or_last_real_token(case: families.Case):
     """Padding on either side, with any content, changes no score and not what the pooler returns: they are those of the
-    row alone. Of an encoder the head is run by itself, since hidden states are tested above; others run whole."""
+    row alone. Of an encoder the head is run by itself, and of a decoder without layers, since hidden states are tested
+    above; others run whole."""
     case, T = case.wide(), 5
     if case.causal:
         ids, end = case.ids[0], case.config.eos_id or 0  # of a vocabulary without an end of text, any token
@@ -228,7 +240,10 @@ def test_a_row_is_scored_by_its_first_or_last_real_token(case: families.Case):
         for row, (side, fill) in enumerate((side, fill) for side in (0, PADDING) for fill in (1, end)):
             tokens[row], valid[row, side : side + len(text)] = fill, True
             tokens[row, valid[row]] = text
-        logits_BC = families.apply(case.model, case.params(), **{ids: tokens, families.MASKS[ids]: valid}).logits
+        run = jax.jit(lambda params, **given: case.model.apply({"params": params}, **given).logits)
+        params = case.params()
+        with families.without_layers(None):
+            logits_BC = run(params, **{ids: tokens, families.MASKS[ids]: valid})
         assert families.difference(logits_BC, np.repeat(logits_BC[:1], 4, axis=0)) < EXACT
         return
     rows = lambda T: np.zeros((1, 2, T) if case.task == "multiple-choice" else (2, T), np.int32)
@@ -314,9 +329,8 @@ def test_packed_is_unpacked(case: families.Case):
     assert families.difference(actual[0, :count], alone[valid[ids]]) < EXACT
     assert families.difference(grads, expected) < EXACT
     if "positions_BT" in case.takes:
-        packed["positions_BT"] = pack(np.arange(LONGEST, dtype=np.int32) + 0 * tokens[ids], ids)
-        packed[families.DOCUMENTS[ids]] = documents[ids]
-        again = families.outputs(families.apply(case.model, params, **{name: x[:1] for name, x in packed.items()}))
+        counted = pack(np.arange(LONGEST, dtype=np.int32) + 0 * tokens[ids], ids)
+        again = placed(case, params, packed, counted, documents)
         assert families.difference(again[0, :count], alone[valid[ids]]) < EXACT
 
 
@@ -326,20 +340,14 @@ def test_positions(case: families.Case):
     """By default they count real tokens; other positions change the outputs; a token's slot does not."""
     case = case.wide()
     params, tokens = case.params(), whole_rows(case)
-    valid_BT = np.ones((LONGEST, LONGEST), bool)
-
-    def explicit(positions_BT: np.ndarray, valid_BT: np.ndarray) -> np.ndarray:
-        positions_BT = np.broadcast_to(positions_BT, valid_BT.shape).astype(np.int32)
-        given = {"valid_BT": valid_BT, "positions_BT": positions_BT}
-        return np.asarray(families.outputs(families.apply(case.model, params, **tokens, **given)))
-
     counted = np.arange(LONGEST)
-    expected = explicit(counted, valid_BT)
+    expected = placed(case, params, tokens, counted)
     assert families.difference(read(case, params, tokens)[0], expected) < EXACT
-    assert families.difference(explicit(counted[::-1], valid_BT), expected) > 1e-3
-    left = {"tokens_BT": valid_BT & (counted >= 2)}
+    assert families.difference(placed(case, params, tokens, counted[::-1]), expected) > 1e-3
+    left = {"tokens_BT": np.ones((LONGEST, 1), bool) & (counted >= 2)}
     actual, _ = read(case, params, tokens, left)
-    assert families.difference(actual[:, 2:], explicit(np.maximum(counted - 2, 0), left["tokens_BT"])[:, 2:]) < EXACT
+    there = placed(case, params, tokens, np.maximum(counted - 2, 0), left)
+    assert families.difference(actual[:, 2:], there[:, 2:]) < EXACT
 
 
 @each_kind()
@@ -357,26 +365,30 @@ def test_the_shortest_rows(case: families.Case):
 @each("tokens_BT", "cache")
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_cached_is_uncached(case: families.Case, side: str, monkeypatch: pytest.MonkeyPatch):
-    """Prompts of 2 and 4 tokens, padded, and then parts of 1, 1, 3 and 1: all outputs equal the whole row's. Windows
-    are shorter, and rings have one slot more than they: the parts are of fewer and of more tokens than that."""
+    """Prompts of 2 and 6 tokens, padded, and then parts of 1, 1, 6 and 1: all outputs equal the whole row's. Windows
+    are shorter, and rings have one slot more than they: the parts are of fewer and of more tokens than that. (A part of
+    6 has a mask, as the prompts have, for the same program.)"""
     monkeypatch.setattr(caches, "SPARE", 1)
     case = case.wide()
     params = case.params()
-    prompts, more, width = np.array([2, 4]), 6, 4
+    prompts, more, width = np.array([2, 6]), 9, 6
     whole = case.tokens(2, LONGEST)
     expected = read_first(case, params, whole, np.arange(LONGEST) < (prompts + more)[:, None])
 
     slots = np.arange(width)[None] - (width - prompts[:, None] if side == "left" else 0)
     real_BT = (slots >= 0) & (slots < prompts[:, None])
-    cache = case.module.init_cache(case.config, 2, LONGEST, jnp.float64)
+    cache = families.empty_cache(case, 2, LONGEST)
     given = np.where(real_BT, np.take_along_axis(whole, slots.clip(0), 1), 5)
     out = families.apply(case.model, params, tokens_BT=given, valid_BT=real_BT, cache=cache)
+    first = np.asarray(families.outputs(out))
     for row, real in enumerate(prompts):
-        assert families.difference(families.outputs(out)[row][real_BT[row]], expected[row, :real]) < EXACT
+        assert families.difference(first[row][real_BT[row]], expected[row, :real]) < EXACT
     start = 0
-    for piece in (1, 1, 3, 1):
+    for piece in (1, 1, width, 1):
         places = prompts[:, None] + start + np.arange(piece)
-        out = families.apply(case.model, params, tokens_BT=np.take_along_axis(whole, places, 1), cache=out.cache)
+        given = {"tokens_BT": np.take_along_axis(whole, places, 1)}
+        mask = {"valid_BT": np.ones(places.shape, bool)} if piece == width else {}
+        out = families.apply(case.model, params, **given, **mask, cache=out.cache)
         there = np.take_along_axis(expected, places[..., None], 1)
         assert families.difference(families.outputs(out), there) < EXACT
         start += piece
@@ -391,10 +403,10 @@ def test_token_by_token(case: families.Case):
     params = case.params()
     tokens_BT = case.tokens(2, LONGEST)
     expected = read_first(case, params, tokens_BT)
-    cache = case.module.init_cache(case.config, 2, LONGEST, jnp.float64)
+    cache = families.empty_cache(case, 2, LONGEST)
     for t in range(LONGEST):
         out = families.apply(case.model, params, tokens_BT=tokens_BT[:, t : t + 1], cache=cache)
-        assert families.difference(families.outputs(out)[:, 0], expected[:, t]) < EXACT
+        assert families.difference(np.asarray(families.outputs(out))[:, 0], expected[:, t]) < EXACT
         cache = out.cache
 
 
@@ -476,7 +488,7 @@ def test_cached_pairs_are_uncached(case: families.Case, side: str):
 
     slots = np.arange(width)[None] - (width - prompts[:, None] if side == "left" else 0)
     real_BT = (slots >= 0) & (slots < prompts[:, None])
-    cache = case.module.init_cache(case.config, 2, width + more, jnp.float64)
+    cache = families.empty_cache(case, 2, width + more)
     given = {"target_valid_BT": real_BT, "cache": cache}
     given["target_BT"] = np.where(real_BT, np.take_along_axis(whole, slots.clip(0), 1), 5)
     out = families.apply(case.model, params, **source, **given)
@@ -485,8 +497,9 @@ def test_cached_pairs_are_uncached(case: families.Case, side: str):
     )
     assert families.difference((again.cache.kv, again.cache.cross), (out.cache.kv, out.cache.cross)) < EXACT
     expected = np.asarray(families.outputs(expected))
+    first = np.asarray(families.outputs(out))
     for row, real in enumerate(prompts):
-        assert families.difference(families.outputs(out)[row][real_BT[row]], expected[row, :real]) < EXACT
+        assert families.difference(first[row][real_BT[row]], expected[row, :real]) < EXACT
     start = 0
     for piece in (1, 1, 3, 1):
         places = prompts[:, None] + start + np.arange(piece)
@@ -656,7 +669,7 @@ def test_fresh_parameters_are_those_of_the_paper(case: families.Case):
 
     with mock.patch.object(nn.Module, "param", record):
         shapes = trees.flatten(registry.param_shapes(case.model))
-    weights, key = {}, jax.random.key(0)
+    weights, key = {}, jax.random.key(0, impl="rbg")  # whose programs are the quickest to compile
     for path in shapes:
         init, args = initialisers[path]
         x, name = np.asarray(init(key, *args), np.float64), path.rpartition("/")[2]
@@ -785,22 +798,27 @@ def values_of(program: ClosedJaxpr) -> Any:
             return np.asarray(x).tobytes()
         return None if callable(x) or isinstance(x, WrappedFun) else x
 
-    return of(program)
+    found = of(program)
+    equations.cache_clear()  # these are a million objects, which would wait for the garbage collector
+    return found
 
 
 @each()
 def test_every_field_of_the_config_is_read(case: families.Case):
-    """Each field changes the program that initialises and trains a model for one of the tasks, or else generation."""
+    """Each field changes the program that initialises and trains a model for the main task, or else what another task
+    does with hidden states, or else generation."""
     config = case.config
 
-    @functools.cache
     def traced(task: str, config: Any) -> Any:
         small = dataclasses.replace(case, task=task, config=config)
         given = families.for_task(task, {name: jnp.zeros((1, 8), jnp.int32) for name in inputs(small)})
         make = lambda key: small.model.init_with_output({"params": key, "dropout": key}, **given, train=True)
-        return values_of(jax.make_jaxpr(make)(jax.random.key(0)))
+        hidden_BTD = None if case.causal else np.zeros((1, 8, config.width), np.float32)
+        with contextlib.nullcontext() if task == case.task else families.without_layers(hidden_BTD):
+            return values_of(jax.make_jaxpr(make)(jax.random.key(0)))
 
-    assert traced.__wrapped__(case.task, config) == traced(case.task, config)  # so that a difference means something
+    programs = {case.task: traced(case.task, config)}
+    assert traced(case.task, config) == programs[case.task]  # so that a difference means something
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     values = {name: value for name, value in values.items() if value is not None or name not in families.EXPERTS}
     others = {name: other(case.family, name, value) for name, value in values.items() if name not in READ_ELSEWHERE}
@@ -811,7 +829,8 @@ def test_every_field_of_the_config_is_read(case: families.Case):
         unread = [name for name in unread if name not in READ_BY_OTHERS]
     heads = sorted(families.tasks(case.family), key=lambda task: task not in families.PER_ROW)  # most fields first
     for task in dict.fromkeys((case.task, *heads)):
-        unread = [name for name in unread if traced(task, config) == traced(task, changed[name])]
+        program = programs.pop(task, None) or traced(task, config)
+        unread = [name for name in unread if traced(task, changed[name]) == program]
     assert not unread, f"nothing reads {unread}"
 
 
@@ -909,7 +928,7 @@ def test_bfloat16(case: families.Case):
     stored = case.with_(param_dtype="bfloat16")
     kept = trees.flatten(registry.param_shapes(stored.model)).items()
     assert {x.dtype for path, x in kept if not path.endswith("correction/bias")} == {jnp.dtype("bfloat16")}
-    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
+    rounded = jax.tree.map(lambda x: np.asarray(x).astype(jnp.bfloat16).astype(x.dtype), params)
     sensitivity = families.apply(case.model, rounded, **given)
     expected, actual = (families.apply(c.model, params, **given) for c in (case, low))
     assert actual.hidden_BTD.dtype == jnp.bfloat16
@@ -959,15 +978,17 @@ def test_tokens_that_do_not_exist(case: families.Case):
     """The rows that pad the vocabulary get no probability and no gradient."""
     V = case.config.vocab_size
     params, given = case.params(), inputs(case, 2, 12)
-    output = families.apply(case.model, params, **given)
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def gradient(params: Any) -> Any:
-        logits = case.model.apply({"params": params}, output.hidden_BTD, method="logits")
-        return jax.nn.log_softmax(logits)[..., 0].sum(), logits
+        with families.without_layers(None if case.causal else random(2, 12, case.config.width).astype(np.float32)):
+            output = case.model.apply({"params": params}, **given)
+        hidden_BTD = jax.lax.stop_gradient(output.hidden_BTD)
+        logits = case.model.apply({"params": params}, hidden_BTD, method="logits")
+        return jax.nn.log_softmax(logits)[..., 0].sum(), (logits, output.logits)
 
-    grads, logits = gradient(params)
+    grads, (logits, own) = gradient(params)
     assert logits.shape == (2, 12, padded_vocab(V)) and padded_vocab(V) > V
     assert (np.asarray(logits)[..., V:] == np.finfo(logits.dtype).min).all()
     grads = trees.flatten(grads)
@@ -980,8 +1001,8 @@ def test_tokens_that_do_not_exist(case: families.Case):
         assert not np.any(tables.pop("lm_head/bias", 0))
     assert tables and all(not g[V:].any() and (g[:V].reshape(V, -1) != 0).any(1).all() for g in tables.values())
     # The model's own logits are the same ones, without those rows.
-    assert output.logits.shape == (2, 12, V)
-    np.testing.assert_allclose(np.asarray(logits)[..., :V], output.logits, rtol=1e-6, atol=1e-6)
+    assert own.shape == (2, 12, V)
+    np.testing.assert_allclose(np.asarray(logits)[..., :V], own, rtol=1e-6, atol=1e-6)
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------
@@ -1050,7 +1071,7 @@ def test_sides_that_do_not_belong_together(case: families.Case):
     refused(case, "the source has 2 rows and the target 3", **given | {"target_BT": case.tokens(3, 6)})
     with pytest.raises(ValueError, match="neither encoded_BSD nor a cache that has seen it"):
         case.model.apply({"params": {}}, given["target_BT"], None, method="decode")
-    make = lambda *sizes: case.module.init_cache(case.config, *sizes)
+    make = functools.partial(families.empty_cache, case)
     refused(case, "the cache has 5 slots and holds 0 tokens, so 6 more do not fit", **given, cache=make(2, 5))
     refused(case, "the cache has 3 rows and the tokens 2", **given, cache=make(3, 8))
     packed = {name: numbers[ids] for ids, name in documents.items()}
@@ -1077,7 +1098,7 @@ def test_positions_that_do_not_exist(case: families.Case):
 
 @each("tokens_BT", "cache")
 def test_bad_caches(case: families.Case):
-    make = lambda *sizes: case.module.init_cache(case.config, *sizes)
+    make = functools.partial(families.empty_cache, case)
     given = inputs(case, 2)
     refused(case, "the cache has 5 slots and holds 0 tokens, so 6 more do not fit", **given, cache=make(2, 5))
     full = make(2, 8).replace(length=jnp.int32(4))

@@ -58,6 +58,7 @@ def bundle(case: families.Case) -> Bundle:
     return Bundle(case.model, case.params(), case.config)
 
 
+@jax.jit
 def expanded(params: trees.Tree) -> trees.Tree:
     return jax.tree.map(meta.unbox, params, is_leaf=is_quantized)
 
