@@ -35,9 +35,8 @@ EXPECTED = {
 def turned(rope: Rope, positions: list[int], head_dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines [T, pairs] of a row, in float64, for a model of 32 positions."""
     with jax.enable_x64(True):
-        rotation = jax.jit(lambda positions_BT: rope.rotation(positions_BT, head_dim, 32, jnp.float64))(
-            np.array([positions], np.int32)
-        )
+        rotate_at = jax.jit(lambda positions_BT: rope.rotation(positions_BT, head_dim, 32, jnp.float64))
+        rotation = rotate_at(np.array([positions], np.int32))
         return np.asarray(rotation.cos_BTP)[0], np.asarray(rotation.sin_BTP)[0]
 
 
